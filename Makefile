@@ -1,0 +1,41 @@
+# make demo: a vision-language model answers from a fraction of its visual tokens.
+# make test: the whole test suite. Both set up everything they need in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+JOBS ?= 2
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/foveate demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.prefill
+	$(BIN)/python -m benchmarks.information_score
+
+# torch comes first and pinned: an open range may pull several GB of another build.
+$(VENV)/.torch: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint constraints.txt torch
+	touch $@
+
+$(VENV)/.installed-demo: $(VENV)/.torch pyproject.toml
+	$(PIP) install --constraint constraints.txt --editable '.[data]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	touch $(VENV)/.installed-demo $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache out

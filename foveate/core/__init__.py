@@ -1,0 +1,1 @@
+"""Pure tensor code: budgets, layouts, plans, scores. Imports torch and foveate.errors only."""

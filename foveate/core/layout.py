@@ -1,0 +1,77 @@
+"""Where visual tokens sit in a batch, and which rows of it go on: index arithmetic only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PAD = -1  # index of a slot that holds no token
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSpan:
+    """One image (or video frame) of one sample.
+
+    Args:
+        sample: row of the batch.
+        image: number of the image within its sample.
+        tokens: [N] int64, columns of its visual tokens, ascending.
+        grid: (rows, columns) of the token grid, None where unknown.
+        kind: "image" or "video".
+    """
+
+    sample: int
+    image: int
+    tokens: Tensor
+    grid: tuple[int, int] | None = None
+    kind: str = "image"
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.tokens.numel())
+
+
+def runs(mask: Tensor) -> list[Tensor]:
+    """Split the True entries of `mask` [S] into maximal contiguous runs of indices."""
+    idx = mask.nonzero(as_tuple=True)[0]
+    if idx.numel() == 0:
+        return []
+    breaks = (idx.diff() > 1).nonzero(as_tuple=True)[0] + 1
+    return list(torch.tensor_split(idx, breaks.cpu()))
+
+
+def split_by_lengths(mask: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+    """Split the True entries of `mask` [S], in order, into pieces of the given lengths."""
+    return list(mask.nonzero(as_tuple=True)[0].split(list(lengths)))
+
+
+def leading_padding(valid: Tensor) -> Tensor:
+    """True for the padding before the first real token of each row of `valid` [B, S] bool."""
+    return valid.long().cumsum(dim=-1) == 0
+
+
+def last_valid(valid: Tensor) -> Tensor:
+    """Column of the last real token of each row of `valid` [B, S] bool; 0 for rows without any. [B]"""
+    columns = torch.arange(valid.shape[-1], device=valid.device)
+    return torch.where(valid, columns, 0).max(dim=-1).values
+
+
+def kept_rows(keep_mask: Tensor) -> Tensor:
+    """Columns that go on, right-aligned: shorter rows are filled with PAD on the left.
+
+    Right alignment keeps the last token of every sample in the last column, where `generate` reads
+    the next token from.
+
+    Args:
+        keep_mask: [B, S] bool.
+
+    Returns:
+        [B, L] int64, ascending within a row, L = longest row.
+    """
+    length = int(keep_mask.sum(dim=-1).max())
+    order = torch.sort(keep_mask.to(torch.uint8), dim=-1, stable=True).indices
+    tail = order[:, order.shape[1] - length :]
+    return torch.where(keep_mask.gather(1, tail), tail, PAD)

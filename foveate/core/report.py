@@ -1,0 +1,146 @@
+"""What a run really did, as data; text, Markdown and JSON are views of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageReport:
+    """Visual tokens of one image (or video frame): before = kept + merged + dropped.
+
+    `kept` tokens go on; `merged` ones were averaged into a kept one; `dropped` ones are gone.
+    """
+
+    sample: int
+    image: int
+    kind: str
+    before: int
+    kept: int
+    merged: int
+    dropped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """One prefill under foveate.
+
+    Args:
+        method: the method with its settings.
+        fired: whether anything was compressed.
+        reason: why not, if not; "" otherwise.
+        images: one entry per image, in order of sample and appearance.
+        prune_layer, num_layers: layers prune_layer..num_layers-1 ran on the short sequence.
+        length_before, length_after: longest row of the batch before and after, text included.
+        kv_bytes, kv_bytes_uncompressed: KV cache right after the prefill; None without a cache.
+        select_seconds: wall time of scoring, choosing and merging.
+    """
+
+    method: str
+    fired: bool
+    reason: str = ""
+    images: tuple[ImageReport, ...] = ()
+    prune_layer: int = 0
+    num_layers: int = 0
+    length_before: int = 0
+    length_after: int = 0
+    kv_bytes: int | None = None
+    kv_bytes_uncompressed: int | None = None
+    select_seconds: float = 0.0
+
+    @property
+    def before(self) -> int:
+        """Visual tokens of all images before."""
+        return sum(image.before for image in self.images)
+
+    @property
+    def kept(self) -> int:
+        """Visual tokens of all images that go on."""
+        return sum(image.kept for image in self.images)
+
+    @property
+    def merged(self) -> int:
+        """Visual tokens averaged into kept ones."""
+        return sum(image.merged for image in self.images)
+
+    @property
+    def dropped(self) -> int:
+        """Visual tokens that are gone."""
+        return sum(image.dropped for image in self.images)
+
+    @property
+    def kv_ratio(self) -> float | None:
+        """KV bytes as a share of the uncompressed cache; None without a cache."""
+        if self.kv_bytes is None or not self.kv_bytes_uncompressed:
+            return None
+        return self.kv_bytes / self.kv_bytes_uncompressed
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and the derived totals, JSON-ready."""
+        totals = {k: getattr(self, k) for k in ("before", "kept", "merged", "dropped", "kv_ratio")}
+        return {**asdict(self), **totals}
+
+    def lines(self) -> list[tuple[str, str]]:
+        """(label, value) pairs, what both text and Markdown show."""
+        out = [("method", self.method)]
+        if not self.fired:
+            return [*out, ("compression", f"did not fire: {self.reason}")]
+        out.append(
+            (
+                "visual tokens",
+                f"{self.before} -> {self.kept} kept ({self.merged} merged into them, "
+                f"{self.dropped} dropped) in {_count(len(self.images), 'image')}",
+            )
+        )
+        if len(self.images) > 1:
+            for image in self.images:
+                out.append(
+                    (
+                        f"  sample {image.sample}, {image.kind} {image.image}",
+                        f"{image.before} -> {image.kept} ({image.merged} merged, "
+                        f"{image.dropped} dropped)",
+                    )
+                )
+        out.append(("sequence", f"{self.length_before} -> {self.length_after} tokens"))
+        out.append(
+            ("layers", f"{self.prune_layer}..{self.num_layers - 1} of {self.num_layers} run short")
+        )
+        if self.kv_bytes is not None and self.kv_ratio is not None:
+            assert self.kv_bytes_uncompressed is not None
+            out.append(
+                (
+                    "KV cache",
+                    f"{_size(self.kv_bytes)} instead of {_size(self.kv_bytes_uncompressed)} "
+                    f"({100 * self.kv_ratio:.1f} %)",
+                )
+            )
+        else:
+            out.append(("KV cache", "none (use_cache=False)"))
+        out.append(("selection", f"{1000 * self.select_seconds:.1f} ms"))
+        return out
+
+    def to_markdown(self) -> str:
+        """A two-column table."""
+        rows = [f"| {label.strip()} | {value} |" for label, value in self.lines()]
+        return "\n".join(["| | |", "|---|---|", *rows])
+
+    def __str__(self) -> str:
+        lines = self.lines()
+        width = max(len(label) for label, _ in lines)
+        return "\n".join(f"{label:<{width}}  {value}" for label, value in lines)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
+def _size(num_bytes: int) -> str:
+    if num_bytes < 1024:
+        return f"{num_bytes} B"
+    value = float(num_bytes)
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        value /= 1024
+        if value < 1024 or unit == "TiB":
+            break
+    return f"{value:.1f} {unit}"

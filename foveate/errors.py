@@ -1,0 +1,33 @@
+"""Every error foveate raises on purpose. Each message says what was got, the limit, and the fix."""
+
+
+class FoveateError(Exception):
+    """Base of all foveate errors; the command line prints these without a traceback."""
+
+
+class BudgetError(FoveateError, ValueError):
+    """A token budget that is impossible, contradictory or missing."""
+
+
+class MethodError(FoveateError, ValueError):
+    """An unknown method, or a method configured with values it cannot run with."""
+
+
+class UnsupportedModelError(FoveateError, TypeError):
+    """A model whose anatomy foveate does not know, or that has no visual tokens."""
+
+
+class UnsupportedModeError(FoveateError, RuntimeError):
+    """A way of calling the model (cache type, chunked prefill, labels) that cannot be carved."""
+
+
+class CarvedCacheError(FoveateError, RuntimeError):
+    """A carved KV cache was used without the run that carved it attached."""
+
+
+class AttachError(FoveateError, RuntimeError):
+    """attach/detach was called in the wrong order."""
+
+
+class InputError(FoveateError, ValueError):
+    """A file, image or checkpoint given by the user that cannot be used."""

@@ -1,0 +1,1 @@
+"""Everything that touches transformers: the only folder that imports it."""

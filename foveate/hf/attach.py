@@ -1,0 +1,359 @@
+"""attach: put a compression method on an unmodified model, and take it off without a trace."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from foveate.core.report import Report
+from foveate.errors import AttachError, MethodError, UnsupportedModeError
+from foveate.hf.anatomy import Anatomy, anatomy_of, visual_token_ids
+from foveate.hf.attention import RowRecorder
+from foveate.hf.forward_pass import ForwardPass, ImagePlan, Setting
+from foveate.hf.units import FeatureRecorder
+from foveate.prune.method import Method
+
+_attached: WeakKeyDictionary[nn.Module, Run] = WeakKeyDictionary()
+
+
+def attach(model: nn.Module, method: Method, *, visual_mask: Tensor | None = None) -> Run:
+    """Compress the visual tokens of every prompt that `model` sees, until detached.
+
+    The model is not modified: hooks are added, and removed by `run.detach()` or at the end of a `with`
+    block, also after an exception.
+
+    Args:
+        model: a transformers vision-language model of a supported family (`foveate models`), or a plain
+            text decoder together with `visual_mask`.
+        method: what to keep, e.g. `foveate.TokenCarve(keep_tokens=128)`.
+        visual_mask: [B, S] bool, True at visual tokens, for callers who pass `inputs_embeds` (token ids
+            then do not say where images are). It applies to every pass whose new tokens have that
+            shape; assign `run.visual_mask` to change it. Each contiguous run counts as one image.
+
+    Returns:
+        A Run: a context manager that holds the report and the plans of the last prefill.
+
+    Raises:
+        UnsupportedModelError: the model family is unknown or has no visual tokens.
+        MethodError: prune_layer does not fit the model.
+        AttachError: the model has a run attached already.
+
+    Example:
+        with foveate.attach(model, foveate.TokenCarve(keep_tokens=128)) as run:
+            out = model.generate(**inputs, max_new_tokens=64)
+        print(run.report)
+    """
+    run = Run(model, method, visual_mask=visual_mask)
+    run.attach()
+    return run
+
+
+class Run:
+    """A method on a model, and the record of what it did. Made by `attach`.
+
+    Attributes:
+        method: the method in force.
+        report: what happened in the last prefill (a Report); None before the first.
+        reports: of all prefills, oldest first.
+        plans: ImagePlan of every image of the last prefill: where it sat, what was kept.
+        visual_mask: explicit positions for `inputs_embeds` callers, see `attach`.
+    """
+
+    def __init__(
+        self, model: nn.Module, method: Method, *, visual_mask: Tensor | None = None
+    ) -> None:
+        if not isinstance(method, Method):
+            raise MethodError(
+                f"got {method!r} as the method; pass an instance such as "
+                "foveate.TokenCarve(keep_tokens=128), or foveate.method('tokencarve', keep_ratio=.25)."
+            )
+        if isinstance(model, getattr(torch._dynamo.eval_frame, "OptimizedModule", ())):
+            raise UnsupportedModeError(
+                "a torch.compile'd model cannot be hooked; pass the model itself, uncompiled."
+            )
+        self.model = model
+        self.method = method
+        self.visual_mask = visual_mask
+        self.reports: list[Report] = []
+        self.plans: list[ImagePlan] = []
+        self._anatomy: Anatomy = anatomy_of(model, with_explicit_mask=visual_mask is not None)
+        self.prune_layer = _resolve_layer(method, self._anatomy)
+        self._handles: list[RemovableHandle] = []
+        self._recorder: FeatureRecorder | None = None
+        self._row_recorder: RowRecorder | None = None
+        self._setting: Setting | None = None
+        self._pass: ForwardPass | None = None
+        self._num_images = 0
+        self._uncached: _UncachedPrompt | None = None
+
+    # --- on and off ------------------------------------------------------------------------------
+
+    @property
+    def attached(self) -> bool:
+        return bool(self._handles)
+
+    @property
+    def report(self) -> Report | None:
+        return self.reports[-1] if self.reports else None
+
+    def attach(self) -> Run:
+        """Put the hooks on (again). Raises AttachError if the model has a run attached."""
+        base = self._anatomy.base
+        if base in _attached:
+            raise AttachError(
+                f"the model already runs {_attached[base].method}; detach that run first."
+            )
+        _attached[base] = self
+        try:
+            self._install()
+        except BaseException:
+            self.detach()
+            raise
+        return self
+
+    def detach(self) -> None:
+        """Restore the model exactly. Harmless if already detached.
+
+        A KV cache that was carved raises CarvedCacheError when decoding goes on without a run.
+        """
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self._recorder is not None:
+            self._recorder.remove()
+        if self._row_recorder is not None:
+            self._row_recorder.remove()
+        self._recorder = self._row_recorder = self._setting = None
+        self.model.__dict__.pop("generate", None)
+        self._pass = None
+        self._uncached = None
+        if _attached.get(self._anatomy.base) is self:
+            del _attached[self._anatomy.base]
+
+    def __enter__(self) -> Run:
+        if not self.attached:
+            self.attach()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def _install(self) -> None:
+        anatomy, layers = self._anatomy, self._anatomy.layers
+        self._recorder = FeatureRecorder(anatomy)
+        before = layers[self.prune_layer - 1].self_attn if self.prune_layer else None
+        if "attention" in self.method.needs:
+            self._row_recorder = RowRecorder(before)
+        self._setting = Setting(
+            anatomy, self.method, self.prune_layer, self._recorder, self._row_recorder
+        )
+        if "attention_output" in self.method.needs:
+            self._handles.append(before.register_forward_hook(self._after_attention))
+        for i, layer in enumerate(layers):
+            hook = functools.partial(self._before_layer, i)
+            self._handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+        base = anatomy.base
+        self._handles.append(base.register_forward_pre_hook(self._before_base, with_kwargs=True))
+        self._handles.append(base.register_forward_hook(self._after_base, always_call=True))
+        if self.model is not base:
+            self._handles.append(
+                self.model.register_forward_pre_hook(self._before_model, with_kwargs=True)
+            )
+        if hasattr(self.model, "generate"):
+            self.model.__dict__["generate"] = self._guarded_generate(self.model.generate)
+
+    # --- hooks -----------------------------------------------------------------------------------
+
+    def _guarded_generate(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        """Refuse what the hooks cannot see from inside a forward pass, before any work is done."""
+
+        @functools.wraps(generate)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            for config in (kwargs.get("generation_config"), self.model.generation_config):
+                chunk = getattr(config, "prefill_chunk_size", None)
+                chunk = kwargs.get("prefill_chunk_size", chunk)
+                if chunk is not None:
+                    raise UnsupportedModeError(
+                        f"prefill_chunk_size={chunk} splits the prompt before the question is seen, so "
+                        "visual tokens cannot be scored; leave it unset (the carved prefill is "
+                        "shorter anyway)."
+                    )
+            self._uncached = None
+            return generate(*args, **kwargs)
+
+        return guarded
+
+    def _before_model(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if _bind(module, args, kwargs).get("labels") is not None:
+            raise UnsupportedModeError(
+                "labels were passed, but a carved prefill returns logits for the kept tokens only, so "
+                "the loss would be misaligned; compute it outside foveate.attach."
+            )
+
+    def _before_base(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        assert self._setting is not None
+        inputs = _bind(module, args, kwargs)
+        visual_mask, is_explicit = self._visual_mask(inputs)
+        reused = None
+        if inputs.get("past_key_values") is None and self._uncached is not None:
+            reused = self._uncached.plans_for(inputs)
+        self._pass = ForwardPass(
+            self._setting,
+            inputs,
+            visual_mask,
+            is_explicit_mask=is_explicit,
+            first_serial=self._num_images,
+            reused=reused,
+        )
+
+    def _visual_mask(self, inputs: dict[str, Any]) -> tuple[Tensor, bool]:
+        """Where the new tokens are visual, [B, S], and whether the caller said so."""
+        ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
+        tokens = ids if ids is not None else embeds
+        if tokens is None:
+            raise UnsupportedModeError(
+                "the model was called with neither input_ids nor inputs_embeds."
+            )
+        batch, length = tokens.shape[:2]
+        if self.visual_mask is not None and self.visual_mask.shape[1] == length:
+            if batch % self.visual_mask.shape[0]:
+                raise UnsupportedModeError(
+                    f"visual_mask has {self.visual_mask.shape[0]} rows and the batch {batch}; give one "
+                    "row per sample (beams are repeated for you)."
+                )
+            repeats = batch // self.visual_mask.shape[0]
+            return self.visual_mask.to(tokens.device).bool().repeat_interleave(repeats, 0), True
+        if ids is None:
+            if length > 1 and self.visual_mask is None:
+                raise UnsupportedModeError(
+                    "inputs_embeds does not say which tokens are visual; pass visual_mask= to "
+                    "foveate.attach, or set run.visual_mask (all False for text only)."
+                )
+            return torch.zeros(batch, length, dtype=torch.bool, device=tokens.device), True
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        if length == 1:
+            return mask, False  # a decoded token is text, whatever its id
+        for token_id in visual_token_ids(self._anatomy).values():
+            mask |= ids == token_id
+        return mask, False
+
+    def _before_layer(
+        self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._pass is None:
+            return None
+        return self._pass.enter_layer(index, args, kwargs)
+
+    def _after_attention(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._pass is not None and self._pass.has_visual:
+            self._pass.attention_output = output[0]
+
+    def _after_base(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Runs after an exception too, with output None."""
+        forward, self._pass = self._pass, None
+        if self._row_recorder is not None:
+            self._row_recorder.wanted = self._row_recorder.row = None
+        if output is None or forward is None:
+            return
+        cache = getattr(output, "past_key_values", None)
+        is_prefill = forward.has_visual or forward.past == 0
+        if is_prefill and forward.reused is None:
+            self._num_images += len(forward.image_plans)
+            self.plans = forward.image_plans
+            self.reports.append(forward.report(cache))
+        if cache is None and forward.fired:
+            self._uncached = _UncachedPrompt.after(forward, self._uncached)
+
+
+class _UncachedPrompt:
+    """Plans of a prompt that is fed again, one token longer, at every step of cacheless generation.
+
+    Selection belongs to the prompt: deciding anew at each step would read another last token.
+    """
+
+    def __init__(self, forward: ForwardPass) -> None:
+        self.input_ids = forward.inputs.get("input_ids")
+        self.features = _features(forward.inputs)
+        self.plans = forward.image_plans
+        self.next_length = forward.length + 1
+
+    @classmethod
+    def after(cls, forward: ForwardPass, previous: _UncachedPrompt | None) -> _UncachedPrompt:
+        if forward.reused is not None and previous is not None:
+            previous.next_length = forward.length + 1
+            return previous
+        return cls(forward)
+
+    def plans_for(self, inputs: dict[str, Any]) -> list[ImagePlan] | None:
+        """The plans for a call that goes on with this prompt, or None."""
+        ids = inputs.get("input_ids")
+        if self.input_ids is None or ids is None or ids.shape[1] != self.next_length:
+            return None
+        if not _same(_features(inputs), self.features):
+            return None
+        # Beams only move within a sample, and its rows share one prompt and one plan.
+        is_continued = bool((ids[:, : self.input_ids.shape[1]] == self.input_ids).all())
+        return self.plans if is_continued else None
+
+
+def _features(inputs: dict[str, Any]) -> list[Any]:
+    """The objects that hold this call's images."""
+    encoded = inputs.get("mm_encoder_outputs") or {}
+    return [
+        value
+        for value in (
+            inputs.get("pixel_values"),
+            inputs.get("pixel_values_videos"),
+            *encoded.values(),
+        )
+        if value is not None
+    ]
+
+
+def _same(a: list[Any], b: list[Any]) -> bool:
+    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
+
+
+@functools.lru_cache(maxsize=64)
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
+
+
+def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The call's arguments by name."""
+    bound = dict(_signature(type(module).forward).bind_partial(module, *args, **kwargs).arguments)
+    bound.update(bound.pop("kwargs", {}))
+    return bound
+
+
+def _resolve_layer(method: Method, anatomy: Anatomy) -> int:
+    """The layer that first runs short: the method's, its default, or the first the family allows."""
+    first = anatomy.family.first_layer(anatomy.config)
+    num_layers = len(anatomy.layers)
+    layer = method.prune_layer
+    if layer is None:
+        layer = max(method.default_layer, first)
+    if layer < first:
+        raise MethodError(
+            f"prune_layer={layer} is too early for {anatomy.family.title}, which adds visual features "
+            f"up to layer {first - 1}; use prune_layer={first} or more."
+        )
+    if layer >= num_layers:
+        raise MethodError(
+            f"prune_layer={layer} is outside the {num_layers} decoder layers; "
+            f"use {num_layers - 1} or less."
+        )
+    return layer

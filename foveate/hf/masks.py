@@ -1,0 +1,127 @@
+"""Masks, positions and rotary tables of a batch whose rows were narrowed: gather, or build."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foveate.core.layout import PAD
+from foveate.errors import UnsupportedModeError
+
+
+def valid_tokens(attention_mask: Any, batch: int, length: int, device: torch.device) -> Tensor:
+    """Which of the `length` new tokens are real, [B, length] bool, from any mask a model is given.
+
+    Args:
+        attention_mask: None, 2-D [B, past + length], 4-D [B, 1, length, kv] (bool, or additive float),
+            or a dict of such by layer type.
+    """
+    if isinstance(attention_mask, dict):
+        given = [mask for mask in attention_mask.values() if mask is not None]
+        attention_mask = given[0] if given else None
+    if attention_mask is None:
+        return torch.ones(batch, length, dtype=torch.bool, device=device)
+    if attention_mask.ndim == 2:
+        return attention_mask[:, -length:].to(device).bool().expand(batch, length)
+    # 4-D: a real token sees itself, a padding token does not.
+    own = attention_mask[:, 0, :, -length:].diagonal(dim1=-2, dim2=-1)
+    return _allowed(own).to(device).expand(batch, length)
+
+
+def _allowed(mask: Tensor) -> Tensor:
+    return mask if mask.dtype == torch.bool else mask == 0
+
+
+def narrow_mask(
+    mask: Any, query_idx: Tensor, key_idx: Tensor, attention: str, past: int
+) -> Tensor | None:
+    """The mask for queries `query_idx` and keys `key_idx`, in the form `mask` came in.
+
+    Args:
+        mask: None, 2-D [B, kv], or 4-D [B, 1 or H, q, kv]; columns are original positions.
+        query_idx: [B, Q] original positions of the queries; PAD for filler rows.
+        key_idx: [B, L] original positions of the keys, the queries' own last; PAD for empty slots.
+        attention: name of the attention implementation.
+        past: original length of the cache before this pass, the position of the first mask row.
+
+    Returns:
+        None where the kernel's own causal rule is exact, else a mask of [B, L] or [B, 1 or H, Q, L].
+    """
+    empty = key_idx == PAD
+    has_empty = bool(empty.any())
+    num_queries, num_keys = query_idx.shape[1], key_idx.shape[1]
+    if is_flash(attention):
+        if mask is None:
+            return (~empty).long() if has_empty else None
+        if not isinstance(mask, Tensor) or mask.ndim != 2:
+            raise UnsupportedModeError(
+                f"{attention} got a {type(mask).__name__} mask; foveate narrows 2-D ones there."
+            )
+        narrowed = mask.gather(1, key_idx.clamp_min(0).to(mask.device)).masked_fill(
+            empty.to(mask.device), 0
+        )
+        return None if bool(narrowed.all()) else narrowed
+    if mask is None:
+        if not has_empty and (num_queries == num_keys or num_queries == 1):
+            return None
+        # sdpa's own causal shortcut is top-left aligned, wrong for several queries after a cache.
+        seen = (key_idx.unsqueeze(1) <= query_idx.unsqueeze(2)) & ~empty.unsqueeze(1)
+        return _open_filler_rows(seen.unsqueeze(1), query_idx)
+    if not isinstance(mask, Tensor) or mask.ndim != 4:
+        raise UnsupportedModeError(
+            f"attention {attention!r} uses a {type(mask).__name__} mask that foveate cannot narrow; "
+            "load the model with attn_implementation='sdpa', 'eager' or 'flash_attention_2'."
+        )
+    batch = query_idx.shape[0]
+    query_idx, key_idx, empty = (t.to(mask.device) for t in (query_idx, key_idx, empty))
+    mask = mask.expand(batch, -1, -1, -1)
+    rows = (query_idx - past).clamp_min(0)[:, None, :, None].expand(-1, mask.shape[1], -1, 1)
+    picked = mask.gather(2, rows.expand(-1, -1, -1, mask.shape[3]))
+    columns = key_idx.clamp_min(0)[:, None, None, :].expand(-1, mask.shape[1], num_queries, -1)
+    picked = picked.gather(3, columns)
+    if not has_empty:
+        return picked
+    closed = empty[:, None, None, :]
+    if picked.dtype == torch.bool:
+        return _open_filler_rows(picked & ~closed, query_idx)
+    lowest = torch.finfo(picked.dtype).min
+    return _open_filler_rows(picked.masked_fill(closed, lowest), query_idx)
+
+
+def _open_filler_rows(mask: Tensor, query_idx: Tensor) -> Tensor:
+    """Let filler queries see their own (empty) slot: a row that sees nothing would give NaN."""
+    num_queries, num_keys = mask.shape[-2:]
+    filler = (query_idx == PAD)[:, None, :, None]  # [B, 1, Q, 1]
+    own = torch.arange(num_keys - num_queries, num_keys, device=mask.device)
+    on_diagonal = own[:, None] == torch.arange(num_keys, device=mask.device)
+    opened = filler.to(mask.device) & on_diagonal
+    return mask | opened if mask.dtype == torch.bool else mask.masked_fill(opened, 0.0)
+
+
+def is_flash(attention: str) -> bool:
+    """Whether masks are 2-D for this attention implementation."""
+    return "flash" in attention
+
+
+def narrow_tokens(x: Tensor, rows: Tensor, token_dim: int) -> Tensor:
+    """Gather columns `rows` [B, L] of the token dimension of `x`; PAD takes column 0.
+
+    The batch dimension is the one before `token_dim` (counted from the end); it may be 1.
+
+    Args:
+        x: [..., B or 1, S, D] with token_dim=-2, or [..., B or 1, S] with token_dim=-1.
+
+    Returns:
+        The same with S replaced by L, and B rows.
+    """
+    batch, length = rows.shape
+    index = rows.clamp_min(0).to(x.device)
+    shape = list(x.shape)
+    shape[token_dim - 1] = batch
+    x = x.expand(shape)
+    if token_dim == -2:
+        index = index.unsqueeze(-1)
+    shape[token_dim] = length
+    return x.gather(token_dim, index.expand(shape))
