@@ -172,6 +172,7 @@ class Anatomy:
     config: Any
     base: nn.Module
     layers: nn.ModuleList
+    text_config: Any
 
 
 def anatomy_of(model: nn.Module, *, with_explicit_mask: bool) -> Anatomy:
@@ -210,7 +211,7 @@ def anatomy_of(model: nn.Module, *, with_explicit_mask: bool) -> Anatomy:
             f"Adding one is a table row: see {ADD_FAMILY_PAGE}."
         )
     decoder = getattr(base, family.decoder) if family.decoder else base
-    return Anatomy(family, config, base, decoder.layers)
+    return Anatomy(family, config, base, decoder.layers, decoder.config)
 
 
 def visual_token_ids(anatomy: Anatomy) -> dict[Modality, int]:

@@ -16,8 +16,9 @@ from torch.utils.hooks import RemovableHandle
 from foveate.core.report import Report
 from foveate.errors import AttachError, MethodError, UnsupportedModeError
 from foveate.hf.anatomy import Anatomy, anatomy_of, visual_token_ids
+from foveate.hf.assisted import PromptFirst
 from foveate.hf.attention import RowRecorder
-from foveate.hf.forward_pass import ForwardPass, ImagePlan, Setting
+from foveate.hf.forward_pass import ForwardPass, ImagePlan, Reused, Setting
 from foveate.hf.units import FeatureRecorder
 from foveate.prune.method import Method
 
@@ -132,7 +133,8 @@ class Run:
         if self._row_recorder is not None:
             self._row_recorder.remove()
         self._recorder = self._row_recorder = self._setting = None
-        self.model.__dict__.pop("generate", None)
+        for wrapped in ("generate", "_get_candidate_generator"):
+            self.model.__dict__.pop(wrapped, None)
         self._pass = None
         self._uncached = None
         if _attached.get(self._anatomy.base) is self:
@@ -173,7 +175,11 @@ class Run:
                 self.model.register_forward_pre_hook(self._before_model, with_kwargs=True)
             )
         if hasattr(self.model, "generate"):
+            # On the instance, never on the class.
             self.model.__dict__["generate"] = self._guarded_generate(self.model.generate)
+            self.model.__dict__["_get_candidate_generator"] = self._prompt_first(
+                self.model._get_candidate_generator
+            )
 
     # --- hooks -----------------------------------------------------------------------------------
 
@@ -195,6 +201,13 @@ class Run:
             return generate(*args, **kwargs)
 
         return guarded
+
+    def _prompt_first(self, make: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(make)
+        def make_prompt_first(*args: Any, **kwargs: Any) -> Any:
+            return PromptFirst(make(*args, **kwargs))
+
+        return make_prompt_first
 
     def _before_model(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if _bind(module, args, kwargs).get("labels") is not None:
@@ -297,7 +310,7 @@ class _UncachedPrompt:
             return previous
         return cls(forward)
 
-    def plans_for(self, inputs: dict[str, Any]) -> list[ImagePlan] | None:
+    def plans_for(self, inputs: dict[str, Any]) -> Reused | None:
         """The plans for a call that goes on with this prompt, or None."""
         ids = inputs.get("input_ids")
         if self.input_ids is None or ids is None or ids.shape[1] != self.next_length:
@@ -305,8 +318,9 @@ class _UncachedPrompt:
         if not _same(_features(inputs), self.features):
             return None
         # Beams only move within a sample, and its rows share one prompt and one plan.
-        is_continued = bool((ids[:, : self.input_ids.shape[1]] == self.input_ids).all())
-        return self.plans if is_continued else None
+        prompt_length = self.input_ids.shape[1]
+        is_continued = bool((ids[:, :prompt_length] == self.input_ids).all())
+        return Reused(self.plans, prompt_length) if is_continued else None
 
 
 def _features(inputs: dict[str, Any]) -> list[Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
-from foveate.core.layout import PAD
+from foveate.core.layout import PAD, kept_rows
 from foveate.errors import CarvedCacheError, UnsupportedModeError
 
 
@@ -109,6 +109,7 @@ class CarvedLayer(DynamicLayer):
     def retain(self, slots: Tensor) -> None:
         """Keep `slots` [B, L'] of each row, in that order; PAD makes an empty slot."""
         assert self.index is not None and self.keys is not None and self.values is not None
+        slots = slots.to(self.index.device)
         pick = slots.clamp_min(0)
         self.index = self.index.gather(1, pick).masked_fill(slots == PAD, PAD)
         wide = pick[:, None, :, None].to(self.keys.device)
@@ -137,9 +138,7 @@ class CarvedLayer(DynamicLayer):
             return
         self.seen += tokens_to_remove
         stays = (self.index != PAD) & (self.index < self.seen)  # [B, L]
-        order = torch.sort(stays.to(torch.uint8), dim=1, stable=True).indices
-        tail = order[:, order.shape[1] - int(stays.sum(dim=1).max()) :]
-        self.retain(torch.where(stays.gather(1, tail), tail, PAD))
+        self.retain(kept_rows(stays))
 
     def reset(self) -> None:
         super().reset()

@@ -21,7 +21,7 @@ from foveate.core.visual import VisualTokens
 from foveate.hf.anatomy import Anatomy
 from foveate.hf.attention import RowRecorder
 from foveate.hf.cache import CarvedLayer, cache_bytes, check_carvable, ensure_layers
-from foveate.hf.masks import is_flash, narrow_mask, narrow_tokens, valid_tokens
+from foveate.hf.masks import hide_columns, is_flash, narrow_mask, narrow_tokens, valid_tokens
 from foveate.hf.units import FeatureRecorder, image_spans
 from foveate.prune.method import Method
 
@@ -32,6 +32,14 @@ class ImagePlan:
 
     span: ImageSpan
     plan: KeepPlan | None
+
+
+@dataclass(frozen=True)
+class Reused:
+    """Plans of a prompt that is fed again, longer, without a cache, and the prompt's own length."""
+
+    plans: list[ImagePlan]
+    prompt_length: int
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ class ForwardPass:
         *,
         is_explicit_mask: bool,
         first_serial: int,
-        reused: list[ImagePlan] | None = None,
+        reused: Reused | None = None,
     ) -> None:
         self.setting = setting
         self.inputs = inputs
@@ -125,6 +133,8 @@ class ForwardPass:
         if cache is not None and index < len(cache.layers):
             layer = cache.layers[index]
         is_short = self.rows is not None and index >= self.setting.prune_layer
+        if not is_short and self.reused is not None and self._is_compact:
+            return args, {**kwargs, "attention_mask": self._hide(kwargs.get("attention_mask"))}
         if not is_short and not isinstance(layer, CarvedLayer):
             return None
         kwargs = dict(kwargs)
@@ -142,6 +152,25 @@ class ForwardPass:
         if is_short:
             self._narrow_positions(kwargs)
         return args, kwargs
+
+    @property
+    def _is_compact(self) -> bool:
+        return self.setting.method.early_cache == "compact"
+
+    def _hide(self, mask: Any) -> Tensor:
+        """Early layers without a cache: generated tokens do not see what a compact cache has cut."""
+        assert self.reused is not None
+        dropped = torch.zeros_like(self.visual_mask)
+        for image_plan in self.reused.plans:
+            if image_plan.plan is not None:
+                span = image_plan.span
+                dropped[span.sample, span.tokens] = True
+                dropped[span.sample, span.tokens[image_plan.plan.keep_idx[0]]] = False
+        start = self.reused.prompt_length
+        result: Tensor = self._remember(
+            ("hidden", id(mask)), mask, lambda: hide_columns(mask, dropped, start, self._kernel())
+        )
+        return result
 
     def _query_idx(self, is_short: bool) -> Tensor:
         """Original positions of this layer's queries, [B, Q]; PAD for fillers."""
@@ -166,7 +195,7 @@ class ForwardPass:
         return result
 
     def _kernel(self) -> str:
-        return str(self.setting.anatomy.layers[0].self_attn.config._attn_implementation)
+        return str(self.setting.anatomy.text_config._attn_implementation)
 
     def _narrow_positions(self, kwargs: dict[str, Any]) -> None:
         """Original positions go with their tokens: rotary tables and position ids."""
@@ -218,7 +247,7 @@ class ForwardPass:
         rows = kept_rows(keep_mask)
         self.rows = rows
         if cache is not None:
-            self._carve(cache, rows)
+            self._carve(cache, keep_mask)
         narrowed = narrow_tokens(hidden, rows, token_dim=-2)
         self.select_seconds = _now(hidden) - started
         return narrowed
@@ -226,8 +255,8 @@ class ForwardPass:
     def _decide(self, hidden: Tensor) -> list[tuple[list[ImageSpan], KeepPlan]]:
         """Plans for all images that lose tokens, grouped by size; fills `image_plans`."""
         if self.reused is not None:
-            self.image_plans = self.reused
-            return [([p.span], p.plan) for p in self.reused if p.plan is not None]
+            self.image_plans = self.reused.plans
+            return [([p.span], p.plan) for p in self.reused.plans if p.plan is not None]
         spans = image_spans(
             self.setting.anatomy,
             self.setting.recorder,
@@ -278,21 +307,21 @@ class ForwardPass:
             serials=tuple(serials),
         )
 
-    def _carve(self, cache: Any, rows: Tensor) -> None:
+    def _carve(self, cache: Any, keep_mask: Tensor) -> None:
         """Make every cache layer ready for short K/V; cut what the early layers already hold."""
         check_carvable(cache)
         num_layers = len(self.setting.anatomy.layers)
         ensure_layers(cache, num_layers)
-        compact = self.setting.method.early_cache == "compact"
         for i in range(num_layers):
-            layer = CarvedLayer.of(cache.layers[i], self.batch, rows.device)
+            layer = CarvedLayer.of(cache.layers[i], self.batch, keep_mask.device)
             cache.layers[i] = layer
-            if i < self.setting.prune_layer and compact:
+            if i < self.setting.prune_layer and self._is_compact:
                 assert layer.index is not None
-                old = layer.index.shape[1] - self.length
-                kept_old = torch.arange(old, device=rows.device).expand(self.batch, -1)
-                new = torch.where(rows == PAD, PAD, rows + old)
-                layer.retain(torch.cat([kept_old, new], dim=1).to(layer.index.device))
+                # By position, not by slot: a sliding layer holds only its last tokens.
+                index = layer.index.to(keep_mask.device)
+                is_old = (index != PAD) & (index < self.past)
+                is_kept = keep_mask.gather(1, (index - self.past).clamp_min(0))
+                layer.retain(kept_rows(is_old | (is_kept & (index >= self.past))))
 
     # --- afterwards ------------------------------------------------------------------------------
 

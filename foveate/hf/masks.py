@@ -90,6 +90,28 @@ def narrow_mask(
     return _open_filler_rows(picked.masked_fill(closed, lowest), query_idx)
 
 
+def hide_columns(mask: Any, columns: Tensor, first_row: int, attention: str) -> Tensor:
+    """Make `columns` [B, S] bool invisible to rows from `first_row` on, in a pass without a cache.
+
+    Args:
+        mask: None (causal) or 4-D [B, 1 or H, S, S], bool or additive.
+    """
+    length = columns.shape[1]
+    if is_flash(attention):
+        raise UnsupportedModeError(
+            f"use_cache=False with {attention} cannot hide dropped tokens from the early layers; use a "
+            "cache, or early_cache='full'."
+        )
+    place = torch.arange(length, device=columns.device)
+    if mask is None:
+        mask = (place[None, :] <= place[:, None])[None, None]
+    is_late = (place >= first_row)[None, None, :, None]
+    hidden = (is_late & columns[:, None, None, :]).to(mask.device)
+    if mask.dtype == torch.bool:
+        return mask & ~hidden
+    return mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
+
+
 def _open_filler_rows(mask: Tensor, query_idx: Tensor) -> Tensor:
     """Let filler queries see their own (empty) slot: a row that sees nothing would give NaN."""
     num_queries, num_keys = mask.shape[-2:]
