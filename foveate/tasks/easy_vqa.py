@@ -10,6 +10,7 @@ import importlib.util
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from PIL import Image
 
 from foveate.tasks.question import Question
 
-__all__ = ["easy_vqa_canvas", "easy_vqa_image", "easy_vqa_items", "easy_vqa_questions"]
+__all__ = [
+    "Placement", "canvas_placement", "easy_vqa_canvas", "easy_vqa_image", "easy_vqa_items",
+    "easy_vqa_questions", "split_placement",
+]
 
 CANVAS = 224
 
@@ -53,18 +57,38 @@ def easy_vqa_image(split: str, number: int) -> Image.Image:
         return image.convert("RGB")
 
 
-def easy_vqa_canvas(image: Image.Image, rng: random.Random) -> Image.Image:
-    """Place ``image`` with a random size (72-176 px) and spot on a textured 224 x 224 canvas."""
-    noise = np.random.default_rng(rng.getrandbits(32))
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a picture lies on its canvas: side length and left, top in px."""
+
+    noise_seed: int
+    size: int
+    spot: tuple[int, int]
+
+
+def canvas_placement(rng: random.Random) -> Placement:
+    """Draw a placement: 72-176 px wide, anywhere on the 224 x 224 canvas."""
+    noise_seed, size = rng.getrandbits(32), rng.randint(72, 176)
+    spot = (rng.randint(0, CANVAS - size), rng.randint(0, CANVAS - size))
+    return Placement(noise_seed, size, spot)
+
+
+def split_placement(split: str, number: int) -> Placement:
+    """The placement ``easy_vqa_questions(canvas=True)`` uses for one picture."""
+    return canvas_placement(random.Random(f"{split}/{number}"))
+
+
+def easy_vqa_canvas(image: Image.Image, placement: Placement) -> Image.Image:
+    """Paste ``image`` at its placement on a textured 224 x 224 canvas."""
+    noise = np.random.default_rng(placement.noise_seed)
     cells = int(noise.integers(2, 15))
     grid = noise.integers(60, 256, (cells, cells, 3), dtype=np.uint8)
     smooth = Image.fromarray(grid).resize((CANVAS, CANVAS), Image.Resampling.BILINEAR)
     grain = noise.normal(0, noise.uniform(2, 20), (CANVAS, CANVAS, 1))
     field = np.asarray(smooth, dtype=np.float32) * 0.35 + 110 + grain
     canvas = Image.fromarray(np.clip(field, 0, 255).astype(np.uint8))
-    size = rng.randint(72, 176)
-    spot = (rng.randint(0, CANVAS - size), rng.randint(0, CANVAS - size))
-    canvas.paste(image.resize((size, size), Image.Resampling.BICUBIC), spot)
+    side = (placement.size, placement.size)
+    canvas.paste(image.resize(side, Image.Resampling.BICUBIC), placement.spot)
     return canvas
 
 
@@ -92,7 +116,7 @@ def easy_vqa_questions(
         image = easy_vqa_image(split, number)
         if canvas:
             if placed is None or placed[0] != number:
-                placed = (number, easy_vqa_canvas(image, random.Random(f"{split}/{number}")))
+                placed = (number, easy_vqa_canvas(image, split_placement(split, number)))
             image = placed[1]
         kind = "yes_no" if answer in ("yes", "no") else "shape" if answer in (
             "circle", "rectangle", "triangle") else "colour"

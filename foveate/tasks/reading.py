@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from foveate.tasks.question import Question
-from foveate.tasks.reading_page import BLOCKS, COLOURS, NOUNS, SHAPES, Page, make_page, paint
+from foveate.tasks.reading_page import (
+    BLOCKS,
+    COLOURS,
+    NOUNS,
+    SHAPES,
+    Cell,
+    Page,
+    make_page,
+    paint,
+)
 
 __all__ = ["KINDS", "SEEDS", "Asked", "page_at", "questions_about", "reading_questions"]
 
@@ -100,17 +109,19 @@ class _Facts:
         self.shapes = [cell for cell in page.cells if cell.kind == "shape"]
         self.words = {cell.word for cell in self.worded}
 
-    def beside(self, down: int, across: bool, *, start_item: bool, end_item: bool):
-        """All (cell, neighbour) pairs; ``down`` lines below, ``across`` = in the other block."""
+    def beside(self, down: int, across: bool, *, item: bool) -> list[tuple[Cell, Cell]]:
+        """All (cell, neighbour) pairs: ``down`` lines below, ``across`` = in the other block.
+
+        Both have a word; with ``item`` the neighbour has numbers too.
+        """
         pairs = []
         for cell in self.worded:
             block = BLOCKS - 1 - cell.block if across else cell.block
             other = self.at.get((cell.line + down, block))
             if other is None or not other.word:
                 continue
-            if (start_item and cell.kind != "item") or (end_item and other.kind != "item"):
-                continue
-            pairs.append((cell, other))
+            if not item or other.kind == "item":
+                pairs.append((cell, other))
         return pairs
 
 
@@ -130,7 +141,7 @@ def _item(text: str, attribute: str) -> _Draw:
 def _next_to(text: str, attribute: str, down: int, across: bool = False) -> _Draw:
     def draw(facts: _Facts, rng: random.Random) -> tuple[str, str] | None:
         numbers = attribute in ("price", "stock")
-        pairs = facts.beside(down, across, start_item=False, end_item=numbers)
+        pairs = facts.beside(down, across, item=numbers)
         if not pairs:
             return None
         cell, other = rng.choice(pairs)
@@ -174,6 +185,8 @@ def _shape_kind(facts: _Facts, rng: random.Random) -> tuple[str, str] | None:
 
 def _shape_exists(facts: _Facts, rng: random.Random) -> tuple[str, str] | None:
     shapes, colours = {c.shape for c in facts.shapes}, {c.colour for c in facts.shapes}
+    if not shapes:
+        return None
     yes = rng.random() < 0.5
     if rng.random() < 0.5:
         names = [name for name in SHAPES if (name in shapes) == yes]

@@ -24,9 +24,13 @@ SIZE = 224
 PITCH = 16
 LINES = SIZE // PITCH
 BLOCKS = 2
-NOUNS = tuple(
-    ["apple", "bread", "milk", "tea", "rice", "salt", "soup", "meat", "fish", "egg", "cake", "corn", "bean", "beet", "kale", "lime", "lemon", "mango", "melon", "peach", "grape", "onion", "olive", "honey", "sugar", "flour", "cream", "pasta", "pizza", "salad", "juice", "cider", "wine", "beer", "water", "oil", "cocoa", "mint", "sage", "basil", "thyme", "leek", "okra", "date", "nuts", "oats", "yam", "ham", "pie", "jam", "bun", "roll", "tart", "toast", "bacon", "cod", "crab", "clam", "tuna", "pork", "beef", "lamb", "duck", "rye"]
-)
+_NOUNS = """
+apple bread milk tea rice salt soup meat fish egg cake corn bean beet kale lime
+lemon mango melon peach grape onion olive honey sugar flour cream pasta pizza salad juice
+cider wine beer water oil cocoa mint sage basil thyme leek okra date nuts oats yam ham pie
+jam bun roll tart toast bacon cod crab clam tuna pork beef lamb duck rye
+"""
+NOUNS = tuple(_NOUNS.split())
 SHAPES = ("circle", "rectangle", "triangle")
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 255, 0), "yellow": (255, 255, 0),
@@ -224,7 +228,8 @@ def _background(page: Page) -> np.ndarray:
     if page.texture in ("gradient", "blobs", "stripes"):
         if page.texture == "stripes":
             wave = np.sin(np.arange(SIZE, dtype=np.float32) * rng.uniform(0.05, 0.9))
-            tone = np.broadcast_to(wave[:, None] if rng.random() < 0.5 else wave[None], (SIZE, SIZE))
+            wave = wave[:, None] if rng.random() < 0.5 else wave[None]
+            tone = np.broadcast_to(wave, (SIZE, SIZE))
         else:
             cells = 2 if page.texture == "gradient" else int(rng.integers(4, 15))
             grid = rng.integers(0, 255, (cells, cells), dtype=np.uint8)

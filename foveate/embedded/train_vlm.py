@@ -1,0 +1,38 @@
+"""Command line of the training stages: ``python -m foveate.embedded.train_vlm --help``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and run one stage."""
+    parser = argparse.ArgumentParser(prog="python -m foveate.embedded.train_vlm",
+                                     description=__doc__)
+    parser.add_argument("stage", choices=("vision", "language", "joint"))
+    parser.add_argument("--folder", type=Path, required=True, help="checkpoints and logs")
+    parser.add_argument("--minutes", type=float, required=True, help="wall-clock limit of this run")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=NUMBER",
+                        help="any numeric argument of the stage's function")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    extra = {}
+    for pair in options.set:
+        name, _, number = pair.partition("=")
+        extra[name] = float(number) if "." in number else int(number)
+    if options.stage == "vision":
+        from foveate.embedded.train_vision import train_vision as stage
+    elif options.stage == "language":
+        from foveate.embedded.train_language import train_language as stage
+    else:
+        from foveate.embedded.train_joint import train_joint as stage
+    stage(options.folder, minutes=options.minutes, **extra)
+
+
+if __name__ == "__main__":
+    main()
