@@ -1,41 +1,47 @@
 """foveate: vision-language models that look closely where it matters and glance elsewhere."""
 
-from foveate.core.budget import Budget
-from foveate.core.plan import KeepPlan
-from foveate.core.report import ImageReport, Report
-from foveate.errors import FoveateError
-from foveate.hf.attach import Run, attach
-from foveate.prune import (
-    METHODS,
-    AveragePooling,
-    DivPrune,
-    FastV,
-    Method,
-    NoOp,
-    RandomTokens,
-    TokenCarve,
-    UniformGrid,
-    method,
-)
-from foveate.version import __version__
+from __future__ import annotations
 
-__all__ = [
-    "METHODS",
-    "AveragePooling",
-    "Budget",
-    "DivPrune",
-    "FastV",
-    "FoveateError",
-    "ImageReport",
-    "KeepPlan",
-    "Method",
-    "NoOp",
-    "RandomTokens",
-    "Report",
-    "Run",
-    "TokenCarve",
-    "UniformGrid",
-    "__version__",
-    "attach",
-    "method",
-]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from foveate.errors import FoveateError as FoveateError
+from foveate.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from foveate.core.budget import Budget as Budget
+    from foveate.core.plan import KeepPlan as KeepPlan
+    from foveate.core.report import ImageReport as ImageReport
+    from foveate.core.report import Report as Report
+    from foveate.hf.attach import Run as Run
+    from foveate.hf.attach import attach as attach
+    from foveate.prune import *  # noqa: F403
+
+# Loaded on first use, so that `foveate --help` does not wait for torch and transformers.
+_HOMES = {
+    "Budget": "foveate.core.budget",
+    "KeepPlan": "foveate.core.plan",
+    "ImageReport": "foveate.core.report",
+    "Report": "foveate.core.report",
+    "Run": "foveate.hf.attach",
+    "attach": "foveate.hf.attach",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Everything else public is a method or the registry: foveate.TokenCarve, foveate.METHODS."""
+    if name.startswith("_"):
+        raise AttributeError(f"module 'foveate' has no attribute {name!r}")
+    home = importlib.import_module(_HOMES.get(name, "foveate.prune"))
+    try:
+        value = getattr(home, name)
+    except AttributeError:
+        raise AttributeError(f"module 'foveate' has no attribute {name!r}") from None
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    methods = importlib.import_module("foveate.prune").METHODS.values()
+    names = [cls.__name__ for cls in methods]
+    return sorted([*_HOMES, *names, "METHODS", "Method", "method", "FoveateError", "__version__"])

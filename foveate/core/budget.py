@@ -37,7 +37,7 @@ class Budget:
         if self.keep_tokens is not None:
             if isinstance(self.keep_tokens, bool) or not isinstance(self.keep_tokens, int):
                 raise BudgetError(
-                    f"keep_tokens={self.keep_tokens!r} is not an integer; for a share use keep_ratio."
+                    f"keep_tokens={self.keep_tokens!r} is no integer; for a share use keep_ratio."
                 )
             if self.keep_tokens < 1:
                 raise BudgetError(

@@ -1,8 +1,9 @@
 """Information score of a token: how much it carries in the singular basis of its image.
 
-For visual tokens X = U diag(s) V^T the score of token i is c_i = sum_j |U_ij| s_j (arXiv:2503.10501,
-section 3; the official code computes it by a full SVD). U diag(s) = X V needs no SVD of X: the
-eigenvectors of a Gram matrix, N x N or D x D whichever is smaller, give the same rows.
+For visual tokens X = U diag(s) V^T the score of token i is c_i = sum_j |U_ij| s_j
+(arXiv:2503.10501, section 3; the official code computes it by a full SVD). U diag(s) = X V needs no
+SVD of X: the eigenvectors of a Gram matrix, N x N or D x D whichever is smaller, give the same
+rows.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def information_subspace(x: Tensor, rank: int = 128, iterations: int = 2) -> Ten
     """Approximate score from the leading `rank` singular directions, by block subspace iteration.
 
     Only matrix products and thin QR factorisations, so it suits accelerators where a float64
-    eigendecomposition is slow. What lies outside the subspace counts by its row norm, spread as in an
-    isotropic remainder. The start block is deterministic (evenly spaced tokens), not random.
+    eigendecomposition is slow. What lies outside the subspace counts by its row norm, spread as in
+    an isotropic remainder. The start block is deterministic (evenly spaced tokens), not random.
 
     Args:
         x: [..., N, D].
@@ -52,7 +53,8 @@ def information_subspace(x: Tensor, rank: int = 128, iterations: int = 2) -> Ten
     """
     if rank < 1 or iterations < 0:
         raise MethodError(
-            f"got rank={rank}, iterations={iterations}; rank must be at least 1 and iterations at least 0."
+            f"got rank={rank}, iterations={iterations}; "
+            "rank must be at least 1 and iterations at least 0."
         )
     x = x.float()
     n, d = x.shape[-2:]
@@ -67,13 +69,14 @@ def information_subspace(x: Tensor, rank: int = 128, iterations: int = 2) -> Ten
     inside = inside @ rotation
     remainder = (x.square().sum(-1) - inside.square().sum(-1)).clamp_min(0)  # [..., N]
     num_left = min(n, d) - rank
-    # E|g| of a Gaussian is sqrt(2/pi) sigma: L1 = num_left * sqrt(2/pi) * sqrt(remainder / num_left).
+    # E|g| of a Gaussian is sqrt(2/pi) sigma: L1 = num_left * sqrt(2/pi) * sqrt(remainder /
+    # num_left).
     tail = (2 * num_left / torch.pi * remainder).sqrt() if num_left else torch.zeros_like(remainder)
     return inside.abs().sum(-1) + tail
 
 
 def information_norm(x: Tensor) -> Tensor:
-    """Row L2 norm: a very cheap stand-in (kept-set overlap with exact about .77). [..., N] float32"""
+    """Row L2 norm, a very cheap stand-in for the information score. [..., N] float32"""
     return x.float().norm(dim=-1)
 
 

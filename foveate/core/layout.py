@@ -45,7 +45,7 @@ def runs(mask: Tensor) -> list[Tensor]:
 
 def split_by_lengths(mask: Tensor, lengths: Sequence[int]) -> list[Tensor]:
     """Split the True entries of `mask` [S], in order, into pieces of the given lengths."""
-    return list(mask.nonzero(as_tuple=True)[0].split(list(lengths)))
+    return list(torch.split(mask.nonzero(as_tuple=True)[0], list(lengths)))
 
 
 def leading_padding(valid: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def leading_padding(valid: Tensor) -> Tensor:
 
 
 def last_valid(valid: Tensor) -> Tensor:
-    """Column of the last real token of each row of `valid` [B, S] bool; 0 for rows without any. [B]"""
+    """Column of the last real token of each row of `valid` [B, S]; 0 where there is none. [B]"""
     columns = torch.arange(valid.shape[-1], device=valid.device)
     return torch.where(valid, columns, 0).max(dim=-1).values
 

@@ -19,7 +19,7 @@ def descending_rank(scores: Tensor) -> Tensor:
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
-    """Indices of the `k` highest of `scores` [..., N], best first, ties to the lower index. [..., k]"""
+    """Indices of the `k` highest of `scores` [..., N], best first, lower index on ties. [..., k]"""
     return descending_order(scores)[..., :k]
 
 

@@ -13,11 +13,13 @@ class VisualTokens:
 
     Args:
         hidden: [G, N, D], residual stream entering the prune layer (output of the layer before it).
-        attention: [G, H, N] float32, softmax attention of the last prompt token of each image's sample
-            over its visual tokens, in the layer before the prune layer; None unless asked for.
+        attention: [G, H, N] float32, softmax attention of the last prompt token of each image's
+            sample over its visual tokens, in the layer before the prune layer; None unless asked
+            for.
         attention_output: [G, N, D], output of that layer's attention block (after its output
             projection); None unless asked for.
-        grids: per image (rows, columns) of the token grid, or None where tokens form no single grid.
+        grids: per image (rows, columns) of the token grid, or None where tokens form no single
+        grid.
         serials: per image a running number within the run; seeds randomness, so that results do not
             depend on how images were batched.
     """

@@ -1,4 +1,4 @@
-"""Model families as table rows: where the decoder is, which tokens are visual, what one image is."""
+"""Model families as table rows: where the decoder is, what is visual, what one image is."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def gridless_items(config: Any, inputs: Mapping[str, Any], lengths: Sequence[int
 
 
 def from_grid_thw(config: Any, inputs: Mapping[str, Any], lengths: Sequence[int]) -> list[Unit]:
-    """Qwen-VL: (frames, height, width) in patches, merged spatially; a video gives one unit a frame."""
+    """Qwen-VL: (frames, height, width) in patches, merged spatially; one unit a video frame."""
     grid_thw = inputs.get("image_grid_thw", inputs.get("video_grid_thw"))
     merge = config.vision_config.spatial_merge_size
     units = []
@@ -97,8 +97,8 @@ class Family:
         decoder: attribute of the base model that holds `.layers`; "" if the base model does.
         visual_tokens: modality -> attribute of the config with the placeholder's token id.
         units: modality -> rule that tells images apart.
-        tiles: how runs of placeholders form an image: "none" (units tell), "runs" (a run is an image),
-            "fenced" (tiles of one image are separated by one marker, images by two).
+        tiles: how runs of placeholders form an image: "none" (units tell), "runs" (a run is an
+            image), "fenced" (tiles of one image are separated by one marker, images by two).
         first_layer: smallest prune_layer the architecture allows.
     """
 
@@ -201,8 +201,8 @@ def anatomy_of(model: nn.Module, *, with_explicit_mask: bool) -> Anatomy:
         family = TEXT_DECODER
         if not with_explicit_mask:
             raise UnsupportedModelError(
-                f"{type(model).__name__} ({model_type}) has no visual tokens of its own; if you feed "
-                "visual embeddings through inputs_embeds, say where they are with visual_mask=."
+                f"{type(model).__name__} ({model_type}) has no visual tokens of its own; if you "
+                "feed visual embeddings through inputs_embeds, mark them with visual_mask=."
             )
     else:
         raise UnsupportedModelError(

@@ -10,9 +10,10 @@ from torch import Tensor
 class PromptFirst:
     """A candidate generator whose first answer is "no candidates".
 
-    transformers feeds the first candidates together with the prompt. They would then be the last rows
-    when visual tokens are scored, and would see in the early layers what a compact cache has dropped.
-    One step without candidates costs one token of guessing and keeps results equal to plain decoding.
+    transformers feeds the first candidates together with the prompt. They would then be the last
+    rows when visual tokens are scored, and would see in the early layers what a compact cache has
+    dropped. One step without candidates costs one token of guessing and keeps results equal to
+    plain decoding.
     """
 
     def __init__(self, generator: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -28,16 +28,17 @@ _attached: WeakKeyDictionary[nn.Module, Run] = WeakKeyDictionary()
 def attach(model: nn.Module, method: Method, *, visual_mask: Tensor | None = None) -> Run:
     """Compress the visual tokens of every prompt that `model` sees, until detached.
 
-    The model is not modified: hooks are added, and removed by `run.detach()` or at the end of a `with`
-    block, also after an exception.
+    The model is not modified: hooks are added, and removed by `run.detach()` or at the end of a
+    `with` block, also after an exception.
 
     Args:
-        model: a transformers vision-language model of a supported family (`foveate models`), or a plain
-            text decoder together with `visual_mask`.
+        model: a transformers vision-language model of a supported family (`foveate models`), or a
+            plain text decoder together with `visual_mask`.
         method: what to keep, e.g. `foveate.TokenCarve(keep_tokens=128)`.
-        visual_mask: [B, S] bool, True at visual tokens, for callers who pass `inputs_embeds` (token ids
-            then do not say where images are). It applies to every pass whose new tokens have that
-            shape; assign `run.visual_mask` to change it. Each contiguous run counts as one image.
+        visual_mask: [B, S] bool, True at visual tokens, for callers who pass `inputs_embeds` (token
+            ids then do not say where images are). It applies to every pass whose new tokens have
+            that shape; assign `run.visual_mask` to change it. Each contiguous run counts as one
+            image.
 
     Returns:
         A Run: a context manager that holds the report and the plans of the last prefill.
@@ -74,7 +75,7 @@ class Run:
         if not isinstance(method, Method):
             raise MethodError(
                 f"got {method!r} as the method; pass an instance such as "
-                "foveate.TokenCarve(keep_tokens=128), or foveate.method('tokencarve', keep_ratio=.25)."
+                "foveate.TokenCarve(keep_tokens=128)."
             )
         if isinstance(model, getattr(torch._dynamo.eval_frame, "OptimizedModule", ())):
             raise UnsupportedModeError(
@@ -184,7 +185,7 @@ class Run:
     # --- hooks -----------------------------------------------------------------------------------
 
     def _guarded_generate(self, generate: Callable[..., Any]) -> Callable[..., Any]:
-        """Refuse what the hooks cannot see from inside a forward pass, before any work is done."""
+        """Refuse what hooks cannot see from inside a forward pass, before any work is done."""
 
         @functools.wraps(generate)
         def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -193,9 +194,9 @@ class Run:
                 chunk = kwargs.get("prefill_chunk_size", chunk)
                 if chunk is not None:
                     raise UnsupportedModeError(
-                        f"prefill_chunk_size={chunk} splits the prompt before the question is seen, so "
-                        "visual tokens cannot be scored; leave it unset (the carved prefill is "
-                        "shorter anyway)."
+                        f"prefill_chunk_size={chunk} splits the prompt before the question is seen, "
+                        "so visual tokens cannot be scored; leave it unset (the carved prefill "
+                        "is shorter anyway)."
                     )
             self._uncached = None
             return generate(*args, **kwargs)
@@ -212,8 +213,8 @@ class Run:
     def _before_model(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if _bind(module, args, kwargs).get("labels") is not None:
             raise UnsupportedModeError(
-                "labels were passed, but a carved prefill returns logits for the kept tokens only, so "
-                "the loss would be misaligned; compute it outside foveate.attach."
+                "labels were passed, but a carved prefill returns logits for the kept tokens only, "
+                "so the loss would be misaligned; compute it outside foveate.attach."
             )
 
     def _before_base(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
@@ -244,8 +245,8 @@ class Run:
         if self.visual_mask is not None and self.visual_mask.shape[1] == length:
             if batch % self.visual_mask.shape[0]:
                 raise UnsupportedModeError(
-                    f"visual_mask has {self.visual_mask.shape[0]} rows and the batch {batch}; give one "
-                    "row per sample (beams are repeated for you)."
+                    f"visual_mask has {self.visual_mask.shape[0]} rows and the batch {batch}; give "
+                    "one row per sample (beams are repeated for you)."
                 )
             repeats = batch // self.visual_mask.shape[0]
             return self.visual_mask.to(tokens.device).bool().repeat_interleave(repeats, 0), True
@@ -323,7 +324,7 @@ class _UncachedPrompt:
         return Reused(self.plans, prompt_length) if is_continued else None
 
 
-def _features(inputs: dict[str, Any]) -> list[Any]:
+def _features(inputs: Mapping[str, Any]) -> list[Any]:
     """The objects that hold this call's images."""
     encoded = inputs.get("mm_encoder_outputs") or {}
     return [
@@ -354,7 +355,7 @@ def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> d
 
 
 def _resolve_layer(method: Method, anatomy: Anatomy) -> int:
-    """The layer that first runs short: the method's, its default, or the first the family allows."""
+    """The layer that first runs short: as set, by default, or the first the family allows."""
     first = anatomy.family.first_layer(anatomy.config)
     num_layers = len(anatomy.layers)
     layer = method.prune_layer
@@ -362,8 +363,8 @@ def _resolve_layer(method: Method, anatomy: Anatomy) -> int:
         layer = max(method.default_layer, first)
     if layer < first:
         raise MethodError(
-            f"prune_layer={layer} is too early for {anatomy.family.title}, which adds visual features "
-            f"up to layer {first - 1}; use prune_layer={first} or more."
+            f"prune_layer={layer} is too early for {anatomy.family.title}, which adds visual "
+            f"features up to layer {first - 1}; use prune_layer={first} or more."
         )
     if layer >= num_layers:
         raise MethodError(

@@ -1,8 +1,9 @@
 """One row of attention: the last prompt token's, read from q and k inside any attention kernel.
 
-Asking a model for its attention maps forces the eager kernel and an S x S matrix in every layer. Here
-one layer's attention module is given a copy of its config that names a function registered with
-transformers; that function computes the single row and hands over to the kernel the model was using.
+Asking a model for its attention maps forces the eager kernel and an S x S matrix in every layer.
+Here one layer's attention module is given a copy of its config that names a function registered
+with transformers; that function computes the single row and hands over to the kernel the model was
+using.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def attention_row(
     Args:
         query: [B, H, Q, D] after rotary embedding.
         key: [B, H_kv, L, D], the Q new keys last; grouped heads are expanded.
-        attention_mask: None (causal), 2-D [B, L] (flash), or 4-D [B, 1 or H, Q, L] bool or additive.
+        attention_mask: None (causal), 2-D [B, L] (flash), or 4-D [B, 1 or H, Q, L] bool or
+        additive.
         wanted: [B] index of the query among the Q.
         scaling: factor on the logits, default D ** -0.5.
         sliding_window: keys further back than this are masked where the mask is not 4-D.

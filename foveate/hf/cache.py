@@ -1,8 +1,8 @@
 """A KV cache layer that stores carved tokens and answers in uncompressed length.
 
-transformers derives positions and masks from the length the cache reports. A carved layer keeps short
-K and V, remembers each slot's original position, and reports the length as if nothing was dropped; the
-layer hooks then pick the mask columns of the slots that exist.
+transformers derives positions and masks from the length the cache reports. A carved layer keeps
+short K and V, remembers each slot's original position, and reports the length as if nothing was
+dropped; the layer hooks then pick the mask columns of the slots that exist.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ class CarvedLayer(DynamicLayer):
     ) -> tuple[Tensor, Tensor]:
         if self._staged is None:
             raise CarvedCacheError(
-                "this KV cache was carved by foveate, and the model is running without the hooks that "
-                "keep its positions right; attach again (run.attach(), or foveate.attach(model, "
-                "method)) before continuing with it, or start from an empty cache."
+                "this KV cache was carved by foveate, and the model is running without the hooks "
+                "that keep its positions right; attach again (run.attach(), or "
+                "foveate.attach(model, method)) before continuing with it, or start from an empty cache."
             )
         index, new_index, seen = self._staged
         self._staged = None
@@ -94,7 +94,6 @@ class CarvedLayer(DynamicLayer):
 
     def _trim(self) -> None:
         """Forget leading slots that every row's next query will be too far from."""
-        assert self.index is not None and self.sliding_window is not None
         too_old = (self.index <= self.seen - self.sliding_window).all(dim=0)
         num_old = int((~too_old).to(torch.uint8).argmax()) if not bool(too_old.all()) else 0
         if num_old:
@@ -102,13 +101,11 @@ class CarvedLayer(DynamicLayer):
 
     def _select(self, slots: Tensor) -> None:
         """Keep `slots` [L'] of every row."""
-        assert self.index is not None and self.keys is not None and self.values is not None
         self.index = self.index[:, slots]
         self.keys, self.values = self.keys[:, :, slots], self.values[:, :, slots]
 
     def retain(self, slots: Tensor) -> None:
         """Keep `slots` [B, L'] of each row, in that order; PAD makes an empty slot."""
-        assert self.index is not None and self.keys is not None and self.values is not None
         slots = slots.to(self.index.device)
         pick = slots.clamp_min(0)
         self.index = self.index.gather(1, pick).masked_fill(slots == PAD, PAD)
@@ -170,8 +167,8 @@ def check_carvable(cache: object) -> None:
     for layer in cache.layers:
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer, CarvedLayer):
             raise UnsupportedModeError(
-                f"{type(cache).__name__} with {type(layer).__name__} layers cannot be carved: their "
-                "size is fixed or their content encoded; leave cache_implementation unset "
+                f"{type(cache).__name__} with {type(layer).__name__} layers cannot be carved: "
+                "their size is fixed or their content encoded; leave cache_implementation unset "
                 "(or pass a DynamicCache)."
             )
 

@@ -1,7 +1,8 @@
 """One forward pass of an attached model: decide at the prune layer, keep every layer consistent.
 
-The base model's pre-hook makes a ForwardPass, each decoder layer's pre-hook asks it what to change, the
-base model's post-hook takes the result. It holds no method and no model family: both are handed in.
+The base model's pre-hook makes a ForwardPass, each decoder layer's pre-hook asks it what to change,
+the base model's post-hook takes the result. It holds no method and no model family: both are handed
+in.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from foveate.prune.method import Method
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """What was decided for one image: where it sits, and its plan (G = 1). plan None: kept whole."""
+    """What was decided for one image: where it sits, its plan (G = 1; None: kept whole)."""
 
     span: ImageSpan
     plan: KeepPlan | None
@@ -105,7 +106,8 @@ class ForwardPass:
         if self.cache is not None:
             check_carvable(self.cache)
             if self.past:
-                # A plain sliding layer reports a windowed length; masks must be made for the full one.
+                # A plain sliding layer reports a windowed length; masks must be made for the full
+                # one.
                 for i, layer in enumerate(self.cache.layers):
                     if layer.is_sliding:
                         self.cache.layers[i] = CarvedLayer.of(
@@ -158,7 +160,7 @@ class ForwardPass:
         return self.setting.method.early_cache == "compact"
 
     def _hide(self, mask: Any) -> Tensor:
-        """Early layers without a cache: generated tokens do not see what a compact cache has cut."""
+        """Early layers, no cache: generated tokens do not see what a compact cache has cut."""
         assert self.reused is not None
         dropped = torch.zeros_like(self.visual_mask)
         for image_plan in self.reused.plans:
@@ -210,7 +212,8 @@ class ForwardPass:
             )
         position_ids = kwargs.get("position_ids")
         if position_ids is not None:
-            # Flash kernels take gaps in position ids for sequence borders; rotary needs only the tables.
+            # Flash kernels take gaps in position ids for sequence borders; rotary needs only the
+            # tables.
             kwargs["position_ids"] = (
                 None
                 if is_flash(self._kernel())
@@ -222,7 +225,7 @@ class ForwardPass:
             )
 
     def _remember(self, key: tuple[Any, ...], alive: Any, build: Any) -> Any:
-        """Build once per pass; `alive` keeps the objects whose ids are in `key` from being reused."""
+        """Build once a pass; `alive` keeps objects whose ids are in `key`, so ids stay unique."""
         if key not in self._memo:
             self._memo[key] = (alive, build())
         return self._memo[key][1]
@@ -292,7 +295,8 @@ class ForwardPass:
         attention = attention_output = None
         if "attention" in needs:
             recorder = self.setting.row_recorder
-            assert recorder is not None and recorder.row is not None
+            assert recorder is not None
+            assert recorder.row is not None
             row = recorder.row.to(hidden.device)  # [B, H, S]
             index = tokens[:, None].expand(-1, row.shape[1], -1)
             attention = row[samples[:, 0]].gather(2, index)

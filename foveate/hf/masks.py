@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_attention_mask
 
 from foveate.core.layout import PAD
 from foveate.errors import UnsupportedModeError
@@ -15,8 +16,8 @@ def valid_tokens(attention_mask: Any, batch: int, length: int, device: torch.dev
     """Which of the `length` new tokens are real, [B, length] bool, from any mask a model is given.
 
     Args:
-        attention_mask: None, 2-D [B, past + length], 4-D [B, 1, length, kv] (bool, or additive float),
-            or a dict of such by layer type.
+        attention_mask: None, 2-D [B, past + length], 4-D [B, 1, length, kv] (bool, or additive
+            float), or a dict of such by layer type.
     """
     if isinstance(attention_mask, dict):
         given = [mask for mask in attention_mask.values() if mask is not None]
@@ -47,7 +48,8 @@ def narrow_mask(
         past: original length of the cache before this pass, the position of the first mask row.
 
     Returns:
-        None where the kernel's own causal rule is exact, else a mask of [B, L] or [B, 1 or H, Q, L].
+        None where the kernel's own causal rule is exact, else a mask of [B, L] or [B, 1 or H, Q,
+        L].
     """
     empty = key_idx == PAD
     has_empty = bool(empty.any())
@@ -71,8 +73,8 @@ def narrow_mask(
         return _open_filler_rows(seen.unsqueeze(1), query_idx)
     if not isinstance(mask, Tensor) or mask.ndim != 4:
         raise UnsupportedModeError(
-            f"attention {attention!r} uses a {type(mask).__name__} mask that foveate cannot narrow; "
-            "load the model with attn_implementation='sdpa', 'eager' or 'flash_attention_2'."
+            f"attention {attention!r} uses a {type(mask).__name__} mask that foveate cannot "
+            "narrow; load the model with attn_implementation 'sdpa', 'eager' or a flash kernel."
         )
     batch = query_idx.shape[0]
     query_idx, key_idx, empty = (t.to(mask.device) for t in (query_idx, key_idx, empty))
@@ -99,8 +101,8 @@ def hide_columns(mask: Any, columns: Tensor, first_row: int, attention: str) -> 
     length = columns.shape[1]
     if is_flash(attention):
         raise UnsupportedModeError(
-            f"use_cache=False with {attention} cannot hide dropped tokens from the early layers; use a "
-            "cache, or early_cache='full'."
+            f"use_cache=False with {attention} cannot hide dropped tokens from the early layers; "
+            "use a cache, or early_cache='full'."
         )
     place = torch.arange(length, device=columns.device)
     if mask is None:
@@ -123,8 +125,8 @@ def _open_filler_rows(mask: Tensor, query_idx: Tensor) -> Tensor:
 
 
 def is_flash(attention: str) -> bool:
-    """Whether masks are 2-D for this attention implementation."""
-    return "flash" in attention
+    """Whether this attention implementation takes 2-D masks, as flash kernels do."""
+    return ALL_MASK_ATTENTION_FUNCTIONS.get(attention) is flash_attention_mask
 
 
 def narrow_tokens(x: Tensor, rows: Tensor, token_dim: int) -> Tensor:

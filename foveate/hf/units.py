@@ -25,8 +25,8 @@ def feature_lengths(output: Any) -> list[int]:
 class FeatureRecorder:
     """Remembers what the model's own feature extractors last returned: how many tokens per image.
 
-    Wraps `get_image_features` and `get_video_features` on the instance (never on the class), because
-    `generate` calls them before the forward pass and drops the pixel inputs afterwards.
+    Wraps `get_image_features` and `get_video_features` on the instance (never on the class),
+    because `generate` calls them before the forward pass and drops the pixel inputs afterwards.
     """
 
     def __init__(self, anatomy: Anatomy) -> None:
@@ -147,10 +147,11 @@ def _spans_of_units(
 
 
 def _join_fenced(groups: list[Tensor], ids: Tensor) -> list[Tensor]:
-    """Join tiles into images: the marker after a tile stands once between tiles, twice between images.
+    """Join tiles into images: the marker after a tile stands once between tiles, twice between
+    images.
 
-    SmolVLM and Idefics3 write `<fake>tag tile <fake>tag tile ... <fake>`; two images in a row have a
-    closing and an opening marker between them. The marker's id is read off the sequence itself.
+    SmolVLM and Idefics3 write `<fake>tag tile <fake>tag tile ... <fake>`; two images in a row have
+    a closing and an opening marker between them. The marker's id is read off the sequence itself.
     """
     if not groups:
         return []

@@ -1,6 +1,7 @@
 """Published compression methods, one file each, and the registry that names them.
 
-Adding a method: write `foveate/prune/<name>.py` with one Method subclass, then add its line below.
+Adding a method: write `foveate/prune/<name>.py` with one Method subclass, then import it below; that
+line is its registration (docs/add-a-method.md).
 """
 
 from __future__ import annotations
@@ -8,23 +9,19 @@ from __future__ import annotations
 from typing import Any
 
 from foveate.errors import MethodError
-from foveate.prune.average_pooling import AveragePooling
-from foveate.prune.divprune import DivPrune
-from foveate.prune.fastv import FastV
-from foveate.prune.method import Method
-from foveate.prune.noop import NoOp
-from foveate.prune.random_tokens import RandomTokens
-from foveate.prune.tokencarve import TokenCarve
-from foveate.prune.uniform import UniformGrid
+from foveate.prune.average_pooling import AveragePooling as AveragePooling
+from foveate.prune.divprune import DivPrune as DivPrune
+from foveate.prune.fastv import FastV as FastV
+from foveate.prune.method import Method as Method
+from foveate.prune.noop import NoOp as NoOp
+from foveate.prune.random_tokens import RandomTokens as RandomTokens
+from foveate.prune.tokencarve import TokenCarve as TokenCarve
+from foveate.prune.uniform import UniformGrid as UniformGrid
 
 METHODS: dict[str, type[Method]] = {
-    "noop": NoOp,
-    "random": RandomTokens,
-    "uniform": UniformGrid,
-    "pooling": AveragePooling,
-    "fastv": FastV,
-    "divprune": DivPrune,
-    "tokencarve": TokenCarve,
+    cls.name: cls
+    for cls in list(vars().values())
+    if isinstance(cls, type) and issubclass(cls, Method) and cls is not Method
 }
 
 
@@ -37,6 +34,3 @@ def method(name: str, **settings: Any) -> Method:
     if name not in METHODS:
         raise MethodError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}.")
     return METHODS[name].from_dict(settings)
-
-
-__all__ = ["METHODS", "Method", "method", *sorted(cls.__name__ for cls in METHODS.values())]

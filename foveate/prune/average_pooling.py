@@ -14,7 +14,8 @@ from foveate.prune.uniform import UniformGrid
 
 @dataclass(frozen=True, kw_only=True)
 class AveragePooling(UniformGrid):
-    """Pool the image into `keep` cells around the tokens UniformGrid keeps (Voronoi cells on the grid).
+    """Pool the image into `keep` cells around the tokens UniformGrid keeps (Voronoi cells on the
+    grid).
 
     With a budget that divides the grid this is plain average pooling, as in LLaVolta
     (arXiv:2406.20092); any other budget works too. Nothing is dropped, all is averaged.

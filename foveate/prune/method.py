@@ -22,9 +22,9 @@ class Method(ABC):
 
     Args:
         keep_tokens, keep_ratio: the budget of each image; exactly one.
-        prune_layer: decoder layer that first sees the shorter sequence; layers before it run in full.
-            0 prunes before the language model. None takes the method's own default, or the first
-            layer the model family allows if that is later.
+        prune_layer: decoder layer that first sees the shorter sequence; layers before it run in
+            full. 0 prunes before the language model. None takes the method's own default, or the
+            first layer the model family allows if that is later.
         early_cache: "compact" also cuts the KV cache of the layers before prune_layer to the kept
             tokens; "full" leaves them whole (same prefill, different decoding, more memory).
 

@@ -20,18 +20,20 @@ from foveate.prune.method import Method, Need
 class TokenCarve(Method):
     """Information-preserving carving in two stages.
 
-    With T tokens to keep of N: fuse two rankings (information score and attention of the last prompt
-    token), take the R = T + int(merge_fraction * T) best, split them into a better half A and the rest
-    B, and merge the R - T members of B that are most similar to a member of A into it.
+    With T tokens to keep of N: fuse two rankings (information score and attention of the last
+    prompt token), take the R = T + int(merge_fraction * T) best, split them into a better half A
+    and the rest B, and merge the R - T members of B that are most similar to a member of A into it.
 
     Args:
-        attention_weight: share of the attention ranking in the fusion (the paper's lambda), in [0, 1].
-        merge_fraction: merged tokens per kept token, in [0, 1]; 0.5 in paper and code, 0 only prunes.
-        information_input: "layer_output" scores the output of the decoder layer before prune_layer, as
-            the official code does (default); "attention_output" scores that layer's attention output,
-            as the paper writes.
-        information_score: "exact" (Gram matrix and float64 eigendecomposition), or the approximations
-            "subspace" (matrix products only) and "norm" (row norms).
+        attention_weight: share of the attention ranking in the fusion, in [0, 1]: the lambda of
+            the paper.
+        merge_fraction: merged tokens per kept token, in [0, 1]; 0.5 in paper and code, 0 never
+            merges.
+        information_input: "layer_output" scores the output of the decoder layer before prune_layer,
+            as the official code does (default); "attention_output" scores that layer's attention
+            output, as the paper writes.
+        information_score: "exact" (Gram matrix and float64 eigendecomposition), or the
+            approximations "subspace" (matrix products only) and "norm" (row norms).
 
     Example:
         >>> TokenCarve(keep_tokens=128).needs
@@ -95,7 +97,7 @@ class TokenCarve(Method):
 
     @staticmethod
     def _merges(hidden: Tensor, top: Tensor, num_merged: int) -> tuple[Tensor, Tensor]:
-        """The `num_merged` pairs (source in B, target in A) of highest cosine similarity, [G, M] each."""
+        """The `num_merged` most similar pairs: source in B, target in A, [G, M] each."""
         half = top.shape[1] // 2
         better, rest = top[:, :half], top[:, half:]
         if num_merged == 0:

@@ -1,7 +1,7 @@
 """TokenCarve reproduces recordings of the official implementation on small random models.
 
-Recordings live in `../shared/golden/tokencarve`, beside the project, and are not part of it; tests that
-need them are skipped elsewhere. Their weights are stored, or regenerate from a frozen recipe.
+Recordings live in `../shared/golden/tokencarve`, beside the project, and are not part of it; tests
+that need them are skipped elsewhere. Their weights are stored, or regenerate from a frozen recipe.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ NO_RECORDINGS = pytest.param(
 
 def recipe() -> ModuleType:
     spec = importlib.util.spec_from_file_location("golden_recipe", FOLDER / "recipe.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -14,8 +14,8 @@ from foveate.errors import (
     BudgetError,
     CarvedCacheError,
     MethodError,
-    UnsupportedModelError,
     UnsupportedModeError,
+    UnsupportedModelError,
 )
 from tests.hf import tiny
 
@@ -142,7 +142,9 @@ def test_chat_continues_a_carved_cache(name: str, second_images: tuple[int, ...]
     second["attention_mask"] = torch.ones(1, length, dtype=torch.long)
     if name == "qwen2_5_vl":
         # Qwen computes later positions from rope_deltas of the first turn.
-        second["position_ids"] = torch.arange(length)[-second["input_ids"].shape[1] :].expand(3, 1, -1)
+        second["position_ids"] = torch.arange(length)[-second["input_ids"].shape[1] :].expand(
+            3, 1, -1
+        )
         second.pop("mm_token_type_ids")
     with foveate.attach(model, CARVE) as run, torch.no_grad():
         cache = model(**first).past_key_values
@@ -265,7 +267,8 @@ def test_two_prompts_are_two_fresh_runs(llava: Any) -> None:
     assert [len(report.images) for report in run.reports] == [1, 3]
 
 
-# --- the model afterwards ---------------------------------------------------------------------------
+# --- the model afterwards
+# ---------------------------------------------------------------------------
 
 
 def snapshot(model: Any) -> Any:
@@ -355,7 +358,8 @@ def test_attach_again_with_another_method_continues_the_cache(llava: Any) -> Non
     assert torch.equal(got, expected)
 
 
-# --- refusals --------------------------------------------------------------------------------------
+# --- refusals
+# --------------------------------------------------------------------------------------
 
 
 def test_static_cache_is_refused(llava: Any) -> None:
@@ -422,9 +426,7 @@ def test_too_early_for_deepstack() -> None:
 
 def test_too_many_tokens_names_image_and_fix(llava: Any) -> None:
     inputs = tiny.prompts(llava, "llava", (1,))
-    message = (
-        "keep_tokens=700 exceeds the 36 visual tokens of image 0; lower it or use keep_ratio."
-    )
+    message = "keep_tokens=700 exceeds the 36 visual tokens of image 0; lower it or use keep_ratio."
     with (
         foveate.attach(llava, foveate.TokenCarve(keep_tokens=700)),
         pytest.raises(BudgetError) as caught,

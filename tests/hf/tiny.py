@@ -114,7 +114,7 @@ def qwen3_vl_config() -> Any:
         vision_config={
             "depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2,
             "out_hidden_size": 48, "patch_size": 4, "spatial_merge_size": 2,
-            "temporal_patch_size": 2, "deepstack_visual_indexes": [0, 1], 
+            "temporal_patch_size": 2, "deepstack_visual_indexes": [0, 1],
             "num_position_embeddings": 36,
         },
         **TAGS,
@@ -356,7 +356,9 @@ def prompts(
     return inputs
 
 
-def row_of(inputs: dict[str, Any], model: Any, name: str, sample: int, num_images: Sequence[int]) -> dict[str, Any]:
+def row_of(
+    inputs: dict[str, Any], model: Any, name: str, sample: int, num_images: Sequence[int]
+) -> dict[str, Any]:
     """Sample `sample` of a batch, alone and without padding."""
     keep = inputs["attention_mask"][sample].bool()
     alone = {"input_ids": inputs["input_ids"][sample : sample + 1, keep]}

@@ -61,8 +61,10 @@ def masked_logits(
         own = torch.eye(length, dtype=torch.bool)
         allowed = (allowed & ~hidden_columns) | (own & (hidden_columns | ~allowed.any(-1, True)))
         if mask.dtype != torch.bool:
-            allowed = torch.zeros_like(mask).expand(allowed.shape).masked_fill(
-                ~allowed, torch.finfo(mask.dtype).min
+            allowed = (
+                torch.zeros_like(mask)
+                .expand(allowed.shape)
+                .masked_fill(~allowed, torch.finfo(mask.dtype).min)
             )
         return (hidden, *args[1:]), {**kwargs, "attention_mask": allowed}
 

@@ -17,7 +17,11 @@ TOLERANCE = 1e-5
 
 def plans_of(run: foveate.Run) -> list[Any]:
     return [
-        (p.span.sample, p.span.tokens, *(t[0] for t in (plan.keep_idx, plan.merge_src, plan.merge_dst)))
+        (
+            p.span.sample,
+            p.span.tokens,
+            *(t[0] for t in (plan.keep_idx, plan.merge_src, plan.merge_dst)),
+        )
         for p in run.plans
         if (plan := p.plan) is not None
     ]
@@ -117,7 +121,11 @@ def test_video_frames(name: str) -> None:
     frames = [sum(i.sample == sample for i in run.report.images) for sample in (0, 1)]
     assert frames == ([3, 3] if name == "llava_onevision" else [3, 2])
     slow = masked_logits(
-        model, extended(inputs, out.sequences[:, :-1]), plans_of(run), run.prune_layer, prompt_length
+        model,
+        extended(inputs, out.sequences[:, :-1]),
+        plans_of(run),
+        run.prune_layer,
+        prompt_length,
     )
     assert_close(torch.stack(out.logits, dim=1), slow[:, prompt_length - 1 :])
 
@@ -141,7 +149,9 @@ def test_batch_row_equals_single_run(name: str) -> None:
             alone = model.generate(**alone_inputs, **settings)
             assert run.report is not None
             assert run.report.fired == bool(num_images[sample])
-            kept = [p.plan.keep_idx.tolist() for p in batch_plans if p.span.sample == sample and p.plan]
+            kept = [
+                p.plan.keep_idx.tolist() for p in batch_plans if p.span.sample == sample and p.plan
+            ]
             if num_images[sample]:
                 assert kept == [p.plan.keep_idx.tolist() for p in run.plans if p.plan]
             for a, b in zip(batch.logits, alone.logits, strict=True):
