@@ -71,8 +71,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         grey = np.asarray(image, dtype=np.float32)
         top = float(grey.max(initial=0.0))
-        if top > 255.0:
-            grey = grey / (65535.0 if top <= 65535.0 else top) * 255.0
+        # "I" and "F" do not say their range: 16 bit unless the values fit 8 bit, or [0, 1].
+        if image.mode.startswith("I;16") or 255.0 < top <= 65535.0:
+            grey = grey / 65535.0 * 255.0
+        elif top > 65535.0:
+            grey = grey / top * 255.0
         elif image.mode == "F" and top <= 1.0:
             grey = grey * 255.0
         image = Image.fromarray(np.clip(grey, 0, 255).round().astype(np.uint8))

@@ -1,0 +1,134 @@
+"""`foveate ask`: one question about your images, answered with and without compression."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from foveate.cli.console import err, out, print_json
+from foveate.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from foveate.hf.attach import Run
+    from foveate.hf.load import VisionLanguageModel
+
+
+def ask(
+    items: Annotated[
+        list[str],
+        typer.Argument(metavar='IMAGE... "QUESTION"', help="Image files, then the question."),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Local folder or hub id; default: the embedded model."),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="Compression method, see `foveate methods`.")
+    ] = "tokencarve",
+    keep: Annotated[
+        str, typer.Option(help="Visual tokens to keep of each image: 64, 25% or 0.25.")
+    ] = "25%",
+    prune_layer: Annotated[
+        int | None,
+        typer.Option(help="First decoder layer that runs short; default: the method's."),
+    ] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(help="Write a picture of the kept, merged and dropped tokens.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 32,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+) -> None:
+    """Answer a question about images with all visual tokens, and with a fraction of them."""
+    if len(items) < 2:
+        raise InputError(
+            f"got {len(items)} argument; give at least one image and, last, the question in quotes."
+        )
+    *paths, question = items
+    from foveate.tasks.image_file import open_image
+
+    images = [open_image(path) for path in paths]
+    from foveate.cli.method import build_method
+    from foveate.cli.model import load_model
+
+    compressor = build_method(method, keep, prune_layer=prune_layer)
+    vlm = load_model(model, device=device)
+    import foveate
+    from foveate.hf.prompt import generate_answers, prompt_inputs, unknown_words
+
+    with err.status("Answering"):
+        inputs = prompt_inputs(vlm, [question], [images])
+        full = generate_answers(vlm, inputs, max_new_tokens=max_new_tokens)[0]
+        with foveate.attach(vlm.model, compressor) as run:
+            carved = generate_answers(vlm, inputs, max_new_tokens=max_new_tokens)[0]
+    unknown = unknown_words(vlm, question)
+    if overlay is not None:
+        save_picture(draw_run(vlm, run, images, 0), overlay)
+    assert run.report is not None
+    if as_json:
+        result: dict[str, Any] = {
+            "question": question,
+            "model": vlm.name,
+            "family": vlm.family.title,
+            "answer": full,
+            "answer_compressed": carved,
+            "unknown_words": unknown,
+            "report": run.report.to_dict(),
+            "overlay": str(overlay) if overlay is not None else None,
+        }
+        print_json(result)
+        return
+    if unknown:
+        out.print(
+            f"[yellow]The model does not know: {', '.join(unknown)}; its answer may be "
+            "meaningless.[/yellow]"
+        )
+    out.print(f"[bold]all visual tokens[/bold]   {full}", soft_wrap=True)
+    out.print(f"[bold]{compressor}[/bold]   {carved}", soft_wrap=True)
+    out.print()
+    out.print(str(run.report), soft_wrap=True, markup=False)
+    if overlay is not None:
+        out.print(f"picture        {overlay}", soft_wrap=True, markup=False)
+
+
+def draw_run(
+    vlm: VisionLanguageModel, run: Run, images: list[Image.Image], sample: int, title: str = ""
+) -> Image.Image:
+    """Pictures of all images of one sample of the run's last prefill, side by side."""
+    from foveate.draw.overlay import draw_plan, side_by_side
+    from foveate.hf.view import seen_box
+
+    plans = [entry for entry in run.plans if entry.span.sample == sample]
+    if len(plans) != len(images):
+        raise InputError(
+            f"the model made {len(plans)} token groups of {len(images)} images, so they cannot be "
+            "drawn; leave out --overlay."
+        )
+    return side_by_side(
+        [
+            draw_plan(
+                image,
+                entry.plan,
+                num_tokens=entry.span.num_tokens,
+                grid=entry.span.grid,
+                seen=seen_box(vlm.processor, image.size),
+                title=title or str(run.method),
+            )
+            for image, entry in zip(images, plans, strict=True)
+        ]
+    )
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture, making its folder; InputError where that is impossible."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"picture {str(path)!r} cannot be written ({error}); use a .png."
+        ) from error

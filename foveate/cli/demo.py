@@ -1,0 +1,151 @@
+"""`foveate demo`: real images, answers from a fraction of the tokens, and what that saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from foveate.cli.ask import draw_run, save_picture
+from foveate.cli.compare import comparison_table, run_comparison, write_comparison
+from foveate.cli.console import err, out
+from foveate.cli.method import build_method
+from foveate.cli.model import load_model
+
+if TYPE_CHECKING:
+    from foveate.hf.load import VisionLanguageModel
+    from foveate.measure.compare import Comparison
+    from foveate.tasks.question import Question
+
+METHOD = "tokencarve"
+# One question of each kind is shown: the first of that kind in the held-out data, not a chosen one.
+SHOWN_KINDS = (
+    "easy_vqa/shape",
+    "easy_vqa/colour",
+    "one_hop/price",
+    "one_hop/colour",
+    "two_hop/under",
+    "two_hop/price_above",
+)
+DRAWN_KINDS = ("one_hop/price", "two_hop/under")
+
+
+def demo(
+    keep: Annotated[
+        str, typer.Option(help="Visual tokens to keep of each image: 64, 25% or 0.25.")
+    ] = "25%",
+    limit: Annotated[int, typer.Option(help="Questions for the comparison, per data set.")] = 120,
+    output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
+    model: Annotated[
+        str | None, typer.Option(help="Local folder or hub id; default: the embedded model.")
+    ] = None,
+) -> None:
+    """Watch a vision-language model answer from a fraction of its visual tokens."""
+    with err.status("Loading the libraries"):
+        from foveate.measure.compare import CompareSettings
+        from foveate.tasks.named import load_questions
+
+    method = build_method(METHOD, keep)
+    with err.status("Reading the held-out questions"):
+        data = {name: load_questions(name, limit=limit) for name in ("easy-vqa", "reading")}
+        shown = _first_of_kinds([*data["easy-vqa"], *data["reading"]])
+    vlm = load_model(model)
+    millions = sum(parameter.numel() for parameter in vlm.model.parameters()) / 1e6
+    out.print(
+        f"[bold]1. The same questions, with all visual tokens and with {method.budget}[/bold]\n"
+        f"   A {vlm.family.title} model of {millions:.1f} M parameters; images it never saw.\n"
+    )
+    _show_answers(vlm, shown, keep, output)
+    out.print(f"\n[bold]2. Against the controls, {limit} questions of each data set[/bold]\n")
+    settings = CompareSettings(
+        methods=(METHOD,), budgets=(method.budget,), rounds=5, max_new_tokens=8
+    )
+    for name, questions in data.items():
+        result = run_comparison(vlm, questions, settings, name)
+        write_comparison(result, output / f"compare-{name}")
+        out.print(comparison_table(result))
+        out.print(f"{_verdict(result)}\n")
+    out.print(
+        "[bold]3. Your own image[/bold]\n"
+        f'   foveate ask IMAGE... "QUESTION" --keep {keep} --overlay out/mine.png\n'
+        "   --model takes any supported checkpoint; `foveate models` lists the families."
+    )
+
+
+def _first_of_kinds(questions: list[Question]) -> list[Question]:
+    first: dict[str, Question] = {}
+    for question in questions:
+        first.setdefault(question.kind, question)
+    found = [first[kind] for kind in SHOWN_KINDS if kind in first]
+    return found or questions[:6]
+
+
+def _show_answers(
+    vlm: VisionLanguageModel, questions: list[Question], keep: str, output: Path
+) -> None:
+    """Answers as a table, then the report and the picture of two of them."""
+    import foveate
+    from foveate.draw.overlay import side_by_side
+    from foveate.hf.prompt import generate_answers, prompt_inputs
+    from foveate.measure.quality import exact_match
+
+    method = build_method(METHOD, keep)
+    with err.status("Answering"):
+        inputs = prompt_inputs(vlm, [q.question for q in questions], [[q.image] for q in questions])
+        full = generate_answers(vlm, inputs, max_new_tokens=8)
+        with foveate.attach(vlm.model, method) as run:
+            carved = generate_answers(vlm, inputs, max_new_tokens=8)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("question")
+    for column in ("true answer", "all tokens", f"{method.budget}"):
+        table.add_column(column, no_wrap=True)
+    for question, first, second in zip(questions, full, carved, strict=True):
+        marked = (
+            f"[{'green' if exact_match(said, question.answers) else 'red'}]{said}[/]"
+            for said in (first, second)
+        )
+        table.add_row(question.question, question.answers[0], *marked)
+    out.print(table)
+    drawn = [i for i, q in enumerate(questions) if q.kind in DRAWN_KINDS] or [0]
+    pictures = [
+        draw_run(
+            vlm,
+            run,
+            [questions[i].image],
+            i,
+            title=f'"{questions[i].question}" all tokens: {full[i]}; {method.budget}: {carved[i]}',
+        )
+        for i in drawn
+    ]
+    path = output / "demo.png"
+    save_picture(side_by_side(pictures), path)
+    with foveate.attach(vlm.model, method) as run:
+        last = questions[drawn[-1]]
+        generate_answers(vlm, prompt_inputs(vlm, [last.question], [[last.image]]), max_new_tokens=8)
+    assert run.report is not None
+    out.print(f'Report for "{last.question}"', markup=False, soft_wrap=True)
+    out.print(str(run.report), markup=False, soft_wrap=True)
+    out.print(f"picture        {path}", markup=False, soft_wrap=True)
+
+
+def _verdict(result: Comparison) -> str:
+    """What the rows say about the method against each control, whichever way it goes."""
+    from foveate.measure.compare import CONTROLS
+    from foveate.measure.quality import paired_difference
+
+    rows = {row.method: row for row in result.rows}
+    own = rows[METHOD]
+    images = [question.image_id for question in result.questions]
+    parts = []
+    for control in CONTROLS:
+        gap = paired_difference(own.correct, rows[control].correct, images)
+        clear = gap.low > 0 or gap.high < 0
+        word = ("better" if gap.value > 0 else "worse") if clear else "no clear difference"
+        parts.append(
+            f"against {control} {100 * gap.value:+.1f} points "
+            rf"\[{100 * gap.low:+.0f}, {100 * gap.high:+.0f}] ({word})"
+        )
+    return f"{METHOD} {', '.join(parts)}."

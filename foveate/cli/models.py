@@ -1,0 +1,31 @@
+"""`foveate models`: which model families can be compressed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from foveate.cli.console import out, print_json
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the supported model families, one line each."""
+    from foveate.hf.anatomy import FAMILIES
+
+    if as_json:
+        print_json(
+            [
+                {"model_type": key, "title": family.title, "inputs": list(family.visual_tokens)}
+                for key, family in FAMILIES.items()
+            ]
+        )
+        return
+    width = max(len(family.title) for family in FAMILIES.values())
+    for key, family in FAMILIES.items():
+        inputs = " and ".join(family.visual_tokens)
+        out.print(
+            f"[bold]{family.title:<{width}}[/bold]  {inputs}  [dim]{key}[/dim]", soft_wrap=True
+        )

@@ -1,0 +1,73 @@
+"""Load a processor without torchvision: images are prepared by Pillow, video parts are left out."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+from transformers import AutoProcessor
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.processing_utils import ProcessorMixin
+from transformers.utils import is_torchvision_available
+
+from foveate.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def load_processor(name: str, model_type: str) -> Any:
+    """The processor of a checkpoint, padding on the left as generation needs it.
+
+    Processors that also handle video cannot be built by transformers without torchvision. Without
+    it they are loaded with their video part left out: images work as usual.
+
+    Raises:
+        InputError: the checkpoint has no processor, or a broken one.
+    """
+    try:
+        if is_torchvision_available():
+            processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+        else:
+            processor = _pillow_class(model_type).from_pretrained(name)
+    except Exception as error:  # JSON, type and value errors of any processor class
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(
+            f"the processor of {name!r} cannot be loaded ({reason}); a checkpoint needs its "
+            "tokenizer and preprocessor files beside the weights."
+        ) from error
+    tokenizer = getattr(processor, "tokenizer", processor)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return processor
+
+
+@functools.cache
+def _pillow_class(model_type: str) -> Any:
+    """The processor class of a model family, or a subclass of it that does without video."""
+    import transformers
+
+    names = PROCESSOR_MAPPING_NAMES.get(model_type)
+    class_name = names[0] if isinstance(names, tuple) else names
+    original = getattr(transformers, class_name or "", None)
+    if original is None or "video_processor" not in original.get_attributes():
+        return AutoProcessor
+
+    class ImagesOnly(original):  # type: ignore[misc, valid-type]
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [name for name in original.get_attributes() if name != "video_processor"]
+
+        def __init__(self, image_processor: Any = None, tokenizer: Any = None, **kwargs: Any):
+            kwargs["video_processor"] = None
+            super().__init__(image_processor, tokenizer, **kwargs)
+
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            if argument is None and argument_name == "video_processor":
+                return None
+            return ProcessorMixin.check_argument_for_proper_class(self, argument_name, argument)
+
+    ImagesOnly.__name__ = original.__name__
+    logger.info("torchvision is missing: %s is loaded without its video part", class_name)
+    return ImagesOnly

@@ -1,0 +1,109 @@
+"""Questions about images -> model inputs -> answers, through the processor's own chat template."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from foveate.errors import InputError
+from foveate.hf.load import VisionLanguageModel
+
+
+def prompt_inputs(
+    vlm: VisionLanguageModel,
+    questions: Sequence[str],
+    images: Sequence[Sequence[Image.Image]],
+) -> dict[str, Any]:
+    """Inputs of `model.generate` for a batch of questions, padded on the left, on its device.
+
+    Each prompt is one user turn: its images first, then the question, then the start of the answer.
+    Processors without a chat template get the plain form `<image>...<image>\\n{question}\\n`.
+
+    Args:
+        questions: B plain texts.
+        images: B lists of RGB images; an empty list asks without an image.
+
+    Raises:
+        InputError: the counts differ, or the processor cannot take what it was given.
+    """
+    if not questions or len(questions) != len(images):
+        raise InputError(
+            f"got {len(questions)} questions and {len(images)} lists of images; give one list of "
+            "images (it may be empty) per question, and at least one question."
+        )
+    processor = vlm.processor
+    try:
+        if getattr(processor, "chat_template", None):
+            inputs = processor.apply_chat_template(
+                [_turn(q, pictures) for q, pictures in zip(questions, images, strict=True)],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                processor_kwargs={"padding": True, "return_tensors": "pt"},
+            )
+        else:
+            inputs = processor(
+                text=[
+                    _plain(vlm, q, len(pictures))
+                    for q, pictures in zip(questions, images, strict=True)
+                ],
+                images=[list(pictures) for pictures in images] if any(images) else None,
+                padding=True,
+                return_tensors="pt",
+            )
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise InputError(
+            f"{type(processor).__name__} cannot prepare this prompt: {error}"
+        ) from error
+    dtype = vlm.model.dtype
+    return {
+        key: value.to(vlm.device, dtype) if value.is_floating_point() else value.to(vlm.device)
+        for key, value in inputs.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def generate_answers(
+    vlm: VisionLanguageModel, inputs: dict[str, Any], *, max_new_tokens: int = 32
+) -> list[str]:
+    """Greedy answers, one per row of `inputs`, without the prompt and special tokens."""
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens={max_new_tokens} is below 1; ask for at least one.")
+    tokenizer = vlm.tokenizer
+    output = vlm.model.generate(
+        **inputs,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    new = output[:, inputs["input_ids"].shape[1] :]
+    return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+
+def unknown_words(vlm: VisionLanguageModel, text: str) -> list[str]:
+    """Words of `text` that the tokenizer can only write as its unknown token, without repeats.
+
+    Tokenizers that spell any word from pieces have none; the embedded model's has many.
+    """
+    tokenizer = vlm.tokenizer
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is None:
+        return []
+    words = dict.fromkeys(re.findall(r"\w+(?:'\w+)?", text))
+    return [
+        word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]
+    ]
+
+
+def _turn(question: str, images: Sequence[Image.Image]) -> list[dict[str, Any]]:
+    pictures = [{"type": "image", "image": image} for image in images]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": question}]}]
+
+
+def _plain(vlm: VisionLanguageModel, question: str, num_images: int) -> str:
+    token = getattr(vlm.processor, "image_token", "<image>")
+    return f"{str(token) * num_images}\n{question}\n" if num_images else f"{question}\n"

@@ -1,0 +1,1 @@
+"""Accuracy with intervals, interleaved timing, analytic cost, and the comparison of methods."""

@@ -1,0 +1,114 @@
+"""Measured prefill time of compressed runs against the uncompressed one, interleaved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from foveate.hf.anatomy import anatomy_of
+from foveate.hf.attach import Run
+from foveate.hf.load import VisionLanguageModel
+from foveate.hf.prompt import generate_answers
+from foveate.measure.quality import Interval
+from foveate.measure.timing import interleaved, ratio_of_medians
+from foveate.prune.method import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefillRatio:
+    """Time with compression over time without, medians of interleaved rounds.
+
+    Args:
+        decoder: of the language model over the prompt, selection and merging included.
+        first_token: of everything until the first new token, vision encoder included.
+    """
+
+    decoder: Interval
+    first_token: Interval
+
+    def to_dict(self) -> dict[str, dict[str, float]]:
+        return {"decoder": self.decoder.to_dict(), "first_token": self.first_token.to_dict()}
+
+
+def time_prefill(
+    vlm: VisionLanguageModel,
+    inputs: dict[str, Any],
+    methods: Sequence[Method],
+    *,
+    rounds: int = 7,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> list[PrefillRatio]:
+    """Prefill the same batch in full and with each method, `rounds` times in alternating order.
+
+    Returns:
+        One ratio per method, against the run without any hook of ours.
+    """
+    stopwatch = _Stopwatch(vlm)
+    first_token: dict[int, list[float]] = {}
+
+    def measure(number: int, run: Run | None) -> float:
+        # attach and detach stay outside: they happen once, not once per prompt.
+        if run is not None:
+            run.attach()
+        try:
+            started = stopwatch.now()
+            generate_answers(vlm, inputs, max_new_tokens=1)
+            first_token.setdefault(number, []).append(stopwatch.now() - started)
+        finally:
+            if run is not None:
+                run.detach()
+        return stopwatch.decoder_seconds
+
+    runs: list[Run | None] = [None, *(Run(vlm.model, method) for method in methods)]
+    contenders = {i: (lambda i=i, run=run: measure(i, run)) for i, run in enumerate(runs)}
+    with stopwatch:
+        decoder = interleaved(
+            contenders,
+            rounds=rounds,
+            on_round=lambda done: progress("timing", done, rounds + 1),
+        )
+    return [
+        PrefillRatio(
+            decoder=ratio_of_medians(decoder[i], decoder[0]),
+            first_token=ratio_of_medians(first_token[i][1:], first_token[0][1:]),
+        )
+        for i in range(1, len(runs))
+    ]
+
+
+class _Stopwatch:
+    """Times the decoder inside a whole forward pass, by two hooks on it."""
+
+    def __init__(self, vlm: VisionLanguageModel) -> None:
+        anatomy = anatomy_of(vlm.model, with_explicit_mask=False)
+        self._decoder = getattr(anatomy.base, anatomy.family.decoder)
+        self._device = vlm.device
+        self._handles: list[Any] = []
+        self._started = 0.0
+        self.decoder_seconds = 0.0
+
+    def now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def __enter__(self) -> _Stopwatch:
+        self._handles = [
+            self._decoder.register_forward_pre_hook(self._start),
+            self._decoder.register_forward_hook(self._stop),
+        ]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _start(self, *_: object) -> None:
+        self._started = self.now()
+
+    def _stop(self, *_: object) -> None:
+        self.decoder_seconds = self.now() - self._started

@@ -1,0 +1,57 @@
+"""Data sets by name: what `--data` of the command line accepts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from foveate.errors import InputError
+from foveate.tasks.jsonl import jsonl_questions
+from foveate.tasks.question import Question
+
+__all__ = ["DATASETS", "load_questions"]
+
+EASY_VQA_TEST = 9_673  # questions in easy-VQA's test split
+PER_PAGE = 4
+
+
+def _easy_vqa(limit: int) -> Iterator[Question]:
+    from foveate.tasks.easy_vqa import easy_vqa_questions
+
+    stride = max(1, EASY_VQA_TEST // limit)  # spread over the whole split
+    return easy_vqa_questions(split="test", limit=limit, stride=stride)
+
+
+def _reading(limit: int) -> Iterator[Question]:
+    from foveate.tasks.reading import reading_questions
+
+    questions = reading_questions(split="test", num_pages=limit, per_page=PER_PAGE)
+    return itertools.islice(questions, limit)
+
+
+DATASETS: dict[str, Callable[[int], Iterator[Question]]] = {
+    "reading": _reading,
+    "easy-vqa": _easy_vqa,
+}
+
+
+def load_questions(name: str, *, limit: int) -> list[Question]:
+    """Up to `limit` questions of a named data set, or of a .jsonl file or folder.
+
+    Raises:
+        InputError: an unknown name, a missing package, or a bad file.
+    """
+    if limit < 1:
+        raise InputError(f"limit={limit} is below 1; ask for at least one question.")
+    if name not in DATASETS:
+        if not Path(name).exists():
+            raise InputError(
+                f"data {name!r} is neither {' nor '.join(DATASETS)} nor an existing .jsonl file or "
+                "folder; check the name or path."
+            )
+        return list(jsonl_questions(name, limit=limit))
+    try:
+        return list(DATASETS[name](limit))
+    except ModuleNotFoundError as error:
+        raise InputError(f"data {name!r}: {error}") from error
