@@ -18,6 +18,7 @@ Grid = tuple[int, int]
 
 MIN_SIDE, MAX_SIDE = 560, 1400  # px of the longer side: of what the model sees, of the picture
 MIN_CELL = 10  # px of a token's shorter side, where MAX_SIDE allows
+THINNEST = 5  # px of a token's shorter side in any case
 
 
 def draw_plan(
@@ -86,13 +87,18 @@ def _on_image(
     cell = min((right - left) / columns, (bottom - top) / rows)  # px of the original image
     scale = max(MIN_SIDE / max(right - left, bottom - top), MIN_CELL / cell)
     scale = min(scale, MAX_SIDE / max(image.width, image.height))
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    # A ribbon of an image is stretched, so that no token is thinner than its frame.
+    size = (
+        round(max(image.width * scale, columns * THINNEST * image.width / (right - left))),
+        round(max(image.height * scale, rows * THINNEST * image.height / (bottom - top))),
+    )
+    across, down = size[0] / image.width, size[1] / image.height
     smooth = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
     picture = image.convert("RGB").resize(size, smooth)
     washed = _washed(picture)
 
-    xs = [round((left + (right - left) * i / columns) * scale) for i in range(columns + 1)]
-    ys = [round((top + (bottom - top) * i / rows) * scale) for i in range(rows + 1)]
+    xs = [round((left + (right - left) * i / columns) * across) for i in range(columns + 1)]
+    ys = [round((top + (bottom - top) * i / rows) * down) for i in range(rows + 1)]
     boxes = [
         (xs[i % columns], ys[i // columns], xs[i % columns + 1], ys[i // columns + 1])
         for i in range(rows * columns)

@@ -133,4 +133,6 @@ def _wilson(share: float, trials: int) -> Interval:
     middle = (share + Z95**2 / (2 * trials)) / (1 + Z95**2 / trials)
     spread = math.sqrt(share * (1 - share) / trials + Z95**2 / (4 * trials**2))
     half = Z95 * spread / (1 + Z95**2 / trials)
-    return Interval(value=share, low=max(0.0, middle - half), high=min(1.0, middle + half))
+    # Rounding may put an end a hair inside the share itself.
+    low, high = min(middle - half, share), max(middle + half, share)
+    return Interval(value=share, low=max(0.0, low), high=min(1.0, high))

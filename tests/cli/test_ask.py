@@ -1,0 +1,99 @@
+"""`foveate ask` on a tiny checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import Foveate
+from tests.cli.tiny_vlm import NUM_VISUAL, save_tiny_vlm
+
+QUESTION = "what color is the shape?"
+
+
+def test_text_shows_both_answers_and_the_report(
+    foveate: Foveate, checkpoint: Path, picture: Path
+) -> None:
+    result = foveate("ask", picture, QUESTION, "--model", checkpoint, "--keep", "25%")
+    assert "all visual tokens" in result.stdout
+    assert "tokencarve(keep=25%)" in result.stdout
+    assert "16 -> 4 kept (2 merged into them, 10 dropped) in 1 image" in result.stdout
+    assert "does not know" not in result.stdout
+
+
+def test_json_is_all_of_stdout(foveate: Foveate, checkpoint: Path, picture: Path) -> None:
+    result = foveate(
+        "ask", picture, QUESTION, "--model", checkpoint, "--keep", "5", "--json",
+        "--max-new-tokens", "3",
+    )  # fmt: skip
+    data = json.loads(result.stdout)
+    assert data["question"] == QUESTION
+    assert data["family"] == "LLaVA-1.5"
+    report = data["report"]
+    assert (report["before"], report["kept"], report["fired"]) == (NUM_VISUAL, 5, True)
+    assert report["kept"] + report["merged"] + report["dropped"] == NUM_VISUAL
+    assert data["unknown_words"] == []
+
+
+def test_full_answer_does_not_depend_on_the_method_and_noop_gives_it_too(
+    foveate: Foveate, checkpoint: Path, picture: Path
+) -> None:
+    said = {}
+    for method in ("noop", "random", "pooling"):
+        options = ("--model", checkpoint, "--method", method, "--keep", "2", "--json")
+        said[method] = json.loads(foveate("ask", picture, QUESTION, *options).stdout)
+    assert len({answer["answer"] for answer in said.values()}) == 1
+    assert said["noop"]["answer_compressed"] == said["noop"]["answer"]
+    assert said["noop"]["report"]["fired"] is False
+    assert said["random"]["answer_compressed"] != said["random"]["answer"]
+
+
+def test_several_images(foveate: Foveate, checkpoint: Path, picture: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "new" / "folder" / "overlay.png"
+    result = foveate(
+        "ask", picture, picture, QUESTION, "--model", checkpoint, "--overlay", overlay, "--json"
+    )
+    report = json.loads(result.stdout)["report"]
+    assert [image["before"] for image in report["images"]] == [16, 16]
+    with Image.open(overlay) as drawn:
+        assert drawn.width > drawn.height  # two pictures side by side
+
+
+@pytest.mark.parametrize("method", ["tokencarve", "fastv", "divprune", "uniform", "noop"])
+def test_overlay_of_every_kind_of_plan(
+    foveate: Foveate, checkpoint: Path, picture: Path, tmp_path: Path, method: str
+) -> None:
+    overlay = tmp_path / "overlay.png"
+    result = foveate(
+        "ask", picture, QUESTION, "--model", checkpoint, "--method", method, "--overlay", overlay
+    )
+    assert str(overlay) in result.stdout
+    with Image.open(overlay) as drawn:
+        assert min(drawn.size) > 300
+
+
+def test_unknown_words_are_named(foveate: Foveate, checkpoint: Path, picture: Path) -> None:
+    result = foveate("ask", picture, "what is the zebra on?", "--model", checkpoint)
+    assert "The model does not know: zebra, on;" in result.stdout
+
+
+def test_prune_layer_is_passed_on(foveate: Foveate, checkpoint: Path, picture: Path) -> None:
+    result = foveate("ask", picture, QUESTION, "--model", checkpoint, "--prune-layer", "3")
+    assert "3..3 of 4 run short" in result.stdout
+
+
+def test_processor_without_a_chat_template(foveate: Foveate, tmp_path: Path, picture: Path) -> None:
+    plain = save_tiny_vlm(tmp_path / "plain", template=None)
+    result = foveate("ask", picture, QUESTION, "--model", plain, "--json")
+    assert json.loads(result.stdout)["report"]["before"] == NUM_VISUAL
+
+
+def test_repeats_give_the_same_output(foveate: Foveate, checkpoint: Path, picture: Path) -> None:
+    def answers() -> tuple[str, str]:
+        data = json.loads(foveate("ask", picture, QUESTION, "--model", checkpoint, "--json").stdout)
+        return data["answer"], data["answer_compressed"]
+
+    assert answers() == answers()
