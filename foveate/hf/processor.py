@@ -6,9 +6,9 @@ import functools
 import logging
 from typing import Any
 
+import transformers
 from transformers import AutoProcessor
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
-from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
 from foveate.errors import InputError
@@ -30,6 +30,11 @@ def load_processor(name: str, model_type: str) -> Any:
             processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
         else:
             processor = _pillow_class(model_type).from_pretrained(name)
+    except ImportError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"the processor of {name!r} needs a package that is not installed ({reason} ...)."
+        ) from error
     except Exception as error:  # JSON, type and value errors of any processor class
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(
@@ -43,31 +48,29 @@ def load_processor(name: str, model_type: str) -> Any:
     return processor
 
 
-@functools.cache
 def _pillow_class(model_type: str) -> Any:
-    """The processor class of a model family, or a subclass of it that does without video."""
-    import transformers
-
+    """What loads a family's processor: AutoProcessor, unless that would ask for torchvision."""
     names = PROCESSOR_MAPPING_NAMES.get(model_type)
     class_name = names[0] if isinstance(names, tuple) else names
     original = getattr(transformers, class_name or "", None)
     if original is None or "video_processor" not in original.get_attributes():
         return AutoProcessor
+    logger.info("torchvision is missing: %s is loaded without its video part", class_name)
+    return without_video(original)
 
-    class ImagesOnly(original):  # type: ignore[misc, valid-type]
+
+@functools.cache
+def without_video(original: Any) -> Any:
+    """A subclass of the processor class `original` that has no video part."""
+
+    class ImagesOnly(original):  # type: ignore[misc]
         @classmethod
         def get_attributes(cls) -> list[str]:
             return [name for name in original.get_attributes() if name != "video_processor"]
 
-        def __init__(self, image_processor: Any = None, tokenizer: Any = None, **kwargs: Any):
-            kwargs["video_processor"] = None
-            super().__init__(image_processor, tokenizer, **kwargs)
-
-        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-            if argument is None and argument_name == "video_processor":
-                return None
-            return ProcessorMixin.check_argument_for_proper_class(self, argument_name, argument)
+        @classmethod
+        def from_args_and_dict(cls, args: list[Any], *rest: Any, **kwargs: Any) -> Any:
+            return super().from_args_and_dict([*args, None], *rest, **kwargs)
 
     ImagesOnly.__name__ = original.__name__
-    logger.info("torchvision is missing: %s is loaded without its video part", class_name)
     return ImagesOnly

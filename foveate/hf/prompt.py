@@ -12,6 +12,10 @@ from PIL import Image
 from foveate.errors import InputError
 from foveate.hf.load import VisionLanguageModel
 
+# For processors without a chat template.
+PLAIN_FORM = "{images}\n{question}\n"
+PLAIN_FORMS = {"paligemma": "{images}answer en {question}"}  # its processor ends the line itself
+
 
 def prompt_inputs(
     vlm: VisionLanguageModel,
@@ -21,7 +25,7 @@ def prompt_inputs(
     """Inputs of `model.generate` for a batch of questions, padded on the left, on its device.
 
     Each prompt is one user turn: its images first, then the question, then the start of the answer.
-    Processors without a chat template get the plain form `<image>...<image>\\n{question}\\n`.
+    Processors without a chat template get PLAIN_FORM, or their family's own of PLAIN_FORMS.
 
     Args:
         questions: B plain texts.
@@ -46,15 +50,12 @@ def prompt_inputs(
                 processor_kwargs={"padding": True, "return_tensors": "pt"},
             )
         else:
-            inputs = processor(
-                text=[
-                    _plain(vlm, q, len(pictures))
-                    for q, pictures in zip(questions, images, strict=True)
-                ],
-                images=[list(pictures) for pictures in images] if any(images) else None,
-                padding=True,
-                return_tensors="pt",
-            )
+            texts = [_plain(vlm, q, len(p)) for q, p in zip(questions, images, strict=True)]
+            if any(images):
+                pictures = [list(sample) for sample in images]
+                inputs = processor(text=texts, images=pictures, padding=True, return_tensors="pt")
+            else:  # PaliGemma's processor refuses to work without images
+                inputs = vlm.tokenizer(texts, padding=True, return_tensors="pt")
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise InputError(
             f"{type(processor).__name__} cannot prepare this prompt: {error}"
@@ -105,5 +106,6 @@ def _turn(question: str, images: Sequence[Image.Image]) -> list[dict[str, Any]]:
 
 
 def _plain(vlm: VisionLanguageModel, question: str, num_images: int) -> str:
-    token = getattr(vlm.processor, "image_token", "<image>")
-    return f"{str(token) * num_images}\n{question}\n" if num_images else f"{question}\n"
+    token = str(getattr(vlm.processor, "image_token", "<image>"))
+    form = PLAIN_FORMS.get(vlm.model.config.model_type, PLAIN_FORM)
+    return form.format(images=token * num_images, question=question).lstrip("\n")
