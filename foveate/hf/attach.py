@@ -96,7 +96,7 @@ class Run:
         self._num_images = 0
         self._uncached: _UncachedPrompt | None = None
 
-    # --- on and off ------------------------------------------------------------------------------
+    # --- on and off ---
 
     @property
     def attached(self) -> bool:
@@ -182,7 +182,7 @@ class Run:
                 self.model._get_candidate_generator
             )
 
-    # --- hooks -----------------------------------------------------------------------------------
+    # --- hooks ---
 
     def _guarded_generate(self, generate: Callable[..., Any]) -> Callable[..., Any]:
         """Refuse what hooks cannot see from inside a forward pass, before any work is done."""
@@ -194,8 +194,8 @@ class Run:
                 chunk = kwargs.get("prefill_chunk_size", chunk)
                 if chunk is not None:
                     raise UnsupportedModeError(
-                        f"prefill_chunk_size={chunk} splits the prompt before the question is seen, "
-                        "so visual tokens cannot be scored; leave it unset (the carved prefill "
+                        f"prefill_chunk_size={chunk} splits the prompt before the question is "
+                        "seen, so visual tokens cannot be scored; leave it unset (the carved prefill "
                         "is shorter anyway)."
                     )
             self._uncached = None

@@ -77,7 +77,8 @@ class CarvedLayer(DynamicLayer):
             raise CarvedCacheError(
                 "this KV cache was carved by foveate, and the model is running without the hooks "
                 "that keep its positions right; attach again (run.attach(), or "
-                "foveate.attach(model, method)) before continuing with it, or start from an empty cache."
+                "foveate.attach(model, method)) before continuing with it, or start from an "
+                "empty cache."
             )
         index, new_index, seen = self._staged
         self._staged = None

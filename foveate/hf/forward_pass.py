@@ -116,7 +116,7 @@ class ForwardPass:
         if self.setting.row_recorder is not None and self.reused is None:
             self.setting.row_recorder.wanted = last_valid(self.valid)
 
-    # --- at each decoder layer -------------------------------------------------------------------
+    # --- at each decoder layer ---
 
     def enter_layer(
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -230,7 +230,7 @@ class ForwardPass:
             self._memo[key] = (alive, build())
         return self._memo[key][1]
 
-    # --- at the prune layer ----------------------------------------------------------------------
+    # --- at the prune layer ---
 
     def _narrow(self, hidden: Tensor, cache: Any) -> Tensor | None:
         """Decide, merge, keep: [B, S, D] -> [B, L, D]; None if nothing is to be dropped."""
@@ -327,7 +327,7 @@ class ForwardPass:
                 is_kept = keep_mask.gather(1, (index - self.past).clamp_min(0))
                 layer.retain(kept_rows(is_old | (is_kept & (index >= self.past))))
 
-    # --- afterwards ------------------------------------------------------------------------------
+    # --- afterwards ---
 
     def report(self, cache: Any) -> Report:
         """What this prefill did. `cache` is the one the model filled, None without."""

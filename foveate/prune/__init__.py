@@ -1,7 +1,7 @@
 """Published compression methods, one file each, and the registry that names them.
 
-Adding a method: write `foveate/prune/<name>.py` with one Method subclass, then import it below; that
-line is its registration (docs/add-a-method.md).
+Adding a method: write `foveate/prune/<name>.py` with one Method subclass, then import it below;
+that line is its registration (docs/add-a-method.md).
 """
 
 from __future__ import annotations

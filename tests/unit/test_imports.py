@@ -1,0 +1,78 @@
+"""Imports point one way, and only one folder knows transformers."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "foveate"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# layer -> layers of the package it may import (and itself)
+ALLOWED = {
+    "core": {"errors"},
+    "prune": {"core", "errors"},
+    "draw": {"core", "errors", "tasks"},
+    "tasks": {"errors"},
+    "hf": {"core", "prune", "errors", "embedded", "draw"},
+}
+
+
+def imported(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+    return names
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_only_hf_imports_transformers(path: Path) -> None:
+    if path.relative_to(PACKAGE).parts[0] == "hf":
+        pytest.skip("the folder that may")
+    assert not [n for n in imported(path) if n.split(".")[0] in ("transformers", "tokenizers")]
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.relative_to(PACKAGE).parts[0] in ALLOWED], ids=name_of
+)
+def test_layers_import_downwards(path: Path) -> None:
+    layer = path.relative_to(PACKAGE).parts[0]
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "foveate" and len(parts) > 1 and parts[1] != layer:
+            assert parts[1] in ALLOWED[layer], f"{layer} imports {name}"
+
+
+def test_importing_foveate_is_light_and_silent() -> None:
+    code = "import sys, foveate; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.relative_to(PACKAGE).parts[0] != "cli"], ids=name_of
+)
+def test_only_the_command_line_prints(path: Path) -> None:
+    source = path.read_text()
+    if 'if __name__ == "__main__"' in source or "embedded" in path.parts:
+        pytest.skip("a script of its own")
+    calls = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+    ]
+    assert not calls
