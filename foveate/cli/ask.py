@@ -49,6 +49,8 @@ def ask(
             f"got {len(items)} argument; give at least one image and, last, the question in quotes."
         )
     *paths, question = items
+    if Path(question).is_file():
+        raise InputError(f"the last argument, {question!r}, is a file; put the question last.")
     from foveate.tasks.image_file import open_image
 
     images = [open_image(path) for path in paths]

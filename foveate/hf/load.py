@@ -113,8 +113,11 @@ def _device(device: str) -> torch.device:
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
+        reason = _first_line(error)
+        if reason.startswith("Expected one of"):
+            reason = "there is no such device"
         raise InputError(
-            f"device {device!r} cannot be used here ({_first_line(error)}); use cpu or auto."
+            f"device {device!r} cannot be used here ({reason}); use cpu or auto."
         ) from error
     return place
 
@@ -143,7 +146,8 @@ def _config(name: str) -> Any:
     except Exception as error:  # JSON, type and value errors of any config class
         if path.is_dir():
             raise InputError(
-                f"config.json of {name!r} cannot be used: {_first_line(error)}"
+                f"config.json of {name!r} cannot be used ({_first_line(error)}); repair it or "
+                "download the checkpoint again."
             ) from error
         raise InputError(
             f"model {name!r} is neither a local folder nor found on the Hugging Face hub "
@@ -184,6 +188,11 @@ def _weights_error(name: str, error: Exception) -> FoveateError:
     text = str(error)
     if "safetensors" in text and ("not appear to have" in text or "found in directory" in text):
         return InputError(_only_safetensors(name, "offers no safetensors"))
+    if "ignore_mismatched_sizes" in text:
+        return InputError(
+            f"weights of {name!r} do not have the shapes that its config.json asks for; use files "
+            "of one checkpoint."
+        )
     return InputError(
         f"weights of {name!r} cannot be loaded ({type(error).__name__}: {_first_line(error)}); "
         "download or save the checkpoint again."
@@ -207,8 +216,12 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0].rstrip(".") if text else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # "Validation error for field ...:" says nothing without the next line.
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return text.rstrip(".")
 
 
 def quiet_transformers() -> None:

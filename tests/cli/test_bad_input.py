@@ -58,6 +58,7 @@ def test_folder_as_image(foveate: Foveate, tmp_path: Path, checkpoint: Path) -> 
 
 def test_question_forgotten(foveate: Foveate, picture: Path) -> None:
     assert "at least one image and, last, the question" in refusal(foveate, "ask", picture)
+    assert "is a file; put the question last" in refusal(foveate, "ask", picture, picture)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_weights_of_another_shape(foveate: Foveate, picture: Path, broken: Path)
     config = json.loads((broken / "config.json").read_text())
     config["text_config"]["intermediate_size"] = 40
     (broken / "config.json").write_text(json.dumps(config))
-    assert "cannot be loaded" in ask(foveate, picture, broken)
+    assert "do not have the shapes" in ask(foveate, picture, broken)
 
 
 @pytest.mark.parametrize(
