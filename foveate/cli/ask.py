@@ -89,8 +89,10 @@ def ask(
             f"[yellow]The model does not know: {', '.join(unknown)}; its answer may be "
             "meaningless.[/yellow]"
         )
-    out.print(f"[bold]all visual tokens[/bold]   {full}", soft_wrap=True)
-    out.print(f"[bold]{compressor}[/bold]   {carved}", soft_wrap=True)
+    labels = ("all visual tokens", str(compressor))
+    for label, said in zip(labels, (full, carved), strict=True):
+        out.print(f"{label:<{max(map(len, labels))}}  ", style="bold", markup=False, end="")
+        out.print(said, markup=False, soft_wrap=True)
     out.print()
     out.print(str(run.report), soft_wrap=True, markup=False)
     if overlay is not None:

@@ -126,14 +126,14 @@ def comparison_table(result: Comparison) -> Table:
         title="{data}: {num_questions} questions on {num_images} images".format(**facts),
         title_justify="left",
         title_style="bold",
-        caption="full: no compression. blind: no image, what can be guessed. [..]: 95 % interval.\n"
-        "Prefill (measured), FLOPs (arithmetic) and KV cache are ratios to the full run.",
+        caption="full: no compression; blind: no image, what can be guessed; [..]: 95 % interval\n"
+        "prefill (measured), FLOPs (arithmetic) and KV cache: ratios to the full run",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("method", no_wrap=True)
+    table.add_column("method", no_wrap=True)  # fits 80 columns with the widest numbers
     for name in ("tokens kept", "accuracy %", "minus full", "prefill", "FLOPs", "KV"):
         table.add_column(name, justify="right", no_wrap=True)
     previous = None

@@ -67,11 +67,12 @@ def draw_accuracy(
             label=name,
         )
     axes.set_xscale("log", base=2)
-    ticks = sorted({round(100 * p.kept_share, 1) for p in points})
+    ticks = sorted({round(100 * p.kept_share, 2) for p in points})
     axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g} %"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g} %"))
     axes.minorticks_off()
+    axes.set_ylim(0, min(100, 105 * max(p.high for p in (full, blind, *points))))
     axes.set_xlabel("visual tokens kept")
     axes.set_ylabel("exact match (95 % interval)")
     axes.set_title(title, fontsize=11, loc="left")
