@@ -170,6 +170,7 @@ class Anatomy:
 
     family: Family
     config: Any
+    model: nn.Module
     base: nn.Module
     layers: nn.ModuleList
     text_config: Any
@@ -211,7 +212,7 @@ def anatomy_of(model: nn.Module, *, with_explicit_mask: bool) -> Anatomy:
             f"Adding one is a table row: see {ADD_FAMILY_PAGE}."
         )
     decoder = getattr(base, family.decoder) if family.decoder else base
-    return Anatomy(family, config, base, decoder.layers, decoder.config)
+    return Anatomy(family, config, model, base, decoder.layers, decoder.config)
 
 
 def visual_token_ids(anatomy: Anatomy) -> dict[Modality, int]:

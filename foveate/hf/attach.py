@@ -87,6 +87,8 @@ class Run:
         self.reports: list[Report] = []
         self.plans: list[ImagePlan] = []
         self._anatomy: Anatomy = anatomy_of(model, with_explicit_mask=visual_mask is not None)
+        # Inside a PEFT wrapper it is the transformers model that generates.
+        self._host: Any = self._anatomy.model
         self.prune_layer = _resolve_layer(method, self._anatomy)
         self._handles: list[RemovableHandle] = []
         self._recorder: FeatureRecorder | None = None
@@ -135,7 +137,7 @@ class Run:
             self._row_recorder.remove()
         self._recorder = self._row_recorder = self._setting = None
         for wrapped in ("generate", "_get_candidate_generator"):
-            self.model.__dict__.pop(wrapped, None)
+            self._host.__dict__.pop(wrapped, None)
         self._pass = None
         self._uncached = None
         if _attached.get(self._anatomy.base) is self:
@@ -171,16 +173,16 @@ class Run:
         base = anatomy.base
         self._handles.append(base.register_forward_pre_hook(self._before_base, with_kwargs=True))
         self._handles.append(base.register_forward_hook(self._after_base, always_call=True))
-        if self.model is not base:
+        host = self._host
+        if host is not base:
             self._handles.append(
-                self.model.register_forward_pre_hook(self._before_model, with_kwargs=True)
+                host.register_forward_pre_hook(self._before_model, with_kwargs=True)
             )
-        if hasattr(self.model, "generate"):
+        if hasattr(host, "generate"):
             # On the instance, never on the class.
-            self.model.__dict__["generate"] = self._guarded_generate(self.model.generate)
-            self.model.__dict__["_get_candidate_generator"] = self._prompt_first(
-                self.model._get_candidate_generator
-            )
+            host.__dict__["generate"] = self._guarded_generate(host.generate)
+            make = host._get_candidate_generator
+            host.__dict__["_get_candidate_generator"] = self._prompt_first(make)
 
     # --- hooks ---
 
@@ -189,14 +191,14 @@ class Run:
 
         @functools.wraps(generate)
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            for config in (kwargs.get("generation_config"), self.model.generation_config):
+            for config in (kwargs.get("generation_config"), self._host.generation_config):
                 chunk = getattr(config, "prefill_chunk_size", None)
                 chunk = kwargs.get("prefill_chunk_size", chunk)
                 if chunk is not None:
                     raise UnsupportedModeError(
-                        f"prefill_chunk_size={chunk} splits the prompt before the question is "
-                        "seen, so visual tokens cannot be scored; leave it unset (the carved prefill "
-                        "is shorter anyway)."
+                        f"prefill_chunk_size={chunk} splits the prompt before the question "
+                        "is seen, so visual tokens cannot be scored; leave it unset (a carved "
+                        "prefill is shorter anyway)."
                     )
             self._uncached = None
             return generate(*args, **kwargs)
@@ -233,8 +235,8 @@ class Run:
             reused=reused,
         )
 
-    def _visual_mask(self, inputs: dict[str, Any]) -> tuple[Tensor, bool]:
-        """Where the new tokens are visual, [B, S], and whether the caller said so."""
+    def _visual_mask(self, inputs: dict[str, Any]) -> tuple[Tensor | None, bool]:
+        """Where the new tokens are visual, [B, S] or None, and whether the caller said so."""
         ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
         tokens = ids if ids is not None else embeds
         if tokens is None:
@@ -256,10 +258,10 @@ class Run:
                     "inputs_embeds does not say which tokens are visual; pass visual_mask= to "
                     "foveate.attach, or set run.visual_mask (all False for text only)."
                 )
-            return torch.zeros(batch, length, dtype=torch.bool, device=tokens.device), True
-        mask = torch.zeros_like(ids, dtype=torch.bool)
+            return None, True
         if length == 1:
-            return mask, False  # a decoded token is text, whatever its id
+            return None, False  # a decoded token is text, whatever its id
+        mask = torch.zeros_like(ids, dtype=torch.bool)
         for token_id in visual_token_ids(self._anatomy).values():
             mask |= ids == token_id
         return mask, False
@@ -282,13 +284,12 @@ class Run:
             self._row_recorder.wanted = self._row_recorder.row = None
         if output is None or forward is None:
             return
-        cache = getattr(output, "past_key_values", None)
         is_prefill = forward.has_visual or forward.past == 0
         if is_prefill and forward.reused is None:
             self._num_images += len(forward.image_plans)
             self.plans = forward.image_plans
-            self.reports.append(forward.report(cache))
-        if cache is None and forward.fired:
+            self.reports.append(forward.report())
+        if forward.used_cache is None and forward.fired:
             self._uncached = _UncachedPrompt.after(forward, self._uncached)
 
 

@@ -21,6 +21,7 @@ class CarvedLayer(DynamicLayer):
     Attributes:
         index: [B, L] int64, original position of each slot, PAD where a row has no token.
         seen: uncompressed length.
+        has_empty: whether PAD may occur in `index`, so that nobody has to look.
     """
 
     def __init__(self, sliding_window: int | None = None) -> None:
@@ -29,6 +30,7 @@ class CarvedLayer(DynamicLayer):
         self.is_sliding = sliding_window is not None
         self.index: Tensor | None = None
         self.seen = 0
+        self.has_empty = False
         self._staged: tuple[Tensor, Tensor, int] | None = None
         self._records_past = False
 
@@ -108,6 +110,7 @@ class CarvedLayer(DynamicLayer):
     def retain(self, slots: Tensor) -> None:
         """Keep `slots` [B, L'] of each row, in that order; PAD makes an empty slot."""
         slots = slots.to(self.index.device)
+        self.has_empty |= bool((slots == PAD).any())
         pick = slots.clamp_min(0)
         self.index = self.index.gather(1, pick).masked_fill(slots == PAD, PAD)
         wide = pick[:, None, :, None].to(self.keys.device)

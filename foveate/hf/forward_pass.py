@@ -60,7 +60,7 @@ class ForwardPass:
     Args:
         setting: the run's parts.
         inputs: the base model's arguments by name.
-        visual_mask: [B, S] bool, where this call's new tokens are visual.
+        visual_mask: [B, S] bool, where this call's new tokens are visual; None where none can be.
         is_explicit_mask: the caller gave the mask; token ids say nothing about images.
         first_serial: running number of the first image.
         reused: plans to apply again instead of deciding (generation without a cache).
@@ -70,7 +70,7 @@ class ForwardPass:
         self,
         setting: Setting,
         inputs: Mapping[str, Any],
-        visual_mask: Tensor,
+        visual_mask: Tensor | None,
         *,
         is_explicit_mask: bool,
         first_serial: int,
@@ -78,23 +78,29 @@ class ForwardPass:
     ) -> None:
         self.setting = setting
         self.inputs = inputs
-        self.visual_mask = visual_mask
         self.is_explicit_mask = is_explicit_mask
         self.first_serial = first_serial
         self.reused = reused
-        self.batch, self.length = visual_mask.shape
+        tokens = inputs.get("input_ids")
+        tokens = tokens if tokens is not None else inputs["inputs_embeds"]
+        self.batch, self.length = tokens.shape[:2]
+        self.device = tokens.device
         self.cache = inputs.get("past_key_values")
         self.past = self.cache.get_seq_length() if self.cache is not None else 0
-        self.has_visual = bool(visual_mask.any())
-        self.valid = valid_tokens(
-            inputs.get("attention_mask"), self.batch, self.length, visual_mask.device
-        )
+        self.has_visual = visual_mask is not None and bool(visual_mask.any())
         self.rows: Tensor | None = None  # [B, L] columns that go on, once narrowed
         self.image_plans: list[ImagePlan] = []
         self.attention_output: Tensor | None = None
         self.select_seconds = 0.0
+        self.used_cache: Any = None
+        self._has_filler = False
         self._memo: dict[tuple[Any, ...], tuple[Any, Any]] = {}
         if self.has_visual:
+            assert visual_mask is not None
+            self.visual_mask = visual_mask
+            self.valid = valid_tokens(
+                inputs.get("attention_mask"), self.batch, self.length, self.device
+            )
             self._prepare()
 
     @property
@@ -110,9 +116,7 @@ class ForwardPass:
                 # one.
                 for i, layer in enumerate(self.cache.layers):
                     if layer.is_sliding:
-                        self.cache.layers[i] = CarvedLayer.of(
-                            layer, self.batch, self.visual_mask.device
-                        )
+                        self.cache.layers[i] = CarvedLayer.of(layer, self.batch, self.device)
         if self.setting.row_recorder is not None and self.reused is None:
             self.setting.row_recorder.wanted = last_valid(self.valid)
 
@@ -131,6 +135,7 @@ class ForwardPass:
                 else:
                     kwargs = {**kwargs, "hidden_states": narrowed}
         cache = kwargs.get("past_key_values")
+        self.used_cache = cache
         layer = None
         if cache is not None and index < len(cache.layers):
             layer = cache.layers[index]
@@ -141,8 +146,10 @@ class ForwardPass:
             return None
         kwargs = dict(kwargs)
         query_idx = self._query_idx(is_short)
-        key_idx = query_idx
+        key_idx, has_empty = query_idx, is_short and self._has_filler
         if isinstance(layer, CarvedLayer):
+            layer.has_empty |= has_empty
+            has_empty = layer.has_empty
             assert layer.index is not None
             key_idx = self._remember(
                 ("keys", id(layer.index), is_short),
@@ -150,7 +157,9 @@ class ForwardPass:
                 lambda: torch.cat([layer.index, query_idx.to(layer.index.device)], dim=1),
             )
             layer.stage(key_idx, query_idx, self.past + self.length)
-        kwargs["attention_mask"] = self._mask(kwargs.get("attention_mask"), query_idx, key_idx)
+        kwargs["attention_mask"] = self._mask(
+            kwargs.get("attention_mask"), query_idx, key_idx, has_empty
+        )
         if is_short:
             self._narrow_positions(kwargs)
         return args, kwargs
@@ -181,18 +190,22 @@ class ForwardPass:
             if is_short:
                 assert self.rows is not None
                 return torch.where(self.rows == PAD, PAD, self.rows + self.past)
-            every = torch.arange(self.past, self.past + self.length, device=self.visual_mask.device)
+            every = torch.arange(self.past, self.past + self.length, device=self.device)
             return every.expand(self.batch, -1)
 
         result: Tensor = self._remember(("queries", is_short), None, build)
         return result
 
-    def _mask(self, mask: Any, query_idx: Tensor, key_idx: Tensor) -> Tensor | None:
+    def _mask(
+        self, mask: Any, query_idx: Tensor, key_idx: Tensor, has_empty: bool
+    ) -> Tensor | None:
         kernel = self._kernel()
         result: Tensor | None = self._remember(
             ("mask", id(mask), id(query_idx), id(key_idx)),
             (mask, query_idx, key_idx),
-            lambda: narrow_mask(mask, query_idx, key_idx, kernel, self.past),
+            lambda: narrow_mask(
+                mask, query_idx, key_idx, has_empty=has_empty, attention=kernel, past=self.past
+            ),
         )
         return result
 
@@ -249,6 +262,7 @@ class ForwardPass:
                 hidden = hidden.index_put((samples, kept), merged)
         rows = kept_rows(keep_mask)
         self.rows = rows
+        self._has_filler = bool((rows == PAD).any())
         if cache is not None:
             self._carve(cache, keep_mask)
         narrowed = narrow_tokens(hidden, rows, token_dim=-2)
@@ -329,8 +343,8 @@ class ForwardPass:
 
     # --- afterwards ---
 
-    def report(self, cache: Any) -> Report:
-        """What this prefill did. `cache` is the one the model filled, None without."""
+    def report(self) -> Report:
+        """What this prefill did."""
         images = []
         for image_plan in self.image_plans:
             span, plan = image_plan.span, image_plan.plan
@@ -350,6 +364,7 @@ class ForwardPass:
             reason = "no visual tokens in the prompt, left bitwise alone"
         elif not self.fired:
             reason = "the budget keeps every visual token, left bitwise alone"
+        cache = self.used_cache
         held, full = cache_bytes(cache) if cache is not None else (None, None)
         return Report(
             method=str(self.setting.method),

@@ -36,7 +36,13 @@ def _allowed(mask: Tensor) -> Tensor:
 
 
 def narrow_mask(
-    mask: Any, query_idx: Tensor, key_idx: Tensor, attention: str, past: int
+    mask: Any,
+    query_idx: Tensor,
+    key_idx: Tensor,
+    *,
+    has_empty: bool,
+    attention: str,
+    past: int,
 ) -> Tensor | None:
     """The mask for queries `query_idx` and keys `key_idx`, in the form `mask` came in.
 
@@ -44,6 +50,7 @@ def narrow_mask(
         mask: None, 2-D [B, kv], or 4-D [B, 1 or H, q, kv]; columns are original positions.
         query_idx: [B, Q] original positions of the queries; PAD for filler rows.
         key_idx: [B, L] original positions of the keys, the queries' own last; PAD for empty slots.
+        has_empty: whether PAD may occur (known without a look at the device).
         attention: name of the attention implementation.
         past: original length of the cache before this pass, the position of the first mask row.
 
@@ -52,7 +59,6 @@ def narrow_mask(
         L].
     """
     empty = key_idx == PAD
-    has_empty = bool(empty.any())
     num_queries, num_keys = query_idx.shape[1], key_idx.shape[1]
     if is_flash(attention):
         if mask is None:
@@ -61,10 +67,8 @@ def narrow_mask(
             raise UnsupportedModeError(
                 f"{attention} got a {type(mask).__name__} mask; foveate narrows 2-D ones there."
             )
-        narrowed = mask.gather(1, key_idx.clamp_min(0).to(mask.device)).masked_fill(
-            empty.to(mask.device), 0
-        )
-        return None if bool(narrowed.all()) else narrowed
+        narrowed = mask.gather(1, key_idx.clamp_min(0).to(mask.device))
+        return narrowed.masked_fill(empty.to(mask.device), 0)
     if mask is None:
         if not has_empty and (num_queries == num_keys or num_queries == 1):
             return None

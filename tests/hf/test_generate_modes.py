@@ -433,3 +433,100 @@ def test_too_many_tokens_names_image_and_fix(llava: Any) -> None:
     ):
         llava.generate(**inputs, **GREEDY)
     assert str(caught.value) == message
+
+
+# --- forms of input ---
+
+
+def test_right_padding_in_a_forward_pass(llava: Any) -> None:
+    """Padding on the right is kept; the last real token of a row sees what it sees alone."""
+    inputs = tiny.prompts(llava, "llava", (1, 2))
+    lengths = inputs["attention_mask"].sum(-1).tolist()
+    ids = torch.zeros_like(inputs["input_ids"])
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = inputs["input_ids"][row, -length:]
+        mask[row, :length] = 1
+    with foveate.attach(llava, CARVE), torch.no_grad():
+        out = llava(input_ids=ids, attention_mask=mask, pixel_values=inputs["pixel_values"])
+        for row in (0, 1):
+            alone = llava(**tiny.row_of(inputs, llava, "llava", row, (1, 2))).logits[0, -1]
+            last = out.logits[row, -1 - (ids.shape[1] - lengths[row])]
+            torch.testing.assert_close(last, alone, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
+def test_bfloat16_ragged_batch(name: str) -> None:
+    model = tiny.build(name).to(torch.bfloat16)
+    inputs = tiny.prompts(tiny.build(name), name, (1, 2, 0))
+    inputs["pixel_values"] = inputs["pixel_values"].to(torch.bfloat16)
+    out = carved(model, inputs, return_dict_in_generate=True, output_logits=True)
+    assert all(torch.isfinite(step).all() for step in out.logits)
+    assert out.past_key_values.layers[-1].keys.dtype == torch.bfloat16
+
+
+def test_tuple_outputs_report_the_cache(llava: Any) -> None:
+    inputs = tiny.prompts(llava, "llava", (1,))
+    with foveate.attach(llava, CARVE) as run, torch.no_grad():
+        out = llava(**inputs, return_dict=False)
+    assert isinstance(out, tuple)
+    assert run.report is not None
+    assert run.report.kv_ratio is not None
+    assert run.report.kv_ratio < 1
+
+
+def test_inner_model_can_be_attached(llava: Any) -> None:
+    """AutoModel classes without a language head work too."""
+    inputs = tiny.prompts(llava, "llava", (1,))
+    with foveate.attach(llava.model, CARVE) as run, torch.no_grad():
+        hidden = llava.model(**inputs).last_hidden_state
+    assert run.report is not None
+    assert hidden.shape[1] == run.report.length_after
+
+
+def test_wrapped_model(llava: Any) -> None:
+    """A PEFT-like wrapper is looked through, and its generate is guarded."""
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self, model: Any) -> None:
+            super().__init__()
+            self.inner = model
+
+        def get_base_model(self) -> Any:
+            return self.inner
+
+        def generate(self, **kwargs: Any) -> Any:
+            return self.inner.generate(**kwargs)
+
+    inputs = tiny.prompts(llava, "llava", (1,))
+    expected = carved(llava, inputs)
+    wrapper = Wrapper(llava)
+    with foveate.attach(wrapper, CARVE):
+        assert torch.equal(wrapper.generate(**inputs, **GREEDY), expected)
+        with pytest.raises(UnsupportedModeError, match="prefill_chunk_size"):
+            wrapper.generate(**inputs, **GREEDY, prefill_chunk_size=8)
+
+
+def test_accelerate_offloading(llava: Any) -> None:
+    """Models whose weights accelerate moves in and out at every layer."""
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+    inputs = tiny.prompts(llava, "llava", (1, 2))
+    expected = carved(llava, inputs)
+    offloaded = accelerate.cpu_offload(tiny.build("llava"), execution_device=torch.device("cpu"))
+    assert torch.equal(carved(offloaded, inputs), expected)
+
+
+def test_images_and_videos_in_one_prompt() -> None:
+    model = tiny.build("qwen2_vl")
+    image = tiny.prompts(model, "qwen2_vl", (1,))
+    video = tiny.prompts(model, "qwen2_vl", (1,), video=True)
+    both = {
+        key: torch.cat([image[key], video[key]], dim=1)
+        for key in ("input_ids", "attention_mask", "mm_token_type_ids")
+    }
+    for source in (image, video):
+        both |= {k: v for k, v in source.items() if "pixel" in k or "grid" in k}
+    with foveate.attach(model, CARVE) as run:
+        model.generate(**both, **GREEDY)
+    assert run.report is not None
+    assert [(i.kind, i.before) for i in run.report.images] == [("image", 16)] + [("video", 9)] * 3
