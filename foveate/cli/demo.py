@@ -37,7 +37,7 @@ def demo(
     keep: Annotated[
         str, typer.Option(help="Visual tokens to keep of each image: 64, 25% or 0.25.")
     ] = "25%",
-    limit: Annotated[int, typer.Option(help="Questions for the comparison, per data set.")] = 120,
+    limit: Annotated[int, typer.Option(help="Questions for the comparison, per data set.")] = 100,
     output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
     model: Annotated[
         str | None, typer.Option(help="Local folder or hub id; default: the embedded model.")
@@ -99,9 +99,9 @@ def _show_answers(
         with foveate.attach(vlm.model, method) as run:
             carved = generate_answers(vlm, inputs, max_new_tokens=8)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("question")
+    table.add_column("question", no_wrap=True)
     for column in ("true answer", "all tokens", f"{method.budget}"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=True, max_width=14)
     for question, first, second in zip(questions, full, carved, strict=True):
         marked = (
             f"[{'green' if exact_match(said, question.answers) else 'red'}]{said}[/]"

@@ -18,6 +18,7 @@ Grid = tuple[int, int]
 
 MIN_SIDE, MAX_SIDE = 560, 1400  # px of the longer side: of what the model sees, of the picture
 MIN_CELL = 10  # px of a token's shorter side, where MAX_SIDE allows
+NEAR = 2.5  # links up to this many tokens long are straight
 THINNEST = 5  # px of a token's shorter side in any case
 
 
@@ -167,10 +168,12 @@ def _outline(
             if status[i] == kind:
                 frame = (x0 * up + 1, y0 * up + 1, x1 * up - 2, y1 * up - 2)
                 draw.rectangle(frame, outline=(*colour, 255), width=width * up)
-    for source, target in links:
-        a, b = _centre(boxes[source], up), _centre(boxes[target], up)
-        draw.line((a, b), fill=(255, 255, 255, 170), width=(width + 2) * up)
-        draw.line((a, b), fill=(*MERGED, 255), width=(width + 1) * up - 1)
+    near = NEAR * up * max(boxes[0][2] - boxes[0][0], boxes[0][3] - boxes[0][1])
+    arcs = [_arc(_centre(boxes[a], up), _centre(boxes[b], up), near) for a, b in links]
+    for arc in arcs:
+        draw.line(arc, fill=(255, 255, 255, 170), width=(width + 2) * up, joint="curve")
+    for arc in arcs:
+        draw.line(arc, fill=(*MERGED, 255), width=(width + 1) * up - 1, joint="curve")
     radius = max(2, 2 * width) * up
     for target in {target for _, target in links}:
         x, y = _centre(boxes[target], up)
@@ -186,6 +189,26 @@ def _outline(
 
 def _centre(box: tuple[int, int, int, int], up: int) -> tuple[float, float]:
     return (box[0] + box[2]) * up / 2, (box[1] + box[3]) * up / 2
+
+
+def _arc(a: tuple[float, float], b: tuple[float, float], near: float) -> list[tuple[float, float]]:
+    """A line from a to b, bent if long, so that links along one row or column stay apart."""
+    bend = 0.1 if math.dist(a, b) > near else 0.0
+    control = (
+        (a[0] + b[0]) / 2 - bend * 2 * (b[1] - a[1]),
+        (a[1] + b[1]) / 2 + bend * 2 * (b[0] - a[0]),
+    )
+    points = []
+    for step in range(17):
+        t = step / 16
+        weights = ((1 - t) ** 2, 2 * t * (1 - t), t**2)
+        points.append(
+            (
+                sum(w * p[0] for w, p in zip(weights, (a, control, b), strict=True)),
+                sum(w * p[1] for w, p in zip(weights, (a, control, b), strict=True)),
+            )
+        )
+    return points
 
 
 def _washed(picture: Image.Image) -> Image.Image:

@@ -94,10 +94,13 @@ def unknown_words(vlm: VisionLanguageModel, text: str) -> list[str]:
     unknown = getattr(tokenizer, "unk_token_id", None)
     if unknown is None:
         return []
+
+    def is_known(word: str) -> bool:
+        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+        return bool(ids) and unknown not in ids  # some tokenizers drop what they cannot write
+
     words = dict.fromkeys(re.findall(r"\w+(?:'\w+)?", text))
-    return [
-        word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]
-    ]
+    return [word for word in words if not is_known(word)]
 
 
 def _turn(question: str, images: Sequence[Image.Image]) -> list[dict[str, Any]]:

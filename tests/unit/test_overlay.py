@@ -34,10 +34,6 @@ def cell(picture: Image.Image, token: int) -> np.ndarray:
     return np.asarray(picture)[y + 10 : y + size // 3, x + 10 : x + size // 3].astype(int)
 
 
-def colours(picture: Image.Image) -> set[tuple[int, ...]]:
-    return {tuple(pixel) for pixel in np.asarray(picture).reshape(-1, 3).tolist()}
-
-
 @pytest.fixture
 def red() -> Image.Image:
     return Image.new("RGB", (64, 64), RED)
