@@ -16,7 +16,7 @@ from foveate.errors import InputError
 
 if TYPE_CHECKING:
     from foveate.hf.load import VisionLanguageModel
-    from foveate.measure.compare import CompareSettings, Comparison, Row
+    from foveate.measure.comparison import CompareSettings, Comparison, Row
     from foveate.measure.quality import Interval
     from foveate.tasks.question import Question
 
@@ -78,7 +78,7 @@ def compare(
     with err.status("Loading the libraries"):
         from foveate.cli.model import load_model
         from foveate.core.budget import parse_budget
-        from foveate.measure.compare import CompareSettings
+        from foveate.measure.comparison import CompareSettings
         from foveate.tasks.named import load_questions
 
     settings = CompareSettings(

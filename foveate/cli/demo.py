@@ -17,7 +17,7 @@ from foveate.cli.model import load_model
 
 if TYPE_CHECKING:
     from foveate.hf.load import VisionLanguageModel
-    from foveate.measure.compare import Comparison
+    from foveate.measure.comparison import Comparison
     from foveate.tasks.question import Question
 
 METHOD = "tokencarve"
@@ -45,7 +45,7 @@ def demo(
 ) -> None:
     """Watch a vision-language model answer from a fraction of its visual tokens."""
     with err.status("Loading the libraries"):
-        from foveate.measure.compare import CompareSettings
+        from foveate.measure.comparison import CompareSettings
         from foveate.tasks.named import load_questions
 
     method = build_method(METHOD, keep)
@@ -133,7 +133,7 @@ def _show_answers(
 
 def _verdict(result: Comparison) -> str:
     """What the rows say about the method against each control, whichever way it goes."""
-    from foveate.measure.compare import CONTROLS
+    from foveate.measure.comparison import CONTROLS
     from foveate.measure.quality import paired_difference
 
     rows = {row.method: row for row in result.rows}

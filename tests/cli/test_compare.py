@@ -14,7 +14,8 @@ from PIL import Image
 from foveate.cli.compare import expand_lists
 from foveate.core.budget import Budget
 from foveate.hf.load import VisionLanguageModel, load_vlm
-from foveate.measure.compare import BLIND, FULL, CompareSettings, Comparison, compare
+from foveate.measure.compare import compare
+from foveate.measure.comparison import BLIND, FULL, CompareSettings, Comparison
 from foveate.measure.quality import exact_match
 from foveate.tasks.named import load_questions
 from foveate.tasks.question import Question
