@@ -1,4 +1,4 @@
-"""Links between the project's pages lead somewhere, and the README's promises are the real commands."""
+"""Links between the pages lead somewhere; the README's promises are the real commands."""
 
 from __future__ import annotations
 

@@ -1,0 +1,50 @@
+"""Every Python block of the documentation runs."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import foveate
+from foveate.core.visual import VisualTokens
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def python_blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+
+
+def test_readme_example(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = python_blocks("README.md")
+    names: dict[str, Any] = {}
+    exec(block, names)
+    shown = capsys.readouterr().out
+    assert "196 -> 48 kept" in shown
+    assert names["run"].report.fired
+
+
+def test_add_a_method_example() -> None:
+    (block,) = python_blocks("docs/add-a-method.md")
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(block, names)
+    method = names["LargestNorm"](keep_tokens=2)
+    hidden = torch.tensor([[[1.0], [5.0], [0.0], [-3.0]]])
+    plan = method.plan(VisualTokens(hidden=hidden), 2)
+    plan.check(2)
+    assert plan.keep_idx.tolist() == [[1, 3]]
+    assert "norm" not in foveate.METHODS
+
+
+@pytest.mark.parametrize("module", ["foveate.core.budget", "foveate.prune.tokencarve"])
+def test_docstring_examples(module: str) -> None:
+    source = importlib.import_module(module)
+    found = doctest.testmod(source, extraglobs=vars(source))
+    assert found.attempted > 0
+    assert found.failed == 0
