@@ -17,6 +17,7 @@ Box = tuple[float, float, float, float]
 Grid = tuple[int, int]
 
 MIN_SIDE, MAX_SIDE = 560, 1400  # px of the longer side: of what the model sees, of the picture
+MIN_SHORT_SIDE = 380  # px, where MAX_SIDE allows
 MIN_CELL = 10  # px of a token's shorter side, where MAX_SIDE allows
 NEAR = 2.5  # links up to this many tokens long are straight
 THINNEST = 5  # px of a token's shorter side in any case
@@ -86,7 +87,8 @@ def _on_image(
     rows, columns = grid
     left, top, right, bottom = seen or (0, 0, image.width, image.height)
     cell = min((right - left) / columns, (bottom - top) / rows)  # px of the original image
-    scale = max(MIN_SIDE / max(right - left, bottom - top), MIN_CELL / cell)
+    sides = (right - left, bottom - top)
+    scale = max(MIN_SIDE / max(sides), MIN_SHORT_SIDE / min(sides), MIN_CELL / cell)
     scale = min(scale, MAX_SIDE / max(image.width, image.height))
     # A ribbon of an image is stretched, so that no token is thinner than its frame.
     size = (
@@ -169,7 +171,7 @@ def _outline(
                 frame = (x0 * up + 1, y0 * up + 1, x1 * up - 2, y1 * up - 2)
                 draw.rectangle(frame, outline=(*colour, 255), width=width * up)
     near = NEAR * up * max(boxes[0][2] - boxes[0][0], boxes[0][3] - boxes[0][1])
-    arcs = [_arc(_centre(boxes[a], up), _centre(boxes[b], up), near) for a, b in links]
+    arcs = [_arc(_centre(boxes[a], up), _centre(boxes[b], up), near, layer.size) for a, b in links]
     for arc in arcs:
         draw.line(arc, fill=(255, 255, 255, 170), width=(width + 2) * up, joint="curve")
     for arc in arcs:
@@ -191,8 +193,10 @@ def _centre(box: tuple[int, int, int, int], up: int) -> tuple[float, float]:
     return (box[0] + box[2]) * up / 2, (box[1] + box[3]) * up / 2
 
 
-def _arc(a: tuple[float, float], b: tuple[float, float], near: float) -> list[tuple[float, float]]:
-    """A line from a to b, bent if long, so that links along one row or column stay apart."""
+def _arc(
+    a: tuple[float, float], b: tuple[float, float], near: float, size: tuple[int, int]
+) -> list[tuple[float, float]]:
+    """A line from a to b inside `size`, bent if long, so that links along one row stay apart."""
     bend = 0.1 if math.dist(a, b) > near else 0.0
     control = (
         (a[0] + b[0]) / 2 - bend * 2 * (b[1] - a[1]),
@@ -202,12 +206,10 @@ def _arc(a: tuple[float, float], b: tuple[float, float], near: float) -> list[tu
     for step in range(17):
         t = step / 16
         weights = ((1 - t) ** 2, 2 * t * (1 - t), t**2)
-        points.append(
-            (
-                sum(w * p[0] for w, p in zip(weights, (a, control, b), strict=True)),
-                sum(w * p[1] for w, p in zip(weights, (a, control, b), strict=True)),
-            )
+        x, y = (
+            sum(w * p[i] for w, p in zip(weights, (a, control, b), strict=True)) for i in (0, 1)
         )
+        points.append((min(max(x, 0.0), size[0] - 1.0), min(max(y, 0.0), size[1] - 1.0)))
     return points
 
 

@@ -117,8 +117,11 @@ def test_wide_grid_follows_the_image() -> None:
     image = Image.new("RGB", (80, 20), RED)
     picture = draw_plan(image, plan([15]), num_tokens=16, grid=(2, 8), title="t")
     pixels = np.asarray(picture).astype(int)
-    assert (pixels[TOP + 80, MARGIN + 500] == RED).all()  # last cell: bottom right
-    assert not (pixels[TOP + 30, MARGIN + 500] == RED).all()
+    cell_side = 1400 // 8  # the longest side that is drawn
+    x = MARGIN + 7 * cell_side + 60
+    assert (pixels[TOP + cell_side + 60, x] == RED).all()  # last cell: bottom right
+    assert not (pixels[TOP + 60, x] == RED).all()
+    assert not (pixels[TOP + cell_side + 60, x - cell_side] == RED).all()
 
 
 @pytest.mark.parametrize(
