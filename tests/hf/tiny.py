@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -123,18 +124,8 @@ def qwen3_vl_config() -> Any:
     )  # fmt: skip
 
 
-def smolvlm_config() -> Any:
-    return tf.SmolVLMConfig(
-        text_config=tf.LlamaConfig(**TEXT),
-        vision_config=VISION,
-        image_token_id=IMAGE_ID,
-        scale_factor=2,
-        pad_token_id=PAD_ID,
-    )
-
-
-def idefics3_config() -> Any:
-    return tf.Idefics3Config(
+def tiled_config(config_class: type) -> Any:
+    return config_class(
         text_config=tf.LlamaConfig(**TEXT),
         vision_config=VISION,
         image_token_id=IMAGE_ID,
@@ -251,8 +242,12 @@ FAMILIES: dict[str, Family] = {
         qwen3_vl_config, patch_images, "vision", "mm_token_type_ids", first_layer=2,
         videos=patch_videos,
     ),
-    "smolvlm": Family(smolvlm_config, square_images, "fenced", tiles=(3, 1, 2)),
-    "idefics3": Family(idefics3_config, square_images, "fenced", tiles=(3, 1, 2)),
+    "smolvlm": Family(
+        partial(tiled_config, tf.SmolVLMConfig), square_images, "fenced", tiles=(3, 1, 2)
+    ),
+    "idefics3": Family(
+        partial(tiled_config, tf.Idefics3Config), square_images, "fenced", tiles=(3, 1, 2)
+    ),
     "internvl": Family(internvl_config, square_images, "plain", tiles=(2, 1, 3)),
     "paligemma": Family(paligemma_config, square_images, types="token_type_ids"),
     "gemma3": Family(gemma3_config, square_images, types="token_type_ids"),

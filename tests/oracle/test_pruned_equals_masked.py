@@ -13,6 +13,12 @@ from tests.oracle.masked import masked_logits
 
 STEPS = 5
 TOLERANCE = 1e-5
+GREEDY = {
+    "max_new_tokens": STEPS,
+    "do_sample": False,
+    "return_dict_in_generate": True,
+    "output_logits": True,
+}
 
 
 def plans_of(run: foveate.Run) -> list[Any]:
@@ -59,13 +65,7 @@ def test_prefill_and_decoding(name: str, attention: str, num_images: tuple[int, 
     inputs = tiny.prompts(model, name, num_images)
     prompt_length = inputs["input_ids"].shape[1]
     with foveate.attach(model, method_for(name)) as run:
-        out = model.generate(
-            **inputs,
-            max_new_tokens=STEPS,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
+        out = model.generate(**inputs, **GREEDY)
     assert run.report is not None
     assert run.report.fired
     carved = torch.stack(out.logits, dim=1)
@@ -85,13 +85,7 @@ def test_full_early_cache(name: str) -> None:
     inputs = tiny.prompts(model, name, (1, 2, 0))
     prompt_length = inputs["input_ids"].shape[1]
     with foveate.attach(model, method_for(name, early_cache="full")) as run:
-        out = model.generate(
-            **inputs,
-            max_new_tokens=STEPS,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
+        out = model.generate(**inputs, **GREEDY)
     slow = masked_logits(
         model,
         extended(inputs, out.sequences[:, :-1]),
@@ -109,13 +103,7 @@ def test_video_frames(name: str) -> None:
     inputs = tiny.prompts(model, name, (1, 1), video=True)
     prompt_length = inputs["input_ids"].shape[1]
     with foveate.attach(model, method_for(name)) as run:
-        out = model.generate(
-            **inputs,
-            max_new_tokens=STEPS,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
+        out = model.generate(**inputs, **GREEDY)
     assert run.report is not None
     assert {image.kind for image in run.report.images} == {"video"}
     frames = [sum(i.sample == sample for i in run.report.images) for sample in (0, 1)]
@@ -135,18 +123,12 @@ def test_batch_row_equals_single_run(name: str) -> None:
     num_images = (1, 2, 0)
     model = tiny.build(name)
     inputs = tiny.prompts(model, name, num_images)
-    settings = {
-        "max_new_tokens": STEPS,
-        "do_sample": False,
-        "return_dict_in_generate": True,
-        "output_logits": True,
-    }
     with foveate.attach(model, method_for(name)) as run:
-        batch = model.generate(**inputs, **settings)
+        batch = model.generate(**inputs, **GREEDY)
         batch_plans = run.plans
         for sample in range(len(num_images)):
             alone_inputs = tiny.row_of(inputs, model, name, sample, num_images)
-            alone = model.generate(**alone_inputs, **settings)
+            alone = model.generate(**alone_inputs, **GREEDY)
             assert run.report is not None
             assert run.report.fired == bool(num_images[sample])
             kept = [
@@ -163,10 +145,9 @@ def test_batch_row_equals_single_run(name: str) -> None:
 def test_keeping_everything_is_bitwise(name: str, attention: str) -> None:
     model = tiny.build(name, attention)
     inputs = tiny.prompts(model, name, (1, 2, 0))
-    settings = {"max_new_tokens": 3, "do_sample": False, "output_logits": True}
-    plain = model.generate(**inputs, **settings, return_dict_in_generate=True)
+    plain = model.generate(**inputs, **GREEDY)
     with foveate.attach(model, foveate.TokenCarve(keep_ratio=1.0)) as run:
-        kept = model.generate(**inputs, **settings, return_dict_in_generate=True)
+        kept = model.generate(**inputs, **GREEDY)
     assert run.report is not None
     assert not run.report.fired
     assert "every visual token" in run.report.reason
@@ -178,10 +159,9 @@ def test_keeping_everything_is_bitwise(name: str, attention: str) -> None:
 def test_text_only_is_bitwise(name: str) -> None:
     model = tiny.build(name)
     inputs = tiny.prompts(model, name, (0, 0))
-    settings = {"max_new_tokens": 3, "do_sample": False, "output_logits": True}
-    plain = model.generate(**inputs, **settings, return_dict_in_generate=True)
+    plain = model.generate(**inputs, **GREEDY)
     with foveate.attach(model, foveate.TokenCarve(keep_tokens=2)) as run:
-        carved = model.generate(**inputs, **settings, return_dict_in_generate=True)
+        carved = model.generate(**inputs, **GREEDY)
     assert run.report is not None
     assert not run.report.fired
     assert "no visual tokens" in run.report.reason
