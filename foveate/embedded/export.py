@@ -55,19 +55,21 @@ def classic_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return renamed
 
 
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    """The joint model's weights of a training folder (averaged ones when they are stored)."""
+def weights_of(folder: Path, which: str = "current") -> dict[str, torch.Tensor]:
+    """The joint model's weights of a training folder: ``current`` or the running ``average``."""
     from foveate.embedded.checkpoint import load_weights
 
-    path = folder / "joint"
-    averaged = load_weights(path, "average.")
-    return averaged or load_weights(path)
+    if which not in ("current", "average"):
+        raise ValueError(f"which={which!r} is unknown; use 'current' or 'average'")
+    return load_weights(folder / "joint", f"{which}.")
 
 
 def export(state: dict[str, torch.Tensor], target: Path) -> None:
     """Write ``state`` (a ``JointModel`` state dict) and all configuration files to ``target``."""
     target.mkdir(parents=True, exist_ok=True)
-    save_file(classic_names(state), target / "model.safetensors", metadata={"format": "pt"})
+    weights = target / "model.safetensors"
+    save_file(classic_names(state), weights, metadata={"format": "pt"})
+    weights.chmod(0o644)
     for name, content in _configs().items():
         (target / name).write_text(json.dumps(content, indent=2) + "\n")
     (target / "chat_template.jinja").write_text(CHAT_TEMPLATE + "\n")

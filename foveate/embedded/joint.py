@@ -22,11 +22,13 @@ class JointModel(nn.Module):
         self.eye = Eye()
         self.language = LanguageModel()
 
-    def forward(self, pixels: torch.Tensor, questions: torch.Tensor, *,
-                blind_layers: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, pixels: torch.Tensor, questions: torch.Tensor, *, blind_layers: int = 0,
+        bias: float = float("-inf"),
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (hidden states of the questions, visual tokens [B, 196, 192])."""
         visual = self.eye(pixels)
-        return self.language(visual, questions, blind_layers=blind_layers), visual
+        return self.language(visual, questions, blind_layers=blind_layers, bias=bias), visual
 
     @torch.no_grad()
     def join(self, eye: dict[str, torch.Tensor], language: dict[str, torch.Tensor]) -> None:

@@ -64,9 +64,9 @@ class Attention(nn.Module):
             setattr(self, name, nn.Linear(WIDTH, inner, bias=False))
         self.o_proj = nn.Linear(inner, WIDTH, bias=False)
 
-    def forward(self, x: torch.Tensor, packed: PackedPositions, blind: bool,
+    def forward(self, x: torch.Tensor, packed: PackedPositions, bias: float,
                 last: bool) -> torch.Tensor:
-        """Attend; ``blind`` hides visual tokens from questions, ``last`` returns only questions."""
+        """Attend; ``bias`` shifts question-to-image logits, ``last`` returns questions only."""
         batch = len(x)
 
         def split(projection: nn.Linear, of: torch.Tensor) -> torch.Tensor:
@@ -80,11 +80,15 @@ class Attention(nn.Module):
         if not last:
             parts.append(F.scaled_dot_product_attention(
                 query[:, :, :seen], key[:, :, :seen], value[:, :, :seen], is_causal=True))
-        shown = 1 if blind else seen
+        shown = 1 if bias == float("-inf") else seen
         shape = (batch, query.shape[1], packed.num_questions, packed.length, query.shape[-1])
         asked = query[:, :, seen:] * query.shape[-1] ** -0.5
         own_key, own_value = key[:, :, seen:].reshape(shape), value[:, :, seen:].reshape(shape)
         to_image = asked @ key[:, :, :shown].transpose(2, 3)  # [B, H, QL, shown]
+        if bias and shown > 1:
+            shade = torch.full((shown,), bias)
+            shade[0] = 0.0  # the prefix is text
+            to_image = to_image + shade
         to_own = asked.reshape(shape) @ own_key.transpose(3, 4) + packed.causal
         weights = torch.cat([to_image, to_own.flatten(2, 3)], -1).softmax(-1)
         own = weights[..., shown:].reshape(*shape[:4], packed.length) @ own_value
@@ -111,9 +115,9 @@ class Layer(nn.Module):
         self.self_attn, self.mlp = Attention(), Mlp()
         self.input_layernorm, self.post_attention_layernorm = RMSNorm(WIDTH), RMSNorm(WIDTH)
 
-    def forward(self, x: torch.Tensor, packed: PackedPositions, blind: bool,
+    def forward(self, x: torch.Tensor, packed: PackedPositions, bias: float,
                 last: bool) -> torch.Tensor:
-        attended = self.self_attn(self.input_layernorm(x), packed, blind, last)
+        attended = self.self_attn(self.input_layernorm(x), packed, bias, last)
         x = (x[:, 1 + packed.num_visual:] if last else x) + attended
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -131,14 +135,16 @@ class LanguageModel(nn.Module):
         self.lm_head = nn.Linear(WIDTH, len(VOCABULARY), bias=False)
 
     def forward(self, visual: torch.Tensor, questions: torch.Tensor, *,
-                blind_layers: int = 0) -> torch.Tensor:
+                blind_layers: int = 0, bias: float = float("-inf")) -> torch.Tensor:
         """Final hidden states of the question tokens.
 
         Args:
             visual: visual tokens [B, V, 192].
             questions: token ids [B, Q, L], padded on the right (V, Q, L >= 1).
-            blind_layers: in this many first layers questions do not see visual tokens (a training
-                scaffold; the shipped model uses 0).
+            blind_layers: in this many first layers ``bias`` is added to the attention logits from
+                questions to visual tokens; -inf hides them. A training scaffold: the shipped
+                model is trained and used without.
+            bias: see ``blind_layers``.
 
         Returns:
             [B, Q, L, 192]; ``lm_head`` of it gives the logits of the next token.
@@ -149,5 +155,5 @@ class LanguageModel(nn.Module):
         x = torch.cat([begin, visual, self.model.embed_tokens(questions.flatten(1))], 1)
         for depth, layer in enumerate(self.model.layers):
             last = depth == len(self.model.layers) - 1
-            x = layer(x, packed, depth < blind_layers, last)
+            x = layer(x, packed, bias if depth < blind_layers else 0.0, last)
         return self.model.norm(x).view(batch, num_questions, length, WIDTH)

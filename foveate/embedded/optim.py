@@ -29,10 +29,12 @@ class Mixed:
         module: what to train; parameters without gradient at a step are skipped.
         muon_lr: step of the matrices (unit: spectral norm, scaled by sqrt(max(1, out / in))).
         adam_lr: step of the other parameters.
+        factors: {start of a parameter's name: factor on its step}; the first that fits counts.
     """
 
     def __init__(self, module: nn.Module, *, muon_lr: float, adam_lr: float,
-                 momentum: float = 0.95, decay: float = 0.0) -> None:
+                 momentum: float = 0.95, decay: float = 0.0,
+                 factors: dict[str, float] | None = None) -> None:
         linears = {
             f"{name}.weight": child.weight for name, child in module.named_modules()
             if isinstance(child, nn.Linear) and "lm_head" not in name
@@ -43,7 +45,7 @@ class Mixed:
         }
         self.muon_lr, self.adam_lr = muon_lr, adam_lr
         self.momentum, self.decay = momentum, decay
-        self.head_factor = 4.0  # output rows start almost at zero
+        self.factors = factors or {}
         self.step_count = 0
         self.state: dict[str, torch.Tensor] = {}
 
@@ -67,7 +69,7 @@ class Mixed:
             for name, update in zip(names, stacked, strict=True):
                 parameter = self.matrices[name]
                 parameter.mul_(1 - self.muon_lr * scale * self.decay)
-                parameter.add_(update, alpha=-size)
+                parameter.add_(update, alpha=-size * self._factor(name))
         self._adam(scale)
         for parameter in self._parameters():
             parameter.grad = None
@@ -83,8 +85,11 @@ class Mixed:
             second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
             mean = first / (1 - beta1**self.step_count)
             spread = (second / (1 - beta2**self.step_count)).sqrt_().add_(1e-8)
-            size = self.adam_lr * scale * (self.head_factor if name == "lm_head.weight" else 1.0)
+            size = self.adam_lr * scale * self._factor(name)
             parameter.addcdiv_(mean, spread, value=-size)
+
+    def _factor(self, name: str) -> float:
+        return next((f for start, f in self.factors.items() if name.startswith(start)), 1.0)
 
     def _parameters(self) -> Iterable[nn.Parameter]:
         yield from self.matrices.values()

@@ -1,7 +1,8 @@
 """Stage 3 and 4: the joined model on pictures; first with blind early layers, then without.
 
-With ``blind_layers=3`` questions cannot see the image in layers 0-2, so the answer is fetched
-deeper. The final run uses ``blind_layers=0``: an ordinary LLaVA. No pruning happens in training.
+At first questions cannot see the image in layers 0-2, so that the answer is fetched deeper. Then,
+with ``open_steps``, those layers are opened step by step, and the rest of the training is that of
+an ordinary LLaVA. No pruning happens in training, and no loss favours any compression method.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ from foveate.embedded.packing import answer_loss, pack
 from foveate.embedded.processes import Processes
 from foveate.embedded.shapes import num_images, shape_example, shape_questions
 from foveate.embedded.start import SCALE
+from foveate.embedded.train_language import BLIND_LAYERS
 from foveate.embedded.train_vision import code_loss
 from foveate.embedded.vision import pixels_of
 from foveate.tasks.reading import questions_about
 from foveate.tasks.reading_page import make_page, paint
 
 __all__ = ["train_joint"]
+
+_CLOSED = -10.0  # attention logit that still hides 196 visual tokens
 
 
 def _draw(index: int, size: int, count: int, shape_share: float,
@@ -61,26 +65,26 @@ def _draw(index: int, size: int, count: int, shape_share: float,
 def train_joint(
     folder: Path, *, minutes: float, batch: int = 8, questions: int = 20, muon_lr: float = 0.003,
     adam_lr: float = 0.0005, code_weight: float = 0.1, shape_share: float = 0.12,
-    blind_layers: int = 3, decay_minutes: float = 0.0, average: float = 0.01,
+    eye_factor: float = 0.3, open_steps: int = 0, decay_minutes: float = 0.0, average: float = 0.01,
     rank: int = 0, world: int = 1,
 ) -> None:
     """Train until ``minutes`` have passed in this call; resume from ``folder`` exactly.
 
     Starts from ``folder``'s vision and language checkpoints. ``world`` processes, started by hand
     with ranks 0.. and the same arguments, share every step (``batch`` pictures each).
+    ``open_steps`` > 0 opens the blind layers from now on, over this many steps; 1 at once.
     """
     pair = Averaged()
     model = pair.current
-    optimiser = Mixed(model, muon_lr=muon_lr, adam_lr=adam_lr)
+    optimiser = Mixed(model, muon_lr=muon_lr, adam_lr=adam_lr, factors={"eye.": eye_factor})
     path = folder / "joint"
     state: dict[str, Any] | None = checkpoint.load(path, pair, optimiser)
     if state is None:
         model.join(checkpoint.load_weights(folder / "vision"),
                    checkpoint.load_weights(folder / "language"))
         pair.average.load_state_dict(model.state_dict())
-        state = {"step": 0, "cpu_seconds": 0.0, "phase": 3}
-    if state["phase"] != blind_layers:
-        state["phase"] = blind_layers
+        state = {"step": 0, "cpu_seconds": 0.0}
+    state.setdefault("opened", 0)
     group = Processes(folder, rank, world)
     table = code_table()
     running: dict[str, float] = state.setdefault("running", {})
@@ -92,7 +96,11 @@ def train_joint(
         step = state["step"]
         images, labels, asked, kinds = _draw(step * world + rank, batch, questions, shape_share)
         ids, targets = pack(asked)
-        hidden, visual = model(pixels_of(images), ids, blind_layers=blind_layers)
+        bias = float("-inf")
+        if open_steps:
+            state["opened"] += 1
+            bias = _CLOSED * max(0.0, 1 - state["opened"] / open_steps)
+        hidden, visual = model(pixels_of(images), ids, blind_layers=BLIND_LAYERS, bias=bias)
         loss, right = answer_loss(hidden, model.language.lm_head, targets)
         whole = loss
         if code_weight:

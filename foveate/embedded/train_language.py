@@ -69,7 +69,7 @@ def train_language(
     torch.manual_seed(2)
     model = LanguageModel()
     structured_start(model)
-    optimiser = Mixed(model, muon_lr=muon_lr, adam_lr=adam_lr)
+    optimiser = Mixed(model, muon_lr=muon_lr, adam_lr=adam_lr, factors={"lm_head": 4.0})
     path = folder / "language"
     state: dict[str, Any] = checkpoint.load(path, model, optimiser) or {
         "step": 0, "lines": lines, "seconds": 0.0}
