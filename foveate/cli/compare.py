@@ -134,7 +134,7 @@ def comparison_table(result: Comparison) -> Table:
         padding=(0, 1, 0, 0),
     )
     table.add_column("method", no_wrap=True)  # fits 80 columns with the widest numbers
-    for name in ("tokens kept", "accuracy %", "minus full", "prefill", "FLOPs", "KV"):
+    for name in ("kept", "accuracy %", "minus full", "prefill", "FLOPs", "KV"):
         table.add_column(name, justify="right", no_wrap=True)
     previous = None
     for row in result.rows:

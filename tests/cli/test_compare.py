@@ -202,7 +202,7 @@ def test_demo(foveate: Foveate, checkpoint: Path, tmp_path: Path) -> None:
         "demo", "--model", checkpoint, "--limit", "12", "--keep", "4", "--output", tmp_path / "out"
     )
     assert "16 -> 4 kept (2 merged into them, 10 dropped)" in result.stdout
-    assert "easy-vqa: 12 questions" in result.stdout
+    assert "easy-vqa: 6 questions" in result.stdout
     assert "reading: 12 questions" in result.stdout
     assert result.stdout.count("tokencarve against random") == 2
     with Image.open(tmp_path / "out" / "demo.png") as drawn:
