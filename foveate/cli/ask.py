@@ -69,7 +69,8 @@ def ask(
             carved = generate_answers(vlm, inputs, max_new_tokens=max_new_tokens)[0]
     unknown = unknown_words(vlm, question)
     if overlay is not None:
-        save_picture(draw_run(vlm, run, images, 0), overlay)
+        title = f'"{question}" {compressor}: {carved}'
+        save_picture(draw_run(vlm, run, images, 0, title), overlay)
     assert run.report is not None
     if as_json:
         result: dict[str, Any] = {
@@ -92,7 +93,7 @@ def ask(
     labels = ("all visual tokens", str(compressor))
     for label, said in zip(labels, (full, carved), strict=True):
         out.print(f"{label:<{max(map(len, labels))}}  ", style="bold", markup=False, end="")
-        out.print(said, markup=False, soft_wrap=True)
+        out.print(said or "(nothing)", markup=False, soft_wrap=True)
     out.print()
     out.print(str(run.report), soft_wrap=True, markup=False)
     if overlay is not None:
@@ -100,7 +101,7 @@ def ask(
 
 
 def draw_run(
-    vlm: VisionLanguageModel, run: Run, images: list[Image.Image], sample: int, title: str = ""
+    vlm: VisionLanguageModel, run: Run, images: list[Image.Image], sample: int, title: str
 ) -> Image.Image:
     """Pictures of all images of one sample of the run's last prefill, side by side."""
     from foveate.draw.overlay import draw_plan, side_by_side
@@ -120,7 +121,7 @@ def draw_run(
                 num_tokens=entry.span.num_tokens,
                 grid=entry.span.grid,
                 seen=seen_box(vlm.processor, image.size),
-                title=title or str(run.method),
+                title=title,
             )
             for image, entry in zip(images, plans, strict=True)
         ]
