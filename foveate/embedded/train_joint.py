@@ -66,9 +66,11 @@ def train_joint(
     folder: Path, *, minutes: float, batch: int = 8, questions: int = 20, muon_lr: float = 0.003,
     adam_lr: float = 0.0005, code_weight: float = 0.1, shape_share: float = 0.12,
     eye_factor: float = 0.3, open_steps: int = 0, decay_minutes: float = 0.0, average: float = 0.01,
-    rank: int = 0, world: int = 1,
+    max_steps: int = 0, rank: int = 0, world: int = 1,
 ) -> None:
     """Train until ``minutes`` have passed in this call; resume from ``folder`` exactly.
+
+    ``max_steps`` > 0 also stops at this total number of steps.
 
     Starts from ``folder``'s vision and language checkpoints. ``world`` processes, started by hand
     with ranks 0.. and the same arguments, share every step (``batch`` pictures each).
@@ -94,6 +96,8 @@ def train_joint(
     num_images()
     while (elapsed := group.mean((time.time() - begun) / 60)) < minutes:
         step = state["step"]
+        if max_steps and step >= max_steps:
+            break
         images, labels, asked, kinds = _draw(step * world + rank, batch, questions, shape_share)
         ids, targets = pack(asked)
         bias = float("-inf")

@@ -59,9 +59,12 @@ def _shape_batch(index: int, size: int, count: int) -> tuple[list, list, list]: 
 def train_language(
     folder: Path, *, minutes: float, batch: int = 8, questions: int = 24, muon_lr: float = 0.006,
     adam_lr: float = 0.001, noise: float = 0.03, shape_share: float = 0.08, lines: int = 4,
-    promote: float = 0.85, decay_minutes: float = 0.0, rank: int = 0, world: int = 1,
+    promote: float = 0.85, decay_minutes: float = 0.0, max_steps: int = 0,
+    rank: int = 0, world: int = 1,
 ) -> None:
     """Train until ``minutes`` have passed in this call; resume from ``folder`` exactly.
+
+    ``max_steps`` > 0 also stops at this total number of steps.
 
     Pages start with ``lines`` lines; two more whenever exact match exceeds ``promote``.
     ``world`` processes, started by hand with ranks 0.. and the same arguments, share every step.
@@ -72,16 +75,18 @@ def train_language(
     optimiser = Mixed(model, muon_lr=muon_lr, adam_lr=adam_lr, factors={"lm_head": 4.0})
     path = folder / "language"
     state: dict[str, Any] = checkpoint.load(path, model, optimiser) or {
-        "step": 0, "lines": lines, "seconds": 0.0}
+        "step": 0, "lines": lines, "since": 0, "seconds": 0.0}
     table = code_table()
     begun = saved = time.time()
     before = state["seconds"]
     running: dict[str, float] = state.setdefault("running", {})
-    since = 0
+    state.setdefault("since", 0)
     num_images()
     group = Processes(folder, rank, world)
     while (elapsed := group.mean((time.time() - begun) / 60)) < minutes:
         step = state["step"]
+        if max_steps and step >= max_steps:
+            break
         if random.Random(f"language/mix/{step}").random() < shape_share:
             labels, asked, kinds = _shape_batch(step * world + rank, batch, 10)
         else:
@@ -105,10 +110,11 @@ def train_language(
                 if kind != "easy_vqa":
                     running["all"] = 0.998 * running.get("all", value) + 0.002 * value
         running["loss"] = 0.95 * running.get("loss", loss.item()) + 0.05 * loss.item()
-        state["step"], since = step + 1, since + 1
+        state["step"], state["since"] = step + 1, state["since"] + 1
         state["seconds"] = before + time.time() - begun
-        if state["lines"] < LINES and since >= 25 and group.mean(running["all"]) > promote:
-            state["lines"], since = min(LINES, state["lines"] + 2), 0
+        ready = state["lines"] < LINES and state["since"] >= 25
+        if ready and group.mean(running.get("all", 0.0)) > promote:
+            state["lines"], state["since"] = min(LINES, state["lines"] + 2), 0
         if rank == 0 and state["step"] % 20 == 0:
             if not math.isfinite(running["loss"]):
                 raise RuntimeError("the loss is not finite; resume with a lower muon_lr")

@@ -18,36 +18,36 @@ from foveate.tasks.reading import reading_questions
 
 
 @pytest.fixture(scope="module")
-def loaded():  # noqa: ANN201
+def loaded():
     return AutoModelForImageTextToText.from_pretrained(
         vlm_path(), dtype=torch.float32, output_loading_info=True)
 
 
 @pytest.fixture(scope="module")
-def model(loaded):  # noqa: ANN001, ANN201
+def model(loaded):
     return loaded[0].eval()
 
 
 @pytest.fixture(scope="module")
-def processor():  # noqa: ANN201
+def processor():
     return AutoProcessor.from_pretrained(vlm_path())
 
 
 @pytest.fixture(scope="module")
-def questions():  # noqa: ANN201
+def questions():
     return list(reading_questions(split="dev", num_pages=6, per_page=6))
 
 
-def _prompt(processor, question: str) -> str:  # noqa: ANN001
+def _prompt(processor, question: str) -> str:
     content = [{"type": "image"}, {"type": "text", "text": question}]
     message = {"role": "user", "content": content}
     return processor.apply_chat_template([message], add_generation_prompt=True)
 
 
-def test_loads_without_missing_or_unexpected_weights(loaded) -> None:  # noqa: ANN001
+def test_loads_without_missing_or_unexpected_weights(loaded) -> None:
     report = loaded[1]
     assert type(loaded[0]).__name__ == "LlavaForConditionalGeneration"
-    assert {key: set(value) for key, value in report.items()} == dict.fromkeys(report, set())
+    assert {key: set(value) for key, value in report.items()} == {key: set() for key in report}
 
 
 def test_checkpoint_has_classic_names_and_half_precision() -> None:
@@ -68,22 +68,21 @@ def test_folder_is_small() -> None:
     assert total <= 25 * 2**20, f"{total / 2**20:.1f} MiB exceeds 25 MiB"
 
 
-def test_chat_template_gives_the_trained_prompt(processor) -> None:  # noqa: ANN001
+def test_chat_template_gives_the_trained_prompt(processor) -> None:
     text = _prompt(processor, "What costs 37?")
     ids = processor.tokenizer(text)["input_ids"]
     words = [VOCABULARY[idx] for idx in ids]
     assert words == ["USER:", "<image>", "what", "costs", "3", "7", "?", "ASSISTANT:"]
 
 
-def test_tokenizer_agrees_with_the_training_code(processor, questions) -> None:  # noqa: ANN001
+def test_tokenizer_agrees_with_the_training_code(processor, questions) -> None:
     for question in questions:
         ids = processor.tokenizer(question.question, add_special_tokens=False)["input_ids"]
         assert ids == encode(question.question)
-    assert processor.tokenizer.decode(encode("bread costs 37")) == "bread costs 37" or (
-        processor.tokenizer.decode(encode("37")) == "37")
+    assert processor.tokenizer.decode(encode("bread costs 37")) == "bread costs 37"
 
 
-def test_processor_gives_the_training_pixels(processor, questions) -> None:  # noqa: ANN001
+def test_processor_gives_the_training_pixels(processor, questions) -> None:
     inputs = processor(images=questions[0].image, text=_prompt(processor, "what costs 37?"),
                        return_tensors="pt")
     expected = pixels_of([questions[0].image])
@@ -91,7 +90,7 @@ def test_processor_gives_the_training_pixels(processor, questions) -> None:  # n
     torch.testing.assert_close(inputs["pixel_values"], expected, atol=1e-5, rtol=0)
 
 
-def test_training_code_and_transformers_agree(model, processor, questions) -> None:  # noqa: ANN001
+def test_training_code_and_transformers_agree(model, processor, questions) -> None:
     ours = load_model(vlm_path())
     question = questions[0]
     inputs = processor(images=question.image, text=_prompt(processor, question.question),
@@ -107,7 +106,7 @@ def test_training_code_and_transformers_agree(model, processor, questions) -> No
 
 
 def test_generate_agrees_with_packed_scoring_and_mostly_reads(
-    model, processor, questions,  # noqa: ANN001
+    model, processor, questions,
 ) -> None:
     ours = load_model(vlm_path())
     right = []
@@ -127,7 +126,7 @@ def test_generate_agrees_with_packed_scoring_and_mostly_reads(
     assert sum(right) / len(right) >= 0.7, right
 
 
-def test_pruned_scoring_with_all_tokens_kept_is_the_full_model(questions) -> None:  # noqa: ANN001
+def test_pruned_scoring_with_all_tokens_kept_is_the_full_model(questions) -> None:
     ours = load_model(vlm_path())
     group = [q for q in questions if q.image_id == questions[0].image_id]
     with torch.no_grad():
