@@ -19,7 +19,7 @@ from foveate.tasks.easy_vqa import (
 )
 from foveate.tasks.reading_page import COLOURS, PITCH, SHAPES, SIZE
 
-__all__ = ["num_images", "shape_example", "shape_questions", "shape_share"]
+__all__ = ["draw_number", "num_images", "shape_example", "shape_questions", "shape_share"]
 
 _COLOURS, _SHAPES = tuple(COLOURS), SHAPES
 
@@ -54,6 +54,13 @@ def num_images() -> int:
     return len(_facts())
 
 
+def draw_number(rng: random.Random) -> int:
+    """Draw the number of a training picture whose facts are known."""
+    while (number := rng.randrange(4000)) not in _facts():
+        pass
+    return number
+
+
 def shape_questions(number: int) -> list[tuple[str, str]]:
     """All training (question, answer) pairs of one picture."""
     return _train()[number]
@@ -86,7 +93,7 @@ def shape_example(
         KeyError: the training questions of picture ``number`` do not tell its facts.
     """
     if number is None:
-        number = sorted(_facts())[rng.randrange(num_images())]
+        number = draw_number(rng)
     image = easy_vqa_image("train", number)
     shape, colour = _facts()[number]
     placement = None if rng.random() < 0.5 else canvas_placement(rng)

@@ -23,7 +23,7 @@ from foveate.embedded.joint import Averaged
 from foveate.embedded.optim import Mixed
 from foveate.embedded.packing import answer_loss, pack
 from foveate.embedded.processes import Processes
-from foveate.embedded.shapes import num_images, shape_example, shape_questions
+from foveate.embedded.shapes import draw_number, num_images, shape_example, shape_questions
 from foveate.embedded.start import SCALE
 from foveate.embedded.train_language import BLIND_LAYERS
 from foveate.embedded.train_vision import code_loss
@@ -41,12 +41,9 @@ def _draw(index: int, size: int, count: int, shape_share: float,
     images, labels, asked, kinds = [], [], [], []
     for slot in range(size):
         rng = random.Random(f"joint/{index}/{slot}")
-        number = rng.randrange(4000)
         if rng.random() < shape_share:
-            try:
-                image, label = shape_example(rng, number)
-            except KeyError:  # its facts are not told by its training questions
-                continue
+            number = draw_number(rng)
+            image, label = shape_example(rng, number)
             pairs = shape_questions(number)
             pairs = rng.sample(pairs, min(count, len(pairs)))
             kind = ["easy_vqa"] * len(pairs)

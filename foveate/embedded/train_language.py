@@ -18,7 +18,7 @@ from foveate.embedded.language import LanguageModel
 from foveate.embedded.optim import Mixed
 from foveate.embedded.packing import answer_loss, pack
 from foveate.embedded.processes import Processes
-from foveate.embedded.shapes import num_images, shape_example, shape_questions
+from foveate.embedded.shapes import draw_number, num_images, shape_example, shape_questions
 from foveate.embedded.start import SCALE, structured_start
 from foveate.tasks.reading import questions_about
 from foveate.tasks.reading_page import LINES, make_page
@@ -45,11 +45,8 @@ def _shape_batch(index: int, size: int, count: int) -> tuple[list, list, list]: 
     labels, asked, kinds = [], [], []
     for slot in range(size):
         rng = random.Random(f"language/shape/{index}/{slot}")
-        number = rng.randrange(4000)
-        try:
-            labels.append(shape_example(rng, number)[1])
-        except KeyError:  # its facts are not told by its questions
-            continue
+        number = draw_number(rng)
+        labels.append(shape_example(rng, number)[1])
         pairs = shape_questions(number)
         asked.append(rng.sample(pairs, min(count, len(pairs))))
         kinds.append(["easy_vqa"] * len(asked[-1]))
