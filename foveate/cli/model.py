@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from foveate.cli.console import err
@@ -9,6 +10,8 @@ from foveate.errors import InputError
 
 if TYPE_CHECKING:
     from foveate.hf.load import VisionLanguageModel
+
+EMBEDDED = "embedded model"
 
 
 def load_model(
@@ -19,9 +22,11 @@ def load_model(
         from foveate.hf.load import load_vlm, quiet_transformers
 
         quiet_transformers()
-    name = name or embedded_path()
-    with err.status(f"Loading {name}"):
-        return load_vlm(name, device=device, dtype=dtype)
+    if name is not None:
+        with err.status(f"Loading {name}"):
+            return load_vlm(name, device=device, dtype=dtype)
+    # Its folder lies wherever foveate was installed, which would say nothing in a report.
+    return replace(load_vlm(embedded_path(), device=device, dtype=dtype), name=EMBEDDED)
 
 
 def embedded_path() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from foveate.hf.processor import load_processor
 logger = logging.getLogger(__name__)
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+ENDS = 4 << 20  # bytes at each end of a weight file that identify it
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -26,14 +28,16 @@ class VisionLanguageModel:
     """A model that is ready to answer, with everything needed to ask it.
 
     Args:
-        name: the path or hub id it was loaded from, as given.
+        name: the path or hub id it was loaded from, as given, or what else to call it.
         model: in eval mode on its device.
         processor: turns images and text into the model's inputs; pads on the left.
+        weights: tells checkpoints apart: the hub's commit, or a hash of local files; "" if unknown.
     """
 
     name: str
     model: Any = field(repr=False)
     processor: Any = field(repr=False)
+    weights: str = ""
 
     @property
     def family(self) -> Family:
@@ -103,7 +107,12 @@ def load_vlm(
             f"{missing[0]}), which would stay random; use a complete checkpoint."
         )
     logger.info("loaded %s on %s", name, place)
-    return VisionLanguageModel(name=name, model=model.to(place).eval(), processor=processor)
+    return VisionLanguageModel(
+        name=name,
+        model=model.to(place).eval(),
+        processor=processor,
+        weights=_fingerprint(name) or str(getattr(config, "_commit_hash", None) or ""),
+    )
 
 
 def _device(device: str) -> torch.device:
@@ -197,6 +206,20 @@ def _weights_error(name: str, error: Exception) -> FoveateError:
         f"weights of {name!r} cannot be loaded ({type(error).__name__}: {_first_line(error)}); "
         "download or save the checkpoint again."
     )
+
+
+def _fingerprint(name: str) -> str:
+    """Hash of the ends of all local weight files: cheap for any size, and training changes both."""
+    digest = hashlib.sha256()
+    files = sorted(Path(name).glob("*.safetensors")) if Path(name).is_dir() else []
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(ENDS))
+            file.seek(max(0, size - ENDS))
+            digest.update(file.read(ENDS))
+    return digest.hexdigest()[:16] if files else ""
 
 
 def _only_safetensors(name: str, got: str) -> str:

@@ -89,6 +89,7 @@ def compare(
     facts = manifest(
         seed=settings.seed,
         model=public_name(vlm.name),
+        weights=vlm.weights,
         family=vlm.family.title,
         dtype=vlm.dtype,
         attention=vlm.attention,

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from foveate.embedded import vlm_path
+from foveate.tasks.named import load_questions
 from tests.cli.conftest import Foveate
 from tests.cli.tiny_vlm import NUM_VISUAL, save_tiny_vlm
 
@@ -97,3 +99,18 @@ def test_repeats_give_the_same_output(foveate: Foveate, checkpoint: Path, pictur
         return data["answer"], data["answer_compressed"]
 
     assert answers() == answers()
+
+
+@pytest.mark.skipif(
+    not (vlm_path() / "config.json").exists(), reason="no embedded model in this checkout"
+)
+def test_embedded_model_is_the_default(foveate: Foveate, tmp_path: Path) -> None:
+    asked = load_questions("reading", limit=1)[0]
+    asked.image.save(tmp_path / "page.png")
+    result = foveate("ask", tmp_path / "page.png", asked.question, "--keep", "100%", "--json")
+    data = json.loads(result.stdout)
+    assert data["model"] == "embedded model"
+    assert (data["report"]["before"], data["unknown_words"]) == (196, [])
+    assert data["answer_compressed"] == data["answer"] != ""
+    said = foveate("ask", tmp_path / "page.png", "what is the price of zebra?").stdout
+    assert "does not know: zebra;" in said

@@ -165,7 +165,7 @@ def test_json_is_all_of_stdout_and_names_no_place(
         "--keep", "3", "--output", tmp_path,
     )  # fmt: skip
     manifest = json.loads(result.stdout)["manifest"]
-    assert {"foveate", "torch", "transformers", "seed", "hardware", "commit"} <= set(manifest)
+    assert {"foveate", "torch", "transformers", "seed", "hardware", "weights"} <= set(manifest)
     assert (manifest["model"], manifest["data"]) == ("tiny", "reading")
     assert "/" not in json.dumps(manifest["model"]) + json.dumps(manifest["hardware"])
 

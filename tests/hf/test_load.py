@@ -48,6 +48,14 @@ def test_loaded_model_is_ready(vlm: VisionLanguageModel) -> None:
     assert vlm.device == torch.device("cpu")
 
 
+def test_weights_tell_checkpoints_apart(
+    folder: Path, vlm: VisionLanguageModel, tmp_path: Path
+) -> None:
+    same, other = (save_tiny_vlm(tmp_path / str(seed), seed=seed) for seed in (0, 1))
+    assert vlm.weights == load_vlm(folder).weights == load_vlm(same).weights
+    assert len({vlm.weights, load_vlm(other).weights, ""}) == 3
+
+
 def test_attention_kernel_can_be_chosen(folder: Path) -> None:
     assert load_vlm(folder, attention="eager").attention == "eager"
 
