@@ -14,7 +14,7 @@ from foveate.embedded.joint import JointModel
 from foveate.embedded.language import LANGUAGE_CONFIG
 from foveate.embedded.vocabulary import ANSWER, BEGIN, VOCABULARY
 
-__all__ = ["answers_right"]
+__all__ = ["answers_right", "attention_rows"]
 
 _HEADS, _HEAD = LANGUAGE_CONFIG["num_attention_heads"], LANGUAGE_CONFIG["head_dim"]
 _ANSWER_ID, _BEGIN_ID = VOCABULARY.index(ANSWER), VOCABULARY.index(BEGIN)
@@ -63,20 +63,49 @@ def answers_right(
     return ((best == targets) | (targets == -100)).all(1)
 
 
+@torch.no_grad()
+def attention_rows(model: JointModel, visual: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
+    """Attention of the last prompt token to the visual tokens, mean over heads.
+
+    Args:
+        visual: visual tokens, [V, 192].
+        prompt: ids of one question up to and with ``ASSISTANT:``, [L].
+
+    Returns:
+        [layers, V]; row k is what a method may use to select before layer k + 1.
+    """
+    table = model.language.model.embed_tokens
+    x = torch.cat([table.weight[_BEGIN_ID][None], visual, table(prompt)])[None]
+    positions = torch.arange(x.shape[1])
+    seen = positions[:, None] >= positions[None]
+    rows = []
+    for layer in model.language.model.layers:
+        normed = layer.input_layernorm(x)
+        query = _heads(layer.self_attn.q_proj, normed, positions)[:, :, -1:]
+        key = _heads(layer.self_attn.k_proj, normed, positions)
+        weights = (query @ key.transpose(2, 3) * _HEAD**-0.5).softmax(-1)
+        rows.append(weights[0, :, 0, 1:1 + len(visual)].mean(0))
+        x = x + _attend(layer.self_attn, normed, positions, seen)
+        x = x + layer.mlp(layer.post_attention_layernorm(x))
+    return torch.stack(rows)
+
+
+def _heads(projection: torch.nn.Module, x: torch.Tensor,
+           positions: torch.Tensor | None) -> torch.Tensor:
+    """Project x [1, T, 192] to [1, H, T, 64], rotated when ``positions`` [T] are given."""
+    h = projection(x).view(1, -1, _HEADS, _HEAD).transpose(1, 2)
+    if positions is None:
+        return h
+    rates = LANGUAGE_CONFIG["rope_theta"] ** -(torch.arange(0, _HEAD, 2) / _HEAD)
+    angles = torch.cat([positions[:, None] * rates] * 2, -1)  # [T, 64]
+    first, second = h.chunk(2, -1)
+    return h * angles.cos() + torch.cat([-second, first], -1) * angles.sin()
+
+
 def _attend(attention: torch.nn.Module, x: torch.Tensor, positions: torch.Tensor,
             seen: torch.Tensor) -> torch.Tensor:
     """Llama attention over x [1, T, 192] at ``positions`` [T] with the mask ``seen`` [T, T]."""
-    rates = LANGUAGE_CONFIG["rope_theta"] ** -(torch.arange(0, _HEAD, 2) / _HEAD)
-    angles = torch.cat([positions[:, None] * rates] * 2, -1)  # [T, 64]
-
-    def heads(projection: torch.nn.Module, turn: bool) -> torch.Tensor:
-        h = projection(x).view(1, -1, _HEADS, _HEAD).transpose(1, 2)
-        if not turn:
-            return h
-        first, second = h.chunk(2, -1)
-        return h * angles.cos() + torch.cat([-second, first], -1) * angles.sin()
-
     out = F.scaled_dot_product_attention(
-        heads(attention.q_proj, True), heads(attention.k_proj, True),
-        heads(attention.v_proj, False), attn_mask=seen)
+        _heads(attention.q_proj, x, positions), _heads(attention.k_proj, x, positions),
+        _heads(attention.v_proj, x, None), attn_mask=seen)
     return attention.o_proj(out.transpose(1, 2).flatten(2))

@@ -156,9 +156,11 @@ def run_facts(options: argparse.Namespace, seconds: float) -> dict[str, Any]:
     """Versions, commit, seeds and hardware class; nothing that names the machine."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
                             text=True, check=False).stdout.strip() or "unknown"
-    return {
-        "split": options.split, "reading seed": SEEDS.get(options.split, "-"),
-        "pages": options.pages, "easy-VQA stride": options.stride, "commit": commit,
+    facts = {"split": options.split, "reading seed": SEEDS[options.split], "pages": options.pages}
+    if hasattr(options, "stride"):
+        facts["easy-VQA stride"] = options.stride
+    return facts | {
+        "commit": commit,
         "torch": torch.__version__, "python": platform.python_version(),
         "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), float32",
         "minutes": round(seconds / 60, 1),
