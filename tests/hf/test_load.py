@@ -82,6 +82,12 @@ def test_answers_of_a_batch_equal_those_alone(vlm: VisionLanguageModel) -> None:
     assert together == alone
 
 
+def test_answer_holds_new_tokens_only(vlm: VisionLanguageModel) -> None:
+    inputs = prompt_inputs(vlm, ["what?", "yes?"], [[RED], [RED]])
+    answers = generate_answers(vlm, inputs, max_new_tokens=1)
+    assert set(answers) <= set(WORDS)
+
+
 @pytest.mark.parametrize(("questions", "images"), [([], []), (["a"], []), (["a"], [[RED], [RED]])])
 def test_counts_must_fit(
     vlm: VisionLanguageModel, questions: list[str], images: list[list[Image.Image]]
