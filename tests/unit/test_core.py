@@ -74,7 +74,7 @@ def test_borda_ends_are_the_single_rankings(values: list[int], weight: float) ->
     assert torch.equal(descending_order(borda(first, second, 1.0)), descending_order(first))
     assert torch.equal(descending_order(borda(first, second, 0.0)), descending_order(second))
     mixed = borda(first, second, weight)
-    assert float(mixed.max()) <= len(values)
+    assert float(mixed.max()) <= len(values) + 1e-9  # w n + (1 - w) n rounds
     assert float(mixed.min()) > 0
 
 
