@@ -37,7 +37,7 @@ def demo(
     keep: Annotated[
         str, typer.Option(help="Visual tokens to keep of each image: 64, 25% or 0.25.")
     ] = "25%",
-    limit: Annotated[int, typer.Option(help="Reading questions to compare on.")] = 120,
+    limit: Annotated[int, typer.Option(help="Reading questions to compare on.")] = 100,
     output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
     model: Annotated[
         str | None, typer.Option(help="Local folder or hub id; default: the embedded model.")
@@ -45,6 +45,8 @@ def demo(
 ) -> None:
     """Watch a vision-language model answer from a fraction of its visual tokens."""
     with err.status("Loading the libraries"):
+        import torch
+
         from foveate.measure.comparison import CompareSettings
         from foveate.tasks.named import load_questions
 
@@ -54,6 +56,10 @@ def demo(
         limits = {"easy-vqa": max(1, limit // 2), "reading": limit}
         data = {name: load_questions(name, limit=n) for name, n in limits.items()}
         shown = _first_of_kinds([*data["easy-vqa"], *data["reading"]])
+    if model is None:
+        # So small a model gains little from a second thread, and on a busy machine threads that
+        # wait for each other take several times as long.
+        torch.set_num_threads(1)
     vlm = load_model(model)
     millions = sum(parameter.numel() for parameter in vlm.model.parameters()) / 1e6
     out.print(
