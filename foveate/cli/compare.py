@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from foveate.tasks.question import Question
 
 LISTS = ("--keep", "--methods")
+COLUMNS = ("accuracy %", "minus full", "prefill", "FLOPs", "KV")
 
 
 class ListOptions(TyperCommand):
@@ -134,7 +135,7 @@ def comparison_table(result: Comparison) -> Table:
         padding=(0, 1, 0, 0),
     )
     table.add_column("method", no_wrap=True)  # fits 80 columns with the widest numbers
-    for name in ("kept", "accuracy %", "minus full", "prefill", "FLOPs", "KV"):
+    for name in ("kept", *COLUMNS):
         table.add_column(name, justify="right", no_wrap=True)
     previous = None
     for row in result.rows:
@@ -163,14 +164,41 @@ def _interval(interval: Interval, *, signed: bool = False) -> str:
     return rf"{value:{sign}.1f} \[{low:{sign}.0f}, {high:{sign}.0f}]"
 
 
+def comparison_markdown(result: Comparison) -> str:
+    """The same rows as a Markdown page, with the manifest below."""
+    facts = result.manifest
+    head = ("method", "kept", *COLUMNS)
+    lines = [
+        "# {data}: {num_questions} questions on {num_images} images".format(**facts),
+        "",
+        "full: no compression; blind: no image, what can be guessed; brackets: 95 % interval, "
+        "bootstrapped over images. prefill (measured), FLOPs (arithmetic) and KV cache are ratios "
+        "to the full run of the same process.",
+        "",
+        f"| {' | '.join(head)} |",
+        f"|---|{'---:|' * (len(head) - 1)}",
+        *(f"| {' | '.join(_cells(row))} |".replace("\\[", "[") for row in result.rows),
+        "",
+        "![accuracy against kept tokens](compare.png)",
+        "",
+        "```json",
+        json.dumps(facts, indent=2),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def write_comparison(result: Comparison, folder: Path) -> list[Path]:
-    """compare.json, answers.jsonl and compare.png in `folder`."""
+    """compare.json, compare.md, answers.jsonl and compare.png in `folder`."""
     from foveate.draw.accuracy_plot import Point, draw_accuracy
 
     def point(row: Row) -> Point:
         return Point(method=row.method, kept_share=row.kept_share, **row.accuracy.to_dict())
 
-    files = [folder / name for name in ("compare.json", "answers.jsonl", "compare.png")]
+    files = [
+        folder / name for name in ("compare.json", "answers.jsonl", "compare.png", "compare.md")
+    ]
     facts = result.manifest
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,6 +211,7 @@ def write_comparison(result: Comparison, folder: Path) -> list[Path]:
             title=f"{facts['model']} on {facts['data']}, {facts['num_questions']} questions",
             path=files[2],
         )
+        files[3].write_text(comparison_markdown(result))
     except OSError as error:
         raise InputError(f"results cannot be written to {str(folder)!r}: {error}.") from error
     return files

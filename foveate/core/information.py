@@ -71,10 +71,8 @@ def information_subspace(x: Tensor, rank: int = 64, iterations: int = 3) -> Tens
     # Rotate to singular directions: the L1 norm depends on the basis.
     squared, rotation = torch.linalg.eigh(basis.transpose(-1, -2) @ (gram @ basis))
     basis = basis @ rotation
-    if n <= d:
-        inside = basis * squared.clamp_min(0).sqrt().unsqueeze(-2)  # [..., N, r]: U diag(s)
-    else:
-        inside = x @ basis  # the same, from the right singular vectors
+    # [..., N, r]: U diag(s), or the same from the right singular vectors
+    inside = basis * squared.clamp_min(0).sqrt().unsqueeze(-2) if n <= d else x @ basis
     remainder = (x.square().sum(-1) - inside.square().sum(-1)).clamp_min(0)  # [..., N]
     # E|g| = sqrt(2/pi) sigma for a Gaussian: the L1 norm of an isotropic remainder.
     tail = (2 * (side - rank) / torch.pi * remainder).sqrt()

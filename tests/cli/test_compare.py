@@ -148,6 +148,9 @@ def test_command_writes_table_json_and_plot(
     for method in ("full", "tokencarve", "fastv", "random", "uniform", "blind"):
         assert re.search(rf"^ {method} ", result.stdout, re.MULTILINE), method
     assert "2 (12.5%)" in result.stdout
+    page = (tmp_path / "out" / "compare.md").read_text()
+    assert "| method | kept | accuracy % |" in page
+    assert "\\[" not in page
     data = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert len(data["rows"]) == 2 + 4 * 2
     answers = (tmp_path / "out" / "answers.jsonl").read_text().splitlines()
