@@ -103,7 +103,7 @@ def interval(values: list[float], clusters: list[str], seed: int = 0) -> dict[st
     table = np.array(list(sums.values()))
     picks = np.random.default_rng(seed).integers(0, len(table), (1000, len(table)))
     drawn = table[picks].sum(1)
-    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
+    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5]).tolist()
     return {"exact_match": round(100 * sum(values) / len(values), 2), "low": round(100 * low, 2),
             "high": round(100 * high, 2), "questions": len(values), "pictures": len(table)}
 

@@ -19,7 +19,10 @@ from foveate.tasks.easy_vqa import (
 )
 from foveate.tasks.reading_page import COLOURS, PITCH, SHAPES, SIZE
 
-__all__ = ["draw_number", "num_images", "shape_example", "shape_questions", "shape_share"]
+__all__ = [
+    "draw_number", "draw_shape_questions", "num_images", "shape_example", "shape_questions",
+    "shape_share",
+]
 
 _COLOURS, _SHAPES = tuple(COLOURS), SHAPES
 
@@ -64,6 +67,28 @@ def draw_number(rng: random.Random) -> int:
 def shape_questions(number: int) -> list[tuple[str, str]]:
     """All training (question, answer) pairs of one picture."""
     return _train()[number]
+
+
+def draw_shape_questions(
+    rng: random.Random, number: int, count: int,
+) -> list[tuple[str, str]]:
+    """Draw up to ``count`` training questions of one picture, form and answer balanced.
+
+    Open, plain yes/no and negated yes/no questions, and "yes" and "no" within the latter two, are
+    equally likely; most negated questions of easy-VQA are answered "yes".
+    """
+    groups: dict[tuple[bool, str], list[tuple[str, str]]] = {}
+    for question, answer in shape_questions(number):
+        negated = " not " in question or " no " in question
+        kind = answer if answer in ("yes", "no") else "open"
+        groups.setdefault((negated, kind), []).append((question, answer))
+    left = [rng.sample(groups[key], len(groups[key])) for key in sorted(groups)]
+    drawn = []
+    while left and len(drawn) < count:
+        group = rng.choice(left)
+        drawn.append(group.pop())
+        left = [g for g in left if g]
+    return drawn
 
 
 def shape_share(image: Image.Image, placement: Placement | None) -> np.ndarray:

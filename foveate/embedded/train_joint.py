@@ -23,7 +23,7 @@ from foveate.embedded.joint import Averaged
 from foveate.embedded.optim import Mixed
 from foveate.embedded.packing import answer_loss, pack
 from foveate.embedded.processes import Processes
-from foveate.embedded.shapes import draw_number, num_images, shape_example, shape_questions
+from foveate.embedded.shapes import draw_number, draw_shape_questions, num_images, shape_example
 from foveate.embedded.start import SCALE
 from foveate.embedded.train_language import BLIND_LAYERS
 from foveate.embedded.train_vision import code_loss
@@ -44,8 +44,7 @@ def _draw(index: int, size: int, count: int, shape_share: float,
         if rng.random() < shape_share:
             number = draw_number(rng)
             image, label = shape_example(rng, number)
-            pairs = shape_questions(number)
-            pairs = rng.sample(pairs, min(count, len(pairs)))
+            pairs = draw_shape_questions(rng, number, 6)
             kind = ["easy_vqa"] * len(pairs)
         else:
             page = make_page(rng)

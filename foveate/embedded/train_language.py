@@ -54,9 +54,9 @@ def _shape_batch(index: int, size: int, count: int) -> tuple[list, list, list]: 
 
 
 def train_language(
-    folder: Path, *, minutes: float, batch: int = 8, questions: int = 24, muon_lr: float = 0.006,
-    adam_lr: float = 0.001, noise: float = 0.03, shape_share: float = 0.08, lines: int = 4,
-    promote: float = 0.85, decay_minutes: float = 0.0, max_steps: int = 0,
+    folder: Path, *, minutes: float, batch: int = 8, questions: int = 20, muon_lr: float = 0.004,
+    adam_lr: float = 0.0005, noise: float = 0.03, shape_share: float = 0.08, lines: int = 3,
+    promote: float = 0.75, decay_minutes: float = 0.0, max_steps: int = 0,
     rank: int = 0, world: int = 1,
 ) -> None:
     """Train until ``minutes`` have passed in this call; resume from ``folder`` exactly.
