@@ -34,9 +34,7 @@ def load(path: Path, module: nn.Module, optimiser: Mixed) -> dict[str, Any] | No
     from safetensors import safe_open
 
     tensors = load_file(f"{path}.safetensors")
-    module.load_state_dict(
-        {k[6:]: v for k, v in tensors.items() if k.startswith("model/")}
-    )
+    module.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model/")})
     optimiser.state = {k[10:]: v.clone() for k, v in tensors.items() if k.startswith("optimiser/")}
     with safe_open(f"{path}.safetensors", framework="pt") as file:
         counters: dict[str, Any] = json.loads(file.metadata()["counters"])
@@ -48,4 +46,4 @@ def load_weights(path: Path, prefix: str = "") -> dict[str, torch.Tensor]:
     """The model's weights of a checkpoint, optionally only those below ``prefix`` (cut off)."""
     start = f"model/{prefix}"
     tensors = load_file(f"{path}.safetensors")
-    return {k[len(start):]: v for k, v in tensors.items() if k.startswith(start)}
+    return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}

@@ -22,8 +22,13 @@ _ANSWER_ID, _BEGIN_ID = VOCABULARY.index(ANSWER), VOCABULARY.index(BEGIN)
 
 @torch.no_grad()
 def answers_right(
-    model: JointModel, visual: torch.Tensor, ids: torch.Tensor, targets: torch.Tensor, *,
-    keep: torch.Tensor | None = None, prune_layer: int = 2,
+    model: JointModel,
+    visual: torch.Tensor,
+    ids: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    keep: torch.Tensor | None = None,
+    prune_layer: int = 2,
 ) -> torch.Tensor:
     """Tell which questions greedy decoding answers exactly.
 
@@ -43,12 +48,13 @@ def answers_right(
     x = torch.cat([table.weight[_BEGIN_ID][None], visual, table(ids.flatten())])[None]
     own = torch.arange(length) + 1 + num_visual
     positions = torch.cat([torch.arange(1 + num_visual), own.repeat(num_questions)])
-    block = torch.cat([torch.full((1 + num_visual,), -1),
-                       torch.arange(num_questions).repeat_interleave(length)])
+    block = torch.cat(
+        [torch.full((1 + num_visual,), -1), torch.arange(num_questions).repeat_interleave(length)]
+    )
     answering = ((ids == _ANSWER_ID).cumsum(1) - (ids == _ANSWER_ID).int()).bool().flatten()
     answering = torch.cat([torch.zeros(1 + num_visual, dtype=torch.bool), answering])
     kept = torch.ones(len(positions), dtype=torch.bool)
-    kept[1:1 + num_visual] = False
+    kept[1 : 1 + num_visual] = False
     kept[1 + keep] = True
     causal = positions[:, None] >= positions[None]
     seen = causal & ((block[None] == -1) | (block[:, None] == block[None]))
@@ -58,7 +64,7 @@ def answers_right(
             x, positions, seen = x[:, kept], positions[kept], seen[kept][:, kept]
         x = x + _attend(layer.self_attn, layer.input_layernorm(x), positions, seen)
         x = x + layer.mlp(layer.post_attention_layernorm(x))
-    hidden = model.language.model.norm(x[0, -num_questions * length:])
+    hidden = model.language.model.norm(x[0, -num_questions * length :])
     best = model.language.lm_head(hidden).argmax(-1).view(num_questions, length)
     return ((best == targets) | (targets == -100)).all(1)
 
@@ -84,14 +90,15 @@ def attention_rows(model: JointModel, visual: torch.Tensor, prompt: torch.Tensor
         query = _heads(layer.self_attn.q_proj, normed, positions)[:, :, -1:]
         key = _heads(layer.self_attn.k_proj, normed, positions)
         weights = (query @ key.transpose(2, 3) * _HEAD**-0.5).softmax(-1)
-        rows.append(weights[0, :, 0, 1:1 + len(visual)].mean(0))
+        rows.append(weights[0, :, 0, 1 : 1 + len(visual)].mean(0))
         x = x + _attend(layer.self_attn, normed, positions, seen)
         x = x + layer.mlp(layer.post_attention_layernorm(x))
     return torch.stack(rows)
 
 
-def _heads(projection: torch.nn.Module, x: torch.Tensor,
-           positions: torch.Tensor | None) -> torch.Tensor:
+def _heads(
+    projection: torch.nn.Module, x: torch.Tensor, positions: torch.Tensor | None
+) -> torch.Tensor:
     """Project x [1, T, 192] to [1, H, T, 64], rotated when ``positions`` [T] are given."""
     h = projection(x).view(1, -1, _HEADS, _HEAD).transpose(1, 2)
     if positions is None:
@@ -102,10 +109,14 @@ def _heads(projection: torch.nn.Module, x: torch.Tensor,
     return h * angles.cos() + torch.cat([-second, first], -1) * angles.sin()
 
 
-def _attend(attention: torch.nn.Module, x: torch.Tensor, positions: torch.Tensor,
-            seen: torch.Tensor) -> torch.Tensor:
+def _attend(
+    attention: torch.nn.Module, x: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor
+) -> torch.Tensor:
     """Llama attention over x [1, T, 192] at ``positions`` [T] with the mask ``seen`` [T, T]."""
     out = F.scaled_dot_product_attention(
-        _heads(attention.q_proj, x, positions), _heads(attention.k_proj, x, positions),
-        _heads(attention.v_proj, x, None), attn_mask=seen)
+        _heads(attention.q_proj, x, positions),
+        _heads(attention.k_proj, x, positions),
+        _heads(attention.v_proj, x, None),
+        attn_mask=seen,
+    )
     return attention.o_proj(out.transpose(1, 2).flatten(2))

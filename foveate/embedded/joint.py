@@ -23,7 +23,11 @@ class JointModel(nn.Module):
         self.language = LanguageModel()
 
     def forward(
-        self, pixels: torch.Tensor, questions: torch.Tensor, *, blind_layers: int = 0,
+        self,
+        pixels: torch.Tensor,
+        questions: torch.Tensor,
+        *,
+        blind_layers: int = 0,
         bias: float = float("-inf"),
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (hidden states of the questions, visual tokens [B, 196, 192])."""

@@ -17,10 +17,19 @@ from foveate.embedded.vocabulary import BEGIN, VOCABULARY
 __all__ = ["LANGUAGE_CONFIG", "LanguageModel", "PackedPositions"]
 
 LANGUAGE_CONFIG = {
-    "hidden_size": WIDTH, "intermediate_size": 512, "num_hidden_layers": 8,
-    "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 64, "hidden_act": "silu",
-    "rms_norm_eps": 1e-5, "rope_theta": 1e6, "max_position_embeddings": 1024,
-    "vocab_size": len(VOCABULARY), "tie_word_embeddings": False, "attention_bias": False,
+    "hidden_size": WIDTH,
+    "intermediate_size": 512,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e6,
+    "max_position_embeddings": 1024,
+    "vocab_size": len(VOCABULARY),
+    "tie_word_embeddings": False,
+    "attention_bias": False,
     "mlp_bias": False,
 }
 _BEGIN_ID = VOCABULARY.index(BEGIN)
@@ -64,8 +73,9 @@ class Attention(nn.Module):
             setattr(self, name, nn.Linear(WIDTH, inner, bias=False))
         self.o_proj = nn.Linear(inner, WIDTH, bias=False)
 
-    def forward(self, x: torch.Tensor, packed: PackedPositions, bias: float,
-                last: bool) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, packed: PackedPositions, bias: float, last: bool
+    ) -> torch.Tensor:
         """Attend; ``bias`` shifts question-to-image logits, ``last`` returns questions only."""
         batch = len(x)
 
@@ -78,8 +88,11 @@ class Attention(nn.Module):
         key, value = packed.rotate(split(self.k_proj, x)), split(self.v_proj, x)
         parts = []
         if not last:
-            parts.append(F.scaled_dot_product_attention(
-                query[:, :, :seen], key[:, :, :seen], value[:, :, :seen], is_causal=True))
+            parts.append(
+                F.scaled_dot_product_attention(
+                    query[:, :, :seen], key[:, :, :seen], value[:, :, :seen], is_causal=True
+                )
+            )
         shown = 1 if bias == float("-inf") else seen
         shape = (batch, query.shape[1], packed.num_questions, packed.length, query.shape[-1])
         asked = query[:, :, seen:] * query.shape[-1] ** -0.5
@@ -115,10 +128,11 @@ class Layer(nn.Module):
         self.self_attn, self.mlp = Attention(), Mlp()
         self.input_layernorm, self.post_attention_layernorm = RMSNorm(WIDTH), RMSNorm(WIDTH)
 
-    def forward(self, x: torch.Tensor, packed: PackedPositions, bias: float,
-                last: bool) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, packed: PackedPositions, bias: float, last: bool
+    ) -> torch.Tensor:
         attended = self.self_attn(self.input_layernorm(x), packed, bias, last)
-        x = (x[:, 1 + packed.num_visual:] if last else x) + attended
+        x = (x[:, 1 + packed.num_visual :] if last else x) + attended
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -130,12 +144,19 @@ class LanguageModel(nn.Module):
         self.model = nn.Module()
         self.model.embed_tokens = nn.Embedding(len(VOCABULARY), WIDTH)
         self.model.layers = nn.ModuleList(
-            Layer() for _ in range(LANGUAGE_CONFIG["num_hidden_layers"]))
+            Layer() for _ in range(LANGUAGE_CONFIG["num_hidden_layers"])
+        )
         self.model.norm = RMSNorm(WIDTH)
         self.lm_head = nn.Linear(WIDTH, len(VOCABULARY), bias=False)
 
-    def forward(self, visual: torch.Tensor, questions: torch.Tensor, *,
-                blind_layers: int = 0, bias: float = float("-inf")) -> torch.Tensor:
+    def forward(
+        self,
+        visual: torch.Tensor,
+        questions: torch.Tensor,
+        *,
+        blind_layers: int = 0,
+        bias: float = float("-inf"),
+    ) -> torch.Tensor:
         """Final hidden states of the question tokens.
 
         Args:

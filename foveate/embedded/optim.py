@@ -32,11 +32,19 @@ class Mixed:
         factors: {start of a parameter's name: factor on its step}; the first that fits counts.
     """
 
-    def __init__(self, module: nn.Module, *, muon_lr: float, adam_lr: float,
-                 momentum: float = 0.95, decay: float = 0.0,
-                 factors: dict[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        muon_lr: float,
+        adam_lr: float,
+        momentum: float = 0.95,
+        decay: float = 0.0,
+        factors: dict[str, float] | None = None,
+    ) -> None:
         linears = {
-            f"{name}.weight": child.weight for name, child in module.named_modules()
+            f"{name}.weight": child.weight
+            for name, child in module.named_modules()
             if isinstance(child, nn.Linear) and "lm_head" not in name
         }
         self.matrices = {n: p for n, p in linears.items() if p.requires_grad}

@@ -28,13 +28,15 @@ def pack(pages: Sequence[Sequence[tuple[str, str]]]) -> tuple[torch.Tensor, torc
     for b, page in enumerate(rows):
         for q, (prompt, answer) in enumerate(page):
             whole = prompt + answer
-            ids[b, q, :len(whole) - 1] = torch.tensor(whole[:-1])
-            targets[b, q, len(prompt) - 1:len(whole) - 1] = torch.tensor(answer)
+            ids[b, q, : len(whole) - 1] = torch.tensor(whole[:-1])
+            targets[b, q, len(prompt) - 1 : len(whole) - 1] = torch.tensor(answer)
     return ids, targets
 
 
 def answer_loss(
-    hidden: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor,
+    hidden: torch.Tensor,
+    head: torch.nn.Linear,
+    targets: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean cross-entropy over answer tokens, and exact match per question.
 

@@ -21,7 +21,8 @@ class Processes:
         self.meeting_point = folder.resolve() / "meeting-point"
         if world > 1:
             dist.init_process_group(
-                "gloo", init_method=f"file://{self.meeting_point}", rank=rank, world_size=world)
+                "gloo", init_method=f"file://{self.meeting_point}", rank=rank, world_size=world
+            )
 
     def mean(self, value: float) -> float:
         """Average of one number over the processes (the same everywhere)."""

@@ -104,8 +104,13 @@ def interval(values: list[float], clusters: list[str], seed: int = 0) -> dict[st
     picks = np.random.default_rng(seed).integers(0, len(table), (1000, len(table)))
     drawn = table[picks].sum(1)
     low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5]).tolist()
-    return {"exact_match": round(100 * sum(values) / len(values), 2), "low": round(100 * low, 2),
-            "high": round(100 * high, 2), "questions": len(values), "pictures": len(table)}
+    return {
+        "exact_match": round(100 * sum(values) / len(values), 2),
+        "low": round(100 * low, 2),
+        "high": round(100 * high, 2),
+        "questions": len(values),
+        "pictures": len(table),
+    }
 
 
 def score(model: JointModel, pictures: Iterator[Picture]) -> dict[str, dict[str, dict[str, float]]]:
@@ -121,8 +126,12 @@ def score(model: JointModel, pictures: Iterator[Picture]) -> dict[str, dict[str,
             hits = answers_right(model, visual, ids[0], targets[0], **arguments).tolist()
             for question, hit in zip(picture.questions, hits, strict=True):
                 parts = question.kind.split("/")
-                groups = {picture.task, "/".join([picture.task, parts[0]]) if
-                          picture.task == "reading" else question.kind}
+                groups = {
+                    picture.task,
+                    "/".join([picture.task, parts[0]])
+                    if picture.task == "reading"
+                    else question.kind,
+                }
                 if picture.task == "reading":
                     groups.add(f"reading/{question.kind}")
                 for group in groups:
@@ -136,32 +145,47 @@ def score(model: JointModel, pictures: Iterator[Picture]) -> dict[str, dict[str,
 
 def markdown(report: dict[str, Any]) -> str:
     """The report as a Markdown document."""
-    names = ["full", "blind", *(f"{kind}/{ratio:g}" for kind in ("random", "ink_first")
-                                for ratio in RATIOS)]
+    names = [
+        "full",
+        "blind",
+        *(f"{kind}/{ratio:g}" for kind in ("random", "ink_first") for ratio in RATIOS),
+    ]
     lines = ["# Scores of the embedded vision-language model", ""]
     lines += [f"- {key}: {value}" for key, value in report["run"].items()]
-    lines += ["", "Exact match in per cent, 95 % bootstrap interval over pictures below it. "
-              "`blind`: no visual tokens. `random/r`, `ink_first/r`: that share of the visual "
-              f"tokens stays from decoder layer {PRUNE_LAYER} on; ink_first is an oracle that "
-              "knows where ink is.", "", "| questions | n | " + " | ".join(names) + " |",
-              "|---|---:|" + "---:|" * len(names)]
+    lines += [
+        "",
+        "Exact match in per cent, 95 % bootstrap interval over pictures below it. "
+        "`blind`: no visual tokens. `random/r`, `ink_first/r`: that share of the visual "
+        f"tokens stays from decoder layer {PRUNE_LAYER} on; ink_first is an oracle that "
+        "knows where ink is.",
+        "",
+        "| questions | n | " + " | ".join(names) + " |",
+        "|---|---:|" + "---:|" * len(names),
+    ]
     for group, row in report["scores"].items():
-        cells = [f"{row[n]['exact_match']:.1f}<br>{row[n]['low']:.0f}-{row[n]['high']:.0f}"
-                 for n in names]
+        cells = [
+            f"{row[n]['exact_match']:.1f}<br>{row[n]['low']:.0f}-{row[n]['high']:.0f}"
+            for n in names
+        ]
         lines.append(f"| {group} | {row['full']['questions']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def run_facts(options: argparse.Namespace, seconds: float) -> dict[str, Any]:
     """Versions, commit, seeds and hardware class; nothing that names the machine."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
-                            text=True, check=False).stdout.strip() or "unknown"
+    commit = (
+        subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip()
+        or "unknown"
+    )
     facts = {"split": options.split, "reading seed": SEEDS[options.split], "pages": options.pages}
     if hasattr(options, "stride"):
         facts["easy-VQA stride"] = options.stride
     return facts | {
         "commit": commit,
-        "torch": torch.__version__, "python": platform.python_version(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
         "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), float32",
         "minutes": round(seconds / 60, 1),
     }
@@ -171,8 +195,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, score, write ``scores.json`` and ``scores.md``."""
     parser = argparse.ArgumentParser(prog="python -m foveate.embedded.score", description=__doc__)
     parser.add_argument("--model", type=Path, default=vlm_path())
-    parser.add_argument("--split", choices=("dev", "test"), default="test",
-                        help="dev scores easy-VQA's training pictures: for development only")
+    parser.add_argument(
+        "--split",
+        choices=("dev", "test"),
+        default="test",
+        help="dev scores easy-VQA's training pictures: for development only",
+    )
     parser.add_argument("--pages", type=int, default=400)
     parser.add_argument("--per-page", type=int, default=12)
     parser.add_argument("--stride", type=int, default=1, help="every n-th easy-VQA picture")

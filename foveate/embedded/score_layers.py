@@ -29,8 +29,9 @@ RATIOS = (0.5, 0.25, 0.06)
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, score, write ``layers.json`` and ``layers.md``."""
-    parser = argparse.ArgumentParser(prog="python -m foveate.embedded.score_layers",
-                                     description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m foveate.embedded.score_layers", description=__doc__
+    )
     parser.add_argument("--model", type=Path, default=vlm_path())
     parser.add_argument("--split", choices=("dev", "test"), default="test")
     parser.add_argument("--pages", type=int, default=60)
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
             owner.append(question.image_id)
             ids, targets = pack([[(question.question, question.answers[0])]])
             last = int((targets[0, 0] != -100).nonzero()[0])
-            rows = attention_rows(model, visual, ids[0, 0, :last + 1])
+            rows = attention_rows(model, visual, ids[0, 0, : last + 1])
             order = list(range(NUM_VISUAL))
             random.Random(f"layers/{question.id}").shuffle(order)
             for layer in LAYERS:
@@ -58,18 +59,32 @@ def main(arguments: list[str] | None = None) -> None:
                 for ratio in RATIOS:
                     count = round(NUM_VISUAL * ratio)
                     for name, chosen in (("random", torch.tensor(order)), ("attention", best)):
-                        hit = answers_right(model, visual, ids[0], targets[0],
-                                            keep=chosen[:count], prune_layer=layer)
+                        hit = answers_right(
+                            model,
+                            visual,
+                            ids[0],
+                            targets[0],
+                            keep=chosen[:count],
+                            prune_layer=layer,
+                        )
                         right[layer, ratio, name].append(float(hit))
-    scores = {f"layer {layer}/{ratio:g}/{name}": interval(values, owner)
-              for (layer, ratio, name), values in sorted(right.items())}
+    scores = {
+        f"layer {layer}/{ratio:g}/{name}": interval(values, owner)
+        for (layer, ratio, name), values in sorted(right.items())
+    }
     run = run_facts(options, time.time() - begun)
-    lines = ["# Random against attention-guided selection, by layer", "",
-             *(f"- {key}: {value}" for key, value in run.items()), "",
-             f"Exact match in per cent on {len(owner)} held-out reading questions, 95 % interval. "
-             "Selection happens before the layer named; attention is the last prompt token's in "
-             "the layer before, mean over heads.", "",
-             "| before layer | kept | random | attention |", "|---:|---:|---:|---:|"]
+    lines = [
+        "# Random against attention-guided selection, by layer",
+        "",
+        *(f"- {key}: {value}" for key, value in run.items()),
+        "",
+        f"Exact match in per cent on {len(owner)} held-out reading questions, 95 % interval. "
+        "Selection happens before the layer named; attention is the last prompt token's in "
+        "the layer before, mean over heads.",
+        "",
+        "| before layer | kept | random | attention |",
+        "|---:|---:|---:|---:|",
+    ]
     for layer in LAYERS:
         for ratio in RATIOS:
             cells = []
@@ -79,7 +94,8 @@ def main(arguments: list[str] | None = None) -> None:
             lines.append(f"| {layer} | {100 * ratio:g} % | " + " | ".join(cells) + " |")
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "layers.json").write_text(
-        json.dumps({"run": run, "scores": scores}, indent=1) + "\n")
+        json.dumps({"run": run, "scores": scores}, indent=1) + "\n"
+    )
     (options.out / "layers.md").write_text("\n".join(lines) + "\n")
 
 

@@ -20,7 +20,11 @@ from foveate.tasks.easy_vqa import (
 from foveate.tasks.reading_page import COLOURS, PITCH, SHAPES, SIZE
 
 __all__ = [
-    "draw_number", "draw_shape_questions", "num_images", "shape_example", "shape_questions",
+    "draw_number",
+    "draw_shape_questions",
+    "num_images",
+    "shape_example",
+    "shape_questions",
     "shape_share",
 ]
 
@@ -40,11 +44,18 @@ def _facts() -> dict[int, tuple[int, int]]:
     """(shape, colour) of each training picture, where its training questions tell both."""
     facts = {}
     for number, asked in _train().items():
-        told = [word for question, answer in asked if answer not in ("yes", "no")
-                for word in (answer, *question.rstrip("?").split())]
-        told += [word for question, answer in asked
-                 if (answer == "yes") != (" no " in question or " not " in question)
-                 for word in question.rstrip("?").split()]
+        told = [
+            word
+            for question, answer in asked
+            if answer not in ("yes", "no")
+            for word in (answer, *question.rstrip("?").split())
+        ]
+        told += [
+            word
+            for question, answer in asked
+            if (answer == "yes") != (" no " in question or " not " in question)
+            for word in question.rstrip("?").split()
+        ]
         shape = [word for word in told if word in _SHAPES]
         colour = [word for word in told if word in _COLOURS]
         if shape and colour:
@@ -70,7 +81,9 @@ def shape_questions(number: int) -> list[tuple[str, str]]:
 
 
 def draw_shape_questions(
-    rng: random.Random, number: int, count: int,
+    rng: random.Random,
+    number: int,
+    count: int,
 ) -> list[tuple[str, str]]:
     """Draw up to ``count`` training questions of one picture, form and answer balanced.
 
@@ -110,7 +123,8 @@ def shape_share(image: Image.Image, placement: Placement | None) -> np.ndarray:
 
 
 def shape_example(
-    rng: random.Random, number: int | None = None,
+    rng: random.Random,
+    number: int | None = None,
 ) -> tuple[Image.Image, torch.Tensor]:
     """A training picture, plain or on a canvas (half each), and its patch labels [196, F].
 

@@ -44,8 +44,10 @@ class _Start:
         self.model = model
         self.generator = torch.Generator().manual_seed(5)
         table = code_table()
-        of = self.of = {name: table[factor_rows(name)] for name in (
-            "kind", "word", "colour", "tens", "units", "shape", "line", "column")}
+        of = self.of = {
+            name: table[factor_rows(name)]
+            for name in ("kind", "word", "colour", "tens", "units", "shape", "line", "column")
+        }
         self.numbers = torch.cat([of["tens"], of["units"]])
         apart = (of["line"], of["column"], of["colour"], self.numbers)
         names = ("word", "colour", "tens", "units", "shape", "kind")
@@ -60,8 +62,9 @@ class _Start:
         self.block = torch.stack([column[:half].sum(0), column[half:].sum(0)])
         self.visual = of["line"].sum(0, keepdim=True)  # every visual token has a line
 
-    def match(self, layer: int, head: int, gain: float,
-              *pairs: tuple[torch.Tensor, torch.Tensor]) -> None:
+    def match(
+        self, layer: int, head: int, gain: float, *pairs: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
         """Queries reading ``a`` prefer keys reading ``b``, row by row of each pair (a, b)."""
         attention = self.model.model.layers[layer].self_attn
         asked, offered = torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
@@ -70,13 +73,19 @@ class _Start:
             embed = torch.linalg.qr(embed)[0]
         else:
             embed = torch.linalg.qr(embed.T)[0].T * (len(asked) / len(_SLOW)) ** 0.5
-        embed = embed[:, :len(asked)]
+        embed = embed[:, : len(asked)]
         rows = head * _HEAD + _SLOW
         attention.q_proj.weight[rows] = gain * embed @ asked
         attention.k_proj.weight[rows] = gain * embed @ offered
 
-    def copy(self, layer: int, head: int, gain: float, read: torch.Tensor,
-             write: torch.Tensor | None = None) -> None:
+    def copy(
+        self,
+        layer: int,
+        head: int,
+        gain: float,
+        read: torch.Tensor,
+        write: torch.Tensor | None = None,
+    ) -> None:
         """Write what ``read`` finds along the rows of ``write`` (default: the same rows)."""
         attention = self.model.model.layers[layer].self_attn
         rows = slice(head * _HEAD, head * _HEAD + len(read))
@@ -105,12 +114,12 @@ def structured_start(model: LanguageModel) -> None:
     basis = _orthonormal(7, WIDTH)
     for part in range(3):  # gather the question; visual tokens rest on the prefix
         s.match(0, 1 + part, 1.0, (1.5 * s.visual, 1.5 * begin), (0.5 * gatherers, 0.5 * content))
-        rows = basis[part * _HEAD:(part + 1) * _HEAD]
+        rows = basis[part * _HEAD : (part + 1) * _HEAD]
         s.copy(0, 1 + part, 0.5, rows - rows @ begin.T @ begin, rows)
     here = ((of["line"], of["line"]), (s.block, s.block))
     upper = ((of["line"][1:], of["line"][:-1]), (s.block, s.block))
     lower = ((of["line"][:-1], of["line"][1:]), (s.block, s.block))
-    word_kind, price_kind = ((s.visual, of["kind"][i:i + 1]) for i in (1, 2))
+    word_kind, price_kind = ((s.visual, of["kind"][i : i + 1]) for i in (1, 2))
     s.match(0, 0, 1.3, *here, word_kind)
     s.copy(0, 0, 0.12, of["word"], s.row_word)
     s.match(1, 0, 1.3, *here, price_kind)
@@ -145,8 +154,9 @@ def structured_start(model: LanguageModel) -> None:
         s.copy(layer, 3, 0.2, torch.cat([places, of["shape"]]))
 
 
-def _when(s: _Start, word: str, begin: torch.Tensor,
-          answer: torch.Tensor) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+def _when(
+    s: _Start, word: str, begin: torch.Tensor, answer: torch.Tensor
+) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
     """Look at visual tokens when the question has ``word``, else rest on the prefix."""
     table = s.model.model.embed_tokens.weight
     asked = table[VOCABULARY.index(word)][None] / SCALE

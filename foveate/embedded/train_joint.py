@@ -36,8 +36,12 @@ __all__ = ["train_joint"]
 _CLOSED = -10.0  # attention logit that still hides 196 visual tokens
 
 
-def _draw(index: int, size: int, count: int, shape_share: float,
-          ) -> tuple[list, list, list, list]:  # type: ignore[type-arg]
+def _draw(
+    index: int,
+    size: int,
+    count: int,
+    shape_share: float,
+) -> tuple[list, list, list, list]:  # type: ignore[type-arg]
     images, labels, asked, kinds = [], [], [], []
     for slot in range(size):
         rng = random.Random(f"joint/{index}/{slot}")
@@ -59,10 +63,22 @@ def _draw(index: int, size: int, count: int, shape_share: float,
 
 
 def train_joint(
-    folder: Path, *, minutes: float, batch: int = 8, questions: int = 20, muon_lr: float = 0.003,
-    adam_lr: float = 0.0005, code_weight: float = 0.1, shape_share: float = 0.12,
-    eye_factor: float = 0.3, open_steps: int = 0, decay_minutes: float = 0.0, average: float = 0.01,
-    max_steps: int = 0, rank: int = 0, world: int = 1,
+    folder: Path,
+    *,
+    minutes: float,
+    batch: int = 8,
+    questions: int = 20,
+    muon_lr: float = 0.003,
+    adam_lr: float = 0.0005,
+    code_weight: float = 0.1,
+    shape_share: float = 0.12,
+    eye_factor: float = 0.3,
+    open_steps: int = 0,
+    decay_minutes: float = 0.0,
+    average: float = 0.01,
+    max_steps: int = 0,
+    rank: int = 0,
+    world: int = 1,
 ) -> None:
     """Train until ``minutes`` have passed in this call; resume from ``folder`` exactly.
 
@@ -78,8 +94,9 @@ def train_joint(
     path = folder / "joint"
     state: dict[str, Any] | None = checkpoint.load(path, pair, optimiser)
     if state is None:
-        model.join(checkpoint.load_weights(folder / "vision"),
-                   checkpoint.load_weights(folder / "language"))
+        model.join(
+            checkpoint.load_weights(folder / "vision"), checkpoint.load_weights(folder / "language")
+        )
         pair.average.load_state_dict(model.state_dict())
         state = {"step": 0, "cpu_seconds": 0.0}
     state.setdefault("opened", 0)

@@ -54,10 +54,21 @@ def _shape_batch(index: int, size: int, count: int) -> tuple[list, list, list]: 
 
 
 def train_language(
-    folder: Path, *, minutes: float, batch: int = 8, questions: int = 20, muon_lr: float = 0.004,
-    adam_lr: float = 0.0005, noise: float = 0.03, shape_share: float = 0.08, lines: int = 3,
-    promote: float = 0.75, decay_minutes: float = 0.0, max_steps: int = 0,
-    rank: int = 0, world: int = 1,
+    folder: Path,
+    *,
+    minutes: float,
+    batch: int = 8,
+    questions: int = 20,
+    muon_lr: float = 0.004,
+    adam_lr: float = 0.0005,
+    noise: float = 0.03,
+    shape_share: float = 0.08,
+    lines: int = 3,
+    promote: float = 0.75,
+    decay_minutes: float = 0.0,
+    max_steps: int = 0,
+    rank: int = 0,
+    world: int = 1,
 ) -> None:
     """Train until ``minutes`` have passed in this call; resume from ``folder`` exactly.
 
@@ -72,7 +83,11 @@ def train_language(
     optimiser = Mixed(model, muon_lr=muon_lr, adam_lr=adam_lr, factors={"lm_head": 4.0})
     path = folder / "language"
     state: dict[str, Any] = checkpoint.load(path, model, optimiser) or {
-        "step": 0, "lines": lines, "since": 0, "seconds": 0.0}
+        "step": 0,
+        "lines": lines,
+        "since": 0,
+        "seconds": 0.0,
+    }
     table = code_table()
     begun = saved = time.time()
     before = state["seconds"]
@@ -88,7 +103,8 @@ def train_language(
             labels, asked, kinds = _shape_batch(step * world + rank, batch, 10)
         else:
             labels, asked, kinds = _page_batch(
-                step * world + rank, batch, state["lines"], questions)
+                step * world + rank, batch, state["lines"], questions
+            )
         codes = code_of(torch.stack(labels), table)
         generator = torch.Generator().manual_seed(step * world + rank)
         codes = SCALE * (codes + noise * torch.randn(codes.shape, generator=generator))

@@ -39,7 +39,9 @@ class Eye(nn.Module):
 
 
 def code_loss(
-    out: torch.Tensor, labels: torch.Tensor, table: torch.Tensor,
+    out: torch.Tensor,
+    labels: torch.Tensor,
+    table: torch.Tensor,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Squared error to the code plus cross-entropy per factor; also accuracy per factor."""
     loss = 4.0 * F.mse_loss(out, code_of(labels, table), reduction="none").sum(-1).mean()
@@ -57,7 +59,10 @@ def code_loss(
 
 
 def draw_batch(
-    index: int, size: int, stage: int, shape_share: float,
+    index: int,
+    size: int,
+    stage: int,
+    shape_share: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Training pixels and patch labels number ``index``; the same for the same arguments."""
     images, labels = [], []
@@ -74,8 +79,14 @@ def draw_batch(
 
 
 def train_vision(
-    folder: Path, *, minutes: float, batch: int = 12, muon_lr: float = 0.012,
-    adam_lr: float = 0.0015, shape_share: float = 0.12, decay_minutes: float = 0.0,
+    folder: Path,
+    *,
+    minutes: float,
+    batch: int = 12,
+    muon_lr: float = 0.012,
+    adam_lr: float = 0.0015,
+    shape_share: float = 0.12,
+    decay_minutes: float = 0.0,
 ) -> None:
     """Train until ``minutes`` have passed in this call; resume from ``folder`` exactly.
 
@@ -86,7 +97,11 @@ def train_vision(
     optimiser = Mixed(eye, muon_lr=muon_lr, adam_lr=adam_lr)
     path = folder / "vision"
     state: dict[str, Any] = checkpoint.load(path, eye, optimiser) or {
-        "step": 0, "stage": 0, "seconds": 0.0, "word": 0.0}
+        "step": 0,
+        "stage": 0,
+        "seconds": 0.0,
+        "word": 0.0,
+    }
     table = code_table()
     begun = saved = time.time()
     before = state["seconds"]

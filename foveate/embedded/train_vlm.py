@@ -10,17 +10,27 @@ import torch
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and run one stage."""
-    parser = argparse.ArgumentParser(prog="python -m foveate.embedded.train_vlm",
-                                     description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m foveate.embedded.train_vlm", description=__doc__
+    )
     parser.add_argument("stage", choices=("vision", "language", "joint", "export"))
     parser.add_argument("--folder", type=Path, required=True, help="checkpoints and logs")
     parser.add_argument("--minutes", type=float, default=60.0, help="wall-clock limit of this run")
     parser.add_argument("--out", type=Path, help="export: folder to write the model to")
-    parser.add_argument("--weights", choices=("current", "average"), default="current",
-                        help="export: the last weights or their running average")
+    parser.add_argument(
+        "--weights",
+        choices=("current", "average"),
+        default="current",
+        help="export: the last weights or their running average",
+    )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=NUMBER",
-                        help="any numeric argument of the stage's function")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="any numeric argument of the stage's function",
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     if options.stage == "export":

@@ -17,9 +17,15 @@ from foveate.tasks.reading_page import PITCH, SIZE
 __all__ = ["VISION_CONFIG", "Projector", "VisionTower", "pixels_of"]
 
 VISION_CONFIG = {
-    "hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 5,
-    "num_attention_heads": 6, "image_size": SIZE, "patch_size": PITCH, "hidden_act": "quick_gelu",
-    "projection_dim": 192, "layer_norm_eps": 1e-5,
+    "hidden_size": 192,
+    "intermediate_size": 768,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 6,
+    "image_size": SIZE,
+    "patch_size": PITCH,
+    "hidden_act": "quick_gelu",
+    "projection_dim": 192,
+    "layer_norm_eps": 1e-5,
 }
 _OFFSETS = ((0, -1), (0, 1), (0, -2), (0, 2), (0, 0), (1, 0))
 
@@ -99,19 +105,22 @@ class VisionTower(nn.Module):
         rates = torch.tensor([2 * math.pi / span for span in (3.1, 4.5, 6.3, 9, 14, 22, 36, 60)])
         steps = torch.arange(GRID, dtype=torch.float32)[:, None] * rates
         wave = torch.stack([steps.sin(), steps.cos()], -1).flatten(1)  # [14, 16]
-        sine = torch.cat([
-            wave[:, None].expand(GRID, GRID, 16), wave[None].expand(GRID, GRID, 16)
-        ], -1).flatten(0, 1)  # [196, 32]
+        sine = torch.cat(
+            [wave[:, None].expand(GRID, GRID, 16), wave[None].expand(GRID, GRID, 16)], -1
+        ).flatten(0, 1)  # [196, 32]
         self.position_embedding[1:, -head:] = sine
         self.patch_embedding.weight[-head:] *= 0.1
         for depth, gain in ((0, 2.0), (1, 1.4)):
             attention = self.layers[depth].self_attn
             for idx, (down, right) in enumerate(_OFFSETS):
                 rows = slice(idx * head, (idx + 1) * head)
-                turn = torch.block_diag(*[
-                    torch.tensor([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])
-                    for shift in (down, right) for a in (rates * shift).tolist()
-                ])
+                turn = torch.block_diag(
+                    *[
+                        torch.tensor([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])
+                        for shift in (down, right)
+                        for a in (rates * shift).tolist()
+                    ]
+                )
                 attention.q_proj.weight[rows, -head:] += gain * turn
                 attention.k_proj.weight[rows, -head:] += gain * torch.eye(head)
 

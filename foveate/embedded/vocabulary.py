@@ -7,7 +7,16 @@ import re
 from foveate.tasks.reading_page import COLOURS, NOUNS, SHAPES
 
 __all__ = [
-    "ANSWER", "BEGIN", "DIGITS", "END", "IMAGE", "PAD", "UNKNOWN", "VOCABULARY", "decode", "encode",
+    "ANSWER",
+    "BEGIN",
+    "DIGITS",
+    "END",
+    "IMAGE",
+    "PAD",
+    "UNKNOWN",
+    "VOCABULARY",
+    "decode",
+    "encode",
 ]
 
 PAD, END, UNKNOWN, IMAGE = "<pad>", "</s>", "<unk>", "<image>"
@@ -20,10 +29,23 @@ which it has with first last line top bottom number count below over to from ite
 more less than cheapest dearest at
 """
 
-VOCABULARY: tuple[str, ...] = tuple(dict.fromkeys(
-    [PAD, END, UNKNOWN, IMAGE, BEGIN, ANSWER,
-     *DIGITS, *COLOURS, *SHAPES, *_FUNCTION.split(), *NOUNS]
-))
+VOCABULARY: tuple[str, ...] = tuple(
+    dict.fromkeys(
+        [
+            PAD,
+            END,
+            UNKNOWN,
+            IMAGE,
+            BEGIN,
+            ANSWER,
+            *DIGITS,
+            *COLOURS,
+            *SHAPES,
+            *_FUNCTION.split(),
+            *NOUNS,
+        ]
+    )
+)
 _INDEX = {word: idx for idx, word in enumerate(VOCABULARY)}
 _PIECE = re.compile(r"[0-9]|[a-z']+|\?")
 

@@ -20,8 +20,13 @@ from PIL import Image
 from foveate.tasks.question import Question
 
 __all__ = [
-    "Placement", "canvas_placement", "easy_vqa_canvas", "easy_vqa_image", "easy_vqa_items",
-    "easy_vqa_questions", "split_placement",
+    "Placement",
+    "canvas_placement",
+    "easy_vqa_canvas",
+    "easy_vqa_image",
+    "easy_vqa_items",
+    "easy_vqa_questions",
+    "split_placement",
 ]
 
 CANVAS = 224
@@ -32,9 +37,7 @@ def _data_path(split: str) -> Path:
         raise ValueError(f"split={split!r} is unknown; easy-VQA has 'train' and 'test'")
     found = importlib.util.find_spec("easy_vqa")
     if found is None or not found.submodule_search_locations:
-        raise ModuleNotFoundError(
-            "the easy-VQA data is not installed; run: pip install easy-vqa"
-        )
+        raise ModuleNotFoundError("the easy-VQA data is not installed; run: pip install easy-vqa")
     return Path(next(iter(found.submodule_search_locations))) / "data" / split
 
 
@@ -93,7 +96,11 @@ def easy_vqa_canvas(image: Image.Image, placement: Placement) -> Image.Image:
 
 
 def easy_vqa_questions(
-    *, split: str = "test", canvas: bool = False, limit: int | None = None, stride: int = 1,
+    *,
+    split: str = "test",
+    canvas: bool = False,
+    limit: int | None = None,
+    stride: int = 1,
 ) -> Iterator[Question]:
     """Yield easy-VQA questions of one split.
 
@@ -118,9 +125,18 @@ def easy_vqa_questions(
             if placed is None or placed[0] != number:
                 placed = (number, easy_vqa_canvas(image, split_placement(split, number)))
             image = placed[1]
-        kind = "yes_no" if answer in ("yes", "no") else "shape" if answer in (
-            "circle", "rectangle", "triangle") else "colour"
+        kind = (
+            "yes_no"
+            if answer in ("yes", "no")
+            else "shape"
+            if answer in ("circle", "rectangle", "triangle")
+            else "colour"
+        )
         yield Question(
-            image=image, question=question, answers=(answer,), kind=f"{name}/{kind}",
-            image_id=f"{name}-{split}-{number}", id=f"{name}-{split}-{idx}",
+            image=image,
+            question=question,
+            answers=(answer,),
+            kind=f"{name}/{kind}",
+            image_id=f"{name}-{split}-{number}",
+            id=f"{name}-{split}-{idx}",
         )

@@ -42,7 +42,11 @@ def page_at(seed: int, index: int) -> Page:
 
 
 def reading_questions(
-    *, split: str = "test", num_pages: int, per_page: int = 4, start: int = 0,
+    *,
+    split: str = "test",
+    num_pages: int,
+    per_page: int = 4,
+    start: int = 0,
     kinds: tuple[str, ...] | None = None,
 ) -> Iterator[Question]:
     """Yield questions about ``num_pages`` pages of one split, in a fixed order.
@@ -66,13 +70,21 @@ def reading_questions(
         image = paint(page)
         for number, item in enumerate(asked):
             yield Question(
-                image=image, question=item.text, answers=(item.answer,), kind=item.kind,
-                image_id=f"reading-{split}-{index}", id=f"reading-{split}-{index}-{number}",
+                image=image,
+                question=item.text,
+                answers=(item.answer,),
+                kind=item.kind,
+                image_id=f"reading-{split}-{index}",
+                id=f"reading-{split}-{index}-{number}",
             )
 
 
 def questions_about(
-    page: Page, rng: random.Random, count: int, *, kinds: tuple[str, ...] | None = None,
+    page: Page,
+    rng: random.Random,
+    count: int,
+    *,
+    kinds: tuple[str, ...] | None = None,
 ) -> list[Asked]:
     """Draw ``count`` different questions, each kind equally likely (yes/no kinds half as often).
 
@@ -135,6 +147,7 @@ def _item(text: str, attribute: str) -> _Draw:
         cell = rng.choice(facts.items)
         words = text.format(word=cell.word, price=cell.price)
         return words, str(getattr(cell, attribute))
+
     return draw
 
 
@@ -146,6 +159,7 @@ def _next_to(text: str, attribute: str, down: int, across: bool = False) -> _Dra
             return None
         cell, other = rng.choice(pairs)
         return text.format(word=cell.word), str(getattr(other, attribute))
+
     return draw
 
 

@@ -16,8 +16,18 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 __all__ = [
-    "BLOCKS", "COLOURS", "LINES", "NOUNS", "PITCH", "SHAPES", "SIZE", "Cell", "Ink", "Page",
-    "make_page", "paint",
+    "BLOCKS",
+    "COLOURS",
+    "LINES",
+    "NOUNS",
+    "PITCH",
+    "SHAPES",
+    "SIZE",
+    "Cell",
+    "Ink",
+    "Page",
+    "make_page",
+    "paint",
 ]
 
 SIZE = 224
@@ -33,12 +43,22 @@ jam bun roll tart toast bacon cod crab clam tuna pork beef lamb duck rye
 NOUNS = tuple(_NOUNS.split())
 SHAPES = ("circle", "rectangle", "triangle")
 COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 255, 0), "yellow": (255, 255, 0),
-    "gray": (128, 128, 128), "black": (0, 0, 0), "brown": (165, 42, 42), "teal": (0, 128, 128),
+    "red": (255, 0, 0),
+    "blue": (0, 0, 255),
+    "green": (0, 255, 0),
+    "yellow": (255, 255, 0),
+    "gray": (128, 128, 128),
+    "black": (0, 0, 0),
+    "brown": (165, 42, 42),
+    "teal": (0, 128, 128),
 }
 FONTS = (
-    "DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSerif-Bold.ttf",
-    "DejaVuSansMono.ttf", "DejaVuSansMono-Bold.ttf",
+    "DejaVuSans.ttf",
+    "DejaVuSans-Bold.ttf",
+    "DejaVuSerif.ttf",
+    "DejaVuSerif-Bold.ttf",
+    "DejaVuSansMono.ttf",
+    "DejaVuSansMono-Bold.ttf",
 )
 FONT_SIZES = (10, 11, 12, 13)
 
@@ -83,7 +103,10 @@ class Page:
 
 
 def make_page(
-    rng: random.Random, *, num_lines: int = LINES, fonts: tuple[str, ...] = FONTS,
+    rng: random.Random,
+    *,
+    num_lines: int = LINES,
+    fonts: tuple[str, ...] = FONTS,
     max_items: int | None = None,
 ) -> Page:
     """Draw a page's facts and layout from ``rng``.
@@ -122,13 +145,28 @@ def make_page(
         elif draw < 0.2:
             cells.append(Cell("sign", line, block, colour, word=next(words)))
         else:
-            cells.append(Cell("item", line, block, colour, word=next(words), price=next(prices),
-                              stock=next(stocks)))
+            cells.append(
+                Cell(
+                    "item",
+                    line,
+                    block,
+                    colour,
+                    word=next(words),
+                    price=next(prices),
+                    stock=next(stocks),
+                )
+            )
     return Page(
-        cells=tuple(cells), ink=tuple(_lay_out(rng, cells, font, size)), font=font, size=size,
-        ground=ground, number_ink=number_ink,
+        cells=tuple(cells),
+        ink=tuple(_lay_out(rng, cells, font, size)),
+        font=font,
+        size=size,
+        ground=ground,
+        number_ink=number_ink,
         texture=rng.choice(("plain", "noise", "noise", "gradient", "blobs", "stripes")),
-        noise_seed=rng.getrandbits(32), first_line=first, num_lines=num_lines,
+        noise_seed=rng.getrandbits(32),
+        first_line=first,
+        num_lines=num_lines,
     )
 
 
@@ -194,8 +232,9 @@ def _sprite(font: str, size: int, text: str) -> Image.Image:
     return mask
 
 
-def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, box: tuple[int, int, int, int],
-                rgb: tuple[int, int, int]) -> None:
+def _draw_shape(
+    draw: ImageDraw.ImageDraw, shape: str, box: tuple[int, int, int, int], rgb: tuple[int, int, int]
+) -> None:
     x0, y0, x1, y1 = box
     if shape == "circle":
         draw.ellipse(box, fill=rgb)

@@ -18,7 +18,8 @@ from foveate.embedded.vision import VisionTower
 from foveate.embedded.vocabulary import VOCABULARY
 
 needs_data = pytest.mark.skipif(
-    importlib.util.find_spec("easy_vqa") is None, reason="the package easy-vqa is not installed")
+    importlib.util.find_spec("easy_vqa") is None, reason="the package easy-vqa is not installed"
+)
 
 
 def test_pack_puts_targets_on_the_answer_and_its_end() -> None:

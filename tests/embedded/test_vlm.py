@@ -20,7 +20,8 @@ from foveate.tasks.reading import reading_questions
 @pytest.fixture(scope="module")
 def loaded():
     return AutoModelForImageTextToText.from_pretrained(
-        vlm_path(), dtype=torch.float32, output_loading_info=True)
+        vlm_path(), dtype=torch.float32, output_loading_info=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +84,9 @@ def test_tokenizer_agrees_with_the_training_code(processor, questions) -> None:
 
 
 def test_processor_gives_the_training_pixels(processor, questions) -> None:
-    inputs = processor(images=questions[0].image, text=_prompt(processor, "what costs 37?"),
-                       return_tensors="pt")
+    inputs = processor(
+        images=questions[0].image, text=_prompt(processor, "what costs 37?"), return_tensors="pt"
+    )
     expected = pixels_of([questions[0].image])
     assert (inputs["input_ids"] == VOCABULARY.index("<image>")).sum() == 196
     torch.testing.assert_close(inputs["pixel_values"], expected, atol=1e-5, rtol=0)
@@ -93,8 +95,9 @@ def test_processor_gives_the_training_pixels(processor, questions) -> None:
 def test_training_code_and_transformers_agree(model, processor, questions) -> None:
     ours = load_model(vlm_path())
     question = questions[0]
-    inputs = processor(images=question.image, text=_prompt(processor, question.question),
-                       return_tensors="pt")
+    inputs = processor(
+        images=question.image, text=_prompt(processor, question.question), return_tensors="pt"
+    )
     with torch.no_grad():
         theirs = model(**inputs).logits[0, -1]
         ids, targets = pack([[(q.question, q.answers[0]) for q in questions[:3]]])
@@ -106,22 +109,27 @@ def test_training_code_and_transformers_agree(model, processor, questions) -> No
 
 
 def test_generate_agrees_with_packed_scoring_and_mostly_reads(
-    model, processor, questions,
+    model,
+    processor,
+    questions,
 ) -> None:
     ours = load_model(vlm_path())
     right = []
     for question in questions[::2]:
-        inputs = processor(images=question.image, text=_prompt(processor, question.question),
-                           return_tensors="pt")
+        inputs = processor(
+            images=question.image, text=_prompt(processor, question.question), return_tensors="pt"
+        )
         with torch.no_grad():
             out = model.generate(**inputs, max_new_tokens=4)
-        answer = processor.tokenizer.decode(out[0, inputs["input_ids"].shape[1]:],
-                                            skip_special_tokens=True)
+        answer = processor.tokenizer.decode(
+            out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
         ids, targets = pack([[(question.question, question.answers[0])]])
         with torch.no_grad():
             visual = ours.eye(pixels_of([question.image]))[0]
         assert answers_right(ours, visual, ids[0], targets[0]).item() == (
-            answer in question.answers), (question, answer)
+            answer in question.answers
+        ), (question, answer)
         right.append(answer in question.answers)
     assert sum(right) / len(right) >= 0.7, right
 

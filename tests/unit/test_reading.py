@@ -21,7 +21,8 @@ def test_same_seed_gives_same_pixels_and_questions() -> None:
     first = list(reading_questions(split="dev", num_pages=3))
     again = list(reading_questions(split="dev", num_pages=3))
     assert [(q.id, q.question, q.answers) for q in first] == [
-        (q.id, q.question, q.answers) for q in again]
+        (q.id, q.question, q.answers) for q in again
+    ]
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(np.asarray(a.image), np.asarray(b.image))
 
