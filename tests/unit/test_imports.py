@@ -18,6 +18,7 @@ ALLOWED = {
     "prune": {"core", "errors"},
     "draw": {"core", "errors", "tasks"},
     "tasks": {"errors"},
+    "vist": {"core", "errors"},
     "hf": {"core", "prune", "errors", "embedded", "draw"},
 }
 
