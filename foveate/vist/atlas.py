@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import unicodedata
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from foveate.errors import InputError
-from foveate.vist.font_file import code_points, shipped_font
+from foveate.vist.font_file import check_font_file, code_points, open_font, shipped_font
 from foveate.vist.strip_style import StripStyle
 
 __all__ = ["Atlas"]
@@ -42,6 +43,17 @@ IGNORABLE = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Glyph:
+    """One drawn character: uint8 pixels [line, left + advance + right]."""
+
+    cell: npt.NDArray[np.uint8]
+    advance: int
+    left: int = 0
+    right: int = 0
+    lacking: bool = False
+
+
 class Atlas:
     """Glyphs of one style, drawn when first needed.
 
@@ -59,6 +71,8 @@ class Atlas:
 
     Raises:
         InputError: a font cannot be read, or is taller than the line.
+
+    Several threads may use one atlas: arrays are replaced, never changed, and only grow.
     """
 
     def __init__(self, style: StripStyle) -> None:
@@ -67,7 +81,7 @@ class Atlas:
         self.columns = np.full((style.line, style.width), PAPER, np.uint8)
         self.start, self.advance, self.left, self.right = (np.zeros(0, np.intp) for _ in range(4))
         self.lacking = np.zeros(0, np.bool_)
-        font = _open_font(shipped_font(), style.font_px)
+        font = open_font(shipped_font(), style.font_px)
         ascent, descent = font.getmetrics()
         if ascent + descent > style.line:
             raise InputError(
@@ -78,34 +92,60 @@ class Atlas:
         self._space = round(font.getlength(" "))
         self._fonts = [(font, code_points(shipped_font()))]
         self._unopened = list(style.fonts)
+        self._lock = threading.Lock()
+        for path in style.fonts:
+            # Opened when first needed, but a wrong path is told at once.
+            check_font_file(path)
 
     def glyphs(self, code: npt.NDArray[np.uint32]) -> npt.NDArray[np.int32]:
         """The slots of code points [C], drawing those that are new."""
         slots = self.slots[code]
         if slots.size and slots.min() < 0:
-            for point in np.unique(code[slots < 0]):
-                self._draw(int(point))
+            with self._lock:
+                new = [int(point) for point in np.unique(code) if self.slots[point] < 0]
+                self._append(new, [self._glyph(point) for point in new])
             slots = self.slots[code]
         return slots
 
-    def _draw(self, point: int) -> None:
+    def _append(self, points: list[int], glyphs: list[_Glyph]) -> None:
+        """Take new glyphs in; `slots` comes last, so that no thread sees half of one."""
+        widths = [glyph.cell.shape[1] for glyph in glyphs]
+        ends = self.columns.shape[1] + np.cumsum([0, *widths])[:-1]
+        left = np.array([glyph.left for glyph in glyphs], np.intp)
+        first_slot = len(self.start)
+        self.columns = np.concatenate([self.columns, *(glyph.cell for glyph in glyphs)], axis=1)
+        self.start = np.append(self.start, ends + left)
+        self.advance = np.append(self.advance, [glyph.advance for glyph in glyphs])
+        self.left = np.append(self.left, left)
+        self.right = np.append(self.right, [glyph.right for glyph in glyphs])
+        self.lacking = np.append(self.lacking, [glyph.lacking for glyph in glyphs])
+        self.slots[points] = np.arange(first_slot, len(self.start))
+
+    def _glyph(self, point: int) -> _Glyph:
         char = chr(point)
         kind = unicodedata.category(char)
+        if char == "\n" and self.style.newline == "break":
+            return self._blank(0)
         if char == "\n" or kind in ("Zl", "Zp"):
-            breaks = char == "\n" and self.style.newline == "break"
-            self._store(point, None if breaks else self._newline_mark(), 0)
-        elif char == "\t":
-            self._store(point, None, TAB_SPACES * self._space)
-        elif any(first <= point <= last for first, last in IGNORABLE):
-            self._store(point, None, 0)
-        elif kind != "Cc" and (font := self._font_with(point)) is not None:
-            self._store_glyph(point, char, kind, font)
-        elif kind == "Zs":
-            self._store(point, None, self.style.font_px)
-        else:
-            self._store(point, self._box(), 0, lacking=True)
+            return self._sign(self._newline_mark())
+        if char == "\t":
+            return self._blank(TAB_SPACES * self._space)
+        if any(first <= point <= last for first, last in IGNORABLE):
+            return self._blank(0)
+        if kind != "Cc" and (font := self._font_with(point)) is not None:
+            return self._drawn(char, kind, font)
+        if kind == "Zs":
+            return self._blank(self.style.font_px)
+        return self._sign(self._box(), lacking=True)
 
-    def _store_glyph(self, point: int, char: str, kind: str, font: ImageFont.FreeTypeFont) -> None:
+    def _blank(self, advance: int) -> _Glyph:
+        cell = np.full((self.style.line, advance), PAPER, np.uint8)
+        return _Glyph(cell=cell, advance=advance)
+
+    def _sign(self, cell: npt.NDArray[np.uint8], *, lacking: bool = False) -> _Glyph:
+        return _Glyph(cell=cell, advance=cell.shape[1], lacking=lacking)
+
+    def _drawn(self, char: str, kind: str, font: ImageFont.FreeTypeFont) -> _Glyph:
         mask, (x, y) = font.getmask2(char, mode="L", anchor="ls")
         advance = min(round(font.getlength(char)), self.style.width)
         if kind in ("Mn", "Me"):
@@ -115,41 +155,17 @@ class Atlas:
         ink = np.asarray(mask, np.uint8).reshape(height, width)
         # A picture of the line whose column `left` is the pen.
         left, right = max(0, -int(x)), max(0, int(x) + width - advance)
-        cell = np.zeros((self.style.line, left + advance + right), np.uint8)
-        top = self.baseline + int(y)
+        cell = np.full((self.style.line, left + advance + right), PAPER, np.uint8)
+        top, at = self.baseline + int(y), left + int(x)
         first, last = max(0, top), min(self.style.line, top + height)
         if first < last:
-            at = left + int(x)
-            cell[first:last, at : at + width] = ink[first - top : last - top]
-        self._store(point, PAPER - cell, advance, left=left, right=right)
-
-    def _store(
-        self,
-        point: int,
-        cell: npt.NDArray[np.uint8] | None,
-        advance: int,
-        *,
-        left: int = 0,
-        right: int = 0,
-        lacking: bool = False,
-    ) -> None:
-        """Append a glyph: without a cell it is blank; without sides the cell is the advance."""
-        if cell is None:
-            cell = np.full((self.style.line, advance), PAPER, np.uint8)
-        elif not advance and not left and not right:
-            advance = cell.shape[1]
+            cell[first:last, at : at + width] = PAPER - ink[first - top : last - top]
         # Outer columns without ink need not be drawn.
         while left and (cell[:, 0] == PAPER).all():
             cell, left = cell[:, 1:], left - 1
         while right and (cell[:, -1] == PAPER).all():
             cell, right = cell[:, :-1], right - 1
-        self.slots[point] = len(self.start)
-        self.start = np.append(self.start, self.columns.shape[1] + left)
-        self.advance = np.append(self.advance, advance)
-        self.left = np.append(self.left, left)
-        self.right = np.append(self.right, right)
-        self.lacking = np.append(self.lacking, lacking)
-        self.columns = np.concatenate([self.columns, cell], axis=1)
+        return _Glyph(cell=cell, advance=advance, left=left, right=right)
 
     def _font_with(self, point: int) -> ImageFont.FreeTypeFont | None:
         for font, points in self._fonts:
@@ -158,7 +174,7 @@ class Atlas:
         while self._unopened:
             path = self._unopened.pop(0)
             points = code_points(path)
-            self._fonts.append((_open_font(path, self.style.font_px), points))
+            self._fonts.append((open_font(path, self.style.font_px), points))
             if _holds(points, point):
                 return self._fonts[-1][0]
         return None
@@ -182,15 +198,6 @@ class Atlas:
         corner = (width - 1, self.baseline - 1)
         ImageDraw.Draw(image).rectangle([(1, self.baseline - height), corner], outline=0)
         return np.array(image, np.uint8)
-
-
-def _open_font(path: str | Path, size: int) -> ImageFont.FreeTypeFont:
-    try:
-        return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
-    except OSError as error:
-        raise InputError(
-            f"font {str(path)!r} cannot be opened ({error}); check the file."
-        ) from None
 
 
 def _holds(points: npt.NDArray[np.int64], point: int) -> bool:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import ImageFont
 
 from foveate.errors import InputError
 
-__all__ = ["code_points", "find_fonts", "shipped_font"]
+__all__ = ["check_font_file", "code_points", "find_fonts", "open_font", "shipped_font"]
 
 SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
 
@@ -29,8 +30,8 @@ def shipped_font() -> Path:
 def find_fonts(folders: tuple[str | Path, ...] | None = None) -> tuple[str, ...]:
     """Installed font files, to be given to `StripStyle(fonts=...)`.
 
-    The order is the same on every run over the same files: plain faces by name, then bold,
-    slanted, light and condensed ones.
+    The order is the same on every run over the same files: plain faces (sans serif first) by name,
+    then bold, slanted, light and condensed ones. Files that cannot be used are left out.
 
     Args:
         folders: where to look; None for the usual folders of this system.
@@ -42,11 +43,33 @@ def find_fonts(folders: tuple[str | Path, ...] | None = None) -> tuple[str, ...]
         if path.suffix.lower() in SUFFIXES and path.is_file()
     }
 
-    def order(path: Path) -> tuple[bool, str, str]:
+    def order(path: Path) -> tuple[bool, bool, str, str]:
         name = path.name.lower()
-        return any(word in name for word in STYLED), name, str(path)
+        return any(word in name for word in STYLED), "sans" not in name, name, str(path)
 
-    return tuple(str(path) for path in sorted(found, key=order))
+    return tuple(str(path) for path in sorted(found, key=order) if _usable(path))
+
+
+def open_font(path: str | Path, size: int) -> ImageFont.FreeTypeFont:
+    """The font at `size` pixels an em, for basic layout: one glyph a character.
+
+    Raises:
+        InputError: FreeType cannot open the file at that size.
+    """
+    try:
+        return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
+    except OSError as error:
+        raise InputError(
+            f"font {str(path)!r} cannot be opened at {size} px ({error}); give another file."
+        ) from None
+
+
+def check_font_file(path: str | Path) -> None:
+    """Raises InputError if there is no file at the path."""
+    path = Path(path)
+    if path.is_dir() or not path.exists():
+        state = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"font {str(path)!r} {state}; give a .ttf, .otf or .ttc file.")
 
 
 def code_points(path: str | Path) -> npt.NDArray[np.int64]:
@@ -58,13 +81,9 @@ def code_points(path: str | Path) -> npt.NDArray[np.int64]:
     Raises:
         InputError: the file is missing or is no such font, or has no Unicode table.
     """
-    path = Path(path)
-    if path.is_dir() or not path.exists():
-        state = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(f"font {str(path)!r} {state}; give a .ttf, .otf or .ttc file.")
+    check_font_file(path)
     try:
-        data = path.read_bytes()
-        return _read_cmap(data)
+        return _read_cmap(Path(path).read_bytes())
     except (struct.error, IndexError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
@@ -133,6 +152,15 @@ def _groups(data: bytes, at: int) -> npt.NDArray[np.int64]:
             raise ValueError("damaged character table")
         covered.append(np.arange(first + (glyph == 0), last + 1, dtype=np.int64))
     return np.concatenate(covered) if covered else np.empty(0, np.int64)
+
+
+def _usable(path: Path) -> bool:
+    """Whether both our table reader and FreeType can read it (bitmap emoji fonts fail here)."""
+    try:
+        open_font(path, 10)
+        return len(code_points(path)) > 0
+    except InputError:
+        return False
 
 
 def _font_folders() -> list[Path]:

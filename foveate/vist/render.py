@@ -50,6 +50,10 @@ class Renderer:
         self.style = style if style is not None else StripStyle()
         self._atlas = Atlas(self.style)
 
+    def __reduce__(self) -> tuple[type[Renderer], tuple[StripStyle]]:
+        # Fonts and locks do not travel to other processes; the style is all there is to know.
+        return Renderer, (self.style,)
+
     def render(self, text: str) -> Strips:
         """Draw a text; an empty one gives no pictures.
 
