@@ -1,10 +1,10 @@
-"""The embedded vision-language model: a tiny LLaVA that needs no download."""
+"""The embedded models, which need no download: a tiny LLaVA and a reader of rendered text."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["vlm_path"]
+__all__ = ["reader_path", "vlm_path"]
 
 
 def vlm_path() -> Path:
@@ -14,3 +14,11 @@ def vlm_path() -> Path:
     ``AutoProcessor.from_pretrained(vlm_path())``; no network is needed.
     """
     return Path(__file__).parent / "vlm"
+
+
+def reader_path() -> Path:
+    """Return the folder of the shipped text encoder, which reads strips of rendered text.
+
+    Load it with ``foveate.vist.encoder.load_text_encoder(reader_path())``.
+    """
+    return Path(__file__).parent / "reader"
