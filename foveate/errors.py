@@ -31,3 +31,15 @@ class AttachError(FoveateError, RuntimeError):
 
 class InputError(FoveateError, ValueError):
     """A file, image or checkpoint given by the user that cannot be used."""
+
+
+class ConfigError(FoveateError, ValueError):
+    """A configuration whose values are impossible or contradict each other."""
+
+
+class WindowError(InputError):
+    """A prompt that is longer than the model's window."""
+
+
+class DeclinedError(FoveateError, RuntimeError):
+    """Rendering a text would cost more tokens than the text itself."""
