@@ -97,10 +97,9 @@ class Trainee(nn.Module):
             logits = F.linear(columns, self.column_classes).view(slots.shape)
             losses["columns"] = character_loss(logits, batch.characters, batch.patch_mask)
             total = total + losses["columns"]
-        weight = recipe.token_weight_at(step)
-        if weight:
+        weight, places = recipe.token_weight_at(step), torch.nonzero(batch.tokens >= 0)
+        if weight and len(places):
             generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-            places = torch.nonzero(batch.tokens >= 0)
             order = torch.randperm(len(places), generator=generator)[: recipe.chosen]
             page, patch, which = places[order].unbind(1)
             vectors = encoder.token_vectors(features[page, patch])
@@ -117,7 +116,13 @@ def held_out_strips(
 ) -> ReaderBatch:
     """Return `count` strips of held-out documents for the log, always the same ones."""
     fixed = ReaderData(
-        documents, data.tokenise, seed=seed, slots=data.slots, exact_share=0.0, short_share=0.0
+        documents,
+        data.tokenise,
+        seed=seed,
+        slots=data.slots,
+        exact_share=0.0,
+        short_share=0.0,
+        style=data.renderer.style,
     )
     return stack([fixed.batch(number, 1) for number in range(count)])
 
@@ -139,6 +144,8 @@ def held_out_scores(
     if encoder.token_head is not None:
         for which, name in enumerate(("token_top1", "token_before_top1")):
             page, patch = torch.nonzero(batch.tokens[..., which] >= 0)[:most_tokens].unbind(1)
+            if not len(page):
+                continue
             vectors = encoder.token_vectors(features[page, patch])[:, which]
             hits = token_top1(vectors, table) == batch.tokens[page, patch, which]
             scores[name] = hits.float().mean().item()

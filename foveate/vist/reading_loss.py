@@ -56,5 +56,7 @@ def token_loss(
 @torch.no_grad()
 def token_top1(vectors: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """Return the nearest token of the whole vocabulary, int64 [T], for vectors [T, D]."""
-    parts = [vectors[start : start + 256] for start in range(0, len(vectors), 256)]
-    return torch.cat([(part @ table.T).argmax(-1) for part in parts])
+    nearest = torch.empty(len(vectors), dtype=torch.int64)
+    for start in range(0, len(vectors), 256):  # [256, V] at a time
+        nearest[start : start + 256] = (vectors[start : start + 256] @ table.T).argmax(-1)
+    return nearest
