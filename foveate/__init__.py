@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from foveate.core.report import Report as Report
     from foveate.hf.attach import Run as Run
     from foveate.hf.attach import attach as attach
+    from foveate.hf.page_reader import PageReader as PageReader
+    from foveate.hf.vist import Vist as Vist
     from foveate.prune import *  # noqa: F403
 
 # Loaded on first use, so that `foveate --help` does not wait for torch and transformers.
@@ -25,6 +27,8 @@ _HOMES = {
     "Report": "foveate.core.report",
     "Run": "foveate.hf.attach",
     "attach": "foveate.hf.attach",
+    "PageReader": "foveate.hf.page_reader",
+    "Vist": "foveate.hf.vist",
 }
 
 

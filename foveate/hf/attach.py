@@ -22,7 +22,7 @@ from foveate.hf.forward_pass import ForwardPass, ImagePlan, Reused, Setting
 from foveate.hf.units import FeatureRecorder
 from foveate.prune.method import Method
 
-_attached: WeakKeyDictionary[nn.Module, Run] = WeakKeyDictionary()
+ATTACHED: WeakKeyDictionary[nn.Module, Run] = WeakKeyDictionary()
 
 
 def attach(model: nn.Module, method: Method, *, visual_mask: Tensor | None = None) -> Run:
@@ -111,11 +111,11 @@ class Run:
     def attach(self) -> Run:
         """Put the hooks on (again). Raises AttachError if the model has a run attached."""
         base = self._anatomy.base
-        if base in _attached:
+        if base in ATTACHED:
             raise AttachError(
-                f"the model already runs {_attached[base].method}; detach that run first."
+                f"the model already runs {ATTACHED[base].method}; detach that run first."
             )
-        _attached[base] = self
+        ATTACHED[base] = self
         try:
             self._install()
         except BaseException:
@@ -140,8 +140,8 @@ class Run:
             self._host.__dict__.pop(wrapped, None)
         self._pass = None
         self._uncached = None
-        if _attached.get(self._anatomy.base) is self:
-            del _attached[self._anatomy.base]
+        if ATTACHED.get(self._anatomy.base) is self:
+            del ATTACHED[self._anatomy.base]
 
     def __enter__(self) -> Run:
         if not self.attached:
@@ -213,7 +213,7 @@ class Run:
         return make_prompt_first
 
     def _before_model(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        if _bind(module, args, kwargs).get("labels") is not None:
+        if bound_arguments(module, args, kwargs).get("labels") is not None:
             raise UnsupportedModeError(
                 "labels were passed, but a carved prefill returns logits for the kept tokens only, "
                 "so the loss would be misaligned; compute it outside foveate.attach."
@@ -221,7 +221,7 @@ class Run:
 
     def _before_base(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         assert self._setting is not None
-        inputs = _bind(module, args, kwargs)
+        inputs = bound_arguments(module, args, kwargs)
         visual_mask, is_explicit = self._visual_mask(inputs)
         reused = None
         if inputs.get("past_key_values") is None and self._uncached is not None:
@@ -348,7 +348,9 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(function)
 
 
-def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def bound_arguments(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
     """The call's arguments by name."""
     bound = dict(_signature(type(module).forward).bind_partial(module, *args, **kwargs).arguments)
     bound.update(bound.pop("kwargs", {}))

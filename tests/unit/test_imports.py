@@ -19,7 +19,7 @@ ALLOWED = {
     "draw": {"core", "errors", "tasks"},
     "tasks": {"errors"},
     "vist": {"core", "errors"},
-    "hf": {"core", "prune", "errors", "embedded", "draw"},
+    "hf": {"core", "prune", "vist", "errors", "embedded", "draw"},
 }
 
 

@@ -1,0 +1,500 @@
+"""Vist: a frozen language model, a frozen encoder, and the trained parts between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from foveate.errors import AttachError, ConfigError, InputError
+from foveate.hf.attach import ATTACHED
+from foveate.hf.fuse import Fuser
+from foveate.hf.prefix import compute_prefix, decoder_shape, reader_of
+from foveate.hf.vist_run import VistReport, VistRun
+from foveate.vist.config import VistConfig
+from foveate.vist.fusion import PrefixCache, fit_span, stack_prefixes
+from foveate.vist.memory import Memory, MemoryBatch, pad_memories
+from foveate.vist.model import VistParts, weights_hash
+from foveate.vist.render import Renderer, Strips
+
+PAGES_AT_A_TIME = 32
+
+Ids = Sequence[int] | Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextScores:
+    """What a pass over raw text beside memories gives.
+
+    Args:
+        logits: [B, K, vocabulary], for the last K tokens of each row.
+        targets: [B, K], those tokens.
+        states: layer -> [B, S, hidden_size], inputs of the layers asked for, padding on the left.
+        text_mask: [B, S] bool, True = a real token.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    states: dict[int, Tensor] = field(default_factory=dict)
+    text_mask: Tensor
+
+    @property
+    def token_nll(self) -> Tensor:
+        """Negative log likelihood of each scored token, [B, K] nats."""
+        flat = F.cross_entropy(
+            self.logits.float().flatten(0, 1), self.targets.flatten(), reduction="none"
+        )
+        return flat.view(self.targets.shape)
+
+
+class Vist:
+    """Far context as latents beside raw recent text, for an unmodified causal language model.
+
+    Source: Xing et al. 2025 (arXiv:2502.00791); docs/vist.md says where it is silent and what we
+    chose.
+
+    Args:
+        model: causal language model of a supported family. It is frozen and put in eval mode.
+        tokenizer: its tokenizer; only `read` needs it.
+        encoder: frozen; see docs/vist.md for the interface.
+        config: of the trained parts.
+        parts: trained parts; None makes new ones.
+
+    Raises:
+        UnsupportedModelError: the model's family cannot read memories.
+        ConfigError: the resampler's input_width is not the encoder's width.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        encoder: Any,
+        config: VistConfig,
+        parts: VistParts | None = None,
+    ) -> None:
+        self.anatomy = reader_of(model)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        self.config = config
+        if encoder is not None and encoder.width != config.resampler.input_width:
+            raise ConfigError(
+                f"the resampler takes features of width {config.resampler.input_width} and the "
+                f"encoder gives {encoder.width}; set ResamplerConfig(input_width={encoder.width})."
+            )
+        model.requires_grad_(False).eval()
+        if isinstance(encoder, nn.Module):
+            encoder.requires_grad_(False).eval()
+        device = self.anatomy.base.get_input_embeddings().weight.device
+        if parts is None:
+            parts = VistParts(config, decoder_shape(self.anatomy), self.anatomy.layers).to(device)
+        self.parts = parts
+        self.renderer = Renderer(encoder.style) if encoder is not None else None
+        self._run: VistRun | None = None
+        self._hashes: dict[int, tuple[Any, str]] = {}
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.parts.parameters()).device
+        return device
+
+    @property
+    def window(self) -> int:
+        """Positions the model was made for."""
+        return int(self.anatomy.config.max_position_embeddings)
+
+    @property
+    def report(self) -> VistReport | None:
+        """What the last prompt of the last attached run read."""
+        return self._run.report if self._run is not None else None
+
+    # --- a document becomes a memory ---
+
+    @torch.no_grad()
+    def read(self, text: str | Iterable[str], num_latents: int | None = None) -> Memory:
+        """Read a document once, for any number of questions.
+
+        Args:
+            text: the document, or its pieces in order; a long one is read in bounded memory but for
+                the latents.
+            num_latents: per strip; None is the trained number.
+
+        Raises:
+            InputError: the text is empty, or fills more strips than config.max_pages.
+        """
+        if self.encoder is None or self.renderer is None or self.tokenizer is None:
+            raise InputError("this Vist has no encoder or tokenizer; it reads latents only.")
+        latents, positions, num_tokens, num_pages = [], [], 0, 0
+        pieces = [text] if isinstance(text, str) else text
+        waiting = ""  # characters of the text that are not drawn yet
+        for strips, drawn in _drawn(self.renderer, pieces):
+            waiting = drawn
+            num_pages += len(strips)
+            if num_pages > self.config.max_pages:
+                raise InputError(
+                    f"the text fills more than max_pages={self.config.max_pages} strips; shorten "
+                    "it, read it in parts (memory.concat joins them), or raise VistConfig."
+                    "max_pages."
+                )
+            token_of_char, count = self.token_of_char(waiting)
+            where = self.parts.positions(
+                token_of_char, strips.char_page, strips.char_patch, strips.patch_mask, num_latents
+            )
+            for first in range(0, len(strips), PAGES_AT_A_TIME):
+                part = slice(first, first + PAGES_AT_A_TIME)
+                pixels = torch.from_numpy(strips.pixels[part]).to(self.device)
+                mask = torch.from_numpy(strips.patch_mask[part]).to(self.device)
+                found, keep, _ = self.parts(self.encoder(pixels, mask), mask, num_latents)
+                latents.append(found[keep])
+                positions.append(torch.from_numpy(where[part]).to(self.device)[keep] + num_tokens)
+            num_tokens += count
+        if not num_tokens:
+            raise InputError("the text is empty; there is nothing to remember.")
+        return Memory(
+            latents=torch.cat(latents),
+            positions=torch.cat(positions),
+            num_tokens=num_tokens,
+            num_pages=num_pages,
+            encoder=self._identity(self.encoder),
+            parts=self._identity(self.parts),
+        )
+
+    def token_of_char(self, text: str) -> tuple[np.ndarray[Any, Any], int]:
+        """Index of the token that each character belongs to, [C] float64, and how many there are.
+
+        A character outside of all tokens (a tokenizer may drop spaces) belongs to the one before.
+        """
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        begins = np.zeros(len(text) + 1, dtype=np.int64)
+        np.maximum.at(begins, offsets[:, 0], np.arange(len(offsets)))
+        return np.maximum.accumulate(begins)[:-1].astype(np.float64), len(offsets)
+
+    # --- a memory becomes keys and values ---
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings of token ids."""
+        embeds: Tensor = self.anatomy.base.get_input_embeddings()(ids)
+        return embeds
+
+    def prefill(
+        self,
+        memories: Memory | Sequence[Memory | None],
+        head_ids: Ids = (),
+        *,
+        raw_length: int | None = None,
+    ) -> PrefixCache:
+        """Keys and values of memories after a head text, for any number of questions.
+
+        Args:
+            memories: one, or B of them.
+            head_ids: [H], the raw text before the memory, at least one token (the attention sink);
+                not needed in the cross-attention form.
+            raw_length: longest raw text beside it, head and new tokens included; it decides how far
+                the positions of a too long document are scaled. None leaves half the window.
+        """
+        self._check_free("prefilling")
+        rows = [memories] if isinstance(memories, Memory) else list(memories)
+        ids = _row(head_ids).to(self.device)
+        length = raw_length if raw_length is not None else self.window // 2
+        spans = [fit_span(m.num_tokens, length, self.window) if m else 0 for m in rows]
+        head = self.embed(ids[None])
+        heads = tuple(ids.tolist())
+        with torch.no_grad():
+            made = [
+                self.compute(memory, head, span, heads)
+                if memory is not None
+                else self.no_prefix(next(m for m in rows if m is not None), head)
+                for memory, span in zip(rows, spans, strict=True)
+            ]
+        return stack_prefixes(made)
+
+    def compute(
+        self, memory: Memory, head: Tensor, span: int, head_ids: tuple[int, ...]
+    ) -> PrefixCache:
+        """The prefix [1 row] of one memory after `head` [1, H, hidden_size]."""
+        self._check_memory(memory)
+        parts_dtype = next(self.parts.parameters()).dtype
+        batch = pad_memories([memory.to(self.device, parts_dtype)])
+        return self._compute(batch, [span], head, _all(head), (head_ids,))
+
+    def no_prefix(self, like: Memory | PrefixCache, head: Tensor) -> PrefixCache:
+        """A row that reads nothing, in the shapes of the others."""
+        shape = self.parts.shape
+        layers = (
+            range(shape.num_layers)
+            if self.parts.fusion.prefix is not None
+            else [int(i) for i in self.parts.fusion.cross]
+        )
+        empty = head.new_zeros(1, shape.num_kv_heads, 1, shape.head_dim)
+        return PrefixCache(
+            keys=dict.fromkeys(layers, empty),
+            values=dict.fromkeys(layers, empty),
+            mask=torch.zeros(1, 1, dtype=torch.bool, device=head.device),
+            memory_at=(head.shape[1],),
+            spans=(0,),
+            num_tokens=(0,),
+            heads=((),),
+        )
+
+    def _compute(
+        self,
+        batch: MemoryBatch,
+        spans: Sequence[int],
+        head: Tensor,
+        head_mask: Tensor,
+        head_ids: tuple[tuple[int, ...], ...] = (),
+    ) -> PrefixCache:
+        if self.parts.fusion.prefix is not None and not bool(head_mask.any(dim=1).all()):
+            raise InputError(
+                "a memory needs at least one raw token before it (the attention sink); pass "
+                "head_ids, e.g. the first token of the prompt."
+            )
+        prefix = compute_prefix(self.anatomy, self.parts.fusion, batch, spans, head, head_mask)
+        return PrefixCache(**{**vars(prefix), "heads": head_ids})
+
+    # --- reading ---
+
+    def attach(
+        self,
+        memories: Memory | PrefixCache | Sequence[Memory | PrefixCache | None] | None,
+        *,
+        memory_at: int | Sequence[int] = 1,
+    ) -> VistRun:
+        """Let the model read memories in every call and `generate`, until detached.
+
+        Args:
+            memories: one for each prompt, None for a prompt without; or one for all prompts.
+            memory_at: where the memory sits: raw tokens of the prompt before it (one number, or one
+                for each prompt), e.g. the chat's opening. At least 1. Padding does not count.
+                Ignored in the cross-attention form, where a memory comes before all text.
+
+        Raises:
+            AttachError: the model has something attached already.
+            UnsupportedModeError: its attention kernel cannot read memories.
+
+        Example:
+            with vist.attach(vist.read(document)) as run:
+                out = model.generate(**inputs, max_new_tokens=64)
+            print(run.report)
+        """
+        if memories is None or isinstance(memories, (Memory, PrefixCache)):
+            memories = [memories]
+        at = [memory_at] if isinstance(memory_at, int) else list(memory_at)
+        if min(at, default=0) < 1:
+            raise InputError(
+                f"memory_at={memory_at} leaves no raw token before the memory; use 1 or more (the "
+                "first token is the attention sink)."
+            )
+        for memory in memories:
+            if isinstance(memory, Memory):
+                self._check_memory(memory)
+        self._run = VistRun(self, memories, memory_at)
+        return self._run.attach()
+
+    def forward_train(
+        self,
+        batch: MemoryBatch | None,
+        head_ids: Ids | Sequence[Ids],
+        tail_ids: Ids | Sequence[Ids],
+        *,
+        score_last: int,
+        states_at: Iterable[int] = (),
+    ) -> TextScores:
+        """Logits of the last tokens of raw text beside memories; differentiable in the latents.
+
+        The vocabulary is computed for the scored rows only.
+
+        Args:
+            batch: B memories (`pack_pages` of fresh latents, or `pad_memories`); None is the
+                unmodified model.
+            head_ids: raw text before each memory: [H] for all rows, or B of any lengths.
+            tail_ids: raw text after it: [T], [B, T], or B of any lengths.
+            score_last: K, tokens scored at the end of each tail.
+            states_at: layers whose inputs are returned too.
+        """
+        self._check_free("scoring")
+        tails = _rows(tail_ids, self.device)
+        heads = _rows(head_ids, self.device)
+        count = batch.num_rows if batch is not None else max(len(tails), len(heads))
+        heads = heads * count if len(heads) == 1 else heads
+        tails = tails * count if len(tails) == 1 else tails
+        if not len(heads) == len(tails) == count:
+            raise InputError(
+                f"got {count} memories, {len(heads)} heads and {len(tails)} tails; give one of "
+                "each a row, or one head or tail for all."
+            )
+        for head, tail in zip(heads, tails, strict=True):
+            if not 1 <= score_last <= min(len(tail), len(head) + len(tail) - 1):
+                raise InputError(
+                    f"score_last={score_last} with a tail of {len(tail)} tokens after a head of "
+                    f"{len(head)}; score at least 1 and at most the tail."
+                )
+        texts = [torch.cat(pair) for pair in zip(heads, tails, strict=True)]
+        ids, mask = _pad_left(texts)
+        prefix = None
+        if batch is not None:
+            spans = [
+                fit_span(n, len(text), self.window) if n else 0
+                for n, text in zip(batch.num_tokens, texts, strict=True)
+            ]
+            head, head_mask = _pad_left(heads)
+            prefix = self._compute(batch, spans, self.embed(head), head_mask)
+        return self._score(ids, mask, prefix, score_last, tuple(states_at))
+
+    def nll(
+        self,
+        memory: Memory | PrefixCache | Sequence[Memory | None] | None,
+        head_ids: Ids | Sequence[Ids],
+        tail_ids: Ids | Sequence[Ids],
+        score_last: int,
+    ) -> Tensor:
+        """Mean negative log likelihood of the last `score_last` tokens of each row, [B] nats.
+
+        Args:
+            memory: one for all rows, one a row (None: without), or a prefix with B rows.
+            head_ids, tail_ids, score_last: as in `forward_train`.
+        """
+        self._check_free("scoring")
+        with torch.no_grad():
+            if isinstance(memory, PrefixCache):
+                tails = _rows(tail_ids, self.device)
+                (head,) = _rows(head_ids, self.device)
+                prefix = memory if memory.num_rows == len(tails) else memory.rows([0] * len(tails))
+                ids, mask = _pad_left([torch.cat([head, tail]) for tail in tails])
+                scores = self._score(ids, mask, prefix, score_last, ())
+            else:
+                rows = [memory] if memory is None or isinstance(memory, Memory) else list(memory)
+                count = max(len(_rows(t, self.device)) for t in (head_ids, tail_ids))
+                rows = rows * count if len(rows) == 1 else rows
+                for row in rows:
+                    if row is not None:
+                        self._check_memory(row)
+                batch = pad_memories(rows) if any(row is not None for row in rows) else None
+                scores = self.forward_train(batch, head_ids, tail_ids, score_last=score_last)
+            return scores.token_nll.mean(dim=1)
+
+    def _score(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        prefix: PrefixCache | None,
+        score_last: int,
+        states_at: tuple[int, ...],
+    ) -> TextScores:
+        """One pass over raw text [B, S], padded on the left."""
+        base = self.anatomy.base
+        states: dict[int, Tensor] = {}
+        handles = []
+        fuser = Fuser(self.anatomy, self.parts.fusion, lambda text: prefix)
+        try:
+            if prefix is not None:
+                fuser.install()
+            for i in states_at:
+                handles.append(self._record(i, states))
+            is_ragged = not bool(mask.all())
+            hidden = base(
+                input_ids=ids,
+                attention_mask=mask.long() if is_ragged else None,
+                position_ids=(mask.long().cumsum(dim=1) - 1).clamp_min(0) if is_ragged else None,
+                use_cache=False,
+            ).last_hidden_state
+        finally:
+            fuser.remove()
+            for handle in handles:
+                handle.remove()
+        scored = hidden[:, -score_last - 1 : -1]
+        head: Any = self.anatomy.model
+        return TextScores(
+            logits=head.lm_head(scored),
+            targets=ids[:, -score_last:],
+            states=states,
+            text_mask=mask,
+        )
+
+    def _record(self, index: int, states: dict[int, Tensor]) -> Any:
+        def keep(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            states[index] = args[0] if args else kwargs["hidden_states"]
+
+        return self.anatomy.layers[index].register_forward_pre_hook(keep, with_kwargs=True)
+
+    def _check_free(self, what: str) -> None:
+        base = self.anatomy.base
+        if base in ATTACHED:
+            raise AttachError(
+                f"the model runs {ATTACHED[base].method}; detach it before {what} with vist."
+            )
+
+    # --- identities ---
+
+    def _check_memory(self, memory: Memory) -> None:
+        width = self.config.resampler.width
+        if memory.latents.shape[1] != width:
+            raise InputError(
+                f"the memory's latents have width {memory.latents.shape[1]} and this Vist reads "
+                f"{width}; read the document with this Vist."
+            )
+        if memory.parts and memory.parts != self._identity(self.parts):
+            raise InputError(
+                "the memory was made by other trained parts than these; read the document again."
+            )
+
+    def _identity(self, module: Any) -> str:
+        """Hash of a module's weights, computed again only after they changed."""
+        if not isinstance(module, nn.Module):
+            return ""
+        state = tuple((id(p), p._version) for p in module.parameters())
+        known = self._hashes.get(id(module))
+        if known is None or known[0] != state:
+            known = self._hashes[id(module)] = (state, weights_hash(module))
+        return known[1]
+
+
+def _drawn(renderer: Renderer, pieces: Iterable[str]) -> Iterable[tuple[Strips, str]]:
+    """Strips with the characters they show."""
+    waiting: list[str] = []
+
+    def remember() -> Iterable[str]:
+        for piece in pieces:
+            waiting.append(piece)
+            yield piece
+
+    for strips in renderer.stream(remember()):
+        text = "".join(waiting)
+        count = len(strips.char_page)
+        waiting[:] = [text[count:]]
+        yield strips, text[:count]
+
+
+def _row(ids: Ids) -> Tensor:
+    return torch.as_tensor(ids, dtype=torch.long).reshape(-1)
+
+
+def _rows(ids: Ids | Sequence[Ids], device: torch.device) -> list[Tensor]:
+    """One row [T] or several of any lengths -> list of [T]."""
+    if isinstance(ids, Tensor):
+        rows = list(ids) if ids.ndim == 2 else [ids]
+    elif len(ids) and not isinstance(ids[0], int):
+        rows = [_row(row) for row in ids]  # type: ignore[arg-type]
+    else:
+        rows = [_row(ids)]  # type: ignore[arg-type]
+    return [row.to(device) for row in rows]
+
+
+def _pad_left(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """[B, S] ids and bool mask; the padding's id is never read."""
+    longest = max(len(row) for row in rows)
+    ids = torch.stack([F.pad(row, (longest - len(row), 0)) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows], device=ids.device)
+    mask = torch.arange(longest, device=ids.device) >= longest - lengths[:, None]
+    return ids, mask
+
+
+def _all(head: Tensor) -> Tensor:
+    return torch.ones(head.shape[:2], dtype=torch.bool, device=head.device)

@@ -1,0 +1,177 @@
+"""Configuration of Vist's trained parts: frozen, validated on construction, JSON-ready."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypeVar
+
+from foveate.errors import ConfigError
+
+FORMS = ("kv_prefix", "cross_attention")
+SOURCES = ("embeddings", "states")
+BIASES = ("none", "window")
+_Config = TypeVar("_Config", bound="_Dictable")
+
+
+class _Dictable:
+    """to_dict / from_dict for flat dataclasses."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, JSON-ready."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls: type[_Config], values: Mapping[str, Any]) -> _Config:
+        """The inverse of `to_dict`. Raises ConfigError on unknown or missing fields."""
+        known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ConfigError(
+                f"{cls.__name__} got unknown fields {', '.join(unknown)}; it knows "
+                f"{', '.join(known)}. Was the file written by a newer version?"
+            )
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(f"{cls.__name__} cannot be made from the file: {error}.") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResamplerConfig(_Dictable):
+    """Shape of the Perceiver Resampler.
+
+    Args:
+        input_width: width of the encoder's features.
+        width: width D of the latents.
+        num_latents: learned latents a page (N); another N may be asked for at any time.
+        layers, heads, head_dim, ff_mult: depth and sizes. The paper names none but the design;
+            heads, head_dim and ff_mult default to Flamingo's, layers to fewer.
+        local_bias: "none": every latent looks at the whole page, as in the paper. "window": latent
+            n of N looks at the patches around its own place n L / N only.
+        window: reach of a latent beyond its own patches to either side, in patches.
+    """
+
+    input_width: int
+    width: int
+    num_latents: int = 64
+    layers: int = 2
+    heads: int = 8
+    head_dim: int = 64
+    ff_mult: int = 4
+    local_bias: Literal["none", "window"] = "none"
+    window: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("input_width", "width", "num_latents", "layers", "heads", "head_dim"):
+            _check_positive("ResamplerConfig", name, getattr(self, name))
+        _check_positive("ResamplerConfig", "ff_mult", self.ff_mult)
+        _check_choice("ResamplerConfig", "local_bias", self.local_bias, BIASES)
+        if self.local_bias == "window":
+            _check_positive("ResamplerConfig", "window", self.window)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionConfig(_Dictable):
+    """How the latents enter the language model.
+
+    Args:
+        form: "cross_attention": new modules between self-attention and feed-forward (the paper's).
+            "kv_prefix": the latents become keys and values of the LLM's own self-attention.
+        layers: cross_attention: decoder layers that get a module, negative counts from the end;
+            None is every layer, as in the paper. Not for kv_prefix, which is in all layers.
+        source: kv_prefix: "embeddings": latents are projected to input embeddings and run through
+            the LLM; "states": one linear map a layer predicts that layer's normed input states.
+        lora_rank: source="embeddings": rank of a LoRA on all linear maps of all layers that acts on
+            latent rows only; 0 is none.
+        lora_scale: factor on the LoRA's output.
+        rotary: cross_attention: rotate queries and keys by their positions, as the self-attention
+            they are copied from does. The paper does not say.
+    """
+
+    form: Literal["kv_prefix", "cross_attention"] = "kv_prefix"
+    layers: tuple[int, ...] | None = None
+    source: Literal["embeddings", "states"] = "embeddings"
+    lora_rank: int = 0
+    lora_scale: float = 1.0
+    rotary: bool = True
+
+    def __post_init__(self) -> None:
+        _check_choice("FusionConfig", "form", self.form, FORMS)
+        _check_choice("FusionConfig", "source", self.source, SOURCES)
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(self.layers))
+            if self.form == "kv_prefix":
+                raise ConfigError(
+                    f"FusionConfig got layers={self.layers} with form='kv_prefix', which acts in "
+                    "every layer; leave layers unset or use form='cross_attention'."
+                )
+            if not self.layers or len(set(self.layers)) != len(self.layers):
+                raise ConfigError(
+                    f"FusionConfig got layers={self.layers}; name each layer once, and at least "
+                    "one (None is every layer)."
+                )
+        if self.lora_rank < 0:
+            raise ConfigError(f"FusionConfig got lora_rank={self.lora_rank}; use 0 or more.")
+        if self.lora_rank and (self.form, self.source) != ("kv_prefix", "embeddings"):
+            raise ConfigError(
+                f"FusionConfig got lora_rank={self.lora_rank} with form={self.form!r}, "
+                f"source={self.source!r}; only kv_prefix from embeddings runs latents through the "
+                "LLM, so only there a LoRA can act; use lora_rank=0."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VistConfig(_Dictable):
+    """The trained parts of one Vist.
+
+    Args:
+        resampler, fusion: see there.
+        max_pages: most strips a document may fill.
+    """
+
+    resampler: ResamplerConfig
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    max_pages: int = 4096
+
+    def __post_init__(self) -> None:
+        _check_positive("VistConfig", "max_pages", self.max_pages)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> VistConfig:
+        """The inverse of `to_dict`."""
+        parts = dict(values)
+        if "resampler" in parts:
+            parts["resampler"] = ResamplerConfig.from_dict(parts["resampler"])
+        if "fusion" in parts:
+            parts["fusion"] = FusionConfig.from_dict(parts["fusion"])
+        return super().from_dict(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderShape(_Dictable):
+    """Sizes of the language model that the trained parts must fit.
+
+    Args:
+        hidden_size, intermediate_size, num_layers: of the decoder.
+        num_heads, num_kv_heads, head_dim: of its self-attention.
+        embedding_rms: root mean square of its input embeddings, where latents start out.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    embedding_rms: float = 1.0
+
+
+def _check_positive(owner: str, name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{owner} got {name}={value!r}; use a positive integer.")
+
+
+def _check_choice(owner: str, name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{owner} got {name}={value!r}; use one of {', '.join(choices)}.")

@@ -1,0 +1,183 @@
+"""A document as the language model remembers it: latents, where they stand, what made them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from foveate.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """One document, read once, for any number of questions.
+
+    Args:
+        latents: [M, D] float, in reading order.
+        positions: [M] float32, ascending, in [0, num_tokens): where each latent stands, in tokens
+            of the document.
+        num_tokens: tokens of the text it stands for.
+        num_pages: strips it was read from.
+        encoder, parts: identify the encoder and the trained parts that made it; "" if unknown.
+    """
+
+    latents: Tensor
+    positions: Tensor
+    num_tokens: int
+    num_pages: int = 0
+    encoder: str = ""
+    parts: str = ""
+
+    def __post_init__(self) -> None:
+        if self.latents.ndim != 2 or self.positions.shape != self.latents.shape[:1]:
+            raise InputError(
+                f"Memory got latents {tuple(self.latents.shape)} and positions "
+                f"{tuple(self.positions.shape)}; they must be [M, D] and [M]."
+            )
+
+    @property
+    def num_latents(self) -> int:
+        return int(self.latents.shape[0])
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Memory:
+        """The same on another device."""
+        return Memory(**{**self._fields(), "latents": self.latents.to(device, dtype),
+                         "positions": self.positions.to(device)})  # fmt: skip
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file."""
+        about = {k: v for k, v in self._fields().items() if k not in ("latents", "positions")}
+        tensors = {
+            "latents": self.latents.detach().cpu().contiguous(),
+            "positions": self.positions.detach().cpu().contiguous(),
+        }
+        save_file(tensors, str(path), metadata={"foveate_memory": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Memory:
+        """Read what `save` wrote. Raises InputError for anything else."""
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                about = json.loads((file.metadata() or {})["foveate_memory"])
+                return cls(
+                    latents=file.get_tensor("latents"),
+                    positions=file.get_tensor("positions"),
+                    **about,
+                )
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{str(path)!r} is not a memory written by foveate ({type(error).__name__}: "
+                f"{error}); read the document again."
+            ) from error
+
+    def _fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def concat(memories: Sequence[Memory]) -> Memory:
+    """One memory of several documents, read in that order.
+
+    Raises:
+        InputError: there is none, or they were made by different models.
+    """
+    if not memories:
+        raise InputError("concat got no memories; give at least one.")
+    first = memories[0]
+    for other in memories[1:]:
+        if (other.encoder, other.parts) != (first.encoder, first.parts):
+            raise InputError(
+                "concat got memories made by different encoders or trained parts; read all "
+                "documents with one Vist."
+            )
+    starts, total = [], 0
+    for memory in memories:
+        starts.append(total)
+        total += memory.num_tokens
+    return Memory(
+        latents=torch.cat([memory.latents for memory in memories]),
+        positions=torch.cat([m.positions + s for m, s in zip(memories, starts, strict=True)]),
+        num_tokens=total,
+        num_pages=sum(memory.num_pages for memory in memories),
+        encoder=first.encoder,
+        parts=first.parts,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryBatch:
+    """Memories of a batch side by side; rows may be empty.
+
+    Args:
+        latents: [B, M, D]; gradients flow through it.
+        mask: [B, M] bool, True = a latent. Padding comes last.
+        positions: [B, M] float32, as in Memory; 0 at padding.
+        num_tokens: B counts.
+    """
+
+    latents: Tensor
+    mask: Tensor
+    positions: Tensor
+    num_tokens: tuple[int, ...]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.num_tokens)
+
+
+def pad_memories(memories: Sequence[Memory | None]) -> MemoryBatch:
+    """Batch memories of any lengths; None is a row without one.
+
+    Raises:
+        InputError: every row is None (attach nothing instead), or the widths differ.
+    """
+    present = [memory for memory in memories if memory is not None]
+    if not present:
+        raise InputError(f"got {len(memories)} rows without any memory; give at least one.")
+    widths = sorted({memory.latents.shape[1] for memory in present})
+    if len(widths) > 1:
+        raise InputError(f"memories have latents of widths {widths}; use those of one Vist.")
+    longest = max(memory.num_latents for memory in present)
+    like = present[0].latents
+    latents = like.new_zeros(len(memories), longest, widths[0])
+    positions = torch.zeros(len(memories), longest, device=like.device)
+    mask = torch.zeros(len(memories), longest, dtype=torch.bool, device=like.device)
+    for row, memory in enumerate(memories):
+        if memory is not None:
+            latents[row, : memory.num_latents] = memory.latents
+            positions[row, : memory.num_latents] = memory.positions
+            mask[row, : memory.num_latents] = True
+    counts = tuple(memory.num_tokens if memory is not None else 0 for memory in memories)
+    return MemoryBatch(latents=latents, mask=mask, positions=positions, num_tokens=counts)
+
+
+def pack_pages(
+    latents: Tensor, latent_mask: Tensor, positions: Tensor, num_tokens: Sequence[int]
+) -> MemoryBatch:
+    """Batch the latents of documents' pages, dropping those without text; differentiable.
+
+    Args:
+        latents: [B, P, N, D] float.
+        latent_mask: [B, P, N] bool.
+        positions: [B, P, N] float, in tokens of each document.
+        num_tokens: B counts.
+    """
+    batch = latents.shape[0]
+    flat, keep = latents.flatten(1, 2), latent_mask.flatten(1)
+    longest = max(1, int(keep.sum(dim=1).max()))
+    # Stable: latents that count come first, in reading order.
+    order = (~keep).int().argsort(dim=1, stable=True)[:, :longest]
+    mask = keep.gather(1, order)
+    index = order.unsqueeze(-1).expand(-1, -1, flat.shape[-1])
+    packed = flat.gather(1, index) * mask.unsqueeze(-1)
+    where = positions.reshape(batch, -1).gather(1, order).float() * mask
+    return MemoryBatch(
+        latents=packed, mask=mask, positions=where, num_tokens=tuple(int(n) for n in num_tokens)
+    )
