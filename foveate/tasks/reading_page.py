@@ -8,6 +8,7 @@ Words, prices and stocks are unique on a page, so every question has exactly one
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = [
     "Ink",
     "Page",
     "make_page",
+    "page_of",
     "paint",
 ]
 
@@ -61,6 +63,8 @@ FONTS = (
     "DejaVuSansMono-Bold.ttf",
 )
 FONT_SIZES = (10, 11, 12, 13)
+GROUNDS = ((240, 240, 240), (30, 30, 30))
+VISIBLE = 70  # least contrast of a colour on the ground
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def make_page(
     font, size = rng.choice(fonts), rng.choice(FONT_SIZES)
     dark = rng.random() < 0.35
     ground = _ground(rng, dark)
-    palette = [name for name, rgb in COLOURS.items() if _contrast(rgb, ground) > 70]
+    palette = [name for name, rgb in COLOURS.items() if _contrast(rgb, ground) > VISIBLE]
     number_ink = _jitter(rng, (235, 235, 235) if dark else (20, 20, 20), 20)
     first = rng.randint(0, LINES - num_lines)
     style = rng.random()
@@ -167,6 +171,29 @@ def make_page(
         noise_seed=rng.getrandbits(32),
         first_line=first,
         num_lines=num_lines,
+    )
+
+
+def page_of(cells: Sequence[Cell], *, font: str = FONTS[0], size: int = 12) -> Page:
+    """A plain page of the given cells: light, or dark where that shows more of their colours.
+
+    Args:
+        cells: what to show, each in its place.
+        font: one of FONTS.
+        size: one of FONT_SIZES, px.
+    """
+    colours = [COLOURS[cell.colour] for cell in cells]
+    shown = [sum(_contrast(rgb, ground) > VISIBLE for rgb in colours) for ground in GROUNDS]
+    ground = GROUNDS[shown.index(max(shown))]
+    return Page(
+        cells=tuple(cells),
+        ink=tuple(_lay_out(random.Random(0), list(cells), font, size)),
+        font=font,
+        size=size,
+        ground=ground,
+        number_ink=(20, 20, 20) if ground == GROUNDS[0] else (235, 235, 235),
+        texture="plain",
+        noise_seed=0,
     )
 
 
