@@ -18,7 +18,8 @@ def break_lines(
     *,
     width: int,
     wrap: float,
-) -> npt.NDArray[np.intp]:
+    hang: bool = False,
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Fill lines greedily with whole characters.
 
     A line that overflows breaks after the last space of its end (the share `wrap` of the width),
@@ -32,9 +33,12 @@ def break_lines(
         forced: True [C] where a line must end after the character.
         width: pixels of a line.
         wrap: share of the line, at its end, in which a space is looked for.
+        hang: spaces that no longer fit stay at the end of the line and take no pixels, so that no
+            line begins with the space before its first word.
 
     Returns:
-        The first character of each line, intp [lines].
+        The first character of each line, intp [lines], and the pixels of each character [C] as
+        they are now.
     """
     num = len(advance)
     ends = np.cumsum(advance)
@@ -44,6 +48,7 @@ def break_lines(
     breaks, stops = np.flatnonzero(allowed), np.flatnonzero(forced)
     reach = width - int(wrap * width)
     starts: list[int] = []
+    hanging: list[npt.NDArray[np.intp]] = []
     start = 0
     while start < num:
         starts.append(start)
@@ -55,6 +60,16 @@ def break_lines(
             stop = int(stops[place]) + 1
         elif longest < stop or stop == num:
             stop = min(stop, longest)
+        elif hang and spaces[stop]:
+            end = stop
+            while end < min(num, longest) and spaces[end] and not forced[end]:
+                end += 1
+            hanging.append(np.arange(stop, end))
+            while end < min(num, longest) and advance[end] == 0:
+                end += 1
+                if forced[end - 1]:
+                    break
+            stop = end
         elif not allowed[stop]:
             place = int(np.searchsorted(breaks, stop)) - 1
             if place >= 0 and breaks[place] >= start:
@@ -62,4 +77,7 @@ def break_lines(
                 if int(ends[after - 1]) - origin >= reach:
                     stop = after
         start = stop
-    return np.array(starts, np.intp)
+    if hanging:
+        advance = advance.copy()
+        advance[np.concatenate(hanging)] = 0
+    return np.array(starts, np.intp), advance

@@ -19,6 +19,9 @@ __all__ = ["Renderer", "StripStyle", "Strips"]
 # Lines drawn at a time: the column indices of so many stay in the processor's cache.
 LINES_AT_A_TIME = 8
 
+# More marks than this on one glyph are a black spot already, and no longer drawn.
+MAX_MARKS = 16
+
 # Characters that a stream collects before it draws, about 45 strips.
 STREAM_CHARS = 32768
 
@@ -64,7 +67,7 @@ class Renderer:
             raise InputError(f"text is {type(text).__name__}, not str; decode bytes first.")
         code = _code_points(text)
         slots = self._atlas.glyphs(code)
-        return self._draw(code, slots, self._break(code, slots))
+        return self._draw(code, slots, *self._break(code, slots))
 
     def stream(self, chunks: Iterable[str]) -> Iterator[Strips]:
         """Draw a text that comes in pieces, in memory that does not grow with it.
@@ -90,7 +93,7 @@ class Renderer:
                 pieces, waiting = [], 0
                 code = _code_points(text)
                 slots = self._atlas.glyphs(code)
-                starts = self._break(code, slots)
+                starts, advance = self._break(code, slots)
                 # What ends a line is known once two characters follow it.
                 settled = int(np.searchsorted(starts, len(text) - 1))
                 done = max(0, settled - 1) // self.style.lines * self.style.lines
@@ -98,9 +101,8 @@ class Renderer:
                     kept = text
                     continue
                 stop = int(starts[done])
-                strips = self._draw(
-                    code[:stop], slots[:stop], starts[:done], first_char, first_page
-                )
+                whole = (code[:stop], slots[:stop], starts[:done], advance[:stop])
+                strips = self._draw(*whole, first_char, first_page)
                 yield strips
                 kept = text[stop:]
                 first_char, first_page = first_char + stop, first_page + len(strips)
@@ -108,11 +110,13 @@ class Renderer:
         if text:
             code = _code_points(text)
             slots = self._atlas.glyphs(code)
-            yield self._draw(code, slots, self._break(code, slots), first_char, first_page)
+            starts, advance = self._break(code, slots)
+            yield self._draw(code, slots, starts, advance, first_char, first_page)
 
     def _break(
         self, code: npt.NDArray[np.uint32], slots: npt.NDArray[np.int32]
-    ) -> npt.NDArray[np.intp]:
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """First characters of the lines, and each character's pixels."""
         newline = code == ord("\n")
         ends = self.style.newline == "break"
         return break_lines(
@@ -121,6 +125,7 @@ class Renderer:
             newline if ends else np.zeros_like(newline),
             width=self.style.width,
             wrap=self.style.wrap,
+            hang=ends,
         )
 
     def _draw(
@@ -128,6 +133,7 @@ class Renderer:
         code: npt.NDArray[np.uint32],
         slots: npt.NDArray[np.int32],
         starts: npt.NDArray[np.intp],
+        advance: npt.NDArray[np.intp],
         first_char: int = 0,
         first_page: int = 0,
     ) -> Strips:
@@ -136,7 +142,6 @@ class Renderer:
         num_pages = -(-num_lines // style.lines)
         pixels = np.full((num_pages, style.height, style.width), PAPER, np.uint8)
         stops = np.append(starts[1:], len(code)).astype(np.intp)
-        advance = atlas.advance[slots]
         line = np.repeat(np.arange(num_lines), stops - starts)
         pen = np.cumsum(advance) - advance
         pen -= np.repeat(pen[starts], stops - starts) if num_lines else 0
@@ -144,7 +149,11 @@ class Renderer:
             last = min(first + LINES_AT_A_TIME, num_lines)
             part = slice(int(starts[first]), int(stops[last - 1]))
             drawn = self._draw_lines(
-                slots[part], pen[part], line[part] - first, starts[first:last] - part.start
+                slots[part],
+                advance[part],
+                pen[part],
+                line[part] - first,
+                starts[first:last] - part.start,
             )
             for index in range(first, last):
                 row = index % style.lines
@@ -172,6 +181,7 @@ class Renderer:
     def _draw_lines(
         self,
         slots: npt.NDArray[np.int32],
+        advance: npt.NDArray[np.intp],
         pen: npt.NDArray[np.intp],
         line: npt.NDArray[np.intp],
         starts: npt.NDArray[np.intp],
@@ -182,14 +192,14 @@ class Renderer:
         at = line * width + pen
         # The rest of each line is one more cell, of the blank columns that the atlas begins with.
         ends = np.append(starts[1:], len(slots)).astype(np.intp)
-        used = pen[ends - 1] + atlas.advance[slots[ends - 1]]
+        used = pen[ends - 1] + advance[ends - 1]
         blank = np.arange(num_lines) * width + used
-        cells = np.insert(atlas.advance[slots], ends, width - used)
+        cells = np.insert(advance, ends, width - used)
         source = np.insert(atlas.start[slots] - at, ends, -blank)
         columns = np.repeat(source, cells)
         columns += np.arange(num_lines * width)
         drawn = np.take(atlas.columns, columns, axis=1, mode="clip")
-        self._draw_sides(drawn, slots, pen, at)
+        self._draw_sides(drawn, slots, pen, at, starts)
         return drawn
 
     def _draw_sides(
@@ -198,6 +208,7 @@ class Renderer:
         slots: npt.NDArray[np.int32],
         pen: npt.NDArray[np.intp],
         at: npt.NDArray[np.intp],
+        starts: npt.NDArray[np.intp],
     ) -> None:
         """Lay the ink that reaches out of the glyphs' cells over the neighbours.
 
@@ -210,12 +221,12 @@ class Renderer:
         outside = np.flatnonzero(left + right)
         if not len(outside):
             return
-        # 0 for a glyph with width, n for the n-th mark on it.
+        # 0 for a glyph with width (or a mark that begins the line), n for the n-th mark on it.
         place = np.arange(len(slots))
-        nth = place - np.maximum.accumulate(np.where(advance > 0, place, 0))
-        nth[advance > 0] = 0
-        nth = nth[outside]
-        for turn in np.unique(nth):
+        own = advance > 0
+        own[starts] = True
+        nth = (place - np.maximum.accumulate(np.where(own, place, 0)))[outside]
+        for turn in np.unique(nth[nth <= MAX_MARKS]):
             chars = outside[nth == turn]
             for depth in range(1, int(left[chars].max()) + 1):
                 inside = chars[(left[chars] >= depth) & (pen[chars] >= depth)]

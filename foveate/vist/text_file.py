@@ -77,7 +77,8 @@ def decode_text(stream: BinaryIO, name: str, encoding: str = "utf-8") -> Iterato
         raise InputError(f"encoding {encoding!r} is not known; utf-8 is usual.") from None
     decoder = io.IncrementalNewlineDecoder(codec("surrogateescape"), translate=True)
     done = replaced = 0
-    while True:
+    found, data = False, b"-"
+    while data:
         data = stream.read(CHUNK_BYTES)
         if not done:
             _check_mark(data, name, encoding)
@@ -102,12 +103,11 @@ def decode_text(stream: BinaryIO, name: str, encoding: str = "utf-8") -> Iterato
                 "give a text file or its encoding."
             )
         replaced += damaged
+        done += len(data)
         if text:
-            done += len(data)
+            found = True
             yield text
-        if not data:
-            break
-    if not done:
+    if not found:
         raise InputError(f"{name} is empty; there is nothing to read.")
     if replaced:
         logger.warning("%s: %d undecodable bytes were read as U+FFFD.", name, replaced)
