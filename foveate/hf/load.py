@@ -86,7 +86,7 @@ def load_vlm(
     place = _device(device)
     config = _config(name)
     _check_family(name, config)
-    _check_safetensors(name)
+    check_safetensors(name)
     # The processor is read first: it is small, so a broken one is found before the weights load.
     processor = load_processor(name, config.model_type)
     try:
@@ -122,7 +122,7 @@ def _device(device: str) -> torch.device:
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         if reason.startswith("Expected one of"):
             reason = "there is no such device"
         raise InputError(
@@ -155,12 +155,12 @@ def _config(name: str) -> Any:
     except Exception as error:  # JSON, type and value errors of any config class
         if path.is_dir():
             raise InputError(
-                f"config.json of {name!r} cannot be used ({_first_line(error)}); repair it or "
+                f"config.json of {name!r} cannot be used ({first_line(error)}); repair it or "
                 "download the checkpoint again."
             ) from error
         raise InputError(
             f"model {name!r} is neither a local folder nor found on the Hugging Face hub "
-            f"({_first_line(error)}); check the name and the connection, or give a local folder."
+            f"({first_line(error)}); check the name and the connection, or give a local folder."
         ) from error
 
 
@@ -182,7 +182,7 @@ def _check_family(name: str, config: Any) -> None:
     )
 
 
-def _check_safetensors(name: str) -> None:
+def check_safetensors(name: str) -> None:
     """Refuse a local folder that holds its weights in anything but safetensors."""
     folder = Path(name)
     if not folder.is_dir() or any(folder.glob("*.safetensors")):
@@ -203,7 +203,7 @@ def _weights_error(name: str, error: Exception) -> FoveateError:
             "of one checkpoint."
         )
     return InputError(
-        f"weights of {name!r} cannot be loaded ({type(error).__name__}: {_first_line(error)}); "
+        f"weights of {name!r} cannot be loaded ({type(error).__name__}: {first_line(error)}); "
         "download or save the checkpoint again."
     )
 
@@ -238,7 +238,7 @@ def _looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,53 @@ class Vist:
         self.renderer = Renderer(encoder.style) if encoder is not None else None
         self._run: VistRun | None = None
         self._hashes: dict[int, tuple[Any, str]] = {}
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        base: Any = None,
+        *,
+        tokenizer: Any = None,
+        encoder: Any = None,
+        device: str | torch.device | None = None,
+    ) -> Vist:
+        """A Vist from a folder written by `save`.
+
+        Args:
+            path: the folder.
+            base: the language model, or a folder or hub id of it; None is where the checkpoint says
+                it was.
+            tokenizer: its tokenizer; None loads it from the base.
+            encoder: the encoder; None finds the one the checkpoint names.
+            device: of a base that is loaded here, default the CPU.
+
+        Raises:
+            InputError: something is missing or broken, or the base or the encoder has other weights
+                than the ones trained with.
+        """
+        from foveate.hf.vist_load import load_parts
+
+        model, tokenizer, encoder, about, parts = load_parts(path, base, tokenizer, encoder, device)
+        return cls(model, tokenizer, encoder, about.config, parts)
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        base: str | None = None,
+        training: dict[str, Any] | None = None,
+    ) -> Path:
+        """Write the trained parts (fp16) with references to the base and the encoder.
+
+        Args:
+            path: a folder, made if needed.
+            base: name of the base to write down; None is where it was loaded from.
+            training: notes to keep in vist.json.
+        """
+        from foveate.hf.vist_load import save_vist
+
+        return save_vist(self, path, base=base, training=training)
 
     @property
     def device(self) -> torch.device:

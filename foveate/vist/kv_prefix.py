@@ -105,6 +105,7 @@ class Lora(nn.Module):
     def delta(self, layer: int, target: str, x: Tensor) -> Tensor:
         """What to add to the output of linear map `target` of `layer` for input x [..., in]."""
         key = _key(layer, target)
+        x = x.to(self.down[key].dtype)
         return self.scale * (x @ self.down[key].T @ self.up[key].T)
 
 

@@ -49,6 +49,7 @@ class PerceiverResampler(nn.Module):
         count = num_latents or self.config.num_latents
         pages, num_patches = patch_mask.shape
         # Whatever a masked row holds, NaN included, it is gone here.
+        features = features.to(self.input.weight.dtype)
         x = self.input(features.masked_fill(~patch_mask.unsqueeze(-1), 0.0))  # [P, L, D]
         latents = torch.cat([self._queries(count), self.cls]).expand(pages, -1, -1)  # [P, N+1, D]
         queries = latents.shape[1]
