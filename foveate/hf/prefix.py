@@ -121,19 +121,32 @@ def _from_states(
     kv: _KeysValues = {}
     rotary = None
     for i, (layer, states) in enumerate(zip(anatomy.layers, prefix(latents), strict=True)):
-        attention = layer.self_attn
-        states = states.to(layer.input_layernorm.weight.dtype)
         if rotary is None:
             rotary = anatomy.base.rotary_emb(states, positions)
-        split = (*states.shape[:2], -1, attention.head_dim)
-        keys = attention.k_proj(states).view(split)
-        if hasattr(attention, "k_norm"):
-            keys = attention.k_norm(keys)
-        keys = keys.transpose(1, 2)  # [B, H_kv, M, head_dim]
-        values = attention.v_proj(states).view(split).transpose(1, 2)
+        keys, values = project_states(layer, states)
         # SmolLM3 leaves some layers unrotated.
-        kv[i] = (rotate(keys, *rotary) if getattr(attention, "use_rope", True) else keys, values)
+        is_rotated = getattr(layer.self_attn, "use_rope", True)
+        kv[i] = (rotate(keys, *rotary) if is_rotated else keys, values)
     return kv
+
+
+def project_states(layer: nn.Module, states: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys before rotation and values that a layer makes of normed inputs.
+
+    Args:
+        layer: of the decoder.
+        states: [B, M, hidden_size].
+
+    Returns:
+        two of [B, H_kv, M, head_dim].
+    """
+    attention = layer.self_attn
+    states = states.to(layer.input_layernorm.weight.dtype)
+    split = (*states.shape[:2], -1, attention.head_dim)
+    keys = attention.k_proj(states).view(split)
+    if hasattr(attention, "k_norm"):
+        keys = attention.k_norm(keys)
+    return keys.transpose(1, 2), attention.v_proj(states).view(split).transpose(1, 2)
 
 
 def _from_embeddings(

@@ -37,12 +37,14 @@ class TextScores:
         targets: [B, K], those tokens.
         states: layer -> [B, S, hidden_size], inputs of the layers asked for, padding on the left.
         text_mask: [B, S] bool, True = a real token.
+        prefix: what the rows read, None without memories.
     """
 
     logits: Tensor
     targets: Tensor
     states: dict[int, Tensor] = field(default_factory=dict)
     text_mask: Tensor
+    prefix: PrefixCache | None = None
 
     @property
     def token_nll(self) -> Tensor:
@@ -464,6 +466,7 @@ class Vist:
             targets=ids[:, -score_last:],
             states=states,
             text_mask=mask,
+            prefix=prefix,
         )
 
     def _record(self, index: int, states: dict[int, Tensor]) -> Any:

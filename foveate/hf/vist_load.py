@@ -66,7 +66,7 @@ def load_parts(
 ) -> tuple[Any, Any, Any, Checkpoint, VistParts]:
     """Model, tokenizer, encoder, vist.json and trained parts; see Vist.load."""
     about = read_checkpoint(folder)
-    model, tokenizer = _base(about.base, base, tokenizer, device)
+    model, tokenizer = load_base(about.base, base, tokenizer, device)
     check_reference("base model", about.base, weights_hash(reader_of(model).model))
     place = model.get_input_embeddings().weight.device
     encoder = _encoder(about.encoder, encoder, place)
@@ -79,9 +79,10 @@ def load_parts(
     return model, tokenizer, encoder, about, parts.float().to(place)
 
 
-def _base(
+def load_base(
     wanted: Reference, base: Any, tokenizer: Any, device: str | torch.device | None
 ) -> tuple[Any, Any]:
+    """A language model and its tokenizer: `base` where given, else what `wanted` names."""
     if isinstance(base, nn.Module):
         if tokenizer is None:
             name = str(getattr(getattr(base, "config", None), "_name_or_path", ""))

@@ -1,22 +1,19 @@
-"""What Vist can be trained for, in one place: names, and the settings of each objective."""
+"""What Vist can be trained for, in one place, and what each objective is computed from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from foveate.errors import ConfigError
-from foveate.vist.distillation import DistillationConfig, pair_error, tail_divergence
-from foveate.vist.latent_reading import LatentReader, ReadingConfig, reading_error
-from foveate.vist.pve import PveConfig, PveHead, choose_mask, info_nce, unmasked_mean
-from foveate.vist.targets import TargetConfig
+from foveate.vist.distillation import pair_error, tail_divergence
+from foveate.vist.latent_reading import LatentReader, reading_error
+from foveate.vist.pve import PveHead, choose_mask, info_nce, unmasked_mean
 
 __all__ = [
     "OBJECTIVES",
     "LatentReader",
-    "ObjectiveConfig",
     "PveHead",
     "check_weights",
     "choose_mask",
@@ -36,21 +33,6 @@ OBJECTIVES: Mapping[str, frozenset[str]] = {
     "distil": frozenset({"targets", "prefix", "teacher"}),
     "tail_kl": frozenset({"text", "teacher"}),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
-    """Settings of all objectives; which ones act, and how strongly, is a stage's business.
-
-    Args:
-        targets: tokens that latents stand for; read and distil follow it, and so do positions.
-        pve, read, distil: see there.
-    """
-
-    targets: TargetConfig = field(default_factory=TargetConfig)
-    pve: PveConfig = field(default_factory=PveConfig)
-    read: ReadingConfig = field(default_factory=ReadingConfig)
-    distil: DistillationConfig = field(default_factory=DistillationConfig)
 
 
 def next_token_loss(token_nll: Tensor) -> Tensor:
