@@ -13,6 +13,7 @@ from foveate.cli.compare import ListOptions, compare
 from foveate.cli.demo import demo
 from foveate.cli.methods import methods
 from foveate.cli.models import models
+from foveate.cli.render import render
 from foveate.errors import FoveateError
 from foveate.version import __version__
 
@@ -38,7 +39,7 @@ app = typer.Typer(
 )
 app.command()(ask)
 app.command(cls=ListOptions)(compare)
-for command in (demo, methods, models):
+for command in (demo, methods, models, render):
     app.command()(command)
 
 

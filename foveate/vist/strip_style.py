@@ -56,7 +56,7 @@ class StripStyle:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fonts", tuple(str(font) for font in self.fonts))
-        for name in ("height", "width", "patch", "font_px", "line_height"):
+        for name in ("patch", "height", "width", "font_px", "line_height"):
             value = getattr(self, name)
             if name == "line_height" and value is None:
                 continue
