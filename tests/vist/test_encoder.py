@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 
 import pytest
 import torch
 
 from foveate.errors import InputError
+from foveate.vist import encoder as encoder_module
 from foveate.vist.encoder import (
     TextEncoder,
     TextEncoderConfig,
@@ -142,6 +144,11 @@ def test_token_vectors(encoder) -> None:
 def test_bad_configs(change, message) -> None:
     with pytest.raises(InputError, match=message):
         TextEncoderConfig(**change)
+
+
+def test_docstring_example() -> None:
+    found = doctest.testmod(encoder_module, extraglobs={"torch": torch})
+    assert (found.attempted, found.failed) == (3, 0)
 
 
 def test_config_round_trip() -> None:
