@@ -13,6 +13,7 @@ from foveate.cli.compare import ListOptions, compare
 from foveate.cli.demo import demo
 from foveate.cli.methods import methods
 from foveate.cli.models import models
+from foveate.cli.read import read
 from foveate.cli.render import render
 from foveate.errors import FoveateError
 from foveate.version import __version__
@@ -39,7 +40,7 @@ app = typer.Typer(
 )
 app.command()(ask)
 app.command(cls=ListOptions)(compare)
-for command in (demo, methods, models, render):
+for command in (demo, methods, models, read, render):
     app.command()(command)
 
 

@@ -40,15 +40,17 @@ _HEXES = "|".join(
     )
 )
 _PATTERNS = {
-    "url": re.compile(rf"""{_OPEN}(?:[a-z][a-z0-9+]*://|www\.)[^\s<>"']*[^\s<>"'.,;:!?)\]}}]"""),
-    "email": re.compile(rf"{_OPEN}[{_WORD}.+-]*[{_WORD}]@[{_WORD}-]+(?:\.[{_WORD}-]+)+"),
+    "url": re.compile(
+        rf"""{_OPEN}(?:[a-z][a-z0-9+]{{0,15}}://|www\.)[^\s<>"']*[^\s<>"'.,;:!?)\]}}]"""
+    ),
+    "email": re.compile(rf"{_OPEN}[{_WORD}.+-]{{0,63}}[{_WORD}]@[{_WORD}-]+(?:\.[{_WORD}-]+)+"),
     "hex": re.compile(rf"{_OPEN}(?:{_HEXES}){_SHUT}|#(?:[0-9a-fA-F]{{6}}|[0-9a-fA-F]{{3}}){_SHUT}"),
     "identifier": re.compile(
         rf"{_OPEN}[{_WORD}]+(?:[-./:@+\\]+[{_WORD}]+)*|(?<![{_WORD}/])[~.]{{0,2}}(?:/[{_WORD}.+-]+){{2,}}"
     ),
     "date": re.compile(rf"{_OPEN}(?:{_DATES}){_SHUT}", re.IGNORECASE),
     "number": re.compile(
-        rf"{_OPEN}[-+−]?[$€£¥]?\d+(?:[.,'’]\d+)*(?:[eE][-+]?\d+)?(?:\s?[%‰])?{_SHUT}"
+        rf"{_OPEN}(?<![{_WORD}][.,'’])[-+−]?[$€£¥]?\d+(?:[.,'’]\d+)*(?:[eE][-+]?\d+)?(?:\s?[%‰])?{_SHUT}"
     ),
 }
 

@@ -153,11 +153,11 @@ class PageReport:
         return f"{cost.text_tokens} tokens ({ratio:.2f} times as many)"
 
     def _kv(self) -> str:
-        parts = [f"{self.kv_bytes} bytes"]
+        parts = [_kib(self.kv_bytes)]
         if self.road == "pages":
-            parts.append(f"{self.kv_bytes_uncarved} with all visual tokens")
+            parts.append(f"{_kib(self.kv_bytes_uncarved)} with all visual tokens")
         if self.kv_bytes_text is not None and self.road == "pages":
-            parts.append(f"{self.kv_bytes_text} as text")
+            parts.append(f"{_kib(self.kv_bytes_text)} as text")
         return ", ".join(parts)
 
     def _time(self) -> str:
@@ -166,3 +166,7 @@ class PageReport:
         if self.seconds_text is None:
             return f"{self.seconds:.2f} s; as text not run: {self.no_text}"
         return f"{self.seconds:.2f} s, {self.seconds_text:.2f} s as text (one run each)"
+
+
+def _kib(num_bytes: int | None) -> str:
+    return f"{(num_bytes or 0) / 1024:,.1f} KiB"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 
@@ -59,6 +60,10 @@ def test_kinds(text: str, kind: str, exact: str) -> None:
 )
 def test_ordinary_words_are_not_exact(text: str) -> None:
     assert find_exact(text) == []
+
+
+def test_a_part_of_a_word_is_no_number() -> None:
+    assert find_exact("v1.2 x,3 a5", ExactRules(kinds=("number",))) == []
 
 
 def test_longest_wins_and_order_is_kept() -> None:
@@ -152,3 +157,12 @@ def test_bad_rules(settings: dict[str, object], message: str) -> None:
 def test_rules_survive_a_dict() -> None:
     rules = ExactRules(kinds=("hex", "url"), marked=("Anna", "/x+/"), max_tokens=9)
     assert ExactRules.from_dict(rules.to_dict()) == rules
+
+
+@pytest.mark.parametrize("piece", ["-", "a-", "a.", "/a", "1,", "12", "ab", "@a", "f1", "a@", ":1"])
+def test_hostile_text_takes_linear_time(piece: str) -> None:
+    """Quadratic search would take many times as long."""
+    text = piece * (40_000 // len(piece)) + "!"
+    started = time.perf_counter()
+    find_exact(text)
+    assert time.perf_counter() - started < 3
