@@ -22,6 +22,7 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.prefill
 	$(BIN)/python -m benchmarks.information_score
+	$(BIN)/python -m benchmarks.rendering
 
 # torch comes first and pinned: an open range may pull several GB of another build.
 $(VENV)/.torch: constraints.txt

@@ -106,10 +106,13 @@ def _read_cmap(data: bytes) -> npt.NDArray[np.int64]:
         raise ValueError("no cmap table")
     (num_encodings,) = struct.unpack_from(">H", data, cmap + 2)
     found: list[npt.NDArray[np.int64]] = []
+    seen = set()
     for index in range(num_encodings):
         platform, encoding, offset = struct.unpack_from(">HHI", data, cmap + 4 + 8 * index)
         # Platform 0 is Unicode; 3 is Windows, whose encodings 1 and 10 are Unicode.
-        if platform == 0 or (platform == 3 and encoding in (1, 10)):
+        unicode = platform == 0 or (platform == 3 and encoding in (1, 10))
+        if unicode and offset not in seen:
+            seen.add(offset)
             (kind,) = struct.unpack_from(">H", data, cmap + offset)
             if kind == 4:
                 found.append(_segments(data, cmap + offset))

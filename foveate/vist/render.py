@@ -46,7 +46,7 @@ class Renderer:
         >>> strips.pixels.shape
         (1, 14, 3584)
         >>> strips.patches_of(4, 11)
-        [(0, 1, 4)]
+        [(0, 1, 3)]
     """
 
     def __init__(self, style: StripStyle | None = None) -> None:

@@ -38,7 +38,7 @@ def test_version(foveate: Foveate) -> None:
     assert foveate("--version").stdout.strip() == f"foveate {__version__}"
 
 
-@pytest.mark.parametrize("command", ["ask", "compare", "demo", "methods", "models"])
+@pytest.mark.parametrize("command", ["ask", "compare", "demo", "methods", "models", "render"])
 def test_every_command_has_help(foveate: Foveate, command: str) -> None:
     assert "Usage" in foveate(command, "--help").stdout
     assert command in foveate("--help").stdout

@@ -42,7 +42,24 @@ def test_add_a_method_example() -> None:
     assert "norm" not in foveate.METHODS
 
 
-@pytest.mark.parametrize("module", ["foveate.core.budget", "foveate.prune.tokencarve"])
+def test_rendering_example(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = python_blocks("docs/rendering.md")
+    exec(block, {})
+    assert capsys.readouterr().out.splitlines() == [
+        "(1, 14, 3584) 21 patches used",
+        "context lies in patches 7 to 10 which hold 'r context.\\n'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "foveate.core.budget",
+        "foveate.prune.tokencarve",
+        "foveate.vist.render",
+        "foveate.vist.strip_style",
+    ],
+)
 def test_docstring_examples(module: str) -> None:
     source = importlib.import_module(module)
     found = doctest.testmod(source, extraglobs=vars(source))
