@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 __all__ = [
     "BLOCKS",
     "COLOURS",
+    "GROUNDS",
     "LINES",
     "NOUNS",
     "PITCH",
@@ -30,6 +31,7 @@ __all__ = [
     "make_page",
     "page_of",
     "paint",
+    "visible_colours",
 ]
 
 SIZE = 224
@@ -127,7 +129,7 @@ def make_page(
     font, size = rng.choice(fonts), rng.choice(FONT_SIZES)
     dark = rng.random() < 0.35
     ground = _ground(rng, dark)
-    palette = [name for name, rgb in COLOURS.items() if _contrast(rgb, ground) > VISIBLE]
+    palette = visible_colours(ground)
     number_ink = _jitter(rng, (235, 235, 235) if dark else (20, 20, 20), 20)
     first = rng.randint(0, LINES - num_lines)
     style = rng.random()
@@ -182,8 +184,9 @@ def page_of(cells: Sequence[Cell], *, font: str = FONTS[0], size: int = 12) -> P
         font: one of FONTS.
         size: one of FONT_SIZES, px.
     """
-    colours = [COLOURS[cell.colour] for cell in cells]
-    shown = [sum(_contrast(rgb, ground) > VISIBLE for rgb in colours) for ground in GROUNDS]
+    shown = [
+        sum(cell.colour in visible for cell in cells) for visible in map(visible_colours, GROUNDS)
+    ]
     ground = GROUNDS[shown.index(max(shown))]
     return Page(
         cells=tuple(cells),
@@ -195,6 +198,11 @@ def page_of(cells: Sequence[Cell], *, font: str = FONTS[0], size: int = 12) -> P
         texture="plain",
         noise_seed=0,
     )
+
+
+def visible_colours(ground: tuple[int, int, int]) -> list[str]:
+    """Names of the colours that stand out on a ground (red, green, blue)."""
+    return [name for name, rgb in COLOURS.items() if _contrast(rgb, ground) > VISIBLE]
 
 
 def paint(page: Page) -> Image.Image:
