@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from foveate.cli.ask import ask
 from foveate.cli.compare import ListOptions, compare
 from foveate.cli.demo import demo
+from foveate.cli.eval import eval_app
 from foveate.cli.methods import methods
 from foveate.cli.models import models
 from foveate.cli.read import read
@@ -42,6 +43,7 @@ app.command()(ask)
 app.command(cls=ListOptions)(compare)
 for command in (demo, methods, models, read, render):
     app.command()(command)
+app.add_typer(eval_app, name="eval")
 
 
 def _print_version(wanted: bool) -> None:

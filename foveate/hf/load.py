@@ -83,7 +83,7 @@ def load_vlm(
         UnsupportedModelError: the model has no visual tokens, or its family is not in the table.
     """
     name = str(name)
-    place = _device(device)
+    place = pick_device(device)
     config = _config(name)
     _check_family(name, config)
     check_safetensors(name)
@@ -115,7 +115,7 @@ def load_vlm(
     )
 
 
-def _device(device: str) -> torch.device:
+def pick_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

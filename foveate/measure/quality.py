@@ -96,6 +96,49 @@ def paired_difference(
     return Interval(value=float(sums.sum() / counts.sum()), low=low, high=high)
 
 
+def clustered_mean(
+    values: Sequence[float], clusters: Sequence[str], *, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Mean of values, with a percentile bootstrap over clusters (documents), each drawn whole.
+
+    With a single cluster there is no spread to see; the interval then is the whole line.
+
+    Raises:
+        ValueError: no values, or lengths differ.
+    """
+    sums, counts = _per_image(np.asarray(values, dtype=np.float64), clusters)
+    value = float(sums.sum() / counts.sum())
+    if len(counts) == 1:
+        return Interval(value=value, low=-math.inf, high=math.inf)
+    low, high = _bootstrap(sums, counts, resamples, seed)
+    return Interval(value=value, low=low, high=high)
+
+
+def macro_mean(
+    groups: Sequence[tuple[Sequence[float], Sequence[str]]],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Mean of the groups' means, each group weighing the same; clusters are drawn in each group.
+
+    Args:
+        groups: (values, clusters) of each, see `clustered_mean`.
+
+    Raises:
+        ValueError: no group, or an empty one.
+    """
+    if not groups:
+        raise ValueError("no groups; give at least one.")
+    value, draws = 0.0, np.zeros(resamples)
+    for number, (values, clusters) in enumerate(groups):
+        sums, counts = _per_image(np.asarray(values, dtype=np.float64), clusters)
+        value += float(sums.sum() / counts.sum())
+        draws += _resampled(sums, counts, resamples, seed + number)
+    low, high = np.quantile(draws / len(groups), [0.025, 0.975])
+    return Interval(value=value / len(groups), low=float(low), high=float(high))
+
+
 def _bare(word: str) -> str:
     stripped = word.strip(string.punctuation)
     start = word.find(stripped) if stripped else 0
@@ -121,11 +164,17 @@ def _bootstrap(
     sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64], resamples: int, seed: int
 ) -> tuple[float, float]:
     """2.5 and 97.5 percentile of sum / count over resampled images."""
+    low, high = np.quantile(_resampled(sums, counts, resamples, seed), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _resampled(
+    sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64], resamples: int, seed: int
+) -> npt.NDArray[np.float64]:
+    """sum / count over resampled images, [resamples]."""
     generator = np.random.default_rng(seed)
     draws = generator.integers(0, len(sums), size=(resamples, len(sums)))
-    means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    return sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
 
 
 def _wilson(share: float, trials: int) -> Interval:

@@ -1,0 +1,80 @@
+"""The --model and --cepe options of evaluations: one language model, read in every way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from foveate.cli.console import err
+from foveate.errors import InputError
+
+if TYPE_CHECKING:
+    from foveate.measure.arms import Readers
+
+EMBEDDED = "embedded model"
+DEFAULT_HEAD = "the tokenizer's beginning of text"
+
+
+def load_readers(
+    model: str | None,
+    *,
+    base: str | None = None,
+    cepe: str | None = None,
+    head: str | None = None,
+    num_latents: int | None = None,
+    device: str = "auto",
+) -> Readers:
+    """Readers of raw text and of memories around one language model."""
+    with err.status("Loading the libraries"):
+        from foveate.hf.context_reader import RawReader, VistReader
+        from foveate.hf.load import quiet_transformers
+        from foveate.measure.arms import Readers
+
+        quiet_transformers()
+    with err.status(f"Loading {model or 'the embedded model'}"):
+        vist = load_vist(model, base, device)
+        text_encoder = None
+        if cepe is not None:
+            from foveate.hf.cepe import Cepe
+
+            text_encoder = Cepe.load(cepe, vist.model, tokenizer=vist.tokenizer)
+    return Readers(
+        raw=RawReader(vist.model, vist.tokenizer, head),
+        vist=VistReader(vist, head, num_latents=num_latents),
+        cepe=VistReader(text_encoder, head) if text_encoder is not None else None,
+    )
+
+
+def load_vist(model: str | None, base: str | None, device: str) -> Any:
+    """A Vist from its folder; None is the embedded one."""
+    from foveate.hf.load import pick_device
+    from foveate.hf.vist import Vist
+
+    return Vist.load(model or embedded_vist(), base, device=pick_device(device))
+
+
+def embedded_vist() -> str:
+    """Folder of the embedded Vist."""
+    from foveate import embedded
+
+    path = getattr(embedded, "vist_path", lambda: None)()
+    if path is None or not (path / "vist.json").exists():
+        raise InputError(
+            "this installation has no embedded Vist; name a checkpoint with --model FOLDER."
+        )
+    return str(path)
+
+
+def model_facts(readers: Readers, model: str | None, cepe: str | None) -> dict[str, Any]:
+    """What a manifest says about the models."""
+    from foveate.measure.manifest import public_name
+
+    vist: Any = readers.vist
+    config = vist.vist.config
+    return {
+        "model": public_name(model) if model else EMBEDDED,
+        "cepe": public_name(cepe) if cepe else None,
+        "head_tokens": len(vist.head_ids),
+        "form": config.fusion.form,
+        "source": config.fusion.source,
+        "latents_per_strip": vist.num_latents or config.resampler.num_latents,
+    }

@@ -1,0 +1,386 @@
+"""Language models that read a far context as raw tokens, or as a memory, for evaluations."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
+
+from foveate.core.context import ContextReader, EncodedText, FarContext, Score
+from foveate.errors import InputError
+from foveate.hf.vist import Vist
+from foveate.vist.fusion import PrefixCache
+from foveate.vist.memory import Memory
+
+__all__ = ["RawReader", "VistReader"]
+
+_T = TypeVar("_T")
+_K = TypeVar("_K")
+
+
+class _DecoderReader(ContextReader):
+    """What both readers share: the tokenizer, the head, scoring of options in one pass.
+
+    Args:
+        model: causal language model.
+        tokenizer: its fast tokenizer.
+        head: text before everything, special tokens allowed; None is the tokenizer's beginning of
+            text (or, where it has none, its end).
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, head: str | None = None) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.head_ids = _head_ids(tokenizer, head)
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    def encode(self, text: str) -> EncodedText:
+        encoded = self.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        starts = tuple(start for start, _ in encoded["offset_mapping"])
+        return EncodedText(text=text, ids=tuple(encoded["input_ids"]), starts=starts)
+
+    @torch.no_grad()
+    def option_nll(
+        self, far: FarContext | None, prompt: str, options: Sequence[str]
+    ) -> list[Score]:
+        """All options in one pass: a row in which no option sees another."""
+        asked = self.encode(prompt).ids
+        rows = [self.encode(option).ids for option in options]
+        if not asked or not all(rows):
+            raise InputError("a prompt or an option has no tokens; give text in both.")
+        ids, depth, allowed = _tree(asked, rows)
+        log_probs = self._logits(far, ids, depth, allowed).float().log_softmax(dim=-1)
+        scores, at = [], len(asked)
+        for row in rows:
+            # An option's first token is foretold by the prompt's last, its others by their own.
+            before = torch.tensor([len(asked) - 1, *range(at, at + len(row) - 1)])
+            picked = log_probs[before.to(log_probs.device), torch.tensor(row).to(log_probs.device)]
+            scores.append(Score(nats=-float(picked.double().sum()), tokens=len(row)))
+            at += len(row)
+        return scores
+
+    def _logits(
+        self, far: FarContext | None, ids: Tensor, depth: Tensor, allowed: Tensor
+    ) -> Tensor:
+        """Logits [S, vocabulary] of text after the far context.
+
+        Args:
+            ids: [S].
+            depth: [S], each token's position within the text.
+            allowed: [S, S] bool, which tokens of the text each one sees.
+        """
+        raise NotImplementedError
+
+    def _additive(self, allowed: Tensor) -> Tensor:
+        """A mask [1, 1, Q, K] that every kernel of transformers takes."""
+        dtype = self.model.get_input_embeddings().weight.dtype
+        mask = torch.zeros(allowed.shape, dtype=dtype, device=self.device)
+        return mask.masked_fill(~allowed.to(self.device), torch.finfo(dtype).min)[None, None]
+
+    def _first_line(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.lstrip("\n").split("\n")[0].strip()
+
+    def _is_done(self, ids: Sequence[int]) -> bool:
+        """Whether the first line of an answer has ended."""
+        if ids[-1] in _ends(self.model, self.tokenizer):
+            return True
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return "\n" in text.lstrip("\n")
+
+
+class RawReader(_DecoderReader):
+    """Reads a far context as raw tokens, each at its own position.
+
+    Args:
+        model, tokenizer, head: see above.
+        kept: far contexts whose KV cache is kept for the next prompt.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, head: str | None = None, *, kept: int = 1
+    ) -> None:
+        super().__init__(model, tokenizer, head)
+        self._caches = _Recent[Any, Any](kept)
+
+    def num_entries(self, far: FarContext) -> int:
+        return len(far.ids)
+
+    @torch.no_grad()
+    def nll(
+        self,
+        fars: Sequence[FarContext | None],
+        windows: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+    ) -> list[Score]:
+        rows = []
+        for far, window, target in zip(fars, windows, targets, strict=True):
+            ids, positions = self._before(far)
+            tail = [*window, *target]
+            start = len(self.head_ids) + (far.span if far is not None else 0)
+            positions = [*positions, *range(start, start + len(tail))]
+            rows.append(([*ids, *tail], positions, len(target)))
+        scores: list[Score | None] = [None] * len(rows)
+        # Rows of one shape run together; padding would cost more than it saves on most data.
+        for shape in {(len(ids), count) for ids, _, count in rows}:
+            own = [i for i, (ids, _, count) in enumerate(rows) if (len(ids), count) == shape]
+            nats = self._row_nats([rows[i][0] for i in own], [rows[i][1] for i in own], shape[1])
+            for i, value in zip(own, nats, strict=True):
+                scores[i] = Score(nats=value, tokens=shape[1])
+        return [score for score in scores if score is not None]
+
+    def answer(self, far: FarContext | None, prompt: str, max_new_tokens: int) -> str:
+        with torch.no_grad():
+            cache, base = self._cache(far)
+            past = cache.get_seq_length()
+            new = torch.tensor([self.encode(prompt).ids], device=self.device)
+            said: list[int] = []
+            at = base
+            while len(said) < max_new_tokens and not (said and self._is_done(said)):
+                positions = torch.arange(at, at + new.shape[1], device=self.device)[None]
+                at += new.shape[1]
+                logits = self.model(
+                    new, past_key_values=cache, position_ids=positions, logits_to_keep=1
+                ).logits
+                new = logits[:, -1].argmax(dim=-1, keepdim=True)
+                said.append(int(new))
+            _shorten(cache, past)
+        return self._first_line(said)
+
+    def _before(self, far: FarContext | None) -> tuple[list[int], list[int]]:
+        """Ids and positions of the head and the far context."""
+        count = len(self.head_ids)
+        ids, positions = list(self.head_ids), list(range(count))
+        if far is not None:
+            own = far.positions if far.positions is not None else range(len(far.ids))
+            ids += far.ids
+            positions += [count + position for position in own]
+        return ids, positions
+
+    def _row_nats(
+        self, ids: list[list[int]], positions: list[list[int]], score: int
+    ) -> list[float]:
+        batch = torch.tensor(ids, device=self.device)
+        logits = self.model(
+            batch,
+            # Without a mask, transformers takes a gap in the positions for another document.
+            attention_mask=torch.ones_like(batch),
+            position_ids=torch.tensor(positions, device=self.device),
+            logits_to_keep=score + 1,
+            use_cache=False,
+        ).logits[:, :-1]
+        losses = F.cross_entropy(
+            logits.float().transpose(1, 2), batch[:, -score:], reduction="none"
+        )
+        return losses.double().sum(dim=1).tolist()
+
+    def _cache(self, far: FarContext | None) -> tuple[Any, int]:
+        """KV cache of head and far context, and the position after them."""
+        ids, positions = self._before(far)
+        base = len(self.head_ids) + (far.span if far is not None else 0)
+
+        def fill() -> Any:
+            # Without a config no layer of it slides, so that it can be cropped.
+            cache = DynamicCache()
+            self.model(
+                torch.tensor([ids], device=self.device),
+                past_key_values=cache,
+                position_ids=torch.tensor([positions], device=self.device),
+                logits_to_keep=1,
+            )
+            return cache
+
+        return self._caches.get((tuple(ids), tuple(positions)), fill), base
+
+    def _logits(
+        self, far: FarContext | None, ids: Tensor, depth: Tensor, allowed: Tensor
+    ) -> Tensor:
+        cache, base = self._cache(far)
+        past = cache.get_seq_length()
+        seen = torch.cat([allowed.new_ones(len(ids), past), allowed], dim=1)
+        try:
+            logits: Tensor = self.model(
+                ids[None].to(self.device),
+                attention_mask=self._additive(seen),
+                position_ids=(base + depth)[None].to(self.device),
+                past_key_values=cache,
+            ).logits[0]
+        finally:
+            _shorten(cache, past)
+        return logits
+
+
+class VistReader(_DecoderReader):
+    """Reads a far context as a memory.
+
+    Args:
+        vist: a Vist, or a Cepe.
+        head: see above.
+        num_latents: per strip; None is the trained number.
+        kept: memories kept for the next question.
+    """
+
+    def __init__(
+        self,
+        vist: Vist,
+        head: str | None = None,
+        *,
+        num_latents: int | None = None,
+        kept: int = 512,
+    ) -> None:
+        super().__init__(vist.model, vist.tokenizer, head)
+        self.vist = vist
+        self.num_latents = num_latents
+        self._memories = _Recent[str, Memory](kept)
+        self._prefixes = _Recent[Any, PrefixCache](4)
+        self._entries: dict[str, int] = {}
+
+    def memory(self, far: FarContext) -> Memory:
+        """The far context, read once."""
+        return self._memories.get(far.text, lambda: self.vist.read(far.text, self.num_latents))
+
+    def num_entries(self, far: FarContext) -> int:
+        if far.text not in self._entries:
+            self._entries[far.text] = self.memory(far).num_latents
+        return self._entries[far.text]
+
+    def nll(
+        self,
+        fars: Sequence[FarContext | None],
+        windows: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+    ) -> list[Score]:
+        scores: list[Score | None] = [None] * len(fars)
+        for count in {len(target) for target in targets}:
+            own = [i for i, target in enumerate(targets) if len(target) == count]
+            memories = [self.memory(far) if (far := fars[i]) is not None else None for i in own]
+            tails = [[*windows[i], *targets[i]] for i in own]
+            means = self.vist.nll(memories, list(self.head_ids), tails, count)
+            for i, mean in zip(own, means.double().tolist(), strict=True):
+                scores[i] = Score(nats=mean * count, tokens=count)
+        return [score for score in scores if score is not None]
+
+    def answer(self, far: FarContext | None, prompt: str, max_new_tokens: int) -> str:
+        ids = torch.tensor([[*self.head_ids, *self.encode(prompt).ids]], device=self.device)
+        stop = StoppingCriteriaList([_Stop(self, ids.shape[1])])
+        with self._reading(far, ids.shape[1] + max_new_tokens):
+            out = self.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                stopping_criteria=stop,
+                pad_token_id=int(ids[0, 0]),
+            )
+        return self._first_line(out[0, ids.shape[1] :].tolist())
+
+    def _reading(self, far: FarContext | None, raw_length: int) -> AbstractContextManager[Any]:
+        if far is None:
+            return nullcontext()
+        memory = self.memory(far)
+        prefix = self._prefixes.get(
+            (far.text, raw_length),
+            lambda: self.vist.prefill(memory, list(self.head_ids), raw_length=raw_length),
+        )
+        return self.vist.attach(prefix, memory_at=len(self.head_ids))
+
+    def _logits(
+        self, far: FarContext | None, ids: Tensor, depth: Tensor, allowed: Tensor
+    ) -> Tensor:
+        count = len(self.head_ids)
+        text = torch.cat([torch.tensor(self.head_ids), ids])
+        places = torch.cat([torch.arange(count), count + depth])
+        seen = torch.ones(len(text), len(text), dtype=torch.bool).tril()
+        seen[count:, count:] = allowed
+        with self._reading(far, len(text)):
+            logits: Tensor = self.model(
+                text[None].to(self.device),
+                attention_mask=self._additive(seen),
+                position_ids=places[None].to(self.device),
+                use_cache=False,
+            ).logits[0]
+        return logits[count:]
+
+
+class _Recent(OrderedDict[_K, _T]):
+    """The last few values that were made."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def get(self, key: _K, make: Callable[[], _T]) -> _T:  # type: ignore[override]
+        if key not in self:
+            self[key] = make()
+            while len(self) > self.size:
+                self.popitem(last=False)
+        self.move_to_end(key)
+        return self[key]
+
+
+class _Stop(StoppingCriteria):
+    """Ends `generate` with the answer's first line."""
+
+    def __init__(self, reader: _DecoderReader, prompt_length: int) -> None:
+        self.reader = reader
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        done = [self.reader._is_done(row[self.prompt_length :].tolist()) for row in input_ids]
+        return torch.tensor(done, device=input_ids.device)
+
+
+def _shorten(cache: Any, length: int) -> None:
+    """Drop what came after the first `length` tokens."""
+    extra = cache.get_seq_length() - length
+    if extra:
+        cache.crop(-extra)
+
+
+def _tree(prompt: Sequence[int], options: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids [S], depths [S] and who sees whom [S, S] of a prompt with all options behind it."""
+    ids = list(prompt)
+    depth = list(range(len(prompt)))
+    owner = [-1] * len(prompt)
+    for number, option in enumerate(options):
+        ids += option
+        depth += range(len(prompt), len(prompt) + len(option))
+        owner += [number] * len(option)
+    owners = torch.tensor(owner)
+    is_own = (owners[:, None] == owners[None]) | (owners[None] == -1)
+    causal = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
+    return torch.tensor(ids), torch.tensor(depth), is_own & causal
+
+
+def _head_ids(tokenizer: Any, head: str | None) -> tuple[int, ...]:
+    if head is not None:
+        ids = tokenizer(head, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise InputError(f"head {head!r} has no tokens; give at least one, the attention sink.")
+        return tuple(ids)
+    for name in ("bos_token_id", "eos_token_id"):
+        token = getattr(tokenizer, name, None)
+        if token is not None:
+            return (int(token),)
+    raise InputError("the tokenizer has no beginning-of-text token; name a head text (--head).")
+
+
+def _ends(model: Any, tokenizer: Any) -> set[int]:
+    """Tokens that end an answer."""
+    ends: set[int] = set()
+    for token in (tokenizer.eos_token_id, model.generation_config.eos_token_id):
+        ends.update(token if isinstance(token, list) else [token] if token is not None else [])
+    return ends

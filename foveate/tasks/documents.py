@@ -1,0 +1,122 @@
+"""Held-out documents for language modelling: text files and JSONL, cut into documents."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from foveate.errors import InputError
+
+__all__ = ["Document", "load_documents"]
+
+SUFFIXES = (".txt", ".md", ".jsonl")
+BLOCK_CHARS = 24_000
+# " = Title = " opens an article of a wikitext file, " = = Section = = " does not.
+_ARTICLE = re.compile(r"^ ?= (?!=)[^\n]*(?<!=) = ?$", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """One document; statistics treat it as one observation.
+
+    Args:
+        text: what it says.
+        id: unique within the data.
+        domain: tables are by domain.
+    """
+
+    text: str
+    id: str
+    domain: str
+
+
+def load_documents(
+    paths: Sequence[str | Path],
+    *,
+    domains: Sequence[tuple[str, str | Path]] = (),
+    block_chars: int = BLOCK_CHARS,
+) -> list[Document]:
+    """Read documents from files and folders, in order of name.
+
+    A .jsonl file holds one document a line (`text`, optionally `id`). A text file with wikitext
+    article headings (` = Title = `) is cut there; any other is cut at blank lines into blocks of
+    about `block_chars` characters, and each block counts as a document.
+
+    Args:
+        paths: files or folders; the domain is the file's name.
+        domains: (domain, file or folder) pairs.
+        block_chars: size of a block.
+
+    Raises:
+        InputError: nothing to read, a file that is not UTF-8, or a bad line.
+    """
+    if block_chars < 1:
+        raise InputError(f"block_chars={block_chars} is below 1; use some thousands.")
+    documents = []
+    named: list[tuple[str | None, str | Path]] = [(None, path) for path in paths]
+    for domain, path in [*named, *domains]:
+        for file in _files(Path(path)):
+            name = domain or file.stem
+            documents += [
+                Document(text=text, id=f"{name}/{file.stem}#{i}", domain=name)
+                for i, text in enumerate(_texts(file, block_chars))
+            ]
+    if not documents:
+        raise InputError(
+            "there is no document to read; give --data FILE_OR_FOLDER or --domain NAME=PATH."
+        )
+    return documents
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise InputError(f"data {str(path)!r} does not exist; check the path.")
+    if path.is_file():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    if not files:
+        raise InputError(f"folder {str(path)!r} has no {', '.join(SUFFIXES)} file.")
+    return files
+
+
+def _texts(file: Path, block_chars: int) -> Iterator[str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{str(file)!r} cannot be read as UTF-8 text: {error}.") from error
+    if file.suffix == ".jsonl":
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                yield _line_text(line, f"{file}, line {number}")
+        return
+    starts = [match.start() for match in _ARTICLE.finditer(text)]
+    if len(starts) > 1:
+        for start, stop in zip(starts, [*starts[1:], len(text)], strict=True):
+            yield text[start:stop]
+    else:
+        yield from _blocks(text, block_chars)
+
+
+def _line_text(line: str, where: str) -> str:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not JSON ({error.msg}); write {{'text': ...}}.") from error
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        raise InputError(f"{where}: 'text' is missing or not a text.")
+    return str(row["text"])
+
+
+def _blocks(text: str, size: int) -> Iterator[str]:
+    """Cut at the first blank line after `size` characters; a short rest joins the last block."""
+    start = 0
+    while len(text) - start >= 2 * size:
+        blank = text.find("\n\n", start + size)
+        stop = blank + 2 if 0 <= blank < start + 2 * size else start + size
+        yield text[start:stop]
+        start = stop
+    if text[start:].strip():
+        yield text[start:]

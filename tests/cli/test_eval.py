@@ -1,0 +1,93 @@
+"""`foveate eval vist ...` from start to end on a tiny checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import Foveate
+from tests.cli.tiny_vist_folder import save_tiny_vist
+
+PROSE = "The harbour master wrote the number of every boat in a green book, number {}. " * 3
+
+
+@pytest.fixture(scope="module")
+def vist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_vist(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("documents")
+    for domain in ("sea", "land"):
+        lines = [json.dumps({"text": domain + PROSE.replace("{}", str(i))}) for i in range(2)]
+        (folder / f"{domain}.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def written(folder: Path, task: str) -> dict[str, Any]:
+    """The JSON, after a look at the other files."""
+    page = (folder / f"{task}.md").read_text()
+    assert f"![{task}]({task}.png)" in page
+    with Image.open(folder / f"{task}.png") as plot:
+        assert min(plot.size) > 400
+    assert (folder / f"{task}-items.jsonl").read_text()
+    data: dict[str, Any] = json.loads((folder / f"{task}.json").read_text())
+    assert {"foveate", "torch", "seed", "hardware", "commit"} <= set(data["manifest"])
+    assert "/" not in json.dumps(data["manifest"]["model"])
+    return data
+
+
+def test_perplexity(foveate: Foveate, vist: Path, documents: Path, tmp_path: Path) -> None:
+    result = foveate(
+        "eval", "vist", "perplexity", "--model", vist, "--data", documents, "--context", "40,80",
+        "--window", 10, "--score", 12, "--windows", 1, "--output", tmp_path,
+    )  # fmt: skip
+    assert "all: 40 far tokens, window 10, 4 targets in 4 documents" in result.stdout
+    data = written(tmp_path, "perplexity")
+    arms = [r["arm"] for r in data["rows"] if (r["domain"], r["context"]) == ("sea", 40)]
+    assert arms == ["none", "raw", "truncated", "random", "vist", "vist-shuffled"]
+    rows = {r["arm"]: r for r in data["rows"] if (r["domain"], r["context"]) == ("all", 80)}
+    assert rows["truncated"]["entries"] == rows["random"]["entries"] == rows["vist"]["entries"]
+    assert rows["raw"]["entries"] == rows["vist"]["tokens"] == 80
+    assert data["manifest"]["model"] == "vist"
+    assert data["manifest"]["latents_per_strip"] == 4
+
+
+def test_json_is_all_of_stdout(
+    foveate: Foveate, vist: Path, documents: Path, tmp_path: Path
+) -> None:
+    result = foveate(
+        "eval", "vist", "perplexity", "--model", vist, "--domain", f"x={documents}", "--protocol",
+        "near", "--context", 40, "--score", 5, "--limit", 2, "--arms", "vist,grown", "--json",
+        "--output", tmp_path,
+    )  # fmt: skip
+    rows = json.loads(result.stdout)["rows"]
+    assert [(r["domain"], r["arm"]) for r in rows] == [
+        ("x", "none"), ("x", "truncated"), ("x", "vist"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--protocol", "middle"], "unknown protocol 'middle'; use near or far."),
+        (["--context", "a"], "--context 'a' is not a list of whole numbers."),
+        (["--domain", "x"], "--domain 'x' is not NAME=PATH"),
+        (["--arms", "nope", "--context", "40"], "unknown arms nope"),
+        (["--context", "4000"], "shorten --context"),
+        ([], "no document has the 608 tokens"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    foveate: Foveate, vist: Path, documents: Path, options: list[str], message: str
+) -> None:
+    result = foveate(
+        "eval", "vist", "perplexity", "--model", vist, "--data", documents, *options, ok=False
+    )
+    assert result.exit_code == 2
+    assert message in result.stderr
