@@ -3,56 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from foveate.errors import AttachError, ConfigError, InputError
 from foveate.hf.attach import ATTACHED
 from foveate.hf.fuse import Fuser
 from foveate.hf.prefix import compute_prefix, decoder_shape, reader_of
+from foveate.hf.read_document import read_document
+from foveate.hf.text_rows import Ids, TextScores, all_real, pad_left, row_of, rows_of, text_rows
 from foveate.hf.vist_run import VistReport, VistRun
 from foveate.vist.config import VistConfig
 from foveate.vist.fusion import PrefixCache, fit_span, stack_prefixes
 from foveate.vist.memory import Memory, MemoryBatch, pad_memories
 from foveate.vist.model import VistParts, weights_hash
-from foveate.vist.render import Renderer, Strips
-
-PAGES_AT_A_TIME = 32
-
-Ids = Sequence[int] | Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextScores:
-    """What a pass over raw text beside memories gives.
-
-    Args:
-        logits: [B, K, vocabulary], for the last K tokens of each row.
-        targets: [B, K], those tokens.
-        states: layer -> [B, S, hidden_size], inputs of the layers asked for, padding on the left.
-        text_mask: [B, S] bool, True = a real token.
-        prefix: what the rows read, None without memories.
-    """
-
-    logits: Tensor
-    targets: Tensor
-    states: dict[int, Tensor] = field(default_factory=dict)
-    text_mask: Tensor
-    prefix: PrefixCache | None = None
-
-    @property
-    def token_nll(self) -> Tensor:
-        """Negative log likelihood of each scored token, [B, K] nats."""
-        flat = F.cross_entropy(
-            self.logits.float().flatten(0, 1), self.targets.flatten(), reduction="none"
-        )
-        return flat.view(self.targets.shape)
 
 
 class Vist:
@@ -98,7 +65,6 @@ class Vist:
         if parts is None:
             parts = VistParts(config, decoder_shape(self.anatomy), self.anatomy.layers).to(device)
         self.parts = parts
-        self.renderer = Renderer(encoder.style) if encoder is not None else None
         self._run: VistRun | None = None
         self._hashes: dict[int, tuple[Any, str]] = {}
 
@@ -166,7 +132,6 @@ class Vist:
 
     # --- a document becomes a memory ---
 
-    @torch.no_grad()
     def read(self, text: str | Iterable[str], num_latents: int | None = None) -> Memory:
         """Read a document once, for any number of questions.
 
@@ -178,53 +143,17 @@ class Vist:
         Raises:
             InputError: the text is empty, or fills more strips than config.max_pages.
         """
-        if self.encoder is None or self.renderer is None or self.tokenizer is None:
+        if self.encoder is None or self.tokenizer is None:
             raise InputError("this Vist has no encoder or tokenizer; it reads latents only.")
-        latents, positions, num_tokens, num_pages = [], [], 0, 0
-        pieces = [text] if isinstance(text, str) else text
-        waiting = ""  # characters of the text that are not drawn yet
-        for strips, drawn in _drawn(self.renderer, pieces):
-            waiting = drawn
-            num_pages += len(strips)
-            if num_pages > self.config.max_pages:
-                raise InputError(
-                    f"the text fills more than max_pages={self.config.max_pages} strips; shorten "
-                    "it, read it in parts (memory.concat joins them), or raise VistConfig."
-                    "max_pages."
-                )
-            token_of_char, count = self.token_of_char(waiting)
-            where = self.parts.positions(
-                token_of_char, strips.char_page, strips.char_patch, strips.patch_mask, num_latents
-            )
-            for first in range(0, len(strips), PAGES_AT_A_TIME):
-                part = slice(first, first + PAGES_AT_A_TIME)
-                pixels = torch.from_numpy(strips.pixels[part]).to(self.device)
-                mask = torch.from_numpy(strips.patch_mask[part]).to(self.device)
-                found, keep, _ = self.parts(self.encoder(pixels, mask), mask, num_latents)
-                latents.append(found[keep])
-                positions.append(torch.from_numpy(where[part]).to(self.device)[keep] + num_tokens)
-            num_tokens += count
-        if not num_tokens:
-            raise InputError("the text is empty; there is nothing to remember.")
-        return Memory(
-            latents=torch.cat(latents),
-            positions=torch.cat(positions),
-            num_tokens=num_tokens,
-            num_pages=num_pages,
-            encoder=self._identity(self.encoder),
-            parts=self._identity(self.parts),
+        return read_document(
+            text,
+            self.encoder,
+            self.parts,
+            self.tokenizer,
+            num_latents=num_latents,
+            encoder_id=self.identity(self.encoder),
+            parts_id=self.identity(self.parts),
         )
-
-    def token_of_char(self, text: str) -> tuple[np.ndarray[Any, Any], int]:
-        """Index of the token that each character belongs to, [C] float64, and how many there are.
-
-        A character outside of all tokens (a tokenizer may drop spaces) belongs to the one before.
-        """
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-        begins = np.zeros(len(text) + 1, dtype=np.int64)
-        np.maximum.at(begins, offsets[:, 0], np.arange(len(offsets)))
-        return np.maximum.accumulate(begins)[:-1].astype(np.float64), len(offsets)
 
     # --- a memory becomes keys and values ---
 
@@ -251,7 +180,7 @@ class Vist:
         """
         self._check_free("prefilling")
         rows = [memories] if isinstance(memories, Memory) else list(memories)
-        ids = _row(head_ids).to(self.device)
+        ids = row_of(head_ids).to(self.device)
         length = raw_length if raw_length is not None else self.window // 2
         spans = [fit_span(m.num_tokens, length, self.window) if m else 0 for m in rows]
         head = self.embed(ids[None])
@@ -272,7 +201,7 @@ class Vist:
         self._check_memory(memory)
         parts_dtype = next(self.parts.parameters()).dtype
         batch = pad_memories([memory.to(self.device, parts_dtype)])
-        return self._compute(batch, [span], head, _all(head), (head_ids,))
+        return self._compute(batch, [span], head, all_real(head), (head_ids,))
 
     def no_prefix(self, like: Memory | PrefixCache, head: Tensor) -> PrefixCache:
         """A row that reads nothing, in the shapes of the others."""
@@ -370,31 +299,18 @@ class Vist:
             states_at: layers whose inputs are returned too.
         """
         self._check_free("scoring")
-        tails = _rows(tail_ids, self.device)
-        heads = _rows(head_ids, self.device)
-        count = batch.num_rows if batch is not None else max(len(tails), len(heads))
-        heads = heads * count if len(heads) == 1 else heads
-        tails = tails * count if len(tails) == 1 else tails
-        if not len(heads) == len(tails) == count:
-            raise InputError(
-                f"got {count} memories, {len(heads)} heads and {len(tails)} tails; give one of "
-                "each a row, or one head or tail for all."
-            )
-        for head, tail in zip(heads, tails, strict=True):
-            if not 1 <= score_last <= min(len(tail), len(head) + len(tail) - 1):
-                raise InputError(
-                    f"score_last={score_last} with a tail of {len(tail)} tokens after a head of "
-                    f"{len(head)}; score at least 1 and at most the tail."
-                )
+        heads, tails = text_rows(
+            head_ids, tail_ids, batch and batch.num_rows, score_last, self.device
+        )
         texts = [torch.cat(pair) for pair in zip(heads, tails, strict=True)]
-        ids, mask = _pad_left(texts)
+        ids, mask = pad_left(texts)
         prefix = None
         if batch is not None:
             spans = [
                 fit_span(n, len(text), self.window) if n else 0
                 for n, text in zip(batch.num_tokens, texts, strict=True)
             ]
-            head, head_mask = _pad_left(heads)
+            head, head_mask = pad_left(heads)
             prefix = self._compute(batch, spans, self.embed(head), head_mask)
         return self._score(ids, mask, prefix, score_last, tuple(states_at))
 
@@ -414,14 +330,14 @@ class Vist:
         self._check_free("scoring")
         with torch.no_grad():
             if isinstance(memory, PrefixCache):
-                tails = _rows(tail_ids, self.device)
-                (head,) = _rows(head_ids, self.device)
+                tails = rows_of(tail_ids, self.device)
+                (head,) = rows_of(head_ids, self.device)
                 prefix = memory if memory.num_rows == len(tails) else memory.rows([0] * len(tails))
-                ids, mask = _pad_left([torch.cat([head, tail]) for tail in tails])
+                ids, mask = pad_left([torch.cat([head, tail]) for tail in tails])
                 scores = self._score(ids, mask, prefix, score_last, ())
             else:
                 rows = [memory] if memory is None or isinstance(memory, Memory) else list(memory)
-                count = max(len(_rows(t, self.device)) for t in (head_ids, tail_ids))
+                count = max(len(rows_of(t, self.device)) for t in (head_ids, tail_ids))
                 rows = rows * count if len(rows) == 1 else rows
                 for row in rows:
                     if row is not None:
@@ -491,12 +407,12 @@ class Vist:
                 f"the memory's latents have width {memory.latents.shape[1]} and this Vist reads "
                 f"{width}; read the document with this Vist."
             )
-        if memory.parts and memory.parts != self._identity(self.parts):
+        if memory.parts and memory.parts != self.identity(self.parts):
             raise InputError(
                 "the memory was made by other trained parts than these; read the document again."
             )
 
-    def _identity(self, module: Any) -> str:
+    def identity(self, module: Any) -> str:
         """Hash of a module's weights, computed again only after they changed."""
         if not isinstance(module, nn.Module):
             return ""
@@ -505,47 +421,3 @@ class Vist:
         if known is None or known[0] != state:
             known = self._hashes[id(module)] = (state, weights_hash(module))
         return known[1]
-
-
-def _drawn(renderer: Renderer, pieces: Iterable[str]) -> Iterable[tuple[Strips, str]]:
-    """Strips with the characters they show."""
-    waiting: list[str] = []
-
-    def remember() -> Iterable[str]:
-        for piece in pieces:
-            waiting.append(piece)
-            yield piece
-
-    for strips in renderer.stream(remember()):
-        text = "".join(waiting)
-        count = len(strips.char_page)
-        waiting[:] = [text[count:]]
-        yield strips, text[:count]
-
-
-def _row(ids: Ids) -> Tensor:
-    return torch.as_tensor(ids, dtype=torch.long).reshape(-1)
-
-
-def _rows(ids: Ids | Sequence[Ids], device: torch.device) -> list[Tensor]:
-    """One row [T] or several of any lengths -> list of [T]."""
-    if isinstance(ids, Tensor):
-        rows = list(ids) if ids.ndim == 2 else [ids]
-    elif len(ids) and not isinstance(ids[0], int):
-        rows = [_row(row) for row in ids]  # type: ignore[arg-type]
-    else:
-        rows = [_row(ids)]  # type: ignore[arg-type]
-    return [row.to(device) for row in rows]
-
-
-def _pad_left(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """[B, S] ids and bool mask; the padding's id is never read."""
-    longest = max(len(row) for row in rows)
-    ids = torch.stack([F.pad(row, (longest - len(row), 0)) for row in rows])
-    lengths = torch.tensor([len(row) for row in rows], device=ids.device)
-    mask = torch.arange(longest, device=ids.device) >= longest - lengths[:, None]
-    return ids, mask
-
-
-def _all(head: Tensor) -> Tensor:
-    return torch.ones(head.shape[:2], dtype=torch.bool, device=head.device)

@@ -168,6 +168,8 @@ class VistRun:
                 "memory for each prompt (None for a prompt without), or one for all."
             )
         if text.past:
+            if self._prefix is None and self.vist.parts.fusion.prefix is None:
+                self._prefix = self._read_heads(text, count)
             if self._prefix is None:
                 raise UnsupportedModeError(
                     f"the KV cache holds {text.past} tokens that were read before this memory was "
@@ -186,6 +188,8 @@ class VistRun:
         lengths = valid.sum(dim=1).tolist()
         at = self.memory_at
         repeats = text.batch // count
+        if self.vist.parts.fusion.prefix is None:
+            at = 0  # memories come before all text
         heads = [at] * count if isinstance(at, int) else list(at)
         if len(heads) != count:
             raise InputError(

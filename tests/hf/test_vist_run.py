@@ -11,6 +11,7 @@ from torch import Tensor
 
 from foveate.errors import AttachError, InputError, UnsupportedModeError
 from foveate.vist.memory import Memory, pad_memories
+from foveate.vist.render import Renderer
 from tests.hf import tiny_vist
 from tests.hf.tiny_vist import FAMILIES, FORMS, TEXT, assert_close, ids, memory
 
@@ -140,6 +141,30 @@ def test_inputs_embeds_and_eager_give_the_same(form: str) -> None:
     assert_close(logits["eager"], logits["sdpa"])
 
 
+@pytest.mark.parametrize("form", ["lora", "states", "cross"])
+def test_chunked_prefill_and_a_second_turn(llama: Any, form: str) -> None:
+    vist = tiny_vist.vist(llama, form)
+    mem, prompt = memory(9, 50), ids(8, 4)[None]
+    how = {"do_sample": False, "max_new_tokens": NEW}
+    with vist.attach(mem, memory_at=2):
+        first = llama.generate(prompt, **how, return_dict_in_generate=True)
+        assert torch.equal(llama.generate(prompt, **how, prefill_chunk_size=3), first.sequences)
+        more = torch.cat([first.sequences, ids(3, 9)[None]], dim=1)
+        want = llama.generate(more, **how)
+        first = llama.generate(prompt, **how, return_dict_in_generate=True)
+        again = llama.generate(more, **how, past_key_values=first.past_key_values)
+    assert torch.equal(again, want)
+
+
+def test_cross_attention_goes_on_from_any_cache(llama: Any) -> None:
+    vist = tiny_vist.vist(llama, "cross")
+    prompt = ids(8, 4)[None]
+    past = llama(prompt[:, :5], use_cache=True).past_key_values
+    with vist.attach(memory(9, 50), memory_at=20):
+        got = llama(prompt[:, 5:], past_key_values=past).logits
+    assert got.shape[1] == 3
+
+
 def test_a_prefix_can_be_attached(llama: Any) -> None:
     vist = tiny_vist.vist(llama, "lora")
     mem, prompt = memory(9, 50), ids(8, 1)
@@ -175,8 +200,8 @@ def test_the_model_is_restored_also_after_an_exception(llm: Any, form: str) -> N
     prompt = ids(8, 1)[None]
     want = llm(prompt).logits
     vist = tiny_vist.vist(llm, form)
-    with pytest.raises(InputError, match="at least one token must come after the memory"):  # noqa: SIM117
-        with vist.attach(memory(9, 50), memory_at=8):
+    with pytest.raises(InputError, match="2 memories are attached and 1 prompts came"):  # noqa: SIM117
+        with vist.attach([memory(9, 50)] * 2):
             llm(prompt)
     with vist.attach(memory(9, 50)):
         assert not torch.equal(llm(prompt).logits, want)
@@ -240,6 +265,11 @@ def test_what_cannot_be_read_is_refused(llama: Any) -> None:
             vist.attach(memory(9, 50))
         with pytest.raises(AttachError, match="detach it before scoring"):
             vist.nll(memory(9, 50), prompt[0, :1], prompt[0, 1:], 3)
+    with (
+        vist.attach(memory(9, 50), memory_at=8),
+        pytest.raises(InputError, match="at least one token must come after the memory"),
+    ):
+        llama(prompt)
     past = llama(prompt, use_cache=True).past_key_values
     with (
         vist.attach(memory(9, 50)),
@@ -257,7 +287,7 @@ def test_reading_a_document(llama: Any) -> None:
     mem = vist.read(TEXT)
     words = len(TEXT.split())
     assert mem.num_tokens == words
-    assert mem.num_pages == len(vist.renderer.render(TEXT))
+    assert mem.num_pages == len(Renderer().render(TEXT))
     assert 8 * (mem.num_pages - 1) < mem.num_latents <= 8 * mem.num_pages
     assert bool((mem.positions.diff() >= 0).all())
     assert 0 <= float(mem.positions[0]) < words / mem.num_latents
@@ -276,7 +306,7 @@ def test_a_long_document_is_drawn_in_parts(llama: Any) -> None:
     vist = tiny_vist.vist(llama, local_bias="window")
     text = " ".join([TEXT] * 45)
     mem = vist.read(text)
-    assert mem.num_pages == len(vist.renderer.render(text)) > 50
+    assert mem.num_pages == len(Renderer().render(text)) > 50
     # A part's last token may be cut in two.
     assert abs(mem.num_tokens - len(text.split())) <= mem.num_pages // 45
     assert bool((mem.positions.diff() >= 0).all())

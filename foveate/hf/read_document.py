@@ -1,0 +1,106 @@
+"""A document becomes a memory: drawn, encoded and resampled in parts of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from foveate.errors import InputError
+from foveate.vist.memory import Memory
+from foveate.vist.model import VistParts
+from foveate.vist.render import Renderer, Strips
+
+PAGES_AT_A_TIME = 32
+
+
+@torch.no_grad()
+def read_document(
+    text: str | Iterable[str],
+    encoder: Any,
+    parts: VistParts,
+    tokenizer: Any,
+    *,
+    num_latents: int | None = None,
+    encoder_id: str = "",
+    parts_id: str = "",
+) -> Memory:
+    """Draw, encode and resample a document.
+
+    Tokens are counted in parts of some dozen strips, each about 33,000 characters; a token that
+    lies across their border counts twice.
+
+    Args:
+        text: the document, or its pieces in order.
+        encoder: see docs/vist.md for the interface.
+        parts: trained parts.
+        tokenizer: of the language model; gives offsets.
+        num_latents: per strip; None is the trained number.
+        encoder_id, parts_id: written into the memory.
+
+    Raises:
+        InputError: the text is empty, or fills more strips than config.max_pages.
+    """
+    device = next(parts.parameters()).device
+    latents, positions, num_tokens, num_pages = [], [], 0, 0
+    pieces = [text] if isinstance(text, str) else text
+    for strips, drawn in _drawn(Renderer(encoder.style), pieces):
+        num_pages += len(strips)
+        if num_pages > parts.config.max_pages:
+            raise InputError(
+                f"the text fills more than max_pages={parts.config.max_pages} strips; shorten it, "
+                "read it in parts (memory.concat joins them), or raise VistConfig.max_pages."
+            )
+        token_of_char, count = tokens_of_chars(tokenizer, drawn)
+        where = parts.positions(
+            token_of_char, strips.char_page, strips.char_patch, strips.patch_mask, num_latents
+        )
+        for first in range(0, len(strips), PAGES_AT_A_TIME):
+            part = slice(first, first + PAGES_AT_A_TIME)
+            pixels = torch.from_numpy(strips.pixels[part]).to(device)
+            mask = torch.from_numpy(strips.patch_mask[part]).to(device)
+            found, keep, _ = parts(encoder(pixels, mask), mask, num_latents)
+            latents.append(found[keep])
+            positions.append(torch.from_numpy(where[part]).to(device)[keep] + num_tokens)
+        num_tokens += count
+    if not num_tokens:
+        raise InputError("the text is empty; there is nothing to remember.")
+    return Memory(
+        latents=torch.cat(latents),
+        positions=torch.cat(positions),
+        num_tokens=num_tokens,
+        num_pages=num_pages,
+        encoder=encoder_id,
+        parts=parts_id,
+    )
+
+
+def tokens_of_chars(tokenizer: Any, text: str) -> tuple[NDArray[np.float64], int]:
+    """Index of the token that each character belongs to, [C], and the number of tokens.
+
+    A character outside of all tokens (a tokenizer may drop spaces) belongs to the one before.
+    """
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    begins = np.zeros(len(text) + 1, dtype=np.int64)
+    np.maximum.at(begins, offsets[:, 0], np.arange(len(offsets)))
+    return np.maximum.accumulate(begins)[:-1].astype(np.float64), len(offsets)
+
+
+def _drawn(renderer: Renderer, pieces: Iterable[str]) -> Iterator[tuple[Strips, str]]:
+    """Strips with the characters they show."""
+    waiting: list[str] = []
+
+    def remembered() -> Iterator[str]:
+        for piece in pieces:
+            waiting.append(piece)
+            yield piece
+
+    for strips in renderer.stream(remembered()):
+        text = "".join(waiting)
+        count = len(strips.char_page)
+        waiting[:] = [text[count:]]
+        yield strips, text[:count]

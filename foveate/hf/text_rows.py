@@ -1,0 +1,105 @@
+"""Rows of raw text beside memories: any lengths in, one padded batch and its scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from foveate.errors import InputError
+from foveate.vist.fusion import PrefixCache
+
+Ids = Sequence[int] | Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextScores:
+    """What a pass over raw text beside memories gives.
+
+    Args:
+        logits: [B, K, vocabulary], for the last K tokens of each row.
+        targets: [B, K], those tokens.
+        states: layer -> [B, S, hidden_size], inputs of the layers asked for, padding on the left.
+        text_mask: [B, S] bool, True = a real token.
+        prefix: what the rows read, None without memories.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    states: dict[int, Tensor] = field(default_factory=dict)
+    text_mask: Tensor
+    prefix: PrefixCache | None = None
+
+    @property
+    def token_nll(self) -> Tensor:
+        """Negative log likelihood of each scored token, [B, K] nats."""
+        flat = F.cross_entropy(
+            self.logits.float().flatten(0, 1), self.targets.flatten(), reduction="none"
+        )
+        return flat.view(self.targets.shape)
+
+
+def text_rows(
+    head_ids: Ids | Sequence[Ids],
+    tail_ids: Ids | Sequence[Ids],
+    num_rows: int | None,
+    score_last: int,
+    device: torch.device,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Heads and tails, one of each a row.
+
+    Args:
+        head_ids, tail_ids: one row for all, or one each.
+        num_rows: B; None is as many as there are.
+        score_last: tokens that will be scored at the end of each tail.
+
+    Raises:
+        InputError: the counts do not fit, or a tail is too short.
+    """
+    heads, tails = rows_of(head_ids, device), rows_of(tail_ids, device)
+    count = num_rows if num_rows is not None else max(len(tails), len(heads))
+    heads = heads * count if len(heads) == 1 else heads
+    tails = tails * count if len(tails) == 1 else tails
+    if not len(heads) == len(tails) == count:
+        raise InputError(
+            f"got {count} memories, {len(heads)} heads and {len(tails)} tails; give one of each a "
+            "row, or one head or tail for all."
+        )
+    for head, tail in zip(heads, tails, strict=True):
+        if not 1 <= score_last <= min(len(tail), len(head) + len(tail) - 1):
+            raise InputError(
+                f"score_last={score_last} with a tail of {len(tail)} tokens after a head of "
+                f"{len(head)}; score at least 1 and at most the tail."
+            )
+    return heads, tails
+
+
+def row_of(ids: Ids) -> Tensor:
+    return torch.as_tensor(ids, dtype=torch.long).reshape(-1)
+
+
+def rows_of(ids: Ids | Sequence[Ids], device: torch.device) -> list[Tensor]:
+    """One row [T] or several of any lengths -> list of [T]."""
+    if isinstance(ids, Tensor):
+        rows = list(ids) if ids.ndim == 2 else [ids]
+    elif len(ids) and not isinstance(ids[0], int):
+        rows = [row_of(row) for row in ids]  # type: ignore[arg-type]
+    else:
+        rows = [row_of(ids)]  # type: ignore[arg-type]
+    return [row.to(device) for row in rows]
+
+
+def pad_left(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """[B, S] ids and bool mask; the padding's id is never read."""
+    longest = max(len(row) for row in rows)
+    ids = torch.stack([F.pad(row, (longest - len(row), 0)) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows], device=ids.device)
+    mask = torch.arange(longest, device=ids.device) >= longest - lengths[:, None]
+    return ids, mask
+
+
+def all_real(head: Tensor) -> Tensor:
+    return torch.ones(head.shape[:2], dtype=torch.bool, device=head.device)
