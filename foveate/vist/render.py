@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from foveate.errors import InputError
 from foveate.vist.atlas import PAPER, Atlas
+from foveate.vist.gather import gather_lines
 from foveate.vist.lines import break_lines
 from foveate.vist.strip_style import StripStyle
 from foveate.vist.strips import Strips
@@ -19,11 +21,28 @@ __all__ = ["Renderer", "StripStyle", "Strips"]
 # Lines drawn at a time: the column indices of so many stay in the processor's cache.
 LINES_AT_A_TIME = 8
 
-# More marks than this on one glyph are a black spot already, and no longer drawn.
-MAX_MARKS = 16
-
 # Characters that a stream collects before it draws, about 45 strips.
 STREAM_CHARS = 32768
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _LaidOut:
+    """Characters [C] with their glyphs and pixels, and the first character of each line."""
+
+    code: npt.NDArray[np.uint32]
+    slots: npt.NDArray[np.int32]
+    advance: npt.NDArray[np.intp]
+    starts: npt.NDArray[np.intp]
+
+    def first(self, num_lines: int) -> _LaidOut:
+        """The first lines of several."""
+        stop = int(self.starts[num_lines])
+        return _LaidOut(
+            code=self.code[:stop],
+            slots=self.slots[:stop],
+            advance=self.advance[:stop],
+            starts=self.starts[:num_lines],
+        )
 
 
 class Renderer:
@@ -65,9 +84,7 @@ class Renderer:
         """
         if not isinstance(text, str):
             raise InputError(f"text is {type(text).__name__}, not str; decode bytes first.")
-        code = _code_points(text)
-        slots = self._atlas.glyphs(code)
-        return self._draw(code, slots, *self._break(code, slots))
+        return self._draw(self._lay_out(text))
 
     def stream(self, chunks: Iterable[str]) -> Iterator[Strips]:
         """Draw a text that comes in pieces, in memory that does not grow with it.
@@ -78,65 +95,41 @@ class Renderer:
         Raises:
             InputError: as `render`.
         """
-        kept, waiting = "", 0
-        pieces: list[str] = []
+        kept = ""
         first_char = first_page = 0
-        for chunk in chunks:
-            if not isinstance(chunk, str):
-                raise InputError(f"text is {type(chunk).__name__}, not str; decode bytes first.")
-            for begin in range(0, len(chunk), STREAM_CHARS):
-                pieces.append(chunk[begin : begin + STREAM_CHARS])
-                waiting += len(pieces[-1])
-                if waiting < STREAM_CHARS:
-                    continue
-                text = kept + "".join(pieces)
-                pieces, waiting = [], 0
-                code = _code_points(text)
-                slots = self._atlas.glyphs(code)
-                starts, advance = self._break(code, slots)
-                # What ends a line is known once two characters follow it.
-                settled = int(np.searchsorted(starts, len(text) - 1))
-                done = max(0, settled - 1) // self.style.lines * self.style.lines
-                if not done:
-                    kept = text
-                    continue
-                stop = int(starts[done])
-                whole = (code[:stop], slots[:stop], starts[:done], advance[:stop])
-                strips = self._draw(*whole, first_char, first_page)
+        for block in _blocks(chunks):
+            kept += block
+            laid_out = self._lay_out(kept)
+            # What ends a line is known once two characters follow it; only whole pictures go.
+            settled = int(np.searchsorted(laid_out.starts, len(kept) - 1)) - 1
+            done = max(0, settled) // self.style.lines * self.style.lines
+            if done:
+                strips = self._draw(laid_out.first(done), first_char, first_page)
                 yield strips
-                kept = text[stop:]
-                first_char, first_page = first_char + stop, first_page + len(strips)
-        text = kept + "".join(pieces)
-        if text:
-            code = _code_points(text)
-            slots = self._atlas.glyphs(code)
-            starts, advance = self._break(code, slots)
-            yield self._draw(code, slots, starts, advance, first_char, first_page)
+                kept = kept[len(strips.char_page) :]
+                first_char += len(strips.char_page)
+                first_page += len(strips)
+        if kept:
+            yield self._draw(self._lay_out(kept), first_char, first_page)
 
-    def _break(
-        self, code: npt.NDArray[np.uint32], slots: npt.NDArray[np.int32]
-    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """First characters of the lines, and each character's pixels."""
+    def _lay_out(self, text: str) -> _LaidOut:
+        code = _code_points(text)
+        slots = self._atlas.glyphs(code)
         newline = code == ord("\n")
-        ends = self.style.newline == "break"
-        return break_lines(
+        real_lines = self.style.newline == "break"
+        starts, advance = break_lines(
             self._atlas.advance[slots],
             (code == ord(" ")) | (code == ord("\t")) | newline,
-            newline if ends else np.zeros_like(newline),
+            newline if real_lines else np.zeros_like(newline),
             width=self.style.width,
             wrap=self.style.wrap,
-            hang=ends,
+            hang=real_lines,
         )
+        return _LaidOut(code=code, slots=slots, advance=advance, starts=starts)
 
-    def _draw(
-        self,
-        code: npt.NDArray[np.uint32],
-        slots: npt.NDArray[np.int32],
-        starts: npt.NDArray[np.intp],
-        advance: npt.NDArray[np.intp],
-        first_char: int = 0,
-        first_page: int = 0,
-    ) -> Strips:
+    def _draw(self, laid_out: _LaidOut, first_char: int = 0, first_page: int = 0) -> Strips:
+        code, slots, advance = laid_out.code, laid_out.slots, laid_out.advance
+        starts = laid_out.starts
         style, atlas = self.style, self._atlas
         num_lines = len(starts)
         num_pages = -(-num_lines // style.lines)
@@ -148,7 +141,8 @@ class Renderer:
         for first in range(0, num_lines, LINES_AT_A_TIME):
             last = min(first + LINES_AT_A_TIME, num_lines)
             part = slice(int(starts[first]), int(stops[last - 1]))
-            drawn = self._draw_lines(
+            drawn = gather_lines(
+                atlas,
                 slots[part],
                 advance[part],
                 pen[part],
@@ -178,65 +172,6 @@ class Renderer:
             first_page=first_page,
         )
 
-    def _draw_lines(
-        self,
-        slots: npt.NDArray[np.int32],
-        advance: npt.NDArray[np.intp],
-        pen: npt.NDArray[np.intp],
-        line: npt.NDArray[np.intp],
-        starts: npt.NDArray[np.intp],
-    ) -> npt.NDArray[np.uint8]:
-        """The pixels [line height, lines * width] of whole lines."""
-        atlas, width = self._atlas, self.style.width
-        num_lines = len(starts)
-        at = line * width + pen
-        # The rest of each line is one more cell, of the blank columns that the atlas begins with.
-        ends = np.append(starts[1:], len(slots)).astype(np.intp)
-        used = pen[ends - 1] + advance[ends - 1]
-        blank = np.arange(num_lines) * width + used
-        cells = np.insert(advance, ends, width - used)
-        source = np.insert(atlas.start[slots] - at, ends, -blank)
-        columns = np.repeat(source, cells)
-        columns += np.arange(num_lines * width)
-        drawn = np.take(atlas.columns, columns, axis=1, mode="clip")
-        self._draw_sides(drawn, slots, pen, at, starts)
-        return drawn
-
-    def _draw_sides(
-        self,
-        drawn: npt.NDArray[np.uint8],
-        slots: npt.NDArray[np.int32],
-        pen: npt.NDArray[np.intp],
-        at: npt.NDArray[np.intp],
-        starts: npt.NDArray[np.intp],
-    ) -> None:
-        """Lay the ink that reaches out of the glyphs' cells over the neighbours.
-
-        A column at a time and, for marks without width, a mark of each glyph at a time, so that no
-        pixel is written twice at once.
-        """
-        atlas, width = self._atlas, self.style.width
-        advance, start = atlas.advance[slots], atlas.start[slots]
-        left, right = atlas.left[slots], atlas.right[slots]
-        outside = np.flatnonzero(left + right)
-        if not len(outside):
-            return
-        # 0 for a glyph with width (or a mark that begins the line), n for the n-th mark on it.
-        place = np.arange(len(slots))
-        own = advance > 0
-        own[starts] = True
-        nth = (place - np.maximum.accumulate(np.where(own, place, 0)))[outside]
-        for turn in np.unique(nth[nth <= MAX_MARKS]):
-            chars = outside[nth == turn]
-            for depth in range(1, int(left[chars].max()) + 1):
-                inside = chars[(left[chars] >= depth) & (pen[chars] >= depth)]
-                _overlay(drawn, at[inside] - depth, atlas.columns[:, start[inside] - depth])
-            for depth in range(int(right[chars].max())):
-                reach = advance[chars] + depth
-                some = (right[chars] > depth) & (pen[chars] + reach < width)
-                inside, reach = chars[some], reach[some]
-                _overlay(drawn, at[inside] + reach, atlas.columns[:, start[inside] + reach])
-
     def _mask(
         self,
         page: npt.NDArray[np.intp],
@@ -261,12 +196,21 @@ def _code_points(text: str) -> npt.NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
-def _overlay(
-    drawn: npt.NDArray[np.uint8], at: npt.NDArray[np.intp], ink: npt.NDArray[np.uint8]
-) -> None:
-    """Black ink over grey paper: the whites multiply, rounded as Pillow's blending does."""
-    product = drawn[:, at].astype(np.uint16) * ink + 128
-    drawn[:, at] = ((product >> 8) + product) >> 8
+def _blocks(chunks: Iterable[str]) -> Iterator[str]:
+    """The same text in pieces of STREAM_CHARS or a little more; the last may be shorter."""
+    pieces: list[str] = []
+    waiting = 0
+    for chunk in chunks:
+        if not isinstance(chunk, str):
+            raise InputError(f"text is {type(chunk).__name__}, not str; decode bytes first.")
+        for begin in range(0, len(chunk), STREAM_CHARS):
+            pieces.append(chunk[begin : begin + STREAM_CHARS])
+            waiting += len(pieces[-1])
+            if waiting >= STREAM_CHARS:
+                yield "".join(pieces)
+                pieces, waiting = [], 0
+    if pieces:
+        yield "".join(pieces)
 
 
 def _spans(

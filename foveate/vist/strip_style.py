@@ -55,6 +55,8 @@ class StripStyle:
     fonts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.fonts, str):
+            raise InputError(f"fonts={self.fonts!r} is one string; give a tuple of files.")
         object.__setattr__(self, "fonts", tuple(str(font) for font in self.fonts))
         for name in ("patch", "height", "width", "font_px", "line_height"):
             value = getattr(self, name)

@@ -180,6 +180,25 @@ def test_what_cannot_be_drawn_is_a_counted_box(renderer: Renderer, char: str, wi
     np.testing.assert_array_equal(strips.pixels[0][:, left : left + 2 * width], boxes)
 
 
+@pytest.mark.parametrize(("char", "like"), [("\u2028", "\n"), ("\u2029", "\n"), ("А", "A")])
+def test_some_characters_have_the_same_pixels(renderer: Renderer, char: str, like: str) -> None:
+    first, second = renderer.render(f"x{char}y"), renderer.render(f"x{like}y")
+    np.testing.assert_array_equal(first.pixels, second.pixels)
+
+
+def test_white_space_that_no_font_has_is_blank(renderer: Renderer) -> None:
+    strips = renderer.render("x\u3000y")
+    assert (strips.char_right - strips.char_left)[1] == 10
+    assert not strips.missing
+
+
+def test_more_marks_than_one_can_see_do_no_harm(renderer: Renderer) -> None:
+    text = "a" + "\u0301\u0323" * 2000 + "b"
+    strips = renderer.render(text)
+    assert strips.pixels.shape[0] == 1
+    assert strips.char_left[-1] == strips.char_right[0]
+
+
 @pytest.mark.parametrize("char", ["\u0301", "\u200b", "\u200d", "\ufe0f", "\ufeff", "\u00ad"])
 def test_marks_without_width_sit_on_the_glyph_before(renderer: Renderer, char: str) -> None:
     strips = renderer.render(f"ea{char}{char}b")
@@ -212,6 +231,7 @@ def test_a_combining_accent_is_drawn_over_its_letter(renderer: Renderer) -> None
         ({"newline": "skip"}, "newline='skip' is not one of mark, break."),
         ({"font_px": 12}, "a 12 px font needs lines of 17 pixels, above the line's 14"),
         ({"height": 28000}, "height=28000 exceeds 16384 pixels; lower it."),
+        ({"fonts": "no.ttf"}, "fonts='no.ttf' is one string; give a tuple of files."),
         ({"fonts": ("no.ttf",)}, "font 'no.ttf' does not exist; give a .ttf, .otf or .ttc file."),
     ],
 )
