@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from foveate.cli.console import err
@@ -20,7 +21,6 @@ def load_readers(
     base: str | None = None,
     cepe: str | None = None,
     head: str | None = None,
-    num_latents: int | None = None,
     device: str = "auto",
 ) -> Readers:
     """Readers of raw text and of memories around one language model."""
@@ -39,9 +39,26 @@ def load_readers(
             text_encoder = Cepe.load(cepe, vist.model, tokenizer=vist.tokenizer)
     return Readers(
         raw=RawReader(vist.model, vist.tokenizer, head),
-        vist=VistReader(vist, head, num_latents=num_latents),
+        vist=VistReader(vist, head),
         cepe=VistReader(text_encoder, head) if text_encoder is not None else None,
     )
+
+
+def with_latents(readers: Readers, num_latents: int) -> Readers:
+    """The same models with another number of latents per strip; raw text is read as before."""
+    return replace(
+        readers,
+        vist=_other_latents(readers.vist, num_latents),
+        cepe=_other_latents(readers.cepe, num_latents) if readers.cepe is not None else None,
+    )
+
+
+def _other_latents(reader: Any, num_latents: int) -> Any:
+    from foveate.hf.context_reader import VistReader
+
+    made = VistReader(reader.vist, num_latents=num_latents)
+    made.head_ids = reader.head_ids
+    return made
 
 
 def load_vist(model: str | None, base: str | None, device: str) -> Any:

@@ -72,6 +72,59 @@ def test_json_is_all_of_stdout(
     ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("icl")
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+        (folder / name / "labels.json").write_text('["no", "yes"]')
+        lines = [
+            json.dumps({"text": f"{name} {i}", "label": ("no", "yes")[i % 2]}) for i in range(8)
+        ]
+        for part in ("train", "test"):
+            (folder / name / f"{part}.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def test_icl(foveate: Foveate, vist: Path, labelled: Path, tmp_path: Path) -> None:
+    result = foveate(
+        "eval", "vist", "icl", "--model", vist, "--data", labelled, "--far", 4, "--limit", 2,
+        "--seeds", "42,43", "--output", tmp_path,
+    )  # fmt: skip
+    assert "average: 2 raw, 4 far demonstrations" in result.stdout
+    rows = written(tmp_path, "icl")["rows"]
+    arms = [row["arm"] for row in rows if row["set"] == "two"]
+    assert arms == ["none", "raw", "truncated", "random", "vist", "vist-shuffled", "vist-other"]
+
+
+def test_qa(foveate: Foveate, vist: Path, tmp_path: Path) -> None:
+    rows = [
+        {"question": f"what is {i}?", "answers": ["x"], "passages": [f"It is {i}.", "No.", "Yes."]}
+        for i in range(3)
+    ]
+    (tmp_path / "qa.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    foveate(
+        "eval", "vist", "qa", "--model", vist, "--data", tmp_path / "qa.jsonl", "--raw", 1,
+        "--far", 2, "--max-new-tokens", 3, "--output", tmp_path,
+    )  # fmt: skip
+    data = written(tmp_path, "qa")
+    assert [row["items"] for row in data["rows"]] == [3] * 6
+    result = foveate(
+        "eval", "vist", "qa", "--model", vist, "--data", tmp_path / "qa.jsonl", ok=False
+    )
+    assert "line 1: 3 passages, and 15 are needed" in result.stderr
+
+
+def test_recall(foveate: Foveate, vist: Path, tmp_path: Path) -> None:
+    foveate(
+        "eval", "vist", "recall", "--model", vist, "--context", 300, "--latents", "2,4", "--pairs",
+        2, "--depths", "0.5", "--kinds", "hex", "--limit", 2, "--output", tmp_path,
+    )  # fmt: skip
+    rows = [r for r in written(tmp_path, "recall")["rows"] if r["arm"] == "vist" and r["kind"]]
+    few, many = rows
+    assert few["entries"] * 2 == many["entries"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
