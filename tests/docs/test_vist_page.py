@@ -1,0 +1,27 @@
+"""The example of docs/vist.md runs, with tiny random models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.docs.test_examples import python_blocks
+from tests.hf import tiny_vist
+
+
+def test_vist_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = python_blocks("docs/vist.md")
+    names: dict[str, Any] = {
+        "model": tiny_vist.model(),
+        "tokenizer": tiny_vist.tokenizer(),
+        "encoder": tiny_vist.TinyEncoder(),
+        "book": tiny_vist.TEXT,
+        "folder": tmp_path / "vist",
+    }
+    names["tokenizer"].padding_side = "left"
+    exec(block, names)
+    assert "tokens -> " in capsys.readouterr().out
+    assert names["answers"].shape[0] == 2
+    assert not names["run"].report.is_scaled
