@@ -15,6 +15,7 @@ from foveate.vist.model import VistParts
 from foveate.vist.render import Renderer, Strips
 
 PAGES_AT_A_TIME = 32
+CHARS_AT_A_TIME = 32768
 
 
 @torch.no_grad()
@@ -47,25 +48,35 @@ def read_document(
     device = next(parts.parameters()).device
     latents, positions, num_tokens, num_pages = [], [], 0, 0
     pieces = [text] if isinstance(text, str) else text
-    for strips, drawn in _drawn(Renderer(encoder.style), pieces):
+    renderer = Renderer(encoder.style)
+    if isinstance(text, str) and len(text) > CHARS_AT_A_TIME:
+        # Drawing is cheap, encoding is not: find out before.
+        for strips in renderer.stream(pieces):
+            _check_pages(strips.first_page + len(strips), parts.config.max_pages)
+    for strips, drawn in _drawn(renderer, pieces):
         num_pages += len(strips)
-        if num_pages > parts.config.max_pages:
-            raise InputError(
-                f"the text fills more than max_pages={parts.config.max_pages} strips; shorten it, "
-                "read it in parts (memory.concat joins them), or raise VistConfig.max_pages."
+        _check_pages(num_pages, parts.config.max_pages)
+        offsets = token_offsets(tokenizer, drawn)
+        glances = parts.glances(strips, offsets, num_latents) if parts.is_pointed else None
+        where = (
+            glances.positions
+            if glances is not None
+            else torch.from_numpy(
+                parts.positions(
+                    token_of_char(offsets, len(drawn)), strips.char_page, strips.char_patch,
+                    strips.patch_mask, num_latents,
+                )
             )
-        token_of_char, count = tokens_of_chars(tokenizer, drawn)
-        where = parts.positions(
-            token_of_char, strips.char_page, strips.char_patch, strips.patch_mask, num_latents
-        )
+        )  # fmt: skip
         for first in range(0, len(strips), PAGES_AT_A_TIME):
             part = slice(first, first + PAGES_AT_A_TIME)
             pixels = torch.from_numpy(strips.pixels[part]).to(device)
             mask = torch.from_numpy(strips.patch_mask[part]).to(device)
-            found, keep, _ = parts(encoder(pixels, mask), mask, num_latents)
+            look = glances[part].to(device) if glances is not None else None
+            found, keep, _ = parts(encoder(pixels, mask), mask, num_latents, look)
             latents.append(found[keep])
-            positions.append(torch.from_numpy(where[part]).to(device)[keep] + num_tokens)
-        num_tokens += count
+            positions.append(where[part].to(device)[keep] + num_tokens)
+        num_tokens += len(offsets)
     if not num_tokens:
         raise InputError("the text is empty; there is nothing to remember.")
     return Memory(
@@ -78,16 +89,28 @@ def read_document(
     )
 
 
-def tokens_of_chars(tokenizer: Any, text: str) -> tuple[NDArray[np.float64], int]:
-    """Index of the token that each character belongs to, [C], and the number of tokens.
+def token_offsets(tokenizer: Any, text: str) -> NDArray[np.int64]:
+    """First character of each token and the one after its last, int64 [T, 2]."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+
+
+def token_of_char(offsets: NDArray[np.int64], num_chars: int) -> NDArray[np.float64]:
+    """Index of the token that each character belongs to, [C].
 
     A character outside of all tokens (a tokenizer may drop spaces) belongs to the one before.
     """
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-    begins = np.zeros(len(text) + 1, dtype=np.int64)
+    begins = np.zeros(num_chars + 1, dtype=np.int64)
     np.maximum.at(begins, offsets[:, 0], np.arange(len(offsets)))
-    return np.maximum.accumulate(begins)[:-1].astype(np.float64), len(offsets)
+    return np.maximum.accumulate(begins)[:-1].astype(np.float64)
+
+
+def _check_pages(num_pages: int, max_pages: int) -> None:
+    if num_pages > max_pages:
+        raise InputError(
+            f"the text fills more than max_pages={max_pages} strips; shorten it, read it in parts "
+            "(memory.concat joins them), or raise VistConfig.max_pages."
+        )
 
 
 def _drawn(renderer: Renderer, pieces: Iterable[str]) -> Iterator[tuple[Strips, str]]:
@@ -96,8 +119,10 @@ def _drawn(renderer: Renderer, pieces: Iterable[str]) -> Iterator[tuple[Strips, 
 
     def remembered() -> Iterator[str]:
         for piece in pieces:
-            waiting.append(piece)
-            yield piece
+            # In small cuts: what is waiting is copied with every part.
+            for first in range(0, len(piece), CHARS_AT_A_TIME):
+                waiting.append(piece[first : first + CHARS_AT_A_TIME])
+                yield waiting[-1]
 
     for strips in renderer.stream(remembered()):
         text = "".join(waiting)

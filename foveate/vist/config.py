@@ -72,6 +72,55 @@ class ResamplerConfig(_Dictable):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GlanceConfig(_Dictable):
+    """Shape of the GlanceResampler, whose latents are pointed at tokens.
+
+    Args:
+        input_width: width of the encoder's features.
+        width: D of the latents; that of the LLM's input embeddings where they enter as such.
+        num_latents: a strip (N); another N may be asked for at any time.
+        inner, layers, heads: sizes of the queries' network.
+        reach: patches under a query's start: one before its token, the others from it on.
+        window: how far from its token's middle a query may look, in patches.
+        steps: pixels a patch, the grain of a token's edges.
+        packed: most tokens a latent takes in beside its own.
+        pack_width: hidden width of the network that folds them in.
+        choice, run: which tokens latents stand for, see `foveate.vist.targets.TargetConfig`.
+    """
+
+    input_width: int
+    width: int
+    num_latents: int = 64
+    inner: int = 512
+    layers: int = 1
+    heads: int = 8
+    reach: int = 6
+    window: int = 8
+    steps: int = 14
+    packed: int = 3
+    pack_width: int = 768
+    choice: Literal["runs", "random", "rare", "all"] = "runs"
+    run: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("input_width", "width", "num_latents", "inner", "layers", "heads", "reach",
+                     "window", "steps", "pack_width", "run"):  # fmt: skip
+            _check_positive("GlanceConfig", name, getattr(self, name))
+        _check_choice("GlanceConfig", "choice", self.choice, ("runs", "random", "rare", "all"))
+        if self.packed < 0:
+            raise ConfigError(f"GlanceConfig got packed={self.packed}; use 0 or more.")
+        if self.inner % self.heads:
+            raise ConfigError(
+                f"GlanceConfig got inner={self.inner} for heads={self.heads}; use a multiple."
+            )
+        if self.num_latents % self.run:
+            raise ConfigError(
+                f"GlanceConfig got num_latents={self.num_latents} with run={self.run}; use a "
+                "multiple of run."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class FusionConfig(_Dictable):
     """How the latents enter the language model.
 
@@ -85,6 +134,8 @@ class FusionConfig(_Dictable):
         lora_rank: source="embeddings": rank of a LoRA on all linear maps of all layers that acts on
             latent rows only; 0 is none.
         lora_scale: factor on the LoRA's output.
+        projection: source="embeddings": "linear" maps latents to input embeddings; "none" takes
+            them as they are, for latents made in that space (GlanceResampler).
         rotary: cross_attention: rotate queries and keys by their positions, as the self-attention
             they are copied from does. The paper does not say.
     """
@@ -94,11 +145,13 @@ class FusionConfig(_Dictable):
     source: Literal["embeddings", "states"] = "embeddings"
     lora_rank: int = 0
     lora_scale: float = 1.0
+    projection: Literal["linear", "none"] = "linear"
     rotary: bool = True
 
     def __post_init__(self) -> None:
         _check_choice("FusionConfig", "form", self.form, FORMS)
         _check_choice("FusionConfig", "source", self.source, SOURCES)
+        _check_choice("FusionConfig", "projection", self.projection, ("linear", "none"))
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
             if self.form == "kv_prefix":
@@ -126,11 +179,12 @@ class VistConfig(_Dictable):
     """The trained parts of one Vist.
 
     Args:
-        resampler, fusion: see there.
+        resampler: the Perceiver Resampler of the paper, or our variant that is pointed at tokens.
+        fusion: see there.
         max_pages: most strips a document may fill.
     """
 
-    resampler: ResamplerConfig
+    resampler: ResamplerConfig | GlanceConfig
     fusion: FusionConfig = field(default_factory=FusionConfig)
     max_pages: int = 4096
 
@@ -142,7 +196,9 @@ class VistConfig(_Dictable):
         """The inverse of `to_dict`."""
         parts = dict(values)
         if "resampler" in parts:
-            parts["resampler"] = ResamplerConfig.from_dict(parts["resampler"])
+            # Only a GlanceConfig has an inner width.
+            kind = GlanceConfig if "inner" in parts["resampler"] else ResamplerConfig
+            parts["resampler"] = kind.from_dict(parts["resampler"])
         if "fusion" in parts:
             parts["fusion"] = FusionConfig.from_dict(parts["fusion"])
         return super().from_dict(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from foveate.errors import ConfigError
 from foveate.vist.config import DecoderShape, FusionConfig
 
 
@@ -17,16 +18,29 @@ class EmbeddingPrefix(nn.Module):
     Args:
         width: D of the latents.
         shape: of the decoder.
-        config: lora_rank and lora_scale are read.
+        config: lora_rank, lora_scale and projection are read.
+
+    Raises:
+        ConfigError: projection="none" with latents of another width than the LLM's embeddings.
     """
 
     def __init__(self, width: int, shape: DecoderShape, config: FusionConfig) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.project = nn.Linear(width, shape.hidden_size)
-        # Start at the size of real embeddings: the LLM has never seen others.
-        nn.init.normal_(self.project.weight, std=shape.embedding_rms * width**-0.5)
-        nn.init.zeros_(self.project.bias)
+        self.norm: nn.Module = nn.Identity()
+        self.project: nn.Module = nn.Identity()
+        if config.projection == "linear":
+            self.norm = nn.LayerNorm(width)
+            project = nn.Linear(width, shape.hidden_size)
+            # Start at the size of real embeddings: the LLM has never seen others.
+            nn.init.normal_(project.weight, std=shape.embedding_rms * width**-0.5)
+            nn.init.zeros_(project.bias)
+            self.project = project
+        elif width != shape.hidden_size:
+            raise ConfigError(
+                f"projection='none' takes latents as input embeddings, but they have width {width} "
+                f"and the LLM's {shape.hidden_size}; set the resampler's width to that, or use "
+                "projection='linear'."
+            )
         self.lora = Lora(shape, config.lora_rank, config.lora_scale) if config.lora_rank else None
 
     def forward(self, latents: Tensor) -> Tensor:

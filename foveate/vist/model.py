@@ -10,9 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from foveate.vist.config import DecoderShape, VistConfig
+from foveate.errors import InputError
+from foveate.vist.config import DecoderShape, GlanceConfig, VistConfig
 from foveate.vist.fusion import Fusion
+from foveate.vist.glance_resampler import GlanceResampler
+from foveate.vist.glances import Glances, glances_of
 from foveate.vist.resampler import PerceiverResampler
+from foveate.vist.strips import Strips
+from foveate.vist.targets import TargetConfig
 
 
 class VistParts(nn.Module):
@@ -33,21 +38,77 @@ class VistParts(nn.Module):
         super().__init__()
         self.config = config
         self.shape = shape
-        self.resampler = PerceiverResampler(config.resampler)
+        self.resampler: PerceiverResampler | GlanceResampler = (
+            GlanceResampler(config.resampler)
+            if isinstance(config.resampler, GlanceConfig)
+            else PerceiverResampler(config.resampler)
+        )
         self.fusion = Fusion(config.fusion, config.resampler.width, shape, layers)
 
+    @property
+    def is_pointed(self) -> bool:
+        """Whether the resampler needs glances."""
+        return isinstance(self.resampler, GlanceResampler)
+
     def forward(
-        self, features: Tensor, patch_mask: Tensor, num_latents: int | None = None
+        self,
+        features: Tensor,
+        patch_mask: Tensor,
+        num_latents: int | None = None,
+        glances: Glances | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Latents, their mask and CLS of pages: [P, N, D], [P, N], [P, D].
 
         Args:
             features: [P, L, Din], of the frozen encoder.
             patch_mask: [P, L] bool, True = holds text.
-            num_latents: N, default the trained one.
+            num_latents: N, default the trained one; with glances, theirs.
+            glances: of these pages, where `is_pointed`.
+
+        Raises:
+            InputError: a pointed resampler got no glances.
         """
+        if isinstance(self.resampler, GlanceResampler):
+            if glances is None:
+                raise InputError(
+                    "this resampler is pointed at tokens and got no glances; make them with "
+                    "VistParts.glances(strips, offsets)."
+                )
+            latents, cls = self.resampler(features, patch_mask, glances)
+            return latents, glances.mask, cls
         latents, cls = self.resampler(features, patch_mask, num_latents)
         return latents, self.resampler.latent_mask(patch_mask, num_latents), cls
+
+    def glances(
+        self,
+        strips: Strips,
+        offsets: NDArray[np.integer],
+        num_latents: int | None = None,
+        rarity: NDArray[np.floating] | None = None,
+    ) -> Glances:
+        """Where the latents of strips look, by the resampler's configuration.
+
+        Args:
+            strips: of a text.
+            offsets: int [T, 2], characters of its tokens.
+            num_latents: N, default the trained one.
+            rarity: [T], for choice="rare".
+
+        Raises:
+            InputError: the resampler is not pointed.
+        """
+        config = self.config.resampler
+        if not isinstance(config, GlanceConfig):
+            raise InputError("only a GlanceResampler is pointed at tokens; configure one.")
+        return glances_of(
+            strips,
+            offsets,
+            num_latents=num_latents or config.num_latents,
+            choice=TargetConfig(
+                choice=config.choice, run=config.run, packed=config.packed, grouping="tokens"
+            ),
+            rarity=rarity,
+        )
 
     def positions(
         self,
@@ -64,7 +125,7 @@ class VistParts(nn.Module):
             char_patch,
             patch_mask,
             num_latents or self.config.resampler.num_latents,
-            local=self.config.resampler.local_bias == "window",
+            local=getattr(self.config.resampler, "local_bias", "window") == "window",
         )
 
 
