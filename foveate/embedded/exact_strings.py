@@ -118,6 +118,11 @@ def _signs(rng: random.Random) -> str:
     return _some(rng, _SIGNS, 1, 8)
 
 
+def _dashes(rng: random.Random) -> str:
+    marks = "---\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}\N{HORIZONTAL ELLIPSIS}.:;"
+    return "".join(_word(rng) + rng.choice(marks) * rng.choice((1, 1, 1, 2, 3)) for _ in range(3))
+
+
 def _run(rng: random.Random) -> str:
     return rng.choice(_SIGNS + "  01xX") * rng.randint(2, 30)
 
@@ -148,6 +153,7 @@ _KINDS = (
     _noise,
     _noise,
     _signs,
+    _dashes,
     _run,
     _whole_alphabet,
     _accents,

@@ -6,6 +6,7 @@ import bisect
 import itertools
 import json
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from foveate.vist.reading import character_targets, token_targets
 from foveate.vist.render import Renderer
 from foveate.vist.strip_style import StripStyle
 
-__all__ = ["Document", "ReaderBatch", "ReaderData", "read_documents"]
+__all__ = ["Document", "ReaderBatch", "ReaderData", "read_documents", "typeset"]
 
 # A strip of 3584 px at 10 px holds some 700 characters, 1200 if they are narrow.
 _CROP = 1200
@@ -79,6 +80,17 @@ def read_documents(files: Sequence[Path]) -> list[Document]:
     return documents
 
 
+def typeset(text: str) -> str:
+    """Return a text with a printer's quotes, dashes and ellipses in place of a typewriter's."""
+    text = re.sub(r"(?<![^\s([])\"", "\N{LEFT DOUBLE QUOTATION MARK}", text)
+    text = text.replace('"', "\N{RIGHT DOUBLE QUOTATION MARK}")
+    text = re.sub(r"(?<![^\s([])'", "\N{LEFT SINGLE QUOTATION MARK}", text)
+    text = text.replace("'", "\N{RIGHT SINGLE QUOTATION MARK}")
+    text = re.sub(r" ?---? ?", "\N{EM DASH}", text).replace(" - ", " \N{EN DASH} ")
+    text = re.sub(r"(?<=\d)-(?=\d)", "\N{EN DASH}", text)
+    return text.replace("...", "\N{HORIZONTAL ELLIPSIS}")
+
+
 class ReaderData:
     """Draw training batches by number: the same number gives the same batch.
 
@@ -87,6 +99,7 @@ class ReaderData:
         tokenise: text -> (ids, character offsets).
         seed: of everything drawn.
         exact_share: share of strips with random exact strings.
+        typeset_share: share of strips of the corpus with typographic quotes and dashes.
         short_share: share of strips that are cut short, so that patches after the text are blank.
         style: how to render; one line per strip.
     """
@@ -99,6 +112,7 @@ class ReaderData:
         seed: int = 0,
         slots: int = 7,
         exact_share: float = 0.15,
+        typeset_share: float = 0.15,
         short_share: float = 0.08,
         style: StripStyle | None = None,
     ) -> None:
@@ -106,6 +120,7 @@ class ReaderData:
         self.ends = list(itertools.accumulate(len(text) for text in self.texts))
         self.tokenise, self.seed, self.slots = tokenise, seed, slots
         self.exact_share, self.short_share = exact_share, short_share
+        self.typeset_share = typeset_share
         self.renderer = Renderer(style or StripStyle())
 
     def batch(self, number: int, size: int) -> ReaderBatch:
@@ -122,7 +137,10 @@ class ReaderData:
             whole = self.texts[which]
             start = place - self.ends[which] + len(whole)
             begin = min(_BEFORE, start)
-            text = whole[start - begin : start + _CROP]
+            before, text = whole[start - begin : start], whole[start : start + _CROP]
+            if rng.random() < self.typeset_share:
+                before, text = typeset(before), typeset(text)
+            text, begin = before + text, len(before)
         if rng.random() < self.short_share:
             text = text[: begin + rng.randint(1, 700)]
         return self.first_strip(text, begin)

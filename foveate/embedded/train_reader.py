@@ -121,6 +121,7 @@ def held_out_strips(
         seed=seed,
         slots=data.slots,
         exact_share=0.0,
+        typeset_share=0.0,
         short_share=0.0,
         style=data.renderer.style,
     )

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from foveate.embedded import score_reader, train_reader
 from foveate.embedded.exact_strings import exact_strings
-from foveate.embedded.reader_data import Document, ReaderData, read_documents
+from foveate.embedded.reader_data import Document, ReaderData, read_documents, typeset
 from foveate.errors import InputError
 from foveate.hf.llm_vocabulary import load_llm_vocabulary
 from foveate.vist.encoder import TextEncoderConfig, load_text_encoder
@@ -95,6 +95,11 @@ def test_targets_are_the_text_and_its_tokens(data) -> None:
         assert text_of(batch.characters.numpy()) == batch.texts[0]
         assert batch.tokens.max() < len(set(WORDS)) + 1
         assert (batch.tokens[~batch.patch_mask] == -1).all()
+
+
+def test_typeset_changes_quotes_dashes_and_ellipses() -> None:
+    typed = '"It\'s \'so\'," ("he") said -- 1990-95 - and left...'
+    assert typeset(typed) == "“It’s ‘so’,” (“he”) said—1990–95 – and left…"
 
 
 def test_a_word_cut_at_the_start_is_no_token(data) -> None:
