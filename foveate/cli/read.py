@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -154,8 +155,9 @@ def read_with_vlm(
     as_json: bool,
 ) -> None:
     """The road over pages: no training, any vision-language model."""
-    text = read_text(file)
+    chunks = open_text(file)
     reader = page_reader(vlm, options, device)
+    text = read_at_most(chunks, reader.most_chars)
     from foveate.hf.prompt import unknown_words
 
     with err.status("Reading"):
@@ -189,17 +191,28 @@ def read_with_vlm(
         out.print(str(path), style="dim", soft_wrap=True)
 
 
-def read_text(file: str) -> str:
-    """All of a text file, or of stdin.
+def open_text(file: str) -> Iterator[str]:
+    """A text file, or stdin, in pieces.
 
     Raises:
         InputError: it is missing, empty or no text.
     """
     from foveate.vist.text_file import decode_text, read_text_file
 
-    if file == STDIN:
-        return "".join(decode_text(sys.stdin.buffer, "standard input"))
-    return "".join(read_text_file(file))
+    return (
+        decode_text(sys.stdin.buffer, "standard input") if file == STDIN else read_text_file(file)
+    )
+
+
+def read_at_most(chunks: Iterator[str], most: int | None) -> str:
+    """The text, but not the rest of one that is longer than `most` characters."""
+    pieces, length = [], 0
+    for chunk in chunks:
+        pieces.append(chunk)
+        length += len(chunk)
+        if most is not None and length > most:
+            break
+    return "".join(pieces)
 
 
 def page_reader(vlm: str, options: PageOptions, device: str) -> PageReader:

@@ -17,8 +17,9 @@ from foveate.vist.exact import ExactList, ExactRules, find_exact, list_by_page
 from foveate.vist.page_report import PageCost
 from foveate.vist.pages import Layout, Pages
 
-# No tokenizer in use averages more characters a token than this over a whole text.
-MOST_CHARS_A_TOKEN = 64
+# No tokenizer averages more characters a token over a whole text, and no page that can be read
+# holds more for each visual token (64 px tokens under a 6 px font: about 150).
+MOST_CHARS_A_TOKEN = 256
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class PromptCounter:
         self._page_tokens: dict[tuple[int, int], tuple[int, int]] = {}
         window = getattr(anatomy.text_config, "max_position_embeddings", None)
         self.window: int | None = int(window) if window else None
+
+    @property
+    def most_chars(self) -> int | None:
+        """Longer texts exceed the window whichever way they are read; None without a window."""
+        return None if self.window is None else MOST_CHARS_A_TOKEN * self.window
 
     def inputs(self, content: str, images: Sequence[Image.Image] = ()) -> dict[str, Any]:
         """One prompt. `content` is plain text: special tokens spelled in it stay text."""
@@ -177,13 +183,6 @@ def check_window(counter: PromptCounter, tokens: int, room: int, what: str) -> N
             f"{what} has {tokens} tokens and the answer may have {room}, above the model's window "
             f"of {counter.window}; give a shorter text or a model with a larger window."
         )
-
-
-def is_far_too_long(counter: PromptCounter, text: str) -> bool:
-    """Whether a text exceeds the window by so much that counting all its tokens is a waste."""
-    if counter.window is None or len(text) <= MOST_CHARS_A_TOKEN * counter.window:
-        return False
-    return counter.tokens_of(text[: MOST_CHARS_A_TOKEN * counter.window]) > counter.window
 
 
 def _most_pages(counter: PromptCounter, size: tuple[int, int], others: int) -> int | None:

@@ -19,7 +19,6 @@ from foveate.hf.page_plan import (
     PagePlan,
     PromptCounter,
     check_window,
-    is_far_too_long,
     plan_pages,
     text_prompt,
 )
@@ -105,6 +104,11 @@ class PageReader:
         # Asking for another page or font leaves the style that the embedded model knows.
         self._own = FactSheetLayout() if is_embedded and not (page or font_px) else None
 
+    @property
+    def most_chars(self) -> int | None:
+        """Longer texts are refused at once, so no more need be read; None if there is no limit."""
+        return self._counter.most_chars
+
     def layout_for(self, text: str) -> Layout:
         """How a text is shown."""
         if self._layout is None and self._own is not None and self._own.takes(text):
@@ -129,7 +133,7 @@ class PageReader:
             WindowError: the model's window cannot hold the prompt with pages.
             BudgetError: the budget exceeds a page's visual tokens.
         """
-        _check(text, question, max_new_tokens)
+        self._check(text, question, max_new_tokens)
         return plan_pages(
             self._counter,
             self.layout_for(text),
@@ -164,8 +168,10 @@ class PageReader:
             DeclinedError: pages would cost at least as many tokens as the text (not with or_text).
             InputError, WindowError, BudgetError: as `plan`.
         """
+        self._check(text, question, max_new_tokens)
         if compare:
-            self._warm_up(question, max_new_tokens)
+            # One short run, so that neither of two timed ones pays for being the first.
+            generate_answers(self.vlm, self._counter.inputs(question), max_new_tokens=1)
         started = time.perf_counter()
         try:
             plan = self.plan(text, question, max_new_tokens=max_new_tokens)
@@ -200,19 +206,23 @@ class PageReader:
         report = replace(report, **self._as_text(text, question, max_new_tokens, cost, compare))
         return PageAnswer(answer=answer, report=report, images=plan.pages.images)
 
-    def _warm_up(self, question: str, max_new_tokens: int) -> None:
-        """One short run, so that neither of two timed ones pays for being the first."""
-        if question.strip() and max_new_tokens > 0:
-            generate_answers(self.vlm, self._counter.inputs(question), max_new_tokens=1)
+    def _check(self, text: str, question: str, max_new_tokens: int) -> None:
+        if not text or text.isspace():
+            raise InputError("the text is empty, so there is nothing to read; give some text.")
+        if not question.strip():
+            raise InputError("the question is empty; say what to find out about the text.")
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens={max_new_tokens} is below 1; ask for at least one.")
+        if self.most_chars is not None and len(text) > self.most_chars:
+            raise WindowError(
+                f"the text has more than {self.most_chars:,} characters, above what the model's "
+                f"window of {self._counter.window} tokens can hold as pages or as text; give a "
+                "shorter text or a model with a larger window."
+            )
 
     def _read_text(
         self, text: str, question: str, max_new_tokens: int, reason: str, cost: PageCost | None
     ) -> PageAnswer:
-        if is_far_too_long(self._counter, text):
-            raise WindowError(
-                f"the text of {len(text):,} characters exceeds the model's window of "
-                f"{self._counter.window} tokens as pages and as text; give a shorter text."
-            )
         run = self._run_text(text, question, max_new_tokens)
         report = PageReport(
             road="text",
@@ -255,12 +265,3 @@ def declined(cost: PageCost) -> str:
         f"rendering is not worth it, the text is cheaper: {cost}; allow reading it as text "
         "(--or-text), or keep fewer visual tokens or exact strings, or use a smaller font."
     )
-
-
-def _check(text: str, question: str, max_new_tokens: int) -> None:
-    if not text.strip():
-        raise InputError("the text is empty, so there is nothing to read; give some text.")
-    if not question.strip():
-        raise InputError("the question is empty; say what to find out about the text.")
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens={max_new_tokens} is below 1; ask for at least one.")

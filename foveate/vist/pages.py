@@ -124,7 +124,7 @@ class TextLayout:
         Raises:
             InputError: the text is empty or only white space.
         """
-        if not text.strip():
+        if not text or text.isspace():
             raise InputError("the text is empty, so there is nothing to show; give some text.")
         images: list[Image.Image] = []
         ranges: list[tuple[int, int]] = []

@@ -146,7 +146,8 @@ def test_mistakes(foveate: Foveate, sheet: Path, options: tuple[str, ...], messa
         (b"", "is empty"),
         (b" \n", "the text is empty, so there is nothing to read"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "binary file"),
-        (b"bread red 37 52\n" * 9000, "needs more than 5 pages of 224 x 224 px"),
+        (b"bread red 37 52\n" * 900, "needs more than 5 pages of 224 x 224 px"),
+        (b"bread red 37 52\n" * 99000, "more than 262,144 characters, above what the model's"),
     ],
 )
 def test_bad_files(foveate: Foveate, tmp_path: Path, content: bytes | None, message: str) -> None:
