@@ -43,3 +43,7 @@ class WindowError(InputError):
 
 class DeclinedError(FoveateError, RuntimeError):
     """Rendering a text would cost more tokens than the text itself."""
+
+
+class TrainingError(FoveateError, ArithmeticError):
+    """A training run that cannot go on: its losses are no longer numbers."""

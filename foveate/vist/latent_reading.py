@@ -51,13 +51,19 @@ class LatentReader(nn.Module):
         packed: Q tokens that a latent carries beside its own.
         own: also predict the own token. Not needed where the fusion projects latents to input
             embeddings anyway: then those are read.
+        rms: root mean square of the embeddings, the size that predictions start at.
     """
 
-    def __init__(self, width: int, hidden_size: int, packed: int, *, own: bool) -> None:
+    def __init__(
+        self, width: int, hidden_size: int, packed: int, *, own: bool, rms: float = 1.0
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.own = nn.Linear(width, hidden_size) if own else None
         self.packed = nn.ModuleList(nn.Linear(width, hidden_size) for _ in range(packed))
+        for head in (*self.packed, *([self.own] if self.own is not None else [])):
+            nn.init.normal_(head.weight, std=rms * width**-0.5)
+            nn.init.zeros_(head.bias)
 
     def forward(self, latents: Tensor, projected: Tensor | None) -> Tensor:
         """Predicted embeddings [M, 1 + Q, hidden_size] for latents [M, D].

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from foveate.errors import InputError
@@ -75,6 +78,26 @@ class TokenCounts:
         """
         counts = self.counts.to(ids.device)[ids].float()
         return torch.log(max(1, self.num_samples) / (1.0 + counts))
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file."""
+        save_file(self.state(), str(path), metadata={"unit": self.unit})
+
+    @classmethod
+    def load(cls, path: str | Path) -> TokenCounts:
+        """Read what `save` wrote. Raises InputError for anything else."""
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                unit = (file.metadata() or {})["unit"]
+                tensors = {name: file.get_tensor(name) for name in ("counts", "num_samples")}
+        except (OSError, SafetensorError, KeyError) as error:
+            raise InputError(
+                f"{str(path)!r} is no file of token counts ({error}); write one with "
+                "TokenCounts.save, or count online."
+            ) from error
+        made = cls(len(tensors["counts"]), unit)
+        made.load_state(tensors)
+        return made
 
     def state(self) -> dict[str, Tensor]:
         """Tensors that `load_state` takes."""

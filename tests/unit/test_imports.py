@@ -20,6 +20,7 @@ ALLOWED = {
     "tasks": {"errors"},
     "vist": {"core", "errors"},
     "hf": {"core", "prune", "vist", "errors", "embedded", "draw"},
+    "train": {"core", "vist", "hf", "errors", "embedded", "draw"},
 }
 
 

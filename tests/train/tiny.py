@@ -1,0 +1,44 @@
+"""A tiny training run that takes part of a second a step."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from accelerate.state import AcceleratorState, GradientState
+
+from foveate.train.build import MadeUpText, tiny_recipe, tiny_vist
+from foveate.train.loop import Trainer, make_accelerator
+from foveate.train.recipe import Recipe, load_recipe
+from foveate.vist.config import ResamplerConfig
+from foveate.vist.targets import TargetConfig
+
+
+def recipe(name: str = "vist-smollm2-cpu", steps: int = 2, **run: Any) -> Recipe:
+    made = tiny_recipe(load_recipe(name), steps=steps)
+    data = dataclasses.replace(made.data, context=160, tail=16)
+    run = {"batch": 2, "micro_batch": 2, "plot_every": 100, "save_every": 100, **run}
+    return dataclasses.replace(made, data=data, run=dataclasses.replace(made.run, **run))
+
+
+def perceiver(wanted: Recipe) -> Recipe:
+    """The same with the paper's resampler, its latents matched to runs of tokens."""
+    resampler = ResamplerConfig(
+        input_width=1, width=24, num_latents=16, layers=1, heads=2, head_dim=12, ff_mult=2,
+        local_bias="window",
+    )  # fmt: skip
+    fusion = dataclasses.replace(wanted.vist.fusion, projection="linear")
+    return dataclasses.replace(
+        wanted,
+        vist=dataclasses.replace(wanted.vist, resampler=resampler, fusion=fusion),
+        objectives=dataclasses.replace(wanted.objectives, targets=TargetConfig(run=4, packed=2)),
+    )
+
+
+def trainer(wanted: Recipe, folder: Path) -> Trainer:
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    source = MadeUpText(count=16, words=300)
+    accelerator = make_accelerator(wanted, cpu=True)
+    return Trainer(wanted, tiny_vist(wanted, source), source, folder, accelerator=accelerator)
