@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image
+
 from foveate.errors import InputError
 from foveate.tasks.reading_page import (
     BLOCKS,
@@ -90,8 +92,9 @@ class FactSheetLayout:
             "facts": PER_PAGE,
         }
 
-    def _paint(self, cells: Sequence[Cell]) -> Any:
-        placed = [
+    def place(self, cells: Sequence[Cell]) -> list[Cell]:
+        """The facts of one page, line by line in two columns."""
+        return [
             Cell(
                 cell.kind,
                 place // BLOCKS,
@@ -103,7 +106,9 @@ class FactSheetLayout:
             )
             for place, cell in enumerate(cells)
         ]
-        return paint(page_of(placed, font=self.font, size=self.font_px))
+
+    def _paint(self, cells: Sequence[Cell]) -> Image.Image:
+        return paint(page_of(self.place(cells), font=self.font, size=self.font_px))
 
 
 def fact_sheet(cells: Sequence[Cell]) -> str:

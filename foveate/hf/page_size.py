@@ -55,11 +55,13 @@ def page_size(
     plain = [s for s in sizes if not any(tokens[s] == tokens[t] and s > t for t in sizes)]
     best = max(plain, key=lambda size: size[0] * size[1] / tokens[size])  # the first of equals
     area = best[0] * best[1] / tokens[best]
-    cell = _cell(images)
     crop, least = None, 1
+    cell, tile = _cell(images), _tile(images)
     if cell is not None and best[1] % cell == 0:
         # Pixels of the whole picture, not a side: a lower page must still have so many.
         crop, least = cell, math.ceil((_read(images, "shortest_edge") or 1) / best[0])
+    elif tile is not None and best[1] % tile == 0 and best[0] == _read(images, "longest_edge"):
+        crop = tile  # a lower page of this width is not rescaled, and has fewer rows of tiles
     return PageSize(*best, cell_px=math.sqrt(area), crop_px=crop, least_px=least)
 
 
@@ -85,11 +87,10 @@ def _candidates(images: Any) -> list[tuple[int, int]]:
         sizes += [max(fit, key=lambda size: (size[0] * size[1], -abs(size[0] - size[1])))] * bool(
             fit
         )
-    tile = getattr(images, "max_image_size", None)
-    if tile:
+    if getattr(images, "max_image_size", None):
         # Idefics3, SmolVLM: pictures are scaled to longest_edge, then cut into tiles.
-        split = getattr(images, "do_image_splitting", True)
-        sizes.append((int((edge if split else None) or _of(tile, "longest_edge") or USUAL_PX),) * 2)
+        side = edge if _tile(images) else _of(images.max_image_size, "longest_edge")
+        sizes.append((int(side or USUAL_PX),) * 2)
     if not sizes:
         side = _read(images, "shortest_edge") or edge or USUAL_PX
         sizes.append((int(side),) * 2)
@@ -100,6 +101,12 @@ def _cell(images: Any) -> int | None:
     """Side of a visual token in px, where pictures of any size are cut into whole tokens."""
     merge, patch = getattr(images, "merge_size", None), getattr(images, "patch_size", None)
     return int(merge) * int(patch) if merge and isinstance(patch, int) else None
+
+
+def _tile(images: Any) -> int | None:
+    """Side of a tile in px, where pictures are scaled to one length and cut into tiles."""
+    size = _of(getattr(images, "max_image_size", None), "longest_edge")
+    return int(size) if size and getattr(images, "do_image_splitting", True) else None
 
 
 def _read(images: Any, key: str) -> float | None:

@@ -103,7 +103,7 @@ def test_without_carving_and_without_exact_strings(
         ("llava_next", (48, 48), None),
         ("llava_onevision", (24, 24), None),
         ("qwen2_vl", (64, 64), 8),
-        ("idefics3", (48, 48), None),
+        ("idefics3", (48, 48), 24),
         ("internvl", (24, 24), None),
         ("paligemma", (24, 24), None),
         ("gemma3", (24, 24), None),
@@ -132,6 +132,19 @@ def test_a_lower_last_page_costs_less(vlm_of: Callable[[str], VisionLanguageMode
     # 8 px a token; the budget is a page's own.
     assert plan.cost.visual_tokens == 8 * 8 + 8 * 8 + 8 * 4
     assert plan.cost.kept_tokens == 32 + 32 + 16
+
+
+def test_a_lower_last_page_has_fewer_tiles(vlm_of: Callable[[str], VisionLanguageModel]) -> None:
+    reader = PageReader(vlm_of("idefics3"), method=foveate.TokenCarve(keep_ratio=0.4))
+    plan = reader.plan("30\n" * 4, QUESTION)
+    assert [image.size for image in plan.pages.images] == [(48, 48), (48, 24)]
+    # Four tiles and the whole picture, then two and the whole, of 9 tokens each.
+    assert plan.cost.visual_tokens == 45 + 27
+    assert plan.cost.kept_tokens == 18 + 11
+    with foveate.attach(reader.vlm.model, reader.method) as run:
+        generate_answers(reader.vlm, plan.inputs, max_new_tokens=1)
+    assert run.report is not None
+    assert [(image.before, image.kept) for image in run.report.images] == [(45, 18), (27, 11)]
 
 
 def test_special_tokens_in_a_document_stay_text(
