@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,14 +25,20 @@ from foveate.embedded.exact_strings import exact_strings
 from foveate.embedded.reader_data import Document, ReaderBatch, ReaderData, read_documents
 from foveate.measure.manifest import manifest
 from foveate.vist.encoder import TextEncoder, load_text_encoder
-from foveate.vist.reading import edit_distance, text_of
+from foveate.vist.reading import BLANK, edit_distance, text_of
 from foveate.vist.reading_loss import token_table, token_top1
 
 __all__ = ["Tally", "exact_documents", "main", "markdown", "score_reader"]
 
 _EXCERPT = 20_000  # characters; the unit of the bootstrap where a domain has few documents
 _FEW = 5
-_MEASURES = ("character_accuracy", "slot_accuracy", "token_top1", "token_before_top1")
+_MEASURES = (
+    "character_accuracy",
+    "slot_accuracy",
+    "whole_words",
+    "token_top1",
+    "token_before_top1",
+)
 
 
 @dataclass
@@ -88,17 +95,15 @@ def score_reader(
         own = [document.text for document in documents if document.domain == domain]
         tallies: dict[int, Tally] = defaultdict(Tally)
         missed: Counter[str] = Counter()
-        strings = Tally()
         for unit, text in _draw(own, strips, random.Random(f"{seed}/{domain}")):
             batch = data.first_strip(text)
-            _score_strip(encoder, batch, table, tallies[unit], missed, strings, tokens_per_strip)
+            _score_strip(encoder, batch, table, tallies[unit], missed, tokens_per_strip)
         report[domain] = {
             "documents": len(own),
             "units": len(tallies),
             "unit": "document" if len(own) >= _FEW else f"excerpt of {_EXCERPT} characters",
             "characters": sum(t.total["character_accuracy"] for t in tallies.values()),
             **{name: _interval(list(tallies.values()), name, seed) for name in _MEASURES},
-            "whole_words": strings.right["words"] / max(1, strings.total["words"]),
             "most_missed": dict(missed.most_common(12)),
         }
     return report
@@ -126,7 +131,6 @@ def _score_strip(
     table: torch.Tensor,
     tally: Tally,
     missed: Counter[str],
-    strings: Tally,
     tokens_per_strip: int,
 ) -> None:
     features = encoder(batch.pixels, batch.patch_mask)
@@ -137,15 +141,26 @@ def _score_strip(
     tally.add("slot_accuracy", float((best == wanted).sum()), wanted.numel())
     for got, want in zip(best[best != wanted].numpy(), wanted[best != wanted].numpy(), strict=True):
         missed[f"{text_of(np.array([want]))!r} read as {text_of(np.array([got]))!r}"] += 1
-    words, seen = text.split(), read.split()
-    if len(words) == len(seen):
-        strings.right["words"] += sum(a == b for a, b in zip(words, seen, strict=True))
-    strings.total["words"] += len(words)
+    words = _whole_words(best.flatten().numpy(), wanted.flatten().numpy(), text)
+    tally.add("whole_words", sum(words), len(words))
     for which, name in enumerate(("token_top1", "token_before_top1")):
         page, patch = torch.nonzero(batch.tokens[..., which] >= 0)[:tokens_per_strip].unbind(1)
         vectors = encoder.token_vectors(features[page, patch])[:, which]
         hits = token_top1(vectors, table) == batch.tokens[page, patch, which]
         tally.add(name, float(hits.sum()), len(hits))
+
+
+def _whole_words(best: np.ndarray, wanted: np.ndarray, text: str) -> list[bool]:
+    """For each word between blanks, whether every slot from its first to its last character fits.
+
+    Empty when some characters of the strip have no slot of their own.
+    """
+    slots = np.flatnonzero(wanted != BLANK)
+    if len(slots) != len(text):
+        return []
+    right = best == wanted
+    spans = [match.span() for match in re.finditer(r"\S+", text)]
+    return [bool(right[slots[start] : slots[stop - 1] + 1].all()) for start, stop in spans]
 
 
 def _interval(tallies: list[Tally], measure: str, seed: int) -> dict[str, float] | None:
@@ -169,9 +184,9 @@ def markdown(report: dict[str, Any]) -> str:
         "Per cent, with 95 % bootstrap intervals over documents (over excerpts of "
         f"{_EXCERPT} characters where a domain has fewer than {_FEW} documents). Characters: 1 - "
         "edit distance / length, strip by strip. Slots: places of 2 px that are right, empty too. "
-        "Whole words: between blanks, in strips where their number is right; other strips count as "
-        "wrong. Tokens: the last (and second-last) token that ends in a patch is the nearest of "
-        f"the whole vocabulary ({facts['vocabulary']} tokens) to what that patch's features say.",
+        "Whole words: between blanks, all slots from the first to the last character right. "
+        "Tokens: the last (and second-last) token that ends in a patch is the nearest of the whole "
+        f"vocabulary ({facts['vocabulary']} tokens) to what that patch's features say.",
         "",
         "| text | documents | characters | character accuracy | slot accuracy | whole words | "
         "token, top 1 | token before it |",
@@ -179,7 +194,6 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     for domain, row in report["scores"].items():
         cells = [_cell(row[name]) for name in _MEASURES]
-        cells.insert(2, f"{100 * row['whole_words']:.1f}")
         head = f"| {domain} | {row['documents']} | {row['characters']} | "
         lines.append(head + " | ".join(cells) + " |")
     lines += [

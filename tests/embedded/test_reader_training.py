@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -149,6 +150,15 @@ def test_a_resumed_run_equals_one_run(tmp_path, data, table, monkeypatch) -> Non
     parts = run("parts")
     assert parts.keys() == whole.keys()
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+
+def test_a_word_is_right_when_all_its_slots_are() -> None:
+    wanted = np.array([5, 0, 6, 2, 7, 0, 0, 8])  # "ab c d" less its last blank
+    best = wanted.copy()
+    assert score_reader._whole_words(best, wanted, "ab cd") == [True, True]
+    best[5] = 9  # a character read between c and d
+    assert score_reader._whole_words(best, wanted, "ab cd") == [True, False]
+    assert score_reader._whole_words(best, wanted, "ab\u0301 cd") == []
 
 
 def test_train_and_score_from_the_command_line(tmp_path, llm, corpus) -> None:
