@@ -239,8 +239,8 @@ class _WithMemory:
         if self._cache is not None:
             keys, values = self._cache.update(keys, values, *args, **kwargs)
         return (
-            torch.cat([self._keys.to(keys.dtype), keys], dim=2),
-            torch.cat([self._values.to(values.dtype), values], dim=2),
+            torch.cat([self._keys.to(keys), keys], dim=2),
+            torch.cat([self._values.to(values), values], dim=2),
         )
 
     def __getattr__(self, name: str) -> Any:

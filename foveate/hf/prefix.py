@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from foveate.errors import UnsupportedModelError
+from foveate.errors import UnsupportedModeError, UnsupportedModelError
 from foveate.hf.anatomy import TEXT_DECODER, Anatomy
 from foveate.vist.config import DecoderShape
 from foveate.vist.fusion import Fusion, PrefixCache
@@ -19,6 +19,9 @@ from foveate.vist.memory import MemoryBatch
 
 # model_type: self_attn, mlp, input_layernorm and half-split rotary embeddings as in Llama.
 READERS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+
+# Latents run through the decoder at a time, without gradients: bounds masks and activations.
+LATENTS_AT_A_TIME = 1024
 
 
 def reader_of(model: nn.Module) -> Anatomy:
@@ -29,9 +32,15 @@ def reader_of(model: nn.Module) -> Anatomy:
 
     Raises:
         UnsupportedModelError: for any other model; names the families.
+        UnsupportedModeError: it is compiled.
     """
     if hasattr(model, "get_base_model"):
         model = model.get_base_model()
+    # By name: importing torch._dynamo to ask takes seconds.
+    if type(model).__name__ == "OptimizedModule":
+        raise UnsupportedModeError(
+            "a torch.compile'd model cannot be hooked; pass the model itself, uncompiled."
+        )
     config: Any = getattr(model, "config", None)
     kind = getattr(config, "model_type", None)
     if kind not in READERS or not hasattr(model, "lm_head"):
@@ -169,14 +178,20 @@ def _from_embeddings(
             past_key_values=cache,
             use_cache=True,
         )
+    embeds = prefix(batch.latents).to(head.dtype)
+    num_latents = embeds.shape[1]
+    step = num_latents if torch.is_grad_enabled() else LATENTS_AT_A_TIME
+    mask = torch.cat([head_mask, batch.mask], dim=1).long()
     with lora_on(anatomy, prefix.lora):
-        base(
-            inputs_embeds=prefix(batch.latents).to(head.dtype),
-            attention_mask=torch.cat([head_mask, batch.mask], dim=1).long(),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        )
+        for first in range(0, num_latents, step):
+            stop = min(first + step, num_latents)
+            base(
+                inputs_embeds=embeds[:, first:stop],
+                attention_mask=mask[:, : head.shape[1] + stop],
+                position_ids=positions[:, first:stop],
+                past_key_values=cache,
+                use_cache=True,
+            )
     start = head.shape[1]
     return {
         i: (layer.keys[:, :, start:], layer.values[:, :, start:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from foveate.vist.render import Renderer, Strips
 
 PAGES_AT_A_TIME = 32
 CHARS_AT_A_TIME = 32768
+WHOLE_CHARS = 1 << 18  # up to here (some 60,000 tokens) a text is drawn and tokenised in one piece
 
 
 @torch.no_grad()
@@ -31,8 +33,8 @@ def read_document(
 ) -> Memory:
     """Draw, encode and resample a document.
 
-    Tokens are counted in parts of some dozen strips, each about 33,000 characters; a token that
-    lies across their border counts twice.
+    A text of more than 262,144 characters is tokenised in parts of some dozen strips, and a token
+    that lies across their border counts twice; shorter ones are counted exactly.
 
     Args:
         text: the document, or its pieces in order.
@@ -49,7 +51,7 @@ def read_document(
     latents, positions, num_tokens, num_pages = [], [], 0, 0
     pieces = [text] if isinstance(text, str) else text
     renderer = Renderer(encoder.style)
-    if isinstance(text, str) and len(text) > CHARS_AT_A_TIME:
+    if isinstance(text, str) and len(text) > WHOLE_CHARS:
         # Drawing is cheap, encoding is not: find out before.
         for strips in renderer.stream(pieces):
             _check_pages(strips.first_page + len(strips), parts.config.max_pages)
@@ -115,10 +117,23 @@ def _check_pages(num_pages: int, max_pages: int) -> None:
 
 def _drawn(renderer: Renderer, pieces: Iterable[str]) -> Iterator[tuple[Strips, str]]:
     """Strips with the characters they show."""
+    rest = iter(pieces)
     waiting: list[str] = []
+    size = 0
+    for piece in rest:
+        waiting.append(piece)
+        size += len(piece)
+        if size > WHOLE_CHARS:
+            break
+    else:
+        text = "".join(waiting)
+        if text:
+            yield renderer.render(text), text
+        return
+    begun, waiting = waiting, []
 
     def remembered() -> Iterator[str]:
-        for piece in pieces:
+        for piece in chain(begun, rest):
             # In small cuts: what is waiting is copied with every part.
             for first in range(0, len(piece), CHARS_AT_A_TIME):
                 waiting.append(piece[first : first + CHARS_AT_A_TIME])

@@ -411,6 +411,10 @@ class Vist:
             raise InputError(
                 "the memory was made by other trained parts than these; read the document again."
             )
+        if self.encoder is not None and memory.encoder not in ("", self.identity(self.encoder)):
+            raise InputError(
+                "the memory was made with another encoder than this; read the document again."
+            )
 
     def identity(self, module: Any) -> str:
         """Hash of a module's weights, computed again only after they changed."""

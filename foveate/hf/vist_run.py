@@ -148,6 +148,8 @@ class VistRun:
                 self._num_prompts = int(prompts.shape[0])
                 length = int(prompts.shape[1])
                 self._total_length = length + _new_tokens(self.vist.anatomy.model, length, kwargs)
+            # A static cache makes transformers compile the forward pass, past the hooks.
+            kwargs.setdefault("disable_compile", True)
             self._prefix = None if kwargs.get("past_key_values") is None else self._prefix
             try:
                 return generate(inputs, *args, **kwargs)

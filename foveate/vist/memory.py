@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ class Memory:
         encoder, parts: identify the encoder and the trained parts that made it; "" if unknown.
     """
 
-    latents: Tensor
-    positions: Tensor
+    latents: Tensor = field(repr=False)
+    positions: Tensor = field(repr=False)
     num_tokens: int
     num_pages: int = 0
     encoder: str = ""

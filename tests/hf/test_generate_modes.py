@@ -17,6 +17,7 @@ from foveate.errors import (
     UnsupportedModeError,
     UnsupportedModelError,
 )
+from foveate.hf.prefix import reader_of
 from tests.hf import tiny
 
 CARVE = foveate.TokenCarve(keep_ratio=0.3)
@@ -392,6 +393,8 @@ def test_labels_are_refused(llava: Any) -> None:
 def test_compiled_model_is_refused(llava: Any) -> None:
     with pytest.raises(UnsupportedModeError, match="uncompiled"):
         foveate.attach(torch.compile(llava), CARVE)
+    with pytest.raises(UnsupportedModeError, match="compile'd model cannot be hooked"):
+        reader_of(torch.compile(llava))
 
 
 def test_unlisted_family_names_the_listed(llava: Any) -> None:

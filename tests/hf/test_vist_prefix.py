@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from foveate.hf import prefix
 from foveate.vist.kv_prefix import rotate
 from foveate.vist.memory import pack_pages, pad_memories
 from tests.hf import tiny_vist
@@ -26,21 +27,21 @@ def llm(request: pytest.FixtureRequest) -> Any:
 
 def one_pass_embeddings(llm: Any, vist: Any, mem: Any, text: Tensor) -> Tensor:
     """Logits with the latents spliced in as embeddings, LoRA on their rows by mask."""
-    prefix = vist.parts.fusion.prefix
+    fused = vist.parts.fusion.prefix
     embeds = llm.model.embed_tokens(text)
-    spliced = torch.cat([embeds[:HEAD], prefix(mem.latents), embeds[HEAD:]])[None]
+    spliced = torch.cat([embeds[:HEAD], fused(mem.latents), embeds[HEAD:]])[None]
     text_places = torch.arange(len(text)).float()
     text_places[HEAD:] += mem.num_tokens
     places = torch.cat([text_places[:HEAD], HEAD + mem.positions, text_places[HEAD:]])
     is_latent = torch.zeros(spliced.shape[1], 1)
     is_latent[HEAD : HEAD + mem.num_latents] = 1
     handles = []
-    if prefix.lora is not None:
-        for i, target in prefix.lora.targets:
+    if fused.lora is not None:
+        for i, target in fused.lora.targets:
             linear = llm.model.layers[i].get_submodule(target)
             handles.append(
                 linear.register_forward_hook(
-                    lambda m, a, out, i=i, t=target: out + is_latent * prefix.lora.delta(i, t, a[0])
+                    lambda m, a, out, i=i, t=target: out + is_latent * fused.lora.delta(i, t, a[0])
                 )
             )
     hidden = llm.model(
@@ -84,8 +85,8 @@ def test_cached_prefix_equals_one_pass(llm: Any, form: str) -> None:
     want = oracle(llm, vist, mem, text)
     got = vist.forward_train(pad_memories([mem]), text[:HEAD], text[HEAD:], score_last=K)
     assert_close(got.logits, want)
-    prefix = vist.prefill(mem, text[:HEAD])
-    nll = vist.nll(prefix, text[:HEAD], text[HEAD:], K)
+    cached = vist.prefill(mem, text[:HEAD])
+    nll = vist.nll(cached, text[:HEAD], text[HEAD:], K)
     assert_close(nll, got.token_nll.mean(dim=1))
     plain = vist.forward_train(None, text[:HEAD], text[HEAD:], score_last=K)
     assert (plain.logits - want).abs().max() > 1e-2, "the memory must matter"
@@ -116,10 +117,10 @@ def test_batch_row_equals_single_run(llm: Any, form: str) -> None:
 def test_one_prefix_for_many_tails(llm: Any) -> None:
     vist = tiny_vist.vist(llm, "lora")
     mem, head = memory(7, 30), ids(1)
-    prefix = vist.prefill(mem, head)
+    cached = vist.prefill(mem, head)
     tails = [ids(n, n) for n in (6, 9, 13)]
     want = torch.cat([vist.nll(mem, head, tail, 4) for tail in tails])
-    assert_close(vist.nll(prefix, head, tails, 4), want)
+    assert_close(vist.nll(cached, head, tails, 4), want)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -137,6 +138,15 @@ def test_gradients_reach_the_trained_parts_only(form: str) -> None:
         assert bool(weight.grad.abs().sum() > 0), name
     frozen = [*llm.parameters(), *vist.encoder.parameters()]
     assert all(weight.grad is None and not weight.requires_grad for weight in frozen)
+
+
+@torch.no_grad()
+def test_latents_in_parts_equal_all_at_once(llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    vist = tiny_vist.vist(llm, "lora")
+    batch = pad_memories([memory(11, 40, 1), memory(6, 40, 2)])
+    want = vist.forward_train(batch, ids(2), ids(9), score_last=K).logits
+    monkeypatch.setattr(prefix, "LATENTS_AT_A_TIME", 4)
+    assert_close(vist.forward_train(batch, ids(2), ids(9), score_last=K).logits, want)
 
 
 @pytest.mark.parametrize("form", ["cross", "cross_some"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from foveate.errors import AttachError, InputError, UnsupportedModeError
-from foveate.vist.memory import Memory, pad_memories
+from foveate.hf import read_document
+from foveate.vist.memory import Memory, pack_pages, pad_memories
 from foveate.vist.render import Renderer
 from tests.hf import tiny_vist
 from tests.hf.tiny_vist import FAMILIES, FORMS, TEXT, assert_close, ids, memory
@@ -302,14 +304,21 @@ def test_reading_a_document(llama: Any) -> None:
             vist.read(text)
 
 
-def test_a_long_document_is_drawn_in_parts(llama: Any) -> None:
+def test_a_long_document_is_drawn_in_parts(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     vist = tiny_vist.vist(llama, local_bias="window")
     text = " ".join([TEXT] * 45)
+    whole = vist.read(text)
+    assert whole.num_tokens == len(text.split())
+    monkeypatch.setattr(read_document, "WHOLE_CHARS", 10_000)
     mem = vist.read(text)
-    assert mem.num_pages == len(Renderer().render(text)) > 50
+    assert mem.num_pages == whole.num_pages == len(Renderer().render(text)) > 50
+    assert torch.equal(mem.latents, whole.latents)
     # A part's last token may be cut in two.
-    assert abs(mem.num_tokens - len(text.split())) <= mem.num_pages // 45
-    assert bool((mem.positions.diff() >= 0).all())
+    assert 0 <= mem.num_tokens - whole.num_tokens <= 2
+    assert float((mem.positions - whole.positions).abs().max()) <= 2
+    pieces = vist.read(text[i : i + 3000] for i in range(0, len(text), 3000))
+    assert torch.equal(pieces.latents, whole.latents)
+    assert float((pieces.positions - whole.positions).abs().max()) <= 3
 
 
 def test_other_parts_refuse_a_memory(llama: Any) -> None:
@@ -320,3 +329,49 @@ def test_other_parts_refuse_a_memory(llama: Any) -> None:
         second.parts.resampler.cls.add_(1)
     with pytest.raises(InputError, match="made by other trained parts"):
         second.attach(mem)
+
+
+def test_another_encoder_refuses_a_memory(llama: Any) -> None:
+    vist = tiny_vist.vist(llama)
+    mem = vist.read("a short text")
+    with torch.no_grad():
+        vist.encoder.weight.add_(1)
+    with pytest.raises(InputError, match="made with another encoder"):
+        vist.attach(mem)
+
+
+def test_a_document_longer_than_the_configured_strips(llama: Any) -> None:
+    vist = tiny_vist.vist(llama)
+    vist.parts.config = dataclasses.replace(vist.config, max_pages=3)
+    for text in (TEXT * 4, iter([TEXT] * 4), TEXT * 300):
+        with pytest.raises(InputError, match="fills more than max_pages=3 strips; shorten it"):
+            vist.read(text)
+
+
+@pytest.mark.parametrize("form", ["lora", "states", "cross"])
+def test_white_patches_never_reach_the_answer(llama: Any, form: str) -> None:
+    vist = tiny_vist.vist(llama, form, local_bias="window")
+    strips = Renderer().render("a strip that is mostly white")
+    mask = torch.from_numpy(strips.patch_mask)
+    features = vist.encoder(torch.from_numpy(strips.pixels), mask)
+    scores = []
+    for white in (0.0, 1e20, float("nan")):
+        shown = features.masked_fill(~mask.unsqueeze(-1), white)
+        latents, keep, _ = vist.parts(shown, mask)
+        batch = pack_pages(latents[None], keep[None], torch.zeros(1, 1, 8), [6])
+        scores.append(vist.forward_train(batch, ids(1), ids(7), score_last=4).logits)
+    assert torch.equal(scores[0], scores[1])
+    assert torch.equal(scores[0], scores[2])
+
+
+def test_kernels_that_cannot_hide_a_memory_are_refused(llama: Any) -> None:
+    prefix, cross = tiny_vist.vist(llama, "states"), tiny_vist.vist(llama, "cross")
+    kernel = llama.config._attn_implementation
+    llama.config._attn_implementation_internal = "flash_attention_2"
+    try:
+        with pytest.raises(UnsupportedModeError, match="'flash_attention_2' cannot hide a memory"):
+            prefix.attach(memory(3, 9))
+        cross.attach(memory(3, 9)).detach()
+    finally:
+        llama.config._attn_implementation_internal = kernel
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in llama.modules())
