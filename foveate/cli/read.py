@@ -35,6 +35,8 @@ class PageOptions:
     or_text: bool
     page: str | None
     font_px: int | None
+    font: tuple[str, ...]
+    installed_fonts: bool
     save_pages: Path | None
     no_compare: bool
 
@@ -99,12 +101,20 @@ def read(
     font_px: Annotated[
         int | None, typer.Option(help="[--vlm] Font size in px; default: by the model's tokens.")
     ] = None,
+    font: Annotated[
+        list[str] | None,
+        typer.Option(help="[--vlm] Font file for characters that Noto Sans lacks."),
+    ] = None,
+    installed_fonts: Annotated[
+        bool, typer.Option("--installed-fonts", help="[--vlm] Then try the installed fonts.")
+    ] = False,
     save_pages: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="[--vlm] Write the pages as PNG.")
     ] = None,
     no_compare: Annotated[
         bool, typer.Option("--no-compare", help="[--vlm] Do not also run the text as text.")
     ] = False,
+    encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8",
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 32,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
@@ -122,21 +132,27 @@ def read(
         or_text=or_text,
         page=page,
         font_px=font_px,
+        font=tuple(font or ()),
+        installed_fonts=installed_fonts,
         save_pages=save_pages,
         no_compare=no_compare,
     )
     if vlm is None:
         if options.given():
             raise InputError(f"{', '.join(options.given())} need --vlm MODEL; add it.")
-        read_with_vist(file, ask, max_new_tokens, device, as_json)
+        read_with_vist(open_text(file, encoding), ask, max_new_tokens, device, as_json)
         return
     if ask is None:
         raise InputError("--vlm answers questions and cannot continue a text; use --ask.")
-    read_with_vlm(file, ask, vlm, options, max_new_tokens, device, as_json)
+    read_with_vlm(open_text(file, encoding), ask, vlm, options, max_new_tokens, device, as_json)
 
 
 def read_with_vist(
-    file: str, question: str | None, max_new_tokens: int, device: str, as_json: bool
+    chunks: Iterator[str],
+    question: str | None,
+    max_new_tokens: int,
+    device: str,
+    as_json: bool,
 ) -> None:
     """The road over strips and latents; `question` None continues the text."""
     raise InputError(
@@ -146,7 +162,7 @@ def read_with_vist(
 
 
 def read_with_vlm(
-    file: str,
+    chunks: Iterator[str],
     question: str,
     vlm: str,
     options: PageOptions,
@@ -155,7 +171,6 @@ def read_with_vlm(
     as_json: bool,
 ) -> None:
     """The road over pages: no training, any vision-language model."""
-    chunks = open_text(file)
     reader = page_reader(vlm, options, device)
     text = read_at_most(chunks, reader.most_chars)
     from foveate.hf.prompt import unknown_words
@@ -191,7 +206,7 @@ def read_with_vlm(
         out.print(str(path), style="dim", soft_wrap=True)
 
 
-def open_text(file: str) -> Iterator[str]:
+def open_text(file: str, encoding: str) -> Iterator[str]:
     """A text file, or stdin, in pieces.
 
     Raises:
@@ -199,9 +214,9 @@ def open_text(file: str) -> Iterator[str]:
     """
     from foveate.vist.text_file import decode_text, read_text_file
 
-    return (
-        decode_text(sys.stdin.buffer, "standard input") if file == STDIN else read_text_file(file)
-    )
+    if file == STDIN:
+        return decode_text(sys.stdin.buffer, "standard input", encoding)
+    return read_text_file(file, encoding)
 
 
 def read_at_most(chunks: Iterator[str], most: int | None) -> str:
@@ -223,6 +238,7 @@ def page_reader(vlm: str, options: PageOptions, device: str) -> PageReader:
         from foveate.hf.load import quiet_transformers
         from foveate.hf.page_reader import EMBEDDED, EMBEDDED_PRUNE_LAYER, PageReader
         from foveate.prune import METHODS
+        from foveate.vist.font_file import find_fonts
 
         quiet_transformers()
     name = options.method or METHOD
@@ -231,9 +247,16 @@ def page_reader(vlm: str, options: PageOptions, device: str) -> PageReader:
         layer = EMBEDDED_PRUNE_LAYER
     carving = build_method(name, options.keep or KEEP, prune_layer=layer)
     rules = exact_rules(options, by_default=vlm != EMBEDDED)
+    fonts = (*options.font, *(find_fonts() if options.installed_fonts else ()))
     with err.status(f"Loading {vlm}"):
         return PageReader(
-            vlm, method=carving, rules=rules, page=page, font_px=options.font_px, device=device
+            vlm,
+            method=carving,
+            rules=rules,
+            page=page,
+            font_px=options.font_px,
+            fonts=fonts,
+            device=device,
         )
 
 

@@ -67,6 +67,7 @@ class PageReader:
         layout: how pages look; None suits the model.
         page: (width, height) px of a page, for `layout=None`; None suits the image processor.
         font_px: size of its font; None suits the model's visual tokens.
+        fonts: font files for characters that the shipped Noto Sans lacks.
         device: as in load_vlm, where `vlm` is a name.
 
     Raises:
@@ -86,6 +87,7 @@ class PageReader:
         layout: Layout | None = None,
         page: tuple[int, int] | None = None,
         font_px: int | None = None,
+        fonts: tuple[str, ...] = (),
         device: str = "auto",
     ) -> None:
         is_embedded = vlm == EMBEDDED
@@ -100,7 +102,7 @@ class PageReader:
         self.reads_fact_sheets_only = is_embedded
         self._counter = PromptCounter(vlm)
         self._layout = layout
-        self._page, self._font_px = page, font_px
+        self._page, self._font_px, self._fonts = page, font_px, fonts
         # Asking for another page or font leaves the style that the embedded model knows.
         self._own = FactSheetLayout() if is_embedded and not (page or font_px) else None
 
@@ -120,6 +122,7 @@ class PageReader:
                 height=size.height,
                 font_px=self._font_px,
                 cell_px=size.cell_px,
+                fonts=self._fonts,
                 crop_px=size.crop_px,
                 least_px=size.least_px,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import matplotlib
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -108,6 +109,24 @@ def test_page_and_font(foveate: Foveate, checkpoint: Path, tmp_path: Path) -> No
     assert (report["page"]["width"], report["page"]["height"]) == (256, 128)
     assert (report["page"]["font_px"], report["road"]) == (8, "pages")
     assert report["cost"]["kept_tokens"] == report["num_pages"] > 1
+
+
+def test_missing_characters_and_fonts_for_them(
+    foveate: Foveate, checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "note.txt"
+    path.write_text("shape \u2603 \u2603", encoding="utf-16")  # snowmen, which Noto Sans lacks
+    command = ("read", path, "--vlm", checkpoint, "--ask", "what?", "--encoding", "utf-16")
+    options = ("--page", "256x64", "--keep", "1", "--exact", "none", "--no-compare", "--json")
+
+    def missing(*fonts: object) -> dict[str, int]:
+        return json.loads(foveate(*command, *options, *fonts).stdout)["report"]["missing"]
+
+    assert missing() == {"\u2603": 2}
+    dejavu = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    assert missing("--font", dejavu) == {}
+    said = refusal(foveate, *command, *options, "--font", path)
+    assert "cannot be read" in said
 
 
 def test_vist_road_says_that_its_model_is_missing_or_reads(foveate: Foveate, sheet: Path) -> None:
