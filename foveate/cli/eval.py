@@ -248,6 +248,52 @@ def recall(
     )
 
 
+@vist.command()
+def cost(
+    tokens: Annotated[str, typer.Option(help="Tokens of text.")] = "1024,2048,4096,8192,16384",
+    tokens_per_image: Annotated[
+        str, typer.Option(help="That one strip holds: the paper's, and ours.")
+    ] = "146,187",
+    arms: Annotated[
+        str, typer.Option(help="raw, cepe, cepe-resampled, vist, vist-reader; default: all.")
+    ] = "",
+    count: Annotated[bool, typer.Option(help="Count FLOPs on the meta device too.")] = True,
+    measure: Annotated[
+        str, typer.Option(help="Tokens to really run at a reduced scale; '' runs nothing.")
+    ] = "1024,4096",
+    new_tokens: Annotated[int, typer.Option(help="Decoded in a real run.")] = 32,
+    rounds: Annotated[int, typer.Option(help="Timing rounds of the real runs.")] = 3,
+    output: Output = Path("out/eval"),
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """FLOPs, memory and throughput in the paper's shape, against CEPE and raw text."""
+    with err.status("Loading the libraries"):
+        from foveate.hf.cost_models import count_flops
+        from foveate.hf.cost_probe import ProbeArms
+        from foveate.hf.load import quiet_transformers
+        from foveate.measure.vist_cost_table import CostSettings, evaluate_cost
+
+        quiet_transformers()
+    settings = CostSettings(
+        totals=_numbers(tokens, "--tokens"),
+        tokens_per_image=_shares(tokens_per_image, "--tokens-per-image"),
+        arms=split_list(arms),
+        count=count,
+        measured=_numbers(measure, "--measure"),
+        new_tokens=new_tokens,
+        rounds=rounds,
+    )
+    probe = ProbeArms(seed) if settings.measured else None
+    _run(
+        lambda progress: evaluate_cost(
+            settings, count=count_flops, probe=probe, seed=seed, progress=progress
+        ),
+        output,
+        as_json,
+    )
+
+
 def _run(work: Any, output: Path, as_json: bool) -> None:
     with progress_of() as progress:
         result = work(progress)
