@@ -15,9 +15,9 @@ from foveate.hf import read_document
 from foveate.vist.memory import Memory, pack_pages, pad_memories
 from foveate.vist.render import Renderer
 from tests.hf import tiny_vist
-from tests.hf.tiny_vist import FAMILIES, FORMS, TEXT, assert_close, ids, memory
+from tests.hf.tiny_vist import FAMILIES, KINDS, TEXT, assert_close, ids, memory
 
-NEW = 6
+NEW = 5
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -56,7 +56,7 @@ def by_hand(vist: Any, mem: Memory | None, prompt: Tensor, at: int, new: int = N
     return row
 
 
-@pytest.mark.parametrize("form", ["lora", "states", "cross"])
+@pytest.mark.parametrize("form", KINDS)
 def test_ragged_batch_equals_reading_by_hand(llm: Any, form: str) -> None:
     vist = tiny_vist.vist(llm, form)
     mems = [memory(11, 40, 1), None, memory(5, 70, 2)]
@@ -70,7 +70,7 @@ def test_ragged_batch_equals_reading_by_hand(llm: Any, form: str) -> None:
     assert run.report.num_latents == (11, 0, 5)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", KINDS)
 @pytest.mark.parametrize(
     "mode",
     [
@@ -128,7 +128,7 @@ def test_assisted_generation_equals_greedy(llama: Any) -> None:
     assert torch.equal(got, want)
 
 
-@pytest.mark.parametrize("form", ["lora", "states", "cross"])
+@pytest.mark.parametrize("form", KINDS)
 def test_inputs_embeds_and_eager_give_the_same(form: str) -> None:
     logits = {}
     for attention in ("sdpa", "eager"):
@@ -143,7 +143,7 @@ def test_inputs_embeds_and_eager_give_the_same(form: str) -> None:
     assert_close(logits["eager"], logits["sdpa"])
 
 
-@pytest.mark.parametrize("form", ["lora", "states", "cross"])
+@pytest.mark.parametrize("form", KINDS)
 def test_chunked_prefill_and_a_second_turn(llama: Any, form: str) -> None:
     vist = tiny_vist.vist(llama, form)
     mem, prompt = memory(9, 50), ids(8, 4)[None]
@@ -196,7 +196,7 @@ def test_one_memory_for_many_questions_is_computed_once(
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", KINDS)
 def test_the_model_is_restored_also_after_an_exception(llm: Any, form: str) -> None:
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in llm.modules()]
     prompt = ids(8, 1)[None]
@@ -223,7 +223,7 @@ def test_without_a_memory_it_is_the_base_model_bitwise(llm: Any) -> None:
     assert torch.equal(scores.logits, want[:, :-1])
 
 
-@pytest.mark.parametrize("form", ["lora", "states", "cross"])
+@pytest.mark.parametrize("form", KINDS)
 def test_a_document_beyond_the_window_is_scaled(llm: Any, form: str) -> None:
     vist = tiny_vist.vist(llm, form)
     seen: list[float] = []
@@ -348,7 +348,7 @@ def test_a_document_longer_than_the_configured_strips(llama: Any) -> None:
             vist.read(text)
 
 
-@pytest.mark.parametrize("form", ["lora", "states", "cross"])
+@pytest.mark.parametrize("form", KINDS)
 def test_white_patches_never_reach_the_answer(llama: Any, form: str) -> None:
     vist = tiny_vist.vist(llama, form, local_bias="window")
     strips = Renderer().render("a strip that is mostly white")

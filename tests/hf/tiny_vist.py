@@ -44,6 +44,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "cross": {"form": "cross_attention"},
     "cross_some": {"form": "cross_attention", "layers": (1, -1), "rotary": False},
 }
+# One of each kind of code path.
+KINDS = ("lora", "states", "cross")
 TEXT = " ".join(
     [
         "The harbour master wrote the number of every boat in a green book. On the first of May",
