@@ -37,6 +37,7 @@ from foveate.prune.method import Method
 from foveate.tasks.reading import SEEDS, Asked, page_at, questions_about
 from foveate.tasks.reading_page import GROUNDS, SIZE, Cell, visible_colours
 from foveate.vist.exact import ExactRules
+from foveate.vist.page_report import PageCost
 from foveate.vist.pages import Layout, TextLayout
 
 SEED = 0
@@ -51,11 +52,12 @@ KINDS = (
     "two_hop/costs_stock",
     "two_hop/costs_colour",
 )
-BUDGETS = (0.5, 0.25, 0.125)
+BUDGETS = (0.25, 0.125)
 METHODS = ("tokencarve", "fastv", "divprune", "random", "uniform")
 NONE = ExactRules(kinds=())
 BATCH = 12
 MAX_NEW_TOKENS = 4
+COUNTED = ("text_tokens", "visual_tokens", "kept_tokens", "exact_tokens", "page_tokens")
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def arms(with_all: bool) -> list[Arm]:
     plain = TextLayout(width=SIZE, height=SIZE)
     full = [Arm(name="pages, all visual tokens", keep="100 %")]
     rest = [Arm(name="text as text", road="text"), Arm(name="no text", road="blind")]
-    budgets = BUDGETS if with_all else BUDGETS[1:2]
+    budgets = BUDGETS if with_all else BUDGETS[:1]
     carved = [
         Arm(name=name, keep=f"{100 * keep:g} %", method=carving(name, keep))
         for name in METHODS
@@ -146,58 +148,76 @@ def carving(name: str, keep: float) -> Method:
     return foveate.method(name, keep_ratio=keep, prune_layer=EMBEDDED_PRUNE_LAYER, **settings)
 
 
-def measure(vlm: VisionLanguageModel, arm: Arm, sheets: Sequence[Document]) -> dict[str, Any]:
-    """Answers of one arm, and its mean price in tokens."""
-    reader = PageReader(vlm, method=arm.method, rules=arm.rules, layout=arm.layout)
-    asked: list[tuple[Document, Asked, str, tuple[Any, ...]]] = []
-    costs = []
+@dataclass(frozen=True)
+class Prompts:
+    """What all arms that differ in carving only share."""
+
+    asked: list[tuple[Document, Asked]]
+    batches: list[dict[str, Any]]
+    costs: list[PageCost]
+    num_pages: list[int]
+
+
+def prepare(vlm: VisionLanguageModel, arm: Arm, sheets: Sequence[Document]) -> Prompts:
+    """Prompts of an arm in batches, and its price in tokens without carving."""
+    reader = PageReader(vlm, method=foveate.NoOp(), rules=arm.rules, layout=arm.layout)
+    asked, contents, pictures = [], [], []
+    costs, num_pages = [], []
     for sheet in sheets:
+        before, images = "", ()
         if arm.road == "pages":
             plan = reader.plan(sheet.text, sheet.questions[0].text, max_new_tokens=MAX_NEW_TOKENS)
             costs.append(plan.cost)
-            listed = f"{plan.exact.text}\n\n" if plan.exact.text else ""
-            asked += [(sheet, q, listed + q.text, plan.pages.images) for q in sheet.questions]
-        else:
-            raw = arm.road == "text"
-            asked += [
-                (sheet, q, text_prompt(sheet.text, q.text) if raw else q.text, ())
-                for q in sheet.questions
-            ]
-    correct: list[bool] = []
+            num_pages.append(len(plan.pages))
+            before = f"{plan.exact.text}\n\n" if plan.exact.text else ""
+            images = plan.pages.images
+        elif arm.road == "text":
+            before = text_prompt(sheet.text, "")
+        for question in sheet.questions:
+            asked.append((sheet, question))
+            contents.append(before + question.text)
+            pictures.append(images)
+    batches = [
+        prompt_inputs(vlm, contents[i : i + BATCH], pictures[i : i + BATCH])
+        for i in range(0, len(asked), BATCH)
+    ]
+    return Prompts(asked, batches, costs, num_pages)
+
+
+def measure(vlm: VisionLanguageModel, arm: Arm, prompts: Prompts) -> dict[str, Any]:
+    """Answers of one arm, and its mean price in tokens."""
+    said: list[str] = []
     with foveate.attach(vlm.model, arm.method):  # one run, so that random never repeats a choice
-        for start in range(0, len(asked), BATCH):
-            batch = asked[start : start + BATCH]
-            inputs = prompt_inputs(vlm, [b[2] for b in batch], [b[3] for b in batch])
-            said = generate_answers(vlm, inputs, max_new_tokens=MAX_NEW_TOKENS)
-            correct += [exact_match(s, [b[1].answer]) for s, b in zip(said, batch, strict=True)]
-    names = [sheet.name for sheet, *_ in asked]
-    return {
+        for inputs in prompts.batches:
+            said += generate_answers(vlm, inputs, max_new_tokens=MAX_NEW_TOKENS)
+    correct = [
+        exact_match(answer, [question.answer])
+        for answer, (_, question) in zip(said, prompts.asked, strict=True)
+    ]
+    costs = [
+        dataclasses.replace(
+            cost, kept_tokens=pages * arm.method.budget.count(cost.visual_tokens // pages)
+        )
+        for cost, pages in zip(prompts.costs, prompts.num_pages, strict=True)
+    ]
+    names = [sheet.name for sheet, _ in prompts.asked]
+    row: dict[str, Any] = {
         "arm": arm.name,
         "keep": arm.keep,
         "correct": correct,
         "documents": names,
         "accuracy": accuracy(correct, names, seed=SEED),
-        "tokens": {
-            key: mean(getattr(cost, key) for cost in costs)
-            for key in (
-                "text_tokens",
-                "visual_tokens",
-                "kept_tokens",
-                "exact_tokens",
-                "page_tokens",
-            )
-        }
-        if costs
-        else None,
+        "tokens": None,
+    }
+    if costs:
+        row["tokens"] = {name: mean(getattr(cost, name) for cost in costs) for name in COUNTED}
         # The cache is compact: every layer holds the prompt as it is after carving.
-        "kv_ratio": mean(
+        row["kv_ratio"] = mean(
             (cost.question_tokens + cost.page_tokens) / (cost.question_tokens + cost.text_tokens)
             for cost in costs
         )
-        if costs
-        else None,
-        "pays": mean(cost.pays for cost in costs) if costs else None,
-    }
+        row["pays"] = mean(cost.pays for cost in costs)
+    return row
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -263,9 +283,9 @@ def times(vlm: VisionLanguageModel, sheet: Document, rounds: int) -> dict[str, A
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--documents", type=int, default=120, help="of one page")
-    parser.add_argument("--long-documents", type=int, default=40, help="of two pages")
-    parser.add_argument("--questions", type=int, default=3, help="per document")
+    parser.add_argument("--documents", type=int, default=110, help="of one page")
+    parser.add_argument("--long-documents", type=int, default=30, help="of two pages")
+    parser.add_argument("--questions", type=int, default=2, help="per document")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     arguments = parser.parse_args()
@@ -281,9 +301,12 @@ def main() -> None:
             sheets = list(documents(count, pages, arguments.questions))
             todo = arms(with_all=pages == 1)
             task = progress.add_task(f"{pages} page", total=len(todo))
-            rows = []
+            rows, shared = [], {}
             for arm in todo:
-                rows.append(measure(vlm, arm, sheets))
+                key = (arm.road, arm.rules, str(arm.layout.to_dict()))
+                if key not in shared:
+                    shared[key] = prepare(vlm, arm, sheets)
+                rows.append(measure(vlm, arm, shared[key]))
                 progress.advance(task)
             asked = len(rows[0]["correct"])
             title = f"{count} documents of {pages} page{'s' * (pages > 1)}, {asked} questions"
