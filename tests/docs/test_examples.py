@@ -51,6 +51,15 @@ def test_rendering_example(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_read_example(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = python_blocks("docs/read.md")
+    exec(block, {})
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "14"
+    assert "as pages  49 tokens: 196 -> 49 visual, 0 for 0 exact strings" in "\n".join(shown)
+    assert "as text   126 tokens (2.57 times as many)" in shown
+
+
 @pytest.mark.parametrize(
     "module",
     [
