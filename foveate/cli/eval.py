@@ -80,7 +80,10 @@ def perplexity(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Loss of the next tokens of held-out documents."""
+    """Loss of the next tokens of held-out documents.
+
+    Without --head, the token before the far context is every row's head, as in training.
+    """
     with err.status("Loading the libraries"):
         from foveate.measure.manifest import public_name
         from foveate.measure.vist_perplexity import PerplexitySettings, evaluate_perplexity
@@ -94,6 +97,7 @@ def perplexity(
         windows=windows,
         limit=limit,
         arms=split_list(arms),
+        own_head=head is None,
         batch_size=batch_size,
         seed=seed,
     )

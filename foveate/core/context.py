@@ -130,6 +130,7 @@ class ContextReader(ABC):
         fars: Sequence[FarContext | None],
         windows: Sequence[Sequence[int]],
         targets: Sequence[Sequence[int]],
+        heads: Sequence[Sequence[int]] | None = None,
     ) -> list[Score]:
         """Score target tokens after a far context and a raw window, one entry a row.
 
@@ -137,6 +138,7 @@ class ContextReader(ABC):
             fars: what is far; None for nothing.
             windows: token ids right before the target, may be empty.
             targets: token ids to score, at least one.
+            heads: token ids of each row's head, at least one; None is the reader's own head.
         """
 
     @abstractmethod

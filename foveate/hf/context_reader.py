@@ -124,12 +124,14 @@ class RawReader(_DecoderReader):
         fars: Sequence[FarContext | None],
         windows: Sequence[Sequence[int]],
         targets: Sequence[Sequence[int]],
+        heads: Sequence[Sequence[int]] | None = None,
     ) -> list[Score]:
         rows = []
-        for far, window, target in zip(fars, windows, targets, strict=True):
-            ids, positions = self._before(far)
+        heads = heads if heads is not None else [self.head_ids] * len(fars)
+        for far, window, target, head in zip(fars, windows, targets, heads, strict=True):
+            ids, positions = self._before(far, head)
             tail = [*window, *target]
-            start = len(self.head_ids) + (far.span if far is not None else 0)
+            start = len(head) + (far.span if far is not None else 0)
             positions = [*positions, *range(start, start + len(tail))]
             rows.append(([*ids, *tail], positions, len(target)))
         scores: list[Score | None] = [None] * len(rows)
@@ -159,10 +161,10 @@ class RawReader(_DecoderReader):
             _shorten(cache, past)
         return self._first_line(said)
 
-    def _before(self, far: FarContext | None) -> tuple[list[int], list[int]]:
+    def _before(self, far: FarContext | None, head: Sequence[int]) -> tuple[list[int], list[int]]:
         """Ids and positions of the head and the far context."""
-        count = len(self.head_ids)
-        ids, positions = list(self.head_ids), list(range(count))
+        count = len(head)
+        ids, positions = list(head), list(range(count))
         if far is not None:
             own = far.positions if far.positions is not None else range(len(far.ids))
             ids += far.ids
@@ -188,7 +190,7 @@ class RawReader(_DecoderReader):
 
     def _cache(self, far: FarContext | None) -> tuple[Any, int]:
         """KV cache of head and far context, and the position after them."""
-        ids, positions = self._before(far)
+        ids, positions = self._before(far, self.head_ids)
         base = len(self.head_ids) + (far.span if far is not None else 0)
 
         def fill() -> Any:
@@ -261,13 +263,15 @@ class VistReader(_DecoderReader):
         fars: Sequence[FarContext | None],
         windows: Sequence[Sequence[int]],
         targets: Sequence[Sequence[int]],
+        heads: Sequence[Sequence[int]] | None = None,
     ) -> list[Score]:
         scores: list[Score | None] = [None] * len(fars)
         for count in {len(target) for target in targets}:
             own = [i for i, target in enumerate(targets) if len(target) == count]
             memories = [self.memory(far) if (far := fars[i]) is not None else None for i in own]
             tails = [[*windows[i], *targets[i]] for i in own]
-            means = self.vist.nll(memories, list(self.head_ids), tails, count)
+            rows = [list(heads[i] if heads is not None else self.head_ids) for i in own]
+            means = self.vist.nll(memories, rows, tails, count)
             for i, mean in zip(own, means.double().tolist(), strict=True):
                 scores[i] = Score(nats=mean * count, tokens=count)
         return [score for score in scores if score is not None]

@@ -39,6 +39,8 @@ class PerplexitySettings:
         windows: most targets a document.
         limit: most targets a domain; None is all.
         arms: from measure.arms.ARMS; () is all.
+        own_head: the head of every row, in every arm, is the token before its far context, as in
+            training; False is the readers' own head.
         batch_size: rows at a time.
         seed: of the choice of documents, the shuffle, the random tokens and the bootstrap.
         resamples: bootstrap draws.
@@ -50,6 +52,7 @@ class PerplexitySettings:
     windows: int = 4
     limit: int | None = None
     arms: tuple[str, ...] = ()
+    own_head: bool = True
     batch_size: int = 4
     seed: int = 0
     resamples: int = 2000
@@ -70,13 +73,17 @@ class Target:
     """Tokens of a document that are scored, with what stands before them."""
 
     document: Document
-    before: EncodedText  # the longest far context and the window
+    before: EncodedText  # a head token, the longest far context, the window
     ids: tuple[int, ...]
 
     def far(self, context: int, window: int) -> FarContext:
         """The `context` tokens before the window."""
         stop = len(self.before) - window
         return FarContext(source=self.before.cut(stop - context, stop))
+
+    def head(self, context: int, window: int) -> tuple[int, ...]:
+        """The token before that far context."""
+        return (self.before.ids[len(self.before) - window - context - 1],)
 
     def window(self, size: int) -> tuple[int, ...]:
         """The last `size` tokens before the target."""
@@ -91,7 +98,7 @@ def choose_targets(
     Raises:
         InputError: no document is long enough.
     """
-    need = max(settings.contexts) + settings.window
+    need = 1 + max(settings.contexts) + settings.window
     targets, longest = [], 0
     generator = np.random.default_rng(settings.seed)
     for domain in dict.fromkeys(document.domain for document in documents):
@@ -192,6 +199,9 @@ def _losses(
             arm.fars[part],
             [target.window(settings.window) for target in targets[part]],
             [target.ids for target in targets[part]],
+            [target.head(context, settings.window) for target in targets[part]]
+            if settings.own_head
+            else None,
         )
         found += [score.mean for score in scores]
         progress(f"{arm.name}, {context} tokens", len(found), len(targets))
@@ -276,8 +286,9 @@ def _result(
         heading="Loss of the next tokens, by what is read of the far context",
         notes=(
             f"The next {settings.score} tokens are scored after a raw window of {settings.window} "
-            "tokens and a far context before it. Every arm starts with the same head token. "
-            "Brackets: 95 % interval, bootstrapped over documents. gain: loss of the arm none "
+            "tokens and a far context before it. Every arm starts with the same head, "
+            + ("the token before the far context. " if settings.own_head else "a fixed text. ")
+            + "Brackets: 95 % interval, bootstrapped over documents. gain: loss of the arm none "
             "minus this arm's, positive is better. minus shuffled: the shuffled arm's loss minus "
             "this arm's, what the right document is worth.",
             *(f"{name}: {ARMS[name]}." for name in dict.fromkeys(row["arm"] for row in rows)),
@@ -295,6 +306,7 @@ def _result(
             contexts=list(settings.contexts),
             window=settings.window,
             score=settings.score,
+            own_head=settings.own_head,
             **facts,
         ),
     )

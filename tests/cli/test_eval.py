@@ -147,7 +147,7 @@ def test_cost(foveate: Foveate, tmp_path: Path) -> None:
         (["--domain", "x"], "--domain 'x' is not NAME=PATH"),
         (["--arms", "nope", "--context", "40"], "unknown arms nope"),
         (["--context", "4000"], "shorten --context"),
-        ([], "no document has the 608 tokens"),
+        ([], "no document has the 609 tokens"),
     ],
 )
 def test_mistakes_are_one_sentence(

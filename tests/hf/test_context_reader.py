@@ -76,6 +76,19 @@ def test_raw_loss_is_the_models(model: Any, raw: RawReader, far: FarContext) -> 
         assert score.nats == near(direct_nll(model, [1, *before, *tail], 4))
 
 
+def test_heads_of_rows(model: Any, raw: RawReader, reader: VistReader, far: FarContext) -> None:
+    tail = [*WINDOW, *TARGET]
+    heads = [(31,), (32, 33)]
+    got = raw.nll([far, far], [WINDOW] * 2, [TARGET] * 2, heads)
+    for score, head in zip(got, heads, strict=True):
+        assert score.nats == near(direct_nll(model, [*head, *far.ids, *tail], 4))
+    memory = reader.vist.read(FAR)
+    for score, head in zip(
+        reader.nll([far, far], [WINDOW] * 2, [TARGET] * 2, heads), heads, strict=True
+    ):
+        assert score.nats == near(4 * float(reader.vist.nll(memory, list(head), tail, 4)))
+
+
 def test_left_out_tokens_leave_gaps_in_the_positions(
     model: Any, raw: RawReader, far: FarContext
 ) -> None:

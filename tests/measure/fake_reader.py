@@ -23,6 +23,7 @@ class FakeReader(ContextReader):
     seen: list[tuple[str, FarContext | None, tuple[int, ...], tuple[int, ...]]] = field(
         default_factory=list
     )
+    heads: list[tuple[int, ...]] = field(default_factory=list)
 
     def encode(self, text: str) -> EncodedText:
         found = list(re.finditer(r"\s*\S+", text))
@@ -43,9 +44,11 @@ class FakeReader(ContextReader):
         fars: Sequence[FarContext | None],
         windows: Sequence[Sequence[int]],
         targets: Sequence[Sequence[int]],
+        heads: Sequence[Sequence[int]] | None = None,
     ) -> list[Score]:
         """A nat a token, less what share of the target's words the far context holds."""
         scores = []
+        self.heads += [tuple(head) for head in heads or []]
         for far, window, target in zip(fars, windows, targets, strict=True):
             self.seen.append(("nll", far, tuple(window), tuple(target)))
             known = set(far.ids) if far is not None else set()

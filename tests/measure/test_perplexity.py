@@ -37,18 +37,19 @@ def fakes() -> Readers:
 
 def test_targets_have_their_context_and_fit() -> None:
     reader = FakeReader()
-    documents = [document(0, 54), document(1, 55), document(2, 300)]
+    documents = [document(0, 55), document(1, 56), document(2, 300)]
     targets = choose_targets(documents, reader, settings(windows=3))
     assert sorted(t.document.id for t in targets) == ["d1", "d2", "d2", "d2"]
     for target in targets:
         ids = reader.encode(target.document.text).ids
         before = target.before.ids
-        assert len(before) == 45
-        at = next(i for i in range(len(ids)) if ids[i : i + 55] == (*before, *target.ids))
-        assert at + 55 <= len(ids)
+        assert len(before) == 46
+        at = next(i for i in range(len(ids)) if ids[i : i + 56] == (*before, *target.ids))
+        assert at + 56 <= len(ids)
         assert target.window(5) == before[-5:]
-        assert target.far(20, 5).ids == before[20:40]
-        assert target.far(40, 5).text == target.before.cut(0, 40).text
+        assert target.far(20, 5).ids == before[21:41]
+        assert target.far(40, 5).text == target.before.cut(1, 41).text
+        assert (target.head(20, 5), target.head(40, 5)) == (before[20:21], before[:1])
 
 
 def test_every_context_length_scores_the_same_target() -> None:
@@ -62,9 +63,12 @@ def test_every_context_length_scores_the_same_target() -> None:
 def test_arms_see_the_tokens_they_claim() -> None:
     readers = fakes()
     chosen = settings(contexts=(40,), windows=1)
-    evaluate_perplexity([document(i, 55) for i in range(2)], readers, chosen)
+    evaluate_perplexity([document(i, 56) for i in range(2)], readers, chosen)
     assert isinstance(readers.raw, FakeReader)
     assert isinstance(readers.vist, FakeReader)
+    # The first word of each document, in all arms.
+    assert len(set(readers.raw.heads)) == 2
+    assert set(readers.raw.heads) == set(readers.vist.heads)
     sizes = sorted(len(far.ids) if far else 0 for _, far, _, _ in readers.raw.seen)
     assert sizes == [0, 0, 10, 10, 10, 10, 40, 40]
     own, other = readers.vist.seen[:2], readers.vist.seen[2:]
@@ -94,6 +98,14 @@ def test_gains_and_differences() -> None:
     assert "| vist | 15 | 4.00x | 0.000 [0.000, 0.000] | +1.000 [+1.000, +1.000] |" in page
     json.dumps(result.to_dict(), allow_nan=False)
     assert result.samples[0]["nats"]["none"] == 1.0
+
+
+def test_a_fixed_head() -> None:
+    readers = fakes()
+    chosen = settings(contexts=(40,), windows=1, own_head=False)
+    evaluate_perplexity([document(i, 56) for i in range(2)], readers, chosen)
+    assert isinstance(readers.raw, FakeReader)
+    assert not readers.raw.heads
 
 
 def test_limit_is_a_domains() -> None:
