@@ -101,7 +101,7 @@ def _rich(table: Table) -> RichTable:
         padding=(0, 1, 0, 0),
     )
     for number, name in enumerate(table.columns):
-        made.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
+        made.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in table.rows:
         made.add_row(*(escape(cell) for cell in row))
     return made
