@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from foveate.errors import InputError
-from foveate.vist.fusion import PrefixCache
+from foveate.hf.anatomy import Anatomy
+from foveate.hf.fuse import Fuser
+from foveate.vist.fusion import Fusion, PrefixCache
 
 Ids = Sequence[int] | Tensor
 
@@ -103,3 +108,52 @@ def pad_left(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def all_real(head: Tensor) -> Tensor:
     return torch.ones(head.shape[:2], dtype=torch.bool, device=head.device)
+
+
+def score_rows(
+    anatomy: Anatomy,
+    fusion: Fusion,
+    ids: Tensor,
+    mask: Tensor,
+    prefix: PrefixCache | None,
+    score_last: int,
+    states_at: tuple[int, ...],
+) -> TextScores:
+    """One pass of the decoder over raw text beside what it reads.
+
+    Args:
+        anatomy: of the decoder.
+        fusion: trained modules.
+        ids, mask: [B, S], padding on the left.
+        prefix: B rows; None runs the unmodified model.
+        score_last: K.
+        states_at: layers whose inputs are kept.
+    """
+    states: dict[int, Tensor] = {}
+    with ExitStack() as hooks:
+        if prefix is not None:
+            hooks.enter_context(Fuser(anatomy, fusion, lambda text: prefix))
+        for i in states_at:
+            hooks.callback(_record(anatomy, i, states).remove)
+        is_ragged = not bool(mask.all())
+        hidden = anatomy.base(
+            input_ids=ids,
+            attention_mask=mask.long() if is_ragged else None,
+            position_ids=(mask.long().cumsum(dim=1) - 1).clamp_min(0) if is_ragged else None,
+            use_cache=False,
+        ).last_hidden_state
+    head: Any = anatomy.model
+    return TextScores(
+        logits=head.lm_head(hidden[:, -score_last - 1 : -1]),
+        targets=ids[:, -score_last:],
+        states=states,
+        text_mask=mask,
+        prefix=prefix,
+    )
+
+
+def _record(anatomy: Anatomy, index: int, states: dict[int, Tensor]) -> RemovableHandle:
+    def keep(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        states[index] = args[0] if args else kwargs["hidden_states"]
+
+    return anatomy.layers[index].register_forward_pre_hook(keep, with_kwargs=True)

@@ -11,13 +11,21 @@ from torch import Tensor, nn
 
 from foveate.errors import AttachError, ConfigError, InputError
 from foveate.hf.attach import ATTACHED
-from foveate.hf.fuse import Fuser
 from foveate.hf.prefix import compute_prefix, decoder_shape, reader_of
 from foveate.hf.read_document import read_document
-from foveate.hf.text_rows import Ids, TextScores, all_real, pad_left, row_of, rows_of, text_rows
+from foveate.hf.text_rows import (
+    Ids,
+    TextScores,
+    all_real,
+    pad_left,
+    row_of,
+    rows_of,
+    score_rows,
+    text_rows,
+)
 from foveate.hf.vist_run import VistReport, VistRun
 from foveate.vist.config import VistConfig
-from foveate.vist.fusion import PrefixCache, fit_span, stack_prefixes
+from foveate.vist.fusion import PrefixCache, empty_prefix, fit_span, stack_prefixes
 from foveate.vist.memory import Memory, MemoryBatch, pad_memories
 from foveate.vist.model import VistParts, weights_hash
 
@@ -189,7 +197,7 @@ class Vist:
             made = [
                 self.compute(memory, head, span, heads)
                 if memory is not None
-                else self.no_prefix(next(m for m in rows if m is not None), head)
+                else empty_prefix(self.parts.fusion, head)
                 for memory, span in zip(rows, spans, strict=True)
             ]
         return stack_prefixes(made)
@@ -198,29 +206,9 @@ class Vist:
         self, memory: Memory, head: Tensor, span: int, head_ids: tuple[int, ...]
     ) -> PrefixCache:
         """The prefix [1 row] of one memory after `head` [1, H, hidden_size]."""
-        self._check_memory(memory)
-        parts_dtype = next(self.parts.parameters()).dtype
-        batch = pad_memories([memory.to(self.device, parts_dtype)])
+        batch = self._batch([memory])
+        assert batch is not None
         return self._compute(batch, [span], head, all_real(head), (head_ids,))
-
-    def no_prefix(self, like: Memory | PrefixCache, head: Tensor) -> PrefixCache:
-        """A row that reads nothing, in the shapes of the others."""
-        shape = self.parts.shape
-        layers = (
-            range(shape.num_layers)
-            if self.parts.fusion.prefix is not None
-            else [int(i) for i in self.parts.fusion.cross]
-        )
-        empty = head.new_zeros(1, shape.num_kv_heads, 1, shape.head_dim)
-        return PrefixCache(
-            keys=dict.fromkeys(layers, empty),
-            values=dict.fromkeys(layers, empty),
-            mask=torch.zeros(1, 1, dtype=torch.bool, device=head.device),
-            memory_at=(head.shape[1],),
-            spans=(0,),
-            num_tokens=(0,),
-            heads=((),),
-        )
 
     def _compute(
         self,
@@ -249,7 +237,8 @@ class Vist:
         """Let the model read memories in every call and `generate`, until detached.
 
         Args:
-            memories: one for each prompt, None for a prompt without; or one for all prompts.
+            memories: one for each prompt, None for a prompt without; or one for all prompts. What
+                `prefill` made may stand for memories.
             memory_at: where the memory sits: raw tokens of the prompt before it (one number, or one
                 for each prompt), e.g. the chat's opening. At least 1. Padding does not count.
                 Ignored in the cross-attention form, where a memory comes before all text.
@@ -263,7 +252,10 @@ class Vist:
                 out = model.generate(**inputs, max_new_tokens=64)
             print(run.report)
         """
-        if memories is None or isinstance(memories, (Memory, PrefixCache)):
+        if isinstance(memories, PrefixCache):
+            # Rows without a memory read nothing, after any head.
+            memories = [memories.rows([i]) if n else None for i, n in enumerate(memories.spans)]
+        elif memories is None or isinstance(memories, Memory):
             memories = [memories]
         at = [memory_at] if isinstance(memory_at, int) else list(memory_at)
         if min(at, default=0) < 1:
@@ -312,7 +304,8 @@ class Vist:
             ]
             head, head_mask = pad_left(heads)
             prefix = self._compute(batch, spans, self.embed(head), head_mask)
-        return self._score(ids, mask, prefix, score_last, tuple(states_at))
+        fusion = self.parts.fusion
+        return score_rows(self.anatomy, fusion, ids, mask, prefix, score_last, tuple(states_at))
 
     def nll(
         self,
@@ -330,66 +323,41 @@ class Vist:
         self._check_free("scoring")
         with torch.no_grad():
             if isinstance(memory, PrefixCache):
-                tails = rows_of(tail_ids, self.device)
-                (head,) = rows_of(head_ids, self.device)
-                prefix = memory if memory.num_rows == len(tails) else memory.rows([0] * len(tails))
-                ids, mask = pad_left([torch.cat([head, tail]) for tail in tails])
-                scores = self._score(ids, mask, prefix, score_last, ())
+                scores = self._score_prefix(memory, head_ids, tail_ids, score_last)
             else:
                 rows = [memory] if memory is None or isinstance(memory, Memory) else list(memory)
                 count = max(len(rows_of(t, self.device)) for t in (head_ids, tail_ids))
-                rows = rows * count if len(rows) == 1 else rows
-                for row in rows:
-                    if row is not None:
-                        self._check_memory(row)
-                batch = pad_memories(rows) if any(row is not None for row in rows) else None
+                batch = self._batch(rows * count if len(rows) == 1 else rows)
                 scores = self.forward_train(batch, head_ids, tail_ids, score_last=score_last)
             return scores.token_nll.mean(dim=1)
 
-    def _score(
+    def _score_prefix(
         self,
-        ids: Tensor,
-        mask: Tensor,
-        prefix: PrefixCache | None,
+        prefix: PrefixCache,
+        head_ids: Ids | Sequence[Ids],
+        tail_ids: Ids | Sequence[Ids],
         score_last: int,
-        states_at: tuple[int, ...],
     ) -> TextScores:
-        """One pass over raw text [B, S], padded on the left."""
-        base = self.anatomy.base
-        states: dict[int, Tensor] = {}
-        handles = []
-        fuser = Fuser(self.anatomy, self.parts.fusion, lambda text: prefix)
-        try:
-            if prefix is not None:
-                fuser.install()
-            for i in states_at:
-                handles.append(self._record(i, states))
-            is_ragged = not bool(mask.all())
-            hidden = base(
-                input_ids=ids,
-                attention_mask=mask.long() if is_ragged else None,
-                position_ids=(mask.long().cumsum(dim=1) - 1).clamp_min(0) if is_ragged else None,
-                use_cache=False,
-            ).last_hidden_state
-        finally:
-            fuser.remove()
-            for handle in handles:
-                handle.remove()
-        scored = hidden[:, -score_last - 1 : -1]
-        head: Any = self.anatomy.model
-        return TextScores(
-            logits=head.lm_head(scored),
-            targets=ids[:, -score_last:],
-            states=states,
-            text_mask=mask,
-            prefix=prefix,
-        )
+        count = None if prefix.num_rows == 1 else prefix.num_rows
+        heads, tails = text_rows(head_ids, tail_ids, count, score_last, self.device)
+        prefix = prefix if prefix.num_rows == len(tails) else prefix.rows([0] * len(tails))
+        for head, known in zip(heads, prefix.heads, strict=False):
+            if known and tuple(head.tolist()) != known:
+                raise InputError(
+                    f"the prefix was made for the head {list(known)}, not {head.tolist()}; use the "
+                    "same head_ids, or pass the memory itself."
+                )
+        ids, mask = pad_left([torch.cat(pair) for pair in zip(heads, tails, strict=True)])
+        return score_rows(self.anatomy, self.parts.fusion, ids, mask, prefix, score_last, ())
 
-    def _record(self, index: int, states: dict[int, Tensor]) -> Any:
-        def keep(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            states[index] = args[0] if args else kwargs["hidden_states"]
-
-        return self.anatomy.layers[index].register_forward_pre_hook(keep, with_kwargs=True)
+    def _batch(self, memories: Sequence[Memory | None]) -> MemoryBatch | None:
+        """Checked and on the device; None if no row has one."""
+        for memory in memories:
+            if memory is not None:
+                self._check_memory(memory)
+        dtype = next(self.parts.parameters()).dtype
+        rows = [m and m.to(self.device, dtype) for m in memories]
+        return pad_memories(rows) if any(row is not None for row in rows) else None
 
     def _check_free(self, what: str) -> None:
         base = self.anatomy.base

@@ -15,7 +15,7 @@ from torch import Tensor
 from foveate.errors import AttachError, InputError, UnsupportedModeError
 from foveate.hf.attach import ATTACHED
 from foveate.hf.fuse import Fuser, TextPass
-from foveate.vist.fusion import PrefixCache, fit_span, stack_prefixes
+from foveate.vist.fusion import PrefixCache, empty_prefix, fit_span, stack_prefixes
 from foveate.vist.memory import Memory
 
 if TYPE_CHECKING:
@@ -233,12 +233,7 @@ class VistRun:
             embeds = text.inputs["inputs_embeds"][row : row + 1, columns]
             head_ids, key_head = (), (row, text.length)
         if memory is None:
-            # Same shapes as the others, nothing to see.
-            empty = next(m for m in self.memories if m is not None)
-            return (
-                ("none", key_head),
-                lambda: vist.no_prefix(empty, embeds),
-            )
+            return ("none", key_head), lambda: empty_prefix(vist.parts.fusion, embeds)
         if isinstance(memory, PrefixCache):
             self._check_prefix(memory, head_ids, head, length)
             return (id(memory), key_head), lambda: memory
@@ -248,11 +243,6 @@ class VistRun:
     def _check_prefix(
         self, prefix: PrefixCache, head_ids: tuple[int, ...], head: int, length: int
     ) -> None:
-        if prefix.num_rows != 1:
-            raise InputError(
-                f"a prefix of {prefix.num_rows} rows was attached for one prompt; attach "
-                "prefix.rows([i]) for each."
-            )
         if self.vist.parts.fusion.prefix is None:
             return
         if prefix.memory_at[0] != head or (head_ids and prefix.heads[0] != head_ids):

@@ -164,3 +164,25 @@ class Fusion(nn.Module):
             self.prefix = EmbeddingPrefix(width, shape, config)
         else:
             self.prefix = StatePrefix(width, shape)
+
+
+def empty_prefix(fusion: Fusion, head: Tensor) -> PrefixCache:
+    """A row that reads nothing, in the shapes of others.
+
+    Args:
+        fusion: trained modules.
+        head: [1, H, hidden_size], embeddings of the text before the memory it has not.
+    """
+    shape = fusion.shape
+    layers = range(shape.num_layers) if fusion.prefix is not None else map(int, fusion.cross)
+    nothing = head.new_zeros(1, shape.num_kv_heads, 1, shape.head_dim)
+    kv = dict.fromkeys(layers, nothing)
+    return PrefixCache(
+        keys=kv,
+        values=kv,
+        mask=torch.zeros(1, 1, dtype=torch.bool, device=head.device),
+        memory_at=(head.shape[1],),
+        spans=(0,),
+        num_tokens=(0,),
+        heads=((),),
+    )

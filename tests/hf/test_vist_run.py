@@ -177,6 +177,15 @@ def test_a_prefix_can_be_attached(llama: Any) -> None:
         assert torch.equal(llama(prompt[None]).logits, want)
         with pytest.raises(InputError, match="made for a head of 2 tokens"):
             llama(ids(8, 2)[None])
+    two = vist.prefill([mem, None], prompt[:2])
+    with vist.attach(two, memory_at=2):
+        assert_close(llama(prompt.repeat(2, 1)).logits[:1], want)
+    with pytest.raises(InputError, match="was made for the head"):
+        vist.nll(two, ids(2, 9), ids(9), 4)
+    with pytest.raises(InputError, match="2 memories, 3 heads and 3 tails"):
+        vist.nll(two, [prompt[:2]] * 3, [ids(9)] * 3, 4)
+    both = vist.nll(two, prompt[:2], prompt[2:], 4)
+    assert_close(both, vist.nll([mem, None], prompt[:2], prompt[2:], 4))
 
 
 def test_one_memory_for_many_questions_is_computed_once(
