@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
-    CLIPVisionConfig,
-    CLIPVisionModel,
     LlamaConfig,
     MistralConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
-    Siglip2VisionConfig,
-    Siglip2VisionModel,
-    SiglipVisionConfig,
-    SiglipVisionModel,
 )
 
 from foveate.errors import ConfigError
-from foveate.hf.vision_encoder import VisionEncoder
+
+if TYPE_CHECKING:
+    from foveate.hf.vision_encoder import VisionEncoder
 
 __all__ = ["TINY_WIDTH", "tiny_language_model", "tiny_tokenizer", "tiny_vision_encoder"]
 
@@ -52,15 +48,7 @@ _TOWER: dict[str, Any] = {
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
 }
-TOWERS: dict[str, Callable[[], Any]] = {
-    "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**_TOWER, image_size=224, patch_size=14)),
-    "siglip": lambda: SiglipVisionModel(
-        SiglipVisionConfig(**_TOWER, image_size=224, patch_size=16)
-    ),
-    "siglip2": lambda: Siglip2VisionModel(
-        Siglip2VisionConfig(**_TOWER, num_patches=256, patch_size=16)
-    ),
-}
+TOWERS = ("clip", "siglip", "siglip2")
 
 
 def tiny_language_model(kind: str, *, seed: int = 0) -> Any:
@@ -103,6 +91,26 @@ def tiny_vision_encoder(kind: str, *, seed: int = 0) -> VisionEncoder:
     if kind not in TOWERS:
         raise ConfigError(f"model.encoder_type={kind!r} has no tiny form; use text, "
                           f"{', '.join(TOWERS)}.")  # fmt: skip
+    # Three families of models take seconds to import; most recipes need none.
+    from transformers import (
+        CLIPVisionConfig,
+        CLIPVisionModel,
+        Siglip2VisionConfig,
+        Siglip2VisionModel,
+        SiglipVisionConfig,
+        SiglipVisionModel,
+    )
+
+    from foveate.hf.vision_encoder import VisionEncoder
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return VisionEncoder(TOWERS[kind]())
+        if kind == "clip":
+            tower = CLIPVisionModel(CLIPVisionConfig(**_TOWER, image_size=224, patch_size=14))
+        elif kind == "siglip":
+            tower = SiglipVisionModel(SiglipVisionConfig(**_TOWER, image_size=224, patch_size=16))
+        else:
+            tower = Siglip2VisionModel(
+                Siglip2VisionConfig(**_TOWER, num_patches=256, patch_size=16)
+            )
+        return VisionEncoder(tower)

@@ -324,7 +324,8 @@ class Trainer:
     def _about(self) -> dict[str, Any]:
         """What must not change between a run and its continuation."""
         recipe = self.recipe.to_dict()
-        for name in ("save_every", "keep_last", "plot_every", "tensorboard"):
+        # How the batch is split over processes may change, the number of streams may not.
+        for name in ("micro_batch", "save_every", "keep_last", "plot_every", "tensorboard"):
             del recipe["run"][name]
         for name in ("files", "hub", "cache"):
             del recipe["data"][name]

@@ -36,9 +36,19 @@ def perceiver(wanted: Recipe) -> Recipe:
     )
 
 
-def trainer(wanted: Recipe, folder: Path) -> Trainer:
+def accelerator_for(wanted: Recipe) -> Any:
+    """A new one: accelerate keeps its state in singletons."""
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
+    return make_accelerator(wanted, cpu=True)
+
+
+def trainer(wanted: Recipe, folder: Path) -> Trainer:
     source = MadeUpText(count=16, words=300)
-    accelerator = make_accelerator(wanted, cpu=True)
-    return Trainer(wanted, tiny_vist(wanted, source), source, folder, accelerator=accelerator)
+    return Trainer(
+        wanted,
+        tiny_vist(wanted, source),
+        source,
+        folder,
+        accelerator=accelerator_for(wanted),
+    )
