@@ -235,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = " ".join(file.name for file in options.data)
     report = {
         "command": f"python -m foveate.embedded.score_reader --data {names} "
-        f"--llm {options.llm.name} --strips {options.strips} --out {options.out.name}",
+        f"--llm {options.llm.name} --strips {options.strips} --out docs/results/{options.out.name}",
         "manifest": manifest(seed=options.seed, vocabulary=len(table)),
         "scores": scores,
     }
