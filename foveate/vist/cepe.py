@@ -31,6 +31,7 @@ from foveate.vist.config import (
 )
 from foveate.vist.glances import Glances
 from foveate.vist.model import VistParts, latent_positions
+from foveate.vist.resampler import PerceiverResampler
 
 # (ids, [C] token index of each character as float64) of a text
 Tokenise = Callable[[str], tuple[Sequence[int], NDArray[np.float64]]]
@@ -169,8 +170,16 @@ class _EncoderLayer(nn.Module):
         return x + self.feed_forward(x)
 
 
-class EveryToken(nn.Module):
-    """Stands where the resampler does: each token's feature is its latent; CLS is their mean."""
+class EveryToken(PerceiverResampler):
+    """Stands where the resampler does: each token's feature is its latent; CLS is their mean.
+
+    Args:
+        config: only kept; there is nothing to learn.
+    """
+
+    def __init__(self, config: ResamplerConfig) -> None:
+        nn.Module.__init__(self)
+        self.config = config
 
     def forward(
         self, features: Tensor, patch_mask: Tensor, num_latents: int | None = None
@@ -204,8 +213,8 @@ class CepeParts(VistParts):
         super().__init__(config, shape, layers)
         self.encoder = ChunkEncoder(config.encoder, shape.hidden_size)
         if not config.resample:
-            every: Any = EveryToken()
-            self.resampler = every
+            assert isinstance(config.resampler, ResamplerConfig)
+            self.resampler = EveryToken(config.resampler)
 
     def forward(
         self,

@@ -68,10 +68,12 @@ def test_every_token_is_a_latent() -> None:
     features = torch.randn(2, 8, 12)
     mask = torch.tensor([[True] * 8, [True] * 2 + [False] * 6])
     features[1, 2:] = 0
-    latents, cls = EveryToken()(features, mask)
+    every = EveryToken(ResamplerConfig(input_width=12, width=12, num_latents=8))
+    assert not list(every.parameters())
+    latents, cls = every(features, mask)
     assert torch.equal(latents, features)
     assert torch.allclose(cls[1], features[1, :2].mean(dim=0))
-    assert torch.equal(EveryToken().latent_mask(mask, 3), mask)
+    assert torch.equal(every.latent_mask(mask, 3), mask)
 
 
 def test_chunks_follow_the_tokens() -> None:
