@@ -10,8 +10,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from foveate.hf import prefix
+from foveate.hf.vist import Vist
+from foveate.vist.config import FusionConfig, ResamplerConfig, VistConfig
 from foveate.vist.kv_prefix import rotate
-from foveate.vist.memory import pack_pages, pad_memories
+from foveate.vist.memory import Memory, concat, pack_pages, pad_memories
 from tests.hf import tiny_vist
 from tests.hf.tiny_vist import FAMILIES, FORMS, KINDS, assert_close, ids, memory
 
@@ -138,6 +140,26 @@ def test_gradients_reach_the_trained_parts_only(form: str) -> None:
         assert bool(weight.grad.abs().sum() > 0), name
     frozen = [*llm.parameters(), *vist.encoder.parameters()]
     assert all(weight.grad is None and not weight.requires_grad for weight in frozen)
+
+
+@torch.no_grad()
+def test_latents_that_are_token_embeddings_equal_raw_text(llm: Any) -> None:
+    config = VistConfig(
+        resampler=ResamplerConfig(input_width=4, width=48), fusion=FusionConfig(projection="none")
+    )
+    vist = Vist(llm, None, None, config)
+    head, context, tail = ids(HEAD), ids(30, 1), ids(TAIL, 2)
+    mem = Memory(
+        latents=llm.model.embed_tokens(context), positions=torch.arange(30.0), num_tokens=30
+    )
+    want = vist.nll(None, head, torch.cat([context, tail]), K)
+    assert_close(vist.nll(mem, head, tail, K), want)
+    # The same as two documents, one after the other.
+    halves = [
+        Memory(latents=mem.latents[i : i + 15], positions=torch.arange(15.0), num_tokens=15)
+        for i in (0, 15)
+    ]
+    assert_close(vist.nll(concat(halves), head, tail, K), want)
 
 
 @torch.no_grad()
