@@ -15,7 +15,7 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from foveate.core.context import ContextReader, EncodedText, FarContext, Score
 from foveate.errors import InputError
 from foveate.hf.vist import Vist
-from foveate.vist.fusion import PrefixCache
+from foveate.vist.fusion import PrefixCache, fit_span
 from foveate.vist.memory import Memory
 
 __all__ = ["RawReader", "VistReader"]
@@ -61,20 +61,22 @@ class _DecoderReader(ContextReader):
         if not asked or not all(rows):
             raise InputError("a prompt or an option has no tokens; give text in both.")
         ids, depth, allowed = _tree(asked, rows)
-        log_probs = self._logits(far, ids, depth, allowed).float().log_softmax(dim=-1)
-        scores, at = [], len(asked)
+        # From the prompt's last token on.
+        keep = len(ids) - len(asked) + 1
+        log_probs = self._logits(far, ids, depth, allowed, keep).float().log_softmax(dim=-1)
+        scores, at = [], 1
         for row in rows:
             # An option's first token is foretold by the prompt's last, its others by their own.
-            before = torch.tensor([len(asked) - 1, *range(at, at + len(row) - 1)])
-            picked = log_probs[before.to(log_probs.device), torch.tensor(row).to(log_probs.device)]
+            before = torch.tensor([0, *range(at, at + len(row) - 1)], device=log_probs.device)
+            picked = log_probs[before, torch.tensor(row, device=log_probs.device)]
             scores.append(Score(nats=-float(picked.double().sum()), tokens=len(row)))
             at += len(row)
         return scores
 
     def _logits(
-        self, far: FarContext | None, ids: Tensor, depth: Tensor, allowed: Tensor
+        self, far: FarContext | None, ids: Tensor, depth: Tensor, allowed: Tensor, keep: int
     ) -> Tensor:
-        """Logits [S, vocabulary] of text after the far context.
+        """Logits [keep, vocabulary] of the last tokens of text after the far context.
 
         Args:
             ids: [S].
@@ -207,7 +209,7 @@ class RawReader(_DecoderReader):
         return self._caches.get((tuple(ids), tuple(positions)), fill), base
 
     def _logits(
-        self, far: FarContext | None, ids: Tensor, depth: Tensor, allowed: Tensor
+        self, far: FarContext | None, ids: Tensor, depth: Tensor, allowed: Tensor, keep: int
     ) -> Tensor:
         cache, base = self._cache(far)
         past = cache.get_seq_length()
@@ -218,6 +220,7 @@ class RawReader(_DecoderReader):
                 attention_mask=self._additive(seen),
                 position_ids=(base + depth)[None].to(self.device),
                 past_key_values=cache,
+                logits_to_keep=keep,
             ).logits[0]
         finally:
             _shorten(cache, past)
@@ -295,14 +298,16 @@ class VistReader(_DecoderReader):
         if far is None:
             return nullcontext()
         memory = self.memory(far)
+        # Prompts of other lengths share a prefix, as long as its positions need no other scale.
+        span = fit_span(memory.num_tokens, raw_length, self.vist.window)
         prefix = self._prefixes.get(
-            (far.text, raw_length),
+            (far.text, span),
             lambda: self.vist.prefill(memory, list(self.head_ids), raw_length=raw_length),
         )
         return self.vist.attach(prefix, memory_at=len(self.head_ids))
 
     def _logits(
-        self, far: FarContext | None, ids: Tensor, depth: Tensor, allowed: Tensor
+        self, far: FarContext | None, ids: Tensor, depth: Tensor, allowed: Tensor, keep: int
     ) -> Tensor:
         count = len(self.head_ids)
         text = torch.cat([torch.tensor(self.head_ids), ids])
@@ -315,8 +320,9 @@ class VistReader(_DecoderReader):
                 attention_mask=self._additive(seen),
                 position_ids=places[None].to(self.device),
                 use_cache=False,
+                logits_to_keep=keep,
             ).logits[0]
-        return logits[count:]
+        return logits
 
 
 class _Recent(OrderedDict[_K, _T]):

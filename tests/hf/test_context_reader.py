@@ -150,6 +150,15 @@ def test_vist_options_are_scored_alone(reader: VistReader, far: FarContext) -> N
     assert reader.choose(far, PROMPT, OPTIONS, "sum") == min(range(4), key=lambda i: scores[i].nats)
 
 
+def test_prompts_share_a_prefix(reader: VistReader, far: FarContext) -> None:
+    """A far context is read and run through the model once for all prompts."""
+    fresh = VistReader(reader.vist)
+    for prompt in (PROMPT, "w7_", "w8_ w9_ w10_"):
+        fresh.option_nll(far, prompt, OPTIONS)
+        fresh.answer(far, prompt, 2)
+    assert len(fresh._prefixes) == len(fresh._memories) == 1
+
+
 def test_without_far_both_readers_agree(raw: RawReader, reader: VistReader) -> None:
     ours = reader.option_nll(None, PROMPT, OPTIONS)
     theirs = RawReader(reader.model, tokenizer()).option_nll(None, PROMPT, OPTIONS)
