@@ -35,6 +35,7 @@ class PageOptions:
     or_text: bool
     page: str | None
     font_px: int | None
+    flow: bool
     font: tuple[str, ...]
     installed_fonts: bool
     save_pages: Path | None
@@ -101,6 +102,10 @@ def read(
     font_px: Annotated[
         int | None, typer.Option(help="[--vlm] Font size in px; default: by the model's tokens.")
     ] = None,
+    flow: Annotated[
+        bool,
+        typer.Option("--flow", help="[--vlm] Draw line ends as a sign, not as new lines."),
+    ] = False,
     font: Annotated[
         list[str] | None,
         typer.Option(help="[--vlm] Font file for characters that Noto Sans lacks."),
@@ -132,6 +137,7 @@ def read(
         or_text=or_text,
         page=page,
         font_px=font_px,
+        flow=flow,
         font=tuple(font or ()),
         installed_fonts=installed_fonts,
         save_pages=save_pages,
@@ -255,6 +261,7 @@ def page_reader(vlm: str, options: PageOptions, device: str) -> PageReader:
             rules=rules,
             page=page,
             font_px=options.font_px,
+            flow=options.flow,
             fonts=fonts,
             device=device,
         )

@@ -67,6 +67,7 @@ class PageReader:
         layout: how pages look; None suits the model.
         page: (width, height) px of a page, for `layout=None`; None suits the image processor.
         font_px: size of its font; None suits the model's visual tokens.
+        flow: draw line ends as a sign, not as new lines, see TextLayout.
         fonts: font files for characters that the shipped Noto Sans lacks.
         device: as in load_vlm, where `vlm` is a name.
 
@@ -87,6 +88,7 @@ class PageReader:
         layout: Layout | None = None,
         page: tuple[int, int] | None = None,
         font_px: int | None = None,
+        flow: bool = False,
         fonts: tuple[str, ...] = (),
         device: str = "auto",
     ) -> None:
@@ -102,9 +104,9 @@ class PageReader:
         self.reads_fact_sheets_only = is_embedded
         self._counter = PromptCounter(vlm)
         self._layout = layout
-        self._page, self._font_px, self._fonts = page, font_px, fonts
+        self._page, self._font_px, self._flow, self._fonts = page, font_px, flow, fonts
         # Asking for another page or font leaves the style that the embedded model knows.
-        self._own = FactSheetLayout() if is_embedded and not (page or font_px) else None
+        self._own = FactSheetLayout() if is_embedded and not (page or font_px or flow) else None
 
     @property
     def most_chars(self) -> int | None:
@@ -122,6 +124,7 @@ class PageReader:
                 height=size.height,
                 font_px=self._font_px,
                 cell_px=size.cell_px,
+                flow=self._flow,
                 fonts=self._fonts,
                 crop_px=size.crop_px,
                 least_px=size.least_px,

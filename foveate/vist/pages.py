@@ -67,6 +67,8 @@ class TextLayout:
         width, height: of a page, px.
         font_px: size of the font, px an em; None suits `cell_px`, see `font_for`.
         cell_px: side of the square that one visual token stands for, px; only for `font_px=None`.
+        flow: draw a line end as a visible sign and go on in the same line, which wastes no paper on
+            short lines; otherwise begin a new line, as the text does.
         fonts: font files tried, in order, for characters that the shipped Noto Sans lacks.
         crop_px: the last page ends at the first multiple of this below its text, for models whose
             tokens follow the picture's size; None leaves it whole.
@@ -80,6 +82,7 @@ class TextLayout:
     height: int
     font_px: int | None = None
     cell_px: float = CELL_PX
+    flow: bool = False
     fonts: tuple[str, ...] = ()
     crop_px: int | None = None
     least_px: int = 1
@@ -106,7 +109,7 @@ class TextLayout:
                 font_px=size,
                 line_height=line,
                 wrap=1.0,
-                newline="break",
+                newline="mark" if self.flow else "break",
                 fonts=self.fonts,
             ),
         )
@@ -153,6 +156,7 @@ class TextLayout:
             "font_px": self.style.font_px,
             "line_height": self.style.line,
             "lines": self.style.lines,
+            "flow": self.flow,
             "crop_px": self.crop_px,
         }
 

@@ -103,11 +103,12 @@ def test_page_and_font(foveate: Foveate, checkpoint: Path, tmp_path: Path) -> No
     path.write_text("what color is the shape in the image? " * 60)
     said = foveate(
         "read", path, "--vlm", checkpoint, "--ask", "what?", "--page", "256x128", "--font-px", "8",
-        "--keep", "1", "--exact", "none", "--json", "--no-compare",
+        "--flow", "--keep", "1", "--exact", "none", "--json", "--no-compare",
     ).stdout  # fmt: skip
     report = json.loads(said)["report"]
     assert (report["page"]["width"], report["page"]["height"]) == (256, 128)
-    assert (report["page"]["font_px"], report["road"]) == (8, "pages")
+    assert (report["page"]["font_px"], report["page"]["flow"]) == (8, True)
+    assert report["road"] == "pages"
     assert report["cost"]["kept_tokens"] == report["num_pages"] > 1
 
 

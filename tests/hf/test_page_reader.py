@@ -251,10 +251,10 @@ def test_other_text_gets_plain_pages(embedded: PageReader) -> None:
 
 
 def test_page_and_font_can_be_chosen(vlm_of: Callable[[str], VisionLanguageModel]) -> None:
-    reader = PageReader(vlm_of("qwen2_vl"), page=(56, 40), font_px=8)
+    reader = PageReader(vlm_of("qwen2_vl"), page=(56, 40), font_px=8, flow=True)
     assert reader.layout_for("x").to_dict() | {"lines": 0, "line_height": 0} == {
         "layout": "text", "width": 56, "height": 40, "font_px": 8, "line_height": 0, "lines": 0,
-        "crop_px": 8,
+        "flow": True, "crop_px": 8,
     }  # fmt: skip
     assert {i.width for i in reader.plan(TEXT, QUESTION).pages.images} == {56}
 

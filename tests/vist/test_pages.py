@@ -38,6 +38,14 @@ def test_line_ends_begin_new_lines() -> None:
     assert used == [True, False, True, *[False] * (layout.style.lines - 3)]
 
 
+def test_flowing_text_needs_less_paper() -> None:
+    text = "short line\n" * 40
+    broken = TextLayout(width=448, height=224).lay_out(text)
+    flowing = TextLayout(width=448, height=224, flow=True).lay_out(text)
+    assert (len(broken), len(flowing)) == (3, 1)
+    assert flowing.ranges == ((0, len(text)),)
+
+
 def test_words_are_not_broken_where_a_space_is_near() -> None:
     """The same words, one a line, leave the same ink: no word was cut in two."""
     layout = TextLayout(width=112, height=1400)
