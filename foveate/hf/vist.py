@@ -24,8 +24,10 @@ from foveate.hf.text_rows import (
     text_rows,
 )
 from foveate.hf.vist_run import VistReport, VistRun
+from foveate.hf.vocabulary import learn_vocabulary
 from foveate.vist.config import VistConfig
 from foveate.vist.fusion import PrefixCache, empty_prefix, fit_span, stack_prefixes
+from foveate.vist.glance_resampler import GlanceResampler
 from foveate.vist.memory import Memory, MemoryBatch, pad_memories
 from foveate.vist.model import VistParts, weights_hash
 
@@ -153,6 +155,7 @@ class Vist:
         """
         if self.encoder is None or self.tokenizer is None:
             raise InputError("this Vist has no encoder or tokenizer; it reads latents only.")
+        self.learn_vocabulary()
         return read_document(
             text,
             self.encoder,
@@ -162,6 +165,26 @@ class Vist:
             encoder_id=self.identity(self.encoder),
             parts_id=self.identity(self.parts),
         )
+
+    def learn_vocabulary(self, cache_dir: str | Path | None = None) -> None:
+        """Draw the vocabulary for a resampler that looks tokens up; `read` does it by itself.
+
+        Does nothing for other resamplers, or where it is done. A changed resampler is told by
+        setting its `dictionary` to None.
+
+        Args:
+            cache_dir: see foveate.hf.vocabulary.learn_vocabulary.
+        """
+        resampler = self.parts.resampler
+        if (
+            isinstance(resampler, GlanceResampler)
+            and resampler.sharpness is not None
+            and resampler.dictionary is None
+        ):
+            table = self.anatomy.base.get_input_embeddings().weight
+            learn_vocabulary(
+                resampler, self.encoder, self.tokenizer, table.float(), cache_dir=cache_dir
+            )
 
     # --- a memory becomes keys and values ---
 

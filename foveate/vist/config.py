@@ -79,7 +79,10 @@ class GlanceConfig(_Dictable):
         input_width: width of the encoder's features.
         width: D of the latents; that of the LLM's input embeddings where they enter as such.
         num_latents: a strip (N); another N may be asked for at any time.
-        inner, layers, heads: sizes of the queries' network.
+        inner, layers, heads: sizes of the queries' network; layers of cross-attention, or 0.
+        key_width: tokens are looked up in a visual dictionary by keys of this width
+            (foveate.vist.dictionary; needs layers=0: a token is compared with its picture alone);
+            0 is a linear map to the embedding.
         reach: patches under a query's start: one before its token, the others from it on.
         window: how far from its token's middle a query may look, in patches.
         steps: pixels a patch, the grain of a token's edges.
@@ -93,6 +96,7 @@ class GlanceConfig(_Dictable):
     num_latents: int = 64
     inner: int = 512
     layers: int = 1
+    key_width: int = 0
     heads: int = 8
     reach: int = 6
     window: int = 8
@@ -103,12 +107,18 @@ class GlanceConfig(_Dictable):
     run: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("input_width", "width", "num_latents", "inner", "layers", "heads", "reach",
+        for name in ("input_width", "width", "num_latents", "inner", "heads", "reach",
                      "window", "steps", "pack_width", "run"):  # fmt: skip
             _check_positive("GlanceConfig", name, getattr(self, name))
+        for name in ("layers", "key_width", "packed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"GlanceConfig got {name}={getattr(self, name)}; use 0 or more.")
+        if self.key_width and self.layers:
+            raise ConfigError(
+                f"GlanceConfig got key_width={self.key_width} with layers={self.layers}; a token "
+                "is compared with its picture alone: use layers=0, or key_width=0."
+            )
         _check_choice("GlanceConfig", "choice", self.choice, ("runs", "random", "rare", "all"))
-        if self.packed < 0:
-            raise ConfigError(f"GlanceConfig got packed={self.packed}; use 0 or more.")
         if self.inner % self.heads:
             raise ConfigError(
                 f"GlanceConfig got inner={self.inner} for heads={self.heads}; use a multiple."

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from foveate.errors import InputError
 from foveate.vist.config import GlanceConfig
+from foveate.vist.dictionary import ROWS_AT_A_TIME, Dictionary, TokenPictures
 from foveate.vist.glances import Glances
 
 
@@ -17,13 +19,20 @@ class GlanceResampler(nn.Module):
 
     Vist's resampler (see resampler.py) has to find out where the words are; the renderer knows.
     A query starts from the features under its token and reads the neighbourhood by cross-attention
-    with position codes on both sides; the result is the token's input embedding as far as it can be
-    read. A latent is the reading of its own token plus a small network's account of the tokens it
-    packs, so that at the start it is a plain token to the language model.
+    with position codes on both sides; the result is the token's input embedding as far as it can
+    be read, by a linear map or looked up in a visual dictionary (`key_width`). A latent is the
+    reading of its own token plus a small network's account of the tokens it packs, so that at the
+    start it is a plain token to the language model.
 
     Args:
         config: see GlanceConfig.
+
+    Attributes:
+        dictionary: of the LLM that reads the latents; needed where config.key_width is set, and in
+            no checkpoint (see `learn_vocabulary`).
     """
+
+    dictionary: Dictionary | None
 
     def __init__(self, config: GlanceConfig) -> None:
         super().__init__()
@@ -37,7 +46,9 @@ class GlanceResampler(nn.Module):
         self.norm_input = nn.LayerNorm(inner)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(inner)
-        self.read = nn.Linear(inner, config.width)
+        self.read = nn.Linear(inner, config.key_width or config.width)
+        self.sharpness = nn.Parameter(torch.tensor(3.0)) if config.key_width else None  # log
+        self.dictionary = None
         self.pack_in = nn.Linear((1 + config.packed) * config.width, config.pack_width)
         self.pack_out = nn.Linear(config.pack_width, config.width)
         nn.init.zeros_(self.pack_out.weight)
@@ -73,6 +84,53 @@ class GlanceResampler(nn.Module):
         """Input embeddings of all tokens as read from the strips, [P, T, D]."""
         return self._read(features, patch_mask, glances)[0]
 
+    # --- the visual dictionary ---
+
+    def under_of(
+        self, features: Tensor, patch_mask: Tensor, glances: Glances
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What lies under each token: features [P, T, reach * Din], its start and extent in pixels.
+
+        The start counts from its patch's edge. Features are of the patch before it and of those it
+        lies on, in order.
+        """
+        steps, reach = self.config.steps, self.config.reach
+        # Whatever a masked row holds, NaN included, it is gone here.
+        features = features.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
+        pages, num_patches, _ = features.shape
+        start = (glances.left * steps).round().long()
+        extent = ((glances.right - glances.left) * steps).round().long()
+        patch = start.div(steps, rounding_mode="floor").unsqueeze(-1) - 1
+        patch = patch + torch.arange(reach, device=start.device)  # [P, T, reach]
+        inside = (patch >= 0) & (patch < num_patches)
+        row = torch.arange(pages, device=start.device)[:, None, None]
+        under = features[row, patch.clamp(0, num_patches - 1)] * inside.unsqueeze(-1)
+        return under.flatten(2), start % steps, extent.clamp(0, steps * reach - 1)
+
+    def names(self, under: Tensor, start: Tensor, extent: Tensor) -> Tensor:
+        """Keys of unit length [..., key_width] of what `under_of` gives."""
+        hidden = self.under(under) + self.left(start) + self.extent(extent)
+        return F.normalize(self.read(self.norm(self.query(F.gelu(hidden)))), dim=-1)
+
+    @torch.no_grad()
+    def learn_vocabulary(self, pictures: TokenPictures, embeddings: Tensor) -> None:
+        """Make the dictionary from the pictures of all tokens and the LLM's embedding table.
+
+        Again after every change of the weights: keys are made by them.
+        """
+        rows = range(0, len(pictures), ROWS_AT_A_TIME)
+        keys = [
+            self.names(
+                pictures.under[i : i + ROWS_AT_A_TIME].float(),
+                pictures.start[i : i + ROWS_AT_A_TIME],
+                pictures.extent[i : i + ROWS_AT_A_TIME],
+            )
+            for i in rows
+        ]
+        self.dictionary = Dictionary(
+            keys=torch.cat(keys), token_ids=pictures.token_ids, embeddings=embeddings.detach()
+        )
+
     def fold(self, readings: Tensor, members: Tensor) -> Tensor:
         """Latents [P, N, D] from readings [P, T, D] of their members [P, N, 1 + Q].
 
@@ -91,23 +149,12 @@ class GlanceResampler(nn.Module):
         self, features: Tensor, patch_mask: Tensor, glances: Glances
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Readings [P, T, D], queries [P, T, inner] and mapped features [P, L, inner]."""
-        steps, reach = self.config.steps, self.config.reach
-        # Whatever a masked row holds, NaN included, it is gone here.
         features = features.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
-        pages, num_patches, _ = features.shape
-        start = (glances.left * steps).round().long()
-        extent = ((glances.right - glances.left) * steps).round().long()
-        extent = extent.clamp(0, steps * reach - 1)
-        # The patch before the token, and those under it.
-        patch = start.div(steps, rounding_mode="floor").unsqueeze(-1) - 1
-        patch = patch + torch.arange(reach, device=start.device)  # [P, T, reach]
-        inside = (patch >= 0) & (patch < num_patches)
-        row = torch.arange(pages, device=start.device)[:, None, None]
-        under = features[row, patch.clamp(0, num_patches - 1)] * inside.unsqueeze(-1)
-        queries = self.under(under.flatten(2)) + self.left(start % steps) + self.extent(extent)
+        under, start, extent = self.under_of(features, patch_mask, glances)
+        queries = self.under(under) + self.left(start) + self.extent(extent)
         queries = self.query(F.gelu(queries))
         x = self.norm_input(self.input(features))
-        places = torch.arange(num_patches, device=start.device) + 0.5
+        places = torch.arange(patch_mask.shape[1], device=start.device) + 0.5
         middle = (glances.left + glances.right) / 2
         near = (places - middle.unsqueeze(-1)).abs() <= self.config.window
         near = near & patch_mask.unsqueeze(1)
@@ -116,7 +163,16 @@ class GlanceResampler(nn.Module):
         span = torch.cat([position_code(glances.left), position_code(glances.right)], dim=-1)
         for layer in self.layers:
             queries = layer(x, queries, codes, span, near.unsqueeze(1))
-        return self.read(self.norm(queries)), queries, x
+        readings = self.read(self.norm(queries))
+        if self.sharpness is not None:
+            if self.dictionary is None:
+                raise InputError(
+                    "this resampler looks tokens up and has no dictionary yet; call "
+                    "learn_vocabulary (Vist.load and the trainer do)."
+                )
+            keys = F.normalize(readings, dim=-1)
+            readings = self.dictionary.look_up(keys, self.sharpness.exp())
+        return readings, queries, x
 
 
 class _Layer(nn.Module):

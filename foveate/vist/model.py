@@ -183,6 +183,6 @@ def weights_hash(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, weight in sorted(module.named_parameters()):
         digest.update(f"{name}:{tuple(weight.shape)};".encode())
-        half = weight.detach().to("cpu", torch.float16).contiguous()
+        half = weight.detach().to("cpu", torch.float16).flatten().contiguous()
         digest.update(half.view(torch.uint8).numpy().data)
     return digest.hexdigest()
