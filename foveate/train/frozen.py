@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from foveate.errors import ConfigError
-from foveate.hf.teacher import teacher_states
+from foveate.hf.teacher import TeacherStates, teacher_states
 from foveate.hf.vist import Vist
 from foveate.train.batches import TrainBatch
 from foveate.train.cache import FrozenCache
@@ -100,11 +101,8 @@ class Frozen:
             states: whether the teacher's states at the latents are needed.
             score_last: tokens whose distribution the teacher gives, 0 for none.
         """
-        return FrozenInputs(
-            features=self._encode(batch),
-            states=list(self._states(batch).unbind(1)) if states else None,
-            tail=self._tail(batch, score_last) if score_last else None,
-        )
+        taught, tail = self._teach(batch, states=states, score_last=score_last)
+        return FrozenInputs(features=self._encode(batch), states=taught, tail=tail)
 
     def _encode(self, batch: TrainBatch) -> Tensor:
         """Features of all pages; only rows of text are stored."""
@@ -126,42 +124,54 @@ class Frozen:
         features[batch.patch_mask] = torch.cat([p.to(device, torch.float32) for p in parts])
         return features
 
-    def _states(self, batch: TrainBatch) -> Tensor:
-        """Targets of all layers, [B, layers, M, hidden_size]."""
-        sizes = batch.mask.sum(dim=1).tolist()
-
-        def teach(rows: list[int]) -> list[Tensor]:
+    def _teach(
+        self, batch: TrainBatch, *, states: bool, score_last: int
+    ) -> tuple[list[Tensor] | None, Tensor | None]:
+        """Targets of each layer, and the last hidden states of the tail: one pass for both."""
+        wanted = {"states": "states"} if states else {}
+        if score_last:
+            wanted["tail"] = f"tail{score_last}"
+        cache = self._teacher
+        held: dict[str, list[Tensor | None]] = {
+            name: [_tensor(cache, f"{key}:{suffix}") for key in batch.keys]
+            for name, suffix in wanted.items()
+        }
+        lacking = [any(found[row] is None for found in held.values()) for row in range(len(batch))]
+        rows = [row for row, lacks in enumerate(lacking) if lacks]
+        if rows:
+            needs_states = any(held["states"][row] is None for row in rows) if states else False
+            stop = 1 + batch.context
             taught = teacher_states(
-                self.vist.anatomy, batch.ids[rows], context=(1, 1 + batch.context), score_last=0
+                self.vist.anatomy,
+                # What comes after the context cannot change its states.
+                batch.ids[rows] if score_last else batch.ids[rows, :stop],
+                context=(1, stop) if needs_states else None,
+                score_last=score_last,
             )
-            assert batch.members is not None
-            members = batch.members[rows]
-            wanted = torch.stack([gather_states(s, members) for s in taught.layers], dim=1)
-            return [wanted[i, :, : sizes[row]] for i, row in enumerate(rows)]
-
-        parts = self._held(self._teacher, [f"{key}:states" for key in batch.keys], teach)
-        like = parts[0]
-        states = torch.zeros(
-            len(batch), like.shape[0], batch.mask.shape[1], like.shape[2],
-            device=batch.ids.device, dtype=self.vist.embed(batch.ids[:1, :1]).dtype,
-        )  # fmt: skip
-        for row, part in enumerate(parts):
-            states[row, :, : part.shape[1]] = part
-        return states
-
-    def _tail(self, batch: TrainBatch, score_last: int) -> Tensor:
-        """Teacher's last hidden states before the scored tokens, [B, K, hidden_size]."""
-
-        def teach(rows: list[int]) -> list[Tensor]:
-            taught = teacher_states(
-                self.vist.anatomy, batch.ids[rows], context=None, score_last=score_last
-            )
-            assert taught.tail is not None
-            return list(taught.tail)
-
-        keys = [f"{key}:tail{score_last}" for key in batch.keys]
+            made = {"states": self._targets(batch, rows, taught), "tail": taught.tail}
+            for name, suffix in wanted.items():
+                for place, row in enumerate(rows):
+                    if held[name][row] is not None:
+                        continue
+                    part = made[name]
+                    assert part is not None
+                    held[name][row] = _kept(cache, f"{batch.keys[row]}:{suffix}", part[place])
         like = self.vist.embed(batch.ids[:1, :1])
-        return torch.stack([part.to(like) for part in self._held(self._teacher, keys, teach)])
+        layers = _padded(held["states"], batch.mask.shape[1], like) if states else None
+        tail = torch.stack([_there(part).to(like) for part in held["tail"]]) if score_last else None
+        return (list(layers.unbind(1)) if layers is not None else None), tail
+
+    def _targets(
+        self, batch: TrainBatch, rows: list[int], taught: TeacherStates
+    ) -> list[Tensor] | None:
+        """[layers, M, hidden_size] of each row, without padding."""
+        if not taught.layers:
+            return None
+        assert batch.members is not None
+        members = batch.members[rows]
+        wanted = torch.stack([gather_states(s, members) for s in taught.layers], dim=1)
+        sizes = batch.mask.sum(dim=1).tolist()
+        return [wanted[place, :, : sizes[row]] for place, row in enumerate(rows)]
 
     def _held(
         self,
@@ -170,11 +180,29 @@ class Frozen:
         compute: Callable[[list[int]], list[Tensor]],
     ) -> list[Tensor]:
         """One tensor for each key: from the cache, and computed together where it has none."""
-        if cache is None:
-            return compute(list(range(len(keys))))
-        held = [cache.get(key) for key in keys]
+        held = [_tensor(cache, key) for key in keys]
         missing = [row for row, found in enumerate(held) if found is None]
         if missing:
             for row, part in zip(missing, compute(missing), strict=True):
-                held[row] = cache.put(keys[row], {"x": part})
-        return [found["x"] for found in held if found is not None]
+                held[row] = _kept(cache, keys[row], part)
+        return [_there(part) for part in held]
+
+
+def _tensor(cache: FrozenCache | None, key: str) -> Tensor | None:
+    found = cache.get(key) if cache is not None else None
+    return found["x"] if found is not None else None
+
+
+def _kept(cache: FrozenCache | None, key: str, part: Tensor) -> Tensor:
+    return cache.put(key, {"x": part})["x"] if cache is not None else part
+
+
+def _there(part: Tensor | None) -> Tensor:
+    assert part is not None
+    return part
+
+
+def _padded(parts: list[Tensor | None], length: int, like: Tensor) -> Tensor:
+    """[layers, M, D] of each row -> [B, layers, longest M, D]."""
+    rows = [_there(part).to(like) for part in parts]
+    return torch.stack([F.pad(row, (0, 0, 0, length - row.shape[1])) for row in rows])

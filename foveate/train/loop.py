@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from foveate.errors import ConfigError, InputError, TrainingError
 from foveate.hf.vist import Vist
@@ -121,7 +122,13 @@ class Trainer:
             )
         self._counts_online = not recipe.objectives.counts
         if recipe.objectives.counts:
+            online = self.trainee.counts
             self.trainee.counts = TokenCounts.load(recipe.objectives.counts)
+            if len(self.trainee.counts.counts) != len(online.counts):
+                raise InputError(
+                    f"{recipe.objectives.counts} counts {len(self.trainee.counts.counts)} tokens "
+                    f"and the language model has {len(online.counts)}; count with its tokenizer."
+                )
         names = [name for name, _ in self.trainee.named_parameters()]
         for stage in recipe.stages:
             for part in stage.trainable:
@@ -283,6 +290,8 @@ class Trainer:
             )
         clip = recipe.optim.clip or math.inf
         norm = accelerator.clip_grad_norm_(self.model.parameters(), clip)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         tokens = recipe.run.batch * (1 + recipe.data.context + recipe.data.tail)
