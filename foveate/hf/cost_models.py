@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ def count_flops(shape: Any, arm: str, total: int) -> dict[str, int]:
                 parts[name] = parts.get(name, 0) + flops
             entries += count * (tokens if arm == "cepe" else shape.resampler.num_latents)
         parts["cross-attention"] = _cross(shape, arm, raw, entries)
-    parts["language model"] = _llm(shape, raw)
+    parts["language model"] = _llm(shape.llm, shape.vocabulary, raw)
     return parts
 
 
@@ -155,8 +156,9 @@ def _cross(shape: Any, arm: str, raw: int, entries: int) -> int:
     return int(counter.get_total_flops()) * llm.num_layers
 
 
-def _llm(shape: Any, tokens: int) -> int:
-    config = llama_config(shape.llm, shape.vocabulary, max(tokens, 2048))
+@functools.lru_cache(maxsize=32)
+def _llm(shape: Any, vocabulary: int, tokens: int) -> int:
+    config = llama_config(shape, vocabulary, max(tokens, 2048))
     with torch.device("meta"):
         model = LlamaForCausalLM._from_config(config, attn_implementation="eager")
         # A mask of its own keeps transformers from looking at values, which meta tensors lack.

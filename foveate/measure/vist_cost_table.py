@@ -102,7 +102,7 @@ def evaluate_cost(
         row["memory_vs_cepe"] = row["memory_eager"] / base["memory_eager"] - 1
         row["memory_fused_vs_cepe"] = row["memory_fused"] / base["memory_fused"] - 1
     measured = _measure(settings, shape, names, probe, seed, progress) if settings.measured else []
-    tables = [_table(rows, total) for total in settings.totals]
+    tables = [table for total in settings.totals for table in _tables(rows, total)]
     if measured:
         tables.append(_measured_table(measured))
     labels = list(dict.fromkeys(_label(row) for row in rows))
@@ -224,14 +224,12 @@ def _label(row: Mapping[str, Any]) -> str:
     return f"{row['arm']}, {per_image:g} a strip" if per_image else str(row["arm"])
 
 
-def _table(rows: Sequence[Mapping[str, Any]], total: int) -> Table:
+def _tables(rows: Sequence[Mapping[str, Any]], total: int) -> list[Table]:
+    """FLOPs and memory at one length."""
     own = [row for row in rows if row["total"] == total]
-    return Table(
-        title=f"{total:,} tokens",
-        columns=(
-            "arm", "entries", "TFLOPs", "counted", "projections", "vs CEPE", "paper",
-            "GB eager", "vs CEPE", "paper", "GB fused", "vs CEPE",
-        ),
+    flops = Table(
+        title=f"{total:,} tokens: TFLOPs",
+        columns=("arm", "entries", "all", "counted", "projections", "vs CEPE", "paper"),
         rows=tuple(
             (
                 _label(row),
@@ -241,6 +239,16 @@ def _table(rows: Sequence[Mapping[str, Any]], total: int) -> Table:
                 f"{row['flops_projections'] / 1e12:.2f}",
                 f"{row['flops_vs_cepe']:+.0%}",
                 "" if row["paper_tflops"] is None else f"{row['paper_tflops']:.2f}",
+            )
+            for row in own
+        ),
+    )
+    memory = Table(
+        title=f"{total:,} tokens: peak memory, GB",
+        columns=("arm", "eager", "vs CEPE", "paper", "fused", "vs CEPE"),
+        rows=tuple(
+            (
+                _label(row),
                 f"{row['memory_eager'] / 1e9:.2f}",
                 f"{row['memory_vs_cepe']:+.0%}",
                 "" if row["paper_gb"] is None else f"{row['paper_gb']:.2f}",
@@ -249,7 +257,8 @@ def _table(rows: Sequence[Mapping[str, Any]], total: int) -> Table:
             )
             for row in own
         ),
-    )  # fmt: skip
+    )
+    return [flops, memory]
 
 
 def _measured_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -281,7 +290,7 @@ def _notes(rows: Sequence[Mapping[str, Any]], shape: CostShape) -> tuple[str, ..
     return (
         "One forward pass over one document: far text through its encoder, raw text (half, at most "
         f"{shape.window:,} tokens) through the language model with its output head at every "
-        "position. TFLOPs: all matrix products by formula; counted: the same by torch's counter on "
+        "position. All: matrix products by formula; counted: the same by torch's counter on "
         "the meta device; projections: without the products of queries, keys and values, which the "
         "paper's 8.47 TFLOPs of TinyLlama at 4,096 tokens leave out. GB: peak memory by formula in "
         "half precision, lines in the JSON; eager holds all attention scores of a layer, fused "

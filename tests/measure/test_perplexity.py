@@ -10,12 +10,9 @@ import pytest
 
 from foveate.errors import InputError
 from foveate.measure.arms import Readers
+from foveate.measure.perplexity_targets import PerplexitySettings, choose_targets
 from foveate.measure.quality import clustered_mean
-from foveate.measure.vist_perplexity import (
-    PerplexitySettings,
-    choose_targets,
-    evaluate_perplexity,
-)
+from foveate.measure.vist_perplexity import evaluate_perplexity
 from foveate.tasks.documents import Document, load_documents
 from tests.measure.fake_reader import FakeReader
 

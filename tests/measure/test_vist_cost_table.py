@@ -50,7 +50,8 @@ def test_table() -> None:
     assert len(probe.ran) == 3 * len(ARMS)
     page = result.markdown()
     assert "where the paper reports -16 % and -50 %: vist, 146 a strip: FLOPs +24%" in page
-    assert "## 16,384 tokens" in page
+    assert "## 16,384 tokens: TFLOPs" in page
+    assert "## 16,384 tokens: peak memory, GB" in page
     json.dumps(result.to_dict(), allow_nan=False)
 
 

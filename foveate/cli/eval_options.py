@@ -1,0 +1,67 @@
+"""Options that evaluations share, and how their texts are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from foveate.cli.eval_output import finish, progress_of, split_list
+from foveate.cli.eval_readers import DEFAULT_HEAD
+from foveate.errors import InputError
+
+if TYPE_CHECKING:
+    from foveate.measure.arms import Progress
+    from foveate.measure.vist_result import EvalResult
+
+Model = Annotated[
+    str | None, typer.Option("--model", help="Folder of a Vist checkpoint; default: embedded.")
+]
+Base = Annotated[
+    str | None, typer.Option("--base", help="Its language model, if it lies elsewhere now.")
+]
+Cepe = Annotated[
+    str | None, typer.Option("--cepe", help="Folder of a CEPE checkpoint; adds the arms cepe*.")
+]
+Head = Annotated[
+    str | None,
+    typer.Option(
+        "--head", help="Text before everything, special tokens allowed; default: " + DEFAULT_HEAD
+    ),
+]
+Arms = Annotated[
+    str, typer.Option("--arms", help="Comma-separated; default: all. `none` always runs.")
+]
+Output = Annotated[Path, typer.Option("--output", help="Folder for the JSON, the page, the plot.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, mps or auto.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
+
+
+def run_and_write(work: Callable[[Progress], EvalResult], output: Path, as_json: bool) -> None:
+    with progress_of() as progress:
+        result = work(progress)
+    finish(result, output, as_json=as_json)
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in split_list(text))
+    except ValueError as error:
+        raise InputError(f"{option} {text!r} is not a list of whole numbers.") from error
+
+
+def shares(text: str, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in split_list(text))
+    except ValueError as error:
+        raise InputError(f"{option} {text!r} is not a list of numbers.") from error
+
+
+def text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{str(file)!r} cannot be read as UTF-8 text: {error}.") from error
