@@ -29,8 +29,9 @@ class TargetConfig:
             token of the page, one each. "pooled": one latent a group, the mean of its tokens.
         run: latents a group; must divide the latents of a page. "pooled" and "all" ignore it.
         packed: most tokens that were not chosen and that a latent carries beside its own.
-        grouping: cut the page's patches or its tokens evenly. Patches fit latents that look at
-            their own place in the strip.
+        grouping: "patches" cuts the page's patches evenly, which fits latents that look at their
+            own place in the strip. "tokens" cuts its tokens evenly; a page that is not full has as
+            many fewer groups. Either way a page's latents are in proportion to the text on it.
         seed: of "random".
 
     Raises:
@@ -128,7 +129,10 @@ def choose_targets(
     if config.grouping == "patches":
         group = np.asarray(token_patch, dtype=np.int64) * groups // num_patches
     else:
-        group = within * groups // np.maximum(counts, 1)[page]
+        filled = np.zeros(num_pages, dtype=np.int64)
+        np.maximum.at(filled, page, np.asarray(token_patch, dtype=np.int64) + 1)
+        own_groups = np.maximum(1, -(-filled * groups // num_patches))
+        group = within * own_groups[page] // np.maximum(counts, 1)[page]
     cell = page * groups + group
     begins = np.flatnonzero(np.diff(cell, prepend=-1))
     ends = np.append(begins, len(cell))[1:]

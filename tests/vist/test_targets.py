@@ -40,9 +40,9 @@ def test_runs_take_the_end_of_each_group_and_pack_the_rest() -> None:
     assert found.mask.tolist() == [[True] * 4, [True, True, False, False]]
 
 
-def test_grouping_by_tokens_spreads_over_half_empty_pages() -> None:
+def test_grouping_by_tokens_gives_half_empty_pages_fewer_latents() -> None:
     found = targets(run=2, packed=0, grouping="tokens")
-    assert found.members[..., 0].tolist() == [[4, 5, 10, 11], [13, 14, 15, 16]]
+    assert found.members[..., 0].tolist() == [[4, 5, 10, 11], [15, 16, -1, -1]]
 
 
 def test_a_short_group_ends_in_the_last_latent() -> None:
