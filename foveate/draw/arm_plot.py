@@ -93,7 +93,9 @@ def draw_arms(
     elif log_x:
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted({float(x) for x in places}))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:.3g}")
+        )
         axes.minorticks_off()
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
@@ -105,7 +107,7 @@ def draw_arms(
 
 
 def _family(name: str) -> str:
-    return name.split("-")[0]
+    return name.removesuffix("-shuffled").removesuffix("-other")
 
 
 def _reach(value: float, end: float) -> float:
