@@ -150,7 +150,9 @@ class TextEncoder(nn.Module):
         ink = (255 - pixels).to(shown.dtype) / 255
         ink = ink * shown.repeat_interleave(self.config.patch, 1).transpose(1, 2)
         x, columns = self.stem(ink)
-        hidden = ~patch_mask[:, None, None, :] & ~torch.eye(self.patches, dtype=torch.bool)
+        hidden = ~patch_mask[:, None, None, :] & ~torch.eye(
+            self.patches, dtype=torch.bool, device=patch_mask.device
+        )
         bias = self.distances.masked_fill(hidden, -torch.inf)  # [P, H, L, L]
         for block in self.blocks:
             x = block(x, shown, bias)
