@@ -23,6 +23,16 @@ NO_KINDS = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
+class VistOptions:
+    """Options of the road over strips."""
+
+    model: Path | None
+    base: str | None
+    recent: int | None
+    no_compare: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class PageOptions:
     """Options of the road over pages; None and () where the user gave none."""
 
@@ -117,8 +127,17 @@ def read(
         Path | None, typer.Option(metavar="FOLDER", help="[--vlm] Write the pages as PNG.")
     ] = None,
     no_compare: Annotated[
-        bool, typer.Option("--no-compare", help="[--vlm] Do not also run the text as text.")
+        bool, typer.Option("--no-compare", help="Do not also run the text as text.")
     ] = False,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of a Vist; default: the embedded one.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The Vist's language model, where it is not found by name.")
+    ] = None,
+    recent: Annotated[
+        int | None, typer.Option(help="Tokens at the end of the text that stay raw; default 256.")
+    ] = None,
     encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8",
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 32,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
@@ -144,10 +163,14 @@ def read(
         no_compare=no_compare,
     )
     if vlm is None:
-        if options.given():
-            raise InputError(f"{', '.join(options.given())} need --vlm MODEL; add it.")
-        read_with_vist(open_text(file, encoding), ask, max_new_tokens, device, as_json)
+        given = [name for name in options.given() if name != "--no-compare"]
+        if given:
+            raise InputError(f"{', '.join(given)} need --vlm MODEL; add it.")
+        strips = VistOptions(model=model, base=base, recent=recent, no_compare=no_compare)
+        read_with_vist(open_text(file, encoding), ask, strips, max_new_tokens, device, as_json)
         return
+    if (model, base, recent) != (None, None, None):
+        raise InputError("--model, --base and --recent are of the Vist road; leave out --vlm.")
     if ask is None:
         raise InputError("--vlm answers questions and cannot continue a text; use --ask.")
     read_with_vlm(open_text(file, encoding), ask, vlm, options, max_new_tokens, device, as_json)
@@ -156,15 +179,51 @@ def read(
 def read_with_vist(
     chunks: Iterator[str],
     question: str | None,
+    options: VistOptions,
     max_new_tokens: int,
     device: str,
     as_json: bool,
 ) -> None:
     """The road over strips and latents; `question` None continues the text."""
-    raise InputError(
-        "no Vist model is installed with this foveate; let a vision-language model read pages "
-        "instead: --vlm embedded, or --vlm PATH_OR_ID."
-    )
+    with err.status("Loading the libraries"):
+        import foveate.embedded
+        from foveate.hf.document_reader import RECENT, DocumentReader
+        from foveate.hf.load import quiet_transformers
+        from foveate.hf.vist import Vist
+
+        quiet_transformers()
+    folder = options.model if options.model is not None else foveate.embedded.vist_path()
+    if not (folder / "vist.json").exists():
+        raise InputError(
+            f"{str(folder)!r} holds no Vist (no vist.json); train one (foveate train), name one "
+            "with --model, or let a vision-language model read pages: --vlm embedded."
+        )
+    with err.status("Loading the model (the first time converts it, a minute)"):
+        vist = Vist.load(folder, base=options.base, device=None if device == "auto" else device)
+    recent = options.recent if options.recent is not None else RECENT
+    reader = DocumentReader(vist, recent=recent)
+    # A strip holds hundreds of characters; more than these are refused by the reader.
+    text = read_at_most(chunks, vist.config.max_pages * 1000)
+    with err.status("Reading"):
+        settings: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens,
+            "compare": not options.no_compare,
+        }
+        answer = (
+            reader.go_on(text, **settings)
+            if question is None
+            else reader.ask(text, question, **settings)
+        )
+    if as_json:
+        print_json({"question": question, "answer": answer.text, "report": answer.report.to_dict()})
+        return
+    out.print(answer.text or "(nothing)", markup=False, soft_wrap=True)
+    out.print()
+    if answer.report.answer_before is not None:
+        out.print("On raw text:", style="dim")
+        out.print(answer.report.answer_before or "(nothing)", markup=False, soft_wrap=True)
+        out.print()
+    out.print(str(answer.report), soft_wrap=True, markup=False)
 
 
 def read_with_vlm(

