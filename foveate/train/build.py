@@ -46,15 +46,13 @@ def build_vist(recipe: Recipe, *, device: str | torch.device = "cpu") -> Vist:
         InputError: a model cannot be loaded.
     """
     from foveate.embedded import reader_path
-    from foveate.hf.smollm2 import smollm2_path
     from foveate.hf.vision_encoder import load_vision_encoder
     from foveate.hf.vist_load import load_base
     from foveate.vist.checkpoint import Reference
 
     model = recipe.model
-    name = str(smollm2_path()) if model.llm == "smollm2" else model.llm
     dtype = getattr(torch, model.dtype)
-    llm, tokenizer = load_base(Reference(name=name, sha256=""), None, None, device)
+    llm, tokenizer = load_base(Reference(name=model.llm, sha256=""), None, None, device)
     encoder: Any
     if model.encoder == "embedded" or (
         (Path(model.encoder) / "model.safetensors").exists() and (model.encoder_type == "text")

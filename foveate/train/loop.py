@@ -37,6 +37,7 @@ from foveate.train.frozen import Frozen
 from foveate.train.history import History
 from foveate.train.optim import build_optimizer, check_part, lr_scale, matching, set_lr
 from foveate.train.recipe import Recipe
+from foveate.train.settings import differences, lasting_settings
 from foveate.train.trainee import VistTrainee
 from foveate.train.windows import WindowConfig, WindowStream
 from foveate.vist.model import VistParts
@@ -332,14 +333,11 @@ class Trainer:
 
     def _about(self) -> dict[str, Any]:
         """What must not change between a run and its continuation."""
-        recipe = self.recipe.to_dict()
-        # How the batch is split over processes may change, the number of streams may not.
-        for name in ("micro_batch", "save_every", "keep_last", "plot_every", "tensorboard"):
-            del recipe["run"][name]
-        for name in ("files", "hub", "cache"):
-            del recipe["data"][name]
-        del recipe["objectives"]["counts"]
-        return {"recipe": recipe, "data": self.source.identity(), "streams": self._num_streams}
+        return {
+            "recipe": lasting_settings(self.recipe),
+            "data": self.source.identity(),
+            "streams": self._num_streams,
+        }
 
     @property
     def _num_streams(self) -> int:
@@ -379,7 +377,7 @@ class Trainer:
 
     def _restore(self, snapshot: Snapshot) -> None:
         state = snapshot.state
-        odd = _differences(state, self._about())
+        odd = differences(state, self._about())
         if odd:
             raise InputError(
                 f"the run in {self.folder} was started with other settings ({'; '.join(odd[:3])}); "
@@ -406,15 +404,14 @@ class Trainer:
         whole = Vist(
             self.vist.model, self.vist.tokenizer, self.vist.encoder, self.vist.config, parts
         )
-        last = self.recipe.stages[-1].name
         whole.save(
             self.folder / EXPORT,
             base=self.recipe.model.llm,
             training={
-                "recipe": self.recipe.to_dict(),
+                "recipe": lasting_settings(self.recipe),
+                "data": self.source.identity(),
                 "steps": self.progress.step,
                 "tokens": self.progress.tokens,
-                "last_stage": last,
             },
         )
 
@@ -422,20 +419,3 @@ class Trainer:
 def _full(part: str) -> str:
     """`resampler` -> `parts.resampler`."""
     return part if part.startswith("parts.") else f"parts.{part}"
-
-
-def _differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """Where two nested settings differ, the second's keys counting."""
-    if isinstance(new, Mapping) and isinstance(old, Mapping):
-        return [
-            text
-            for key in new
-            for text in _differences(old.get(key), new[key], f"{where}.{key}".lstrip("."))
-        ]
-    if isinstance(new, list | tuple) and isinstance(old, list | tuple) and len(old) == len(new):
-        return [
-            text
-            for i, (a, b) in enumerate(zip(old, new, strict=True))
-            for text in _differences(a, b, f"{where}.{i}")
-        ]
-    return [] if old == new else [f"{where} was {old!r}, is {new!r}"]

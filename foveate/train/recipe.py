@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import importlib.util
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foveate.errors import ConfigError, InputError
+from foveate.train.checked import checked
 from foveate.train.optim import OptimConfig
+from foveate.train.toml_settings import apply_setting, parse_toml
 from foveate.vist.config import GlanceConfig, VistConfig
 from foveate.vist.distillation import DistillationConfig
 from foveate.vist.latent_reading import ReadingConfig
@@ -254,7 +253,7 @@ class Recipe:
         if isinstance(resampler, Mapping):
             # Known only once the encoder is loaded.
             whole["vist"]["resampler"] = {"input_width": 1, **resampler}
-        return typing.cast(Recipe, _made(cls, whole, ""))
+        return typing.cast(Recipe, checked(cls, whole, ""))
 
 
 def recipe_names() -> list[str]:
@@ -290,57 +289,12 @@ def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
     """
     path = find_recipe(name)
     try:
-        values = _parse(path.read_text(encoding="utf-8"))
+        values = parse_toml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"{path} is not a TOML file that can be read: {error}.") from error
     for setting in settings:
-        _set(values, setting)
+        apply_setting(values, setting)
     return Recipe.from_dict(values)
-
-
-def _parse(text: str) -> dict[str, Any]:
-    # Python 3.10 has no reader of its own.
-    name = "tomllib" if importlib.util.find_spec("tomllib") else "tomli"
-    try:
-        toml = importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(
-            "Python 3.10 cannot read TOML by itself; pip install tomli, or use Python 3.11."
-        ) from error
-    return typing.cast(dict[str, Any], toml.loads(text))
-
-
-def _set(values: dict[str, Any], setting: str) -> None:
-    key, equals, written = setting.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set got {setting!r}; write key=value, e.g. run.batch=4.")
-    try:
-        value = _parse(f"value = {written}")["value"]
-    except ValueError:
-        value = written
-    *parents, last = key.strip().split(".")
-    here: Any = values
-    for part in parents:
-        if isinstance(here, list):
-            here = _item(here, part, setting)
-        elif isinstance(here, dict):
-            here = here.setdefault(part, {})
-        else:
-            raise ConfigError(f"--set {setting}: {part!r} lies below a value, not a table.")
-    if isinstance(here, list):
-        here[here.index(_item(here, last, setting))] = value
-    elif isinstance(here, dict):
-        here[last] = value
-    else:
-        raise ConfigError(f"--set {setting}: {last!r} lies below a value, not a table.")
-
-
-def _item(items: list[Any], index: str, setting: str) -> Any:
-    if not index.isdigit() or int(index) >= len(items):
-        raise ConfigError(
-            f"--set {setting}: {index!r} is no place in a list of {len(items)}; count from 0."
-        )
-    return items[int(index)]
 
 
 def _at_least(owner: str, config: Any, limits: Mapping[str, int]) -> None:
@@ -349,62 +303,3 @@ def _at_least(owner: str, config: Any, limits: Mapping[str, int]) -> None:
             raise ConfigError(
                 f"{owner} got {name}={getattr(config, name)}; use an integer of at least {least}."
             )
-
-
-def _made(kind: Any, value: Any, where: str) -> Any:
-    """`value`, checked and made into `kind`; `where` names it in errors."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return _made_dataclass(typing.cast(type, kind), value, where)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in inner:
-            return None
-        return _made(_fitting([k for k in inner if k is not type(None)], value), value, where)
-    if origin is Literal:
-        if value not in inner:
-            raise ConfigError(f"{where} = {value!r}; use one of {', '.join(map(str, inner))}.")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where} = {value!r}; give a list.")
-        return tuple(_made(inner[0], item, f"{where}.{i}") for i, item in enumerate(value))
-    if origin in (Mapping, dict) or getattr(origin, "__name__", "") == "Mapping":
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where} = {value!r}; give a table.")
-        return {key: _made(inner[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f"{where} = {value!r} is {type(value).__name__}; give {kind.__name__}.")
-    return value
-
-
-def _fitting(kinds: list[Any], value: Any) -> Any:
-    """Of several dataclasses the one that knows most of the given fields, the first on a tie."""
-    if len(kinds) == 1 or not isinstance(value, Mapping):
-        return kinds[0]
-    return max(kinds, key=lambda kind: len({f.name for f in dataclasses.fields(kind)} & set(value)))
-
-
-def _made_dataclass(kind: type, value: Any, where: str) -> Any:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} = {value!r}; give a table.")
-    hints = typing.get_type_hints(kind)
-    known = {f.name: f for f in dataclasses.fields(kind)}
-    dot = f"{where}." if where else ""
-    for name in value:
-        if name not in known:
-            raise ConfigError(
-                f"the recipe sets {dot}{name}, which does not exist; {where or 'a recipe'} has "
-                f"{', '.join(known)}."
-            )
-    missing = [
-        name
-        for name, f in known.items()
-        if name not in value
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(f"the recipe lacks {dot}{missing[0]}; add it.")
-    return kind(**{name: _made(hints[name], item, f"{dot}{name}") for name, item in value.items()})
