@@ -112,10 +112,10 @@ def _text(path: Path, file: IO[bytes]) -> str:
 
 
 class HubSource:
-    """A data set by name through the `datasets` package, streamed; or a folder it saved.
+    """A data set by name through the `datasets` package, streamed.
 
     Args:
-        name: id on the Hub, or a folder written by `Dataset.save_to_disk`.
+        name: id on the Hub, or a local folder that the package can read.
         config: name of a configuration, "" for the default.
         split: which part.
         text: column of the text.
@@ -147,8 +147,6 @@ class HubSource:
                 "pip install datasets, or give data.files."
             ) from error
         try:
-            if (Path(self.name) / "state.json").exists():
-                return datasets.load_from_disk(self.name)
             return datasets.load_dataset(
                 self.name,
                 self.config or None,

@@ -59,7 +59,7 @@ class DataConfig:
 
     Args:
         files: paths or patterns of .txt, .jsonl and their .gz.
-        hub: a data set for the `datasets` package, or a folder it saved.
+        hub: a data set for the `datasets` package.
         hub_config, split, revision: of that.
         text: key or column of the text.
         context, tail: C tokens are rendered, T stay raw. One more, the head, comes before them.

@@ -81,15 +81,16 @@ def test_hub_sets_need_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
         HubSource("some/set")
 
 
-def test_a_saved_data_set_is_read(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    made = datasets.Dataset.from_dict({"body": ["a", "b", "c"]})
-    made.save_to_disk(str(tmp_path / "set"))
-    source = HubSource(str(tmp_path / "set"), text="body")
+def test_a_data_set_is_streamed(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    write(tmp_path / "rows.jsonl", [{"body": "a"}, {"body": "b"}, {"body": "c"}])
+    source = HubSource(str(tmp_path), text="body")
     assert list(source.read(1, 2)) == [(1, "b")]
     assert list(source.read(0, 2)) == [(0, "a"), (2, "c")]
-    with pytest.raises(InputError, match="no text in the column 'text'"):
-        list(HubSource(str(tmp_path / "set")).read(0, 1))
+    with pytest.raises(InputError, match=r"no text in the column 'text'; .* one of body"):
+        list(HubSource(str(tmp_path)).read(0, 1))
+    with pytest.raises(InputError, match="cannot be read"):
+        HubSource(str(tmp_path), split="no-such-split")
 
 
 # --- windows ---
