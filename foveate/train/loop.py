@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from foveate.errors import ConfigError, InputError, TrainingError
 from foveate.hf.vist import Vist
+from foveate.hf.vocabulary import pictures_of
 from foveate.train.batches import SampleMaker, TrainBatch, collate
 from foveate.train.checkpoint import (
     Snapshot,
@@ -40,6 +41,8 @@ from foveate.train.recipe import Recipe
 from foveate.train.settings import differences, lasting_settings
 from foveate.train.trainee import VistTrainee
 from foveate.train.windows import WindowConfig, WindowStream
+from foveate.vist.dictionary import TokenPictures
+from foveate.vist.glance_resampler import GlanceResampler
 from foveate.vist.model import VistParts
 from foveate.vist.render import Renderer
 from foveate.vist.token_counts import TokenCounts
@@ -120,6 +123,7 @@ class Trainer:
                 gather=self.accelerator.gather if processes > 1 else None,
                 rank=rank,
                 num_processes=processes,
+                pictures=self._pictures(),
             )
         self._counts_online = not recipe.objectives.counts
         if recipe.objectives.counts:
@@ -149,6 +153,15 @@ class Trainer:
         self.progress = _Progress(step=0, tokens=0)
 
     # --- what it is made of ---
+
+    def _pictures(self) -> TokenPictures | None:
+        """Of the vocabulary, for a resampler that looks tokens up."""
+        resampler, vist = self.vist.parts.resampler, self.vist
+        if not (isinstance(resampler, GlanceResampler) and resampler.sharpness is not None):
+            return None
+        base: Any = vist.anatomy.base
+        vocabulary = len(base.get_input_embeddings().weight)
+        return pictures_of(resampler, vist.encoder, vist.tokenizer, vocabulary)
 
     def _check_window(self) -> None:
         data = self.recipe.data
@@ -261,6 +274,8 @@ class Trainer:
         stage = recipe.stages[index]
         if local == 0:
             self.optimizer.optimizer.state.clear()
+        if local % recipe.objectives.naming.refresh == 0:
+            self.trainee.make_dictionary(anew=True)
         self._choose_parts(index)
         lr = stage.lr * lr_scale(local, stage.steps, recipe.optim)
         set_lr(self.optimizer, lr, index)
@@ -384,6 +399,7 @@ class Trainer:
                 "restore them, or choose another folder."
             )
         load_weights(self.trainee, snapshot.weights)
+        self.trainee.make_dictionary(anew=False)
         load_optimizer(self.trainee, self.optimizer.optimizer, snapshot.optimizer)
         self.trainee.counts.load_state(dict(snapshot.counts))
         for stream in self.streams:

@@ -24,12 +24,10 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def muon_matrices(module: nn.Module) -> set[str]:
-    """Names of the weights that Muon is for: those of nn.Linear, and a LoRA's factors."""
-    names = {
+    """Names of the weights that Muon is for: those of nn.Linear. A LoRA's factors stay AdamW's."""
+    return {
         f"{name}.weight" for name, child in module.named_modules() if isinstance(child, nn.Linear)
     }
-    factors = {n for n, p in module.named_parameters() if ".lora." in n and p.ndim == 2}
-    return names | factors
 
 
 class MuonAdamW(torch.optim.Optimizer):

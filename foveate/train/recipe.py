@@ -16,6 +16,7 @@ from foveate.train.toml_settings import apply_setting, parse_toml
 from foveate.vist.config import GlanceConfig, VistConfig
 from foveate.vist.distillation import DistillationConfig
 from foveate.vist.latent_reading import ReadingConfig
+from foveate.vist.naming import NamingConfig
 from foveate.vist.objectives import OBJECTIVES, check_weights
 from foveate.vist.pve import PveConfig
 from foveate.vist.targets import TargetConfig
@@ -99,6 +100,7 @@ class ObjectivesConfig:
         counts: file of token counts made before (TokenCounts.save); "" counts online.
         count_unit: see foveate.vist.token_counts.TokenCounts.
         pve, read, distil: see foveate.vist.
+        naming: "read" of a resampler that looks tokens up, see foveate.vist.naming.
     """
 
     targets: TargetConfig | None = None
@@ -107,6 +109,7 @@ class ObjectivesConfig:
     pve: PveConfig = field(default_factory=PveConfig)
     read: ReadingConfig = field(default_factory=ReadingConfig)
     distil: DistillationConfig = field(default_factory=DistillationConfig)
+    naming: NamingConfig = field(default_factory=NamingConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

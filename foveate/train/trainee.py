@@ -16,12 +16,14 @@ from foveate.hf.vist import Vist
 from foveate.train.batches import TrainBatch
 from foveate.train.frozen import FrozenInputs
 from foveate.train.recipe import Recipe, StageConfig
+from foveate.vist.dictionary import Dictionary, TokenPictures
 from foveate.vist.distillation import pair_error, tail_divergence
 from foveate.vist.fusion import PrefixCache, fit_span
 from foveate.vist.glance_resampler import GlanceResampler
 from foveate.vist.kv_prefix import EmbeddingPrefix
 from foveate.vist.latent_reading import LatentReader, reading_error
 from foveate.vist.memory import MemoryBatch
+from foveate.vist.naming import naming_error
 from foveate.vist.objectives import next_token_loss
 from foveate.vist.pve import PveHead, choose_mask, info_nce, unmasked_mean
 from foveate.vist.reading_loss import token_table
@@ -51,6 +53,7 @@ class VistTrainee(nn.Module):
         gather: Gather | None = None,
         rank: int = 0,
         num_processes: int = 1,
+        pictures: TokenPictures | None = None,
     ) -> None:
         super().__init__()
         self.parts = vist.parts
@@ -60,7 +63,7 @@ class VistTrainee(nn.Module):
         self.heads = nn.ModuleDict()
         if "pve" in used:
             self.heads["pve"] = PveHead(width, hidden)
-        if "read" in used:
+        if "read" in used and pictures is None:
             # A pointed resampler reads every token by itself; others pack some into each latent.
             targets = recipe.objectives.targets
             self.heads["read"] = LatentReader(
@@ -77,11 +80,40 @@ class VistTrainee(nn.Module):
         self.gather, self.rank, self.num_processes = gather, rank, num_processes
         # Tuples hide modules and tensors from nn.Module: they are frozen, and in no checkpoint.
         self._vist = (vist,)
-        self._table = (token_table(embeddings.float()) if "read" in used else None,)
+        self._pictures = (pictures,)
+        self._table = (token_table(embeddings.float()) if "read" in self.heads else None,)
+        if pictures is not None:
+            # In the checkpoint: a resumed run must look up what the stopped one would have.
+            key_width: int = vist.config.resampler.key_width  # type: ignore[union-attr]
+            self.register_buffer("dictionary_keys", torch.zeros(len(pictures), key_width))
 
     @property
     def vist(self) -> Vist:
         return self._vist[0]
+
+    @property
+    def pictures(self) -> TokenPictures | None:
+        return self._pictures[0]
+
+    def make_dictionary(self, *, anew: bool) -> None:
+        """Give the resampler its dictionary: made by its weights, or the one kept in the buffer.
+
+        Does nothing for a resampler that looks nothing up.
+        """
+        resampler, pictures = self.parts.resampler, self.pictures
+        if pictures is None:
+            return
+        assert isinstance(resampler, GlanceResampler)
+        base: Any = self.vist.anatomy.base
+        embeddings = base.get_input_embeddings().weight.detach().float()
+        keys = self.get_buffer("dictionary_keys")
+        if anew:
+            resampler.learn_vocabulary(pictures, embeddings)
+            assert resampler.dictionary is not None
+            keys.copy_(resampler.dictionary.keys)
+        resampler.dictionary = Dictionary(
+            keys=keys, token_ids=pictures.token_ids, embeddings=embeddings
+        )
 
     def forward(
         self, batch: TrainBatch, frozen: FrozenInputs, stage: StageConfig, step: int
@@ -123,7 +155,11 @@ class VistTrainee(nn.Module):
         if "distil" in stage.objectives:
             losses["distil"] = self._distil(batch, memory, frozen, scores).mean()
         if "read" in stage.objectives:
-            losses["read"] = self._read(batch, rows, frozen.features, step)
+            losses["read"] = (
+                self._read(batch, rows, frozen.features, step)
+                if self.pictures is None
+                else self._name(batch, frozen.features, step)
+            )
         if "pve" in stage.objectives:
             losses["pve"] = self._pve(batch, cls, step)
         total = torch.stack([w * losses[name] for name, w in stage.objectives.items()]).sum()
@@ -185,6 +221,39 @@ class VistTrainee(nn.Module):
             )
         return torch.stack(errors).mean()
 
+    def _name(self, batch: TrainBatch, features: Tensor, step: int) -> Tensor:
+        """Every token of the strips must point at its own picture."""
+        resampler, pictures, glances = self.parts.resampler, self.pictures, batch.glances
+        assert isinstance(resampler, GlanceResampler)
+        assert pictures is not None
+        assert glances is not None
+        queries = resampler.names(*resampler.under_of(features, batch.patch_mask, glances))
+        errors = []
+        for row, key in enumerate(batch.keys):
+            pages, held, wanted = self._tokens_on_pages(batch, row)
+            errors.append(
+                naming_error(
+                    resampler,
+                    queries[pages][held],
+                    pictures.places_of(wanted),
+                    pictures,
+                    self.recipe.objectives.naming,
+                    self._generator(key, step),
+                )
+            )
+        return torch.stack(errors).mean()
+
+    def _tokens_on_pages(self, batch: TrainBatch, row: int) -> tuple[slice, Tensor, Tensor]:
+        """A sample's pages, which of their glances hold a token [P, T], and those tokens' ids."""
+        assert batch.glances is not None
+        assert batch.page_start is not None
+        start = int(batch.page_counts[:row].sum())
+        pages = slice(start, start + int(batch.page_counts[row]))
+        held = batch.glances.token_mask[pages]
+        within = torch.arange(held.shape[1], device=held.device)
+        tokens = (batch.page_start[pages, None] + within)[held]
+        return pages, held, batch.ids[row][tokens + 1]
+
     def _read_rows(
         self, batch: TrainBatch, latents: Tensor, features: Tensor
     ) -> list[tuple[Tensor, Tensor]]:
@@ -193,17 +262,9 @@ class VistTrainee(nn.Module):
         resampler = self.parts.resampler
         if isinstance(resampler, GlanceResampler):
             assert batch.glances is not None
-            assert batch.page_start is not None
             readings = resampler.readings(features, batch.patch_mask, batch.glances)  # [P, T, D]
-            within = torch.arange(readings.shape[1], device=readings.device)
-            tokens = batch.page_start[:, None] + within
-            starts = batch.page_counts.cumsum(0) - batch.page_counts
-            for row, (start, count) in enumerate(
-                zip(starts.tolist(), batch.page_counts.tolist(), strict=True)
-            ):
-                pages = slice(start, start + count)
-                held = batch.glances.token_mask[pages]
-                wanted = batch.ids[row][tokens[pages][held] + 1]
+            for row in range(len(batch)):
+                pages, held, wanted = self._tokens_on_pages(batch, row)
                 rows.append((readings[pages][held], wanted[:, None]))
             return rows
         assert batch.members is not None

@@ -48,11 +48,11 @@ def test_muon_step_has_the_size_it_says() -> None:
     assert 0.3 * 5e-3 < float(singular.median()) < 1.5 * 5e-3
 
 
-def test_only_linear_maps_and_lora_factors_are_matrices() -> None:
+def test_only_linear_maps_are_matrices() -> None:
     module = nn.ModuleDict({"map": nn.Linear(3, 4), "norm": nn.LayerNorm(4)})
     module["lora"] = nn.ParameterDict({"down": nn.Parameter(torch.zeros(2, 4))})
     outer = nn.ModuleDict({"prefix": module, "table": nn.Embedding(5, 3)})
-    assert muon_matrices(outer) == {"prefix.map.weight", "prefix.lora.down"}
+    assert muon_matrices(outer) == {"prefix.map.weight"}
 
 
 def test_recipe_chooses_it() -> None:
