@@ -62,7 +62,9 @@ def cepe_recipe(
         for name in names:
             is_resampler = name.startswith("resampler")
             found += ["encoder"] if is_resampler else []
-            found += [name] if resample or not is_resampler else []
+            # Its resampler is the plain one, which has no parts of that name.
+            kept = "resampler" if is_resampler else name
+            found += [kept] if resample or not is_resampler else []
         return list(dict.fromkeys(found))
 
     stages = tuple(

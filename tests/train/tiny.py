@@ -29,8 +29,15 @@ def perceiver(wanted: Recipe) -> Recipe:
         local_bias="window",
     )  # fmt: skip
     fusion = dataclasses.replace(wanted.vist.fusion, projection="linear")
+    stages = tuple(
+        dataclasses.replace(
+            stage, trainable=tuple(dict.fromkeys(p.split(".")[0] for p in stage.trainable))
+        )
+        for stage in wanted.stages
+    )
     return dataclasses.replace(
         wanted,
+        stages=stages,
         vist=dataclasses.replace(wanted.vist, resampler=resampler, fusion=fusion),
         objectives=dataclasses.replace(wanted.objectives, targets=TargetConfig(run=4, packed=2)),
     )
