@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from foveate.hf.tiny_models import (
 )
 from foveate.hf.vist import Vist
 from foveate.train.data import DocumentSource, FileSource, HubSource
+from foveate.train.optim import matching
 from foveate.train.recipe import Recipe
 from foveate.vist.checkpoint import WEIGHTS, read_checkpoint
 from foveate.vist.config import GlanceConfig
@@ -74,12 +75,17 @@ def build_vist(recipe: Recipe, *, device: str | torch.device = "cpu") -> Vist:
         encoder = load_vision_encoder(model.encoder, dtype=dtype)
     vist = _assembled(recipe, llm.to(dtype), tokenizer, encoder.to(device))
     if model.init:
-        take_over(vist.parts, model.init)
+        take_over(vist.parts, model.init, model.init_parts)
     return vist
 
 
-def take_over(parts: nn.Module, folder: str | Path) -> list[str]:
+def take_over(parts: nn.Module, folder: str | Path, starts: Sequence[str] = ()) -> list[str]:
     """Copy the trained parts of another Vist where names and shapes are the same.
+
+    Args:
+        parts: that take over.
+        folder: of the other Vist.
+        starts: of the names that are copied; () is all.
 
     Returns:
         the names that were copied.
@@ -90,8 +96,13 @@ def take_over(parts: nn.Module, folder: str | Path) -> list[str]:
     read_checkpoint(folder)
     stored = load_file(str(Path(folder) / WEIGHTS))
     own = parts.state_dict()
-    fits = [name for name, value in stored.items()
-            if name in own and own[name].shape == value.shape]  # fmt: skip
+    fits = [
+        name
+        for name, value in stored.items()
+        if name in own
+        and own[name].shape == value.shape
+        and (not starts or any(matching([name], start) for start in starts))
+    ]
     if not fits:
         raise InputError(
             f"none of the {len(stored)} trained parts in {str(folder)!r} fits this recipe's; "

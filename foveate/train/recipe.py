@@ -45,6 +45,7 @@ class ModelConfig:
         encoder: vision tower, a folder or an id; "embedded" is the reader that foveate ships.
         init: folder of a Vist whose trained parts are taken over where names and shapes fit; "" for
             none.
+        init_parts: starts of the parts' names that are taken over; () is all that fit.
         dtype: of the language model and the encoder.
         llm_type, encoder_type: transformers' model types, which --dry-run builds tiny models of.
     """
@@ -52,6 +53,7 @@ class ModelConfig:
     llm: str
     encoder: str = "embedded"
     init: str = ""
+    init_parts: tuple[str, ...] = ()
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     llm_type: str = "llama"
     encoder_type: str = "text"

@@ -253,5 +253,7 @@ def test_parts_of_another_vist_are_taken_over(tmp_path: Path) -> None:
     assert found
     assert all(name.startswith("resampler") for name in found)
     assert all(torch.equal(own[name], stored[name].float()) for name in found)
+    some = take_over(fresh.vist.parts, tmp_path / "run" / EXPORT, ("resampler.pack_in",))
+    assert some == ["resampler.pack_in.bias", "resampler.pack_in.weight"]
     with pytest.raises(InputError, match=r"holds no|no readable vist\.json"):
         take_over(fresh.vist.parts, tmp_path)

@@ -1,0 +1,206 @@
+"""What each part of Vist's training is worth: one short training a row, all else equal.
+
+Every row starts from the same reading network (--init, a trained Vist of the recipe), fresh
+otherwise, and learns for the same number of steps on the same windows; then the loss of held-out
+documents is measured as `foveate eval vist perplexity --protocol near` does. Rows that are there
+already are kept, so a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.results import FOLDER
+from foveate.hf.context_reader import RawReader, VistReader
+from foveate.measure.arms import Readers
+from foveate.measure.manifest import manifest
+from foveate.measure.perplexity_targets import PerplexitySettings
+from foveate.measure.vist_perplexity import evaluate_perplexity
+from foveate.measure.vist_result import shown
+from foveate.tasks.documents import Document, load_documents
+from foveate.train.build import build_source, build_vist, take_over, tiny_recipe, tiny_vist
+from foveate.train.loop import Trainer, make_accelerator
+from foveate.train.recipe import Recipe, StageConfig, load_recipe
+from foveate.vist.config import FusionConfig
+from foveate.vist.pve import PveConfig
+
+RECIPE = "vist-smollm2-cpu"
+# What reads tokens; the rest of the parts is what the rows are about.
+READING = ("under", "left", "extent", "query", "norm", "read", "sharpness")
+BASE = {"distil": 1.0, "next_token": 0.5, "pve": 0.1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One training."""
+
+    objectives: Mapping[str, float]
+    form: str = "kv_prefix"
+    mask: str = "frequency"
+    num_latents: int = 64
+
+
+ROWS = {
+    "all": Row(objectives=BASE),
+    "no distillation": Row(objectives={"next_token": 0.5, "pve": 0.1}),
+    "no PVE": Row(objectives={"distil": 1.0, "next_token": 0.5}),
+    "PVE, no masking": Row(objectives=BASE, mask="none"),
+    "PVE, random masking": Row(objectives=BASE, mask="random"),
+    "cross-attention (no distillation)": Row(
+        objectives={"next_token": 0.5, "pve": 0.1}, form="cross_attention"
+    ),
+    "32 latents": Row(objectives=BASE, num_latents=32),
+    "128 latents": Row(objectives=BASE, num_latents=128),
+}
+
+
+def recipe_of(row: Row, base: Recipe, steps: int, lr: float) -> Recipe:
+    """The recipe of a row."""
+    fusion = base.vist.fusion
+    if row.form == "cross_attention":
+        fusion = FusionConfig(form="cross_attention")
+    resampler = dataclasses.replace(base.vist.resampler, num_latents=row.num_latents)
+    stage = StageConfig(
+        name="ablation",
+        steps=steps,
+        lr=lr,
+        objectives=row.objectives,
+        lr_factors={f"resampler.{name}": 0.1 for name in READING},
+    )
+    return dataclasses.replace(
+        base,
+        vist=dataclasses.replace(base.vist, resampler=resampler, fusion=fusion),
+        objectives=dataclasses.replace(
+            base.objectives,
+            pve=PveConfig(mask=row.mask),  # type: ignore[arg-type]
+        ),
+        stages=(stage,),
+    )
+
+
+def measure(
+    wanted: Recipe,
+    init: str | None,
+    folder: Path,
+    documents: Sequence[Document],
+    settings: PerplexitySettings,
+) -> dict[str, Any]:
+    """Train a row (or find it trained) and score it; without `init`, on tiny random models."""
+    accelerator = make_accelerator(wanted, cpu=True)
+    if init is None:
+        from foveate.train.build import MadeUpText
+
+        source: Any = MadeUpText()
+        vist = tiny_vist(wanted, source)
+    else:
+        source, vist = build_source(wanted), build_vist(wanted)
+        take_over(vist.parts, init, [f"resampler.{name}" for name in READING])
+    trainer = Trainer(wanted, vist, source, folder, accelerator=accelerator)
+    records = trainer.run(resume=True)
+    vist.parts.eval()
+    resampler: Any = vist.parts.resampler
+    resampler.dictionary = None  # of the last refresh; the weights have moved since
+    readers = Readers(raw=RawReader(vist.model, vist.tokenizer), vist=VistReader(vist))
+    result = evaluate_perplexity(documents, readers, settings)
+    together = result.rows[-1]["domain"]
+    found = {row["arm"]: row for row in result.rows if row["domain"] == together}
+    return {
+        "last_losses": {
+            name: sum(r[name] for r in records[-10:]) / len(records[-10:])
+            for name in wanted.stages[0].objectives
+        },
+        "entries": found["vist"]["entries"],
+        "tokens": found["vist"]["tokens"],
+        "documents": found["vist"]["documents"],
+        "raw_gain": found["raw"]["gain"],
+        "gain": found["vist"]["gain"],
+        "minus_shuffled": found["vist"]["minus_shuffled"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", nargs="+", default=[], help="training documents")
+    parser.add_argument("--domain", nargs="+", default=[], help="NAME=PATH of held-out documents")
+    parser.add_argument("--init", help="folder of a trained Vist of the recipe")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--limit", type=int, default=30, help="targets a domain")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--output", type=Path, default=Path("out/vist-ablations"))
+    parser.add_argument("--dry-run", action="store_true", help="tiny random models")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if not options.dry_run and not (options.data and options.init and options.domain):
+        parser.error("give --data, --init and --domain (or --dry-run)")
+    named = [(text.split("=", 1)[0], Path(text.split("=", 1)[1])) for text in options.domain]
+    documents = load_documents([], domains=named)
+    base = load_recipe(RECIPE, [f"data.files={json.dumps(options.data or ['-'])}"])
+    settings = PerplexitySettings(
+        arms=("none", "raw", "vist", "vist-shuffled"), windows=1, limit=options.limit
+    )
+    if options.dry_run:
+        base = tiny_recipe(base)
+        settings = dataclasses.replace(settings, contexts=(40,), score=8, limit=2)
+    for name in options.rows:
+        folder = options.output / name.replace(" ", "-").replace(",", "").strip("()")
+        done = folder / "row.json"
+        if done.exists():
+            continue
+        wanted = recipe_of(ROWS[name], base, options.steps, options.lr)
+        found = measure(
+            wanted, None if options.dry_run else options.init, folder, documents, settings
+        )
+        done.write_text(json.dumps({"row": name, **found}, indent=2) + "\n")
+    if not options.dry_run:
+        write(options)
+
+
+def write(options: argparse.Namespace) -> None:
+    """The table of all rows that are there."""
+    rows = [
+        json.loads(file.read_text())
+        for file in sorted(options.output.glob("*/row.json"))
+    ]  # fmt: skip
+    rows.sort(key=lambda row: list(ROWS).index(row["row"]))
+    from foveate.measure.quality import Interval
+
+    def cell(found: Mapping[str, float]) -> str:
+        return shown(Interval(**found), signed=True)
+
+    table = ["| row | tokens -> entries | gain over no context | true minus shuffled |",
+             "|---|---|---|---|"]  # fmt: skip
+    table += [
+        f"| {row['row']} | {row['tokens']:.0f} -> {row['entries']:.0f} | {cell(row['gain'])} "
+        f"| {cell(row['minus_shuffled'])} |"
+        for row in rows
+    ]
+    facts = manifest(seed=0)
+    text = [
+        "# Ablations of Vist's training", "",
+        f"Each row: {options.steps} steps of 2 windows (384 tokens of context) from the same "
+        "reading network, all else fresh; nats per token on held-out documents, protocol near, "
+        f"95 % intervals over {rows[0]['documents']} documents. Raw context gains "
+        f"{cell(rows[0]['raw_gain'])}.", "",
+        *table, "",
+        f"Made by `python -m benchmarks.vist_ablations --steps {options.steps} --lr {options.lr} "
+        f"--limit {options.limit}` with the recipe's data, `--init` the embedded Vist.", "",
+        "```json", json.dumps(facts, indent=2), "```", "",
+    ]  # fmt: skip
+    (FOLDER / "vist-ablations.md").write_text("\n".join(text))
+    (FOLDER / "vist-ablations.json").write_text(
+        json.dumps({"manifest": facts, "rows": rows}, indent=2) + "\n"
+    )
+    print("\n".join(table))
+
+
+if __name__ == "__main__":
+    main()
