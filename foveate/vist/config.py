@@ -88,7 +88,8 @@ class GlanceConfig(_Dictable):
         steps: pixels a patch, the grain of a token's edges.
         packed: most tokens a latent takes in beside its own.
         pack_width: hidden width of the network that folds them in.
-        choice, run: which tokens latents stand for, see `foveate.vist.targets.TargetConfig`.
+        choice, run, group_tokens: which tokens latents stand for, see
+            `foveate.vist.targets.TargetConfig`.
     """
 
     input_width: int
@@ -105,12 +106,13 @@ class GlanceConfig(_Dictable):
     pack_width: int = 768
     choice: Literal["runs", "random", "rare", "all"] = "runs"
     run: int = 4
+    group_tokens: int = 0
 
     def __post_init__(self) -> None:
         for name in ("input_width", "width", "num_latents", "inner", "heads", "reach",
                      "window", "steps", "pack_width", "run"):  # fmt: skip
             _check_positive("GlanceConfig", name, getattr(self, name))
-        for name in ("layers", "key_width", "packed"):
+        for name in ("layers", "key_width", "packed", "group_tokens"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"GlanceConfig got {name}={getattr(self, name)}; use 0 or more.")
         if self.key_width and self.layers:

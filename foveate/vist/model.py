@@ -100,12 +100,18 @@ class VistParts(nn.Module):
         config = self.config.resampler
         if not isinstance(config, GlanceConfig):
             raise InputError("only a GlanceResampler is pointed at tokens; configure one.")
+        count = num_latents or config.num_latents
         return glances_of(
             strips,
             offsets,
-            num_latents=num_latents or config.num_latents,
+            num_latents=count,
             choice=TargetConfig(
-                choice=config.choice, run=config.run, packed=config.packed, grouping="tokens"
+                choice=config.choice,
+                run=config.run,
+                packed=config.packed,
+                grouping="tokens",
+                # Fewer latents, larger groups: the share is what the caller asks for.
+                group_tokens=round(config.group_tokens * config.num_latents / count),
             ),
             rarity=rarity,
         )

@@ -32,6 +32,9 @@ class TargetConfig:
         grouping: "patches" cuts the page's patches evenly, which fits latents that look at their
             own place in the strip. "tokens" cuts its tokens evenly; a page that is not full has as
             many fewer groups. Either way a page's latents are in proportion to the text on it.
+        group_tokens: grouping="tokens": about so many tokens a group, as long as that needs no more
+            latents than a page has; 0 takes all latents of a full page. It makes the share of
+            latents to tokens the same for every text, however wide its letters.
         seed: of "random".
 
     Raises:
@@ -42,6 +45,7 @@ class TargetConfig:
     run: int = 4
     packed: int = 3
     grouping: Literal["patches", "tokens"] = "patches"
+    group_tokens: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -53,10 +57,11 @@ class TargetConfig:
                 raise ConfigError(
                     f"TargetConfig got {name}={value!r}; use one of {', '.join(known)}."
                 )
-        if self.run < 1 or self.packed < 0:
+        if self.run < 1 or self.packed < 0 or self.group_tokens < 0:
             raise ConfigError(
-                f"TargetConfig got run={self.run} and packed={self.packed}; use run of at least 1 "
-                "and packed of at least 0."
+                f"TargetConfig got run={self.run}, packed={self.packed} and "
+                f"group_tokens={self.group_tokens}; use run of at least 1, the others of at least "
+                "0."
             )
 
 
@@ -132,6 +137,9 @@ def choose_targets(
         filled = np.zeros(num_pages, dtype=np.int64)
         np.maximum.at(filled, page, np.asarray(token_patch, dtype=np.int64) + 1)
         own_groups = np.maximum(1, -(-filled * groups // num_patches))
+        if config.group_tokens:
+            fair = np.rint(counts / config.group_tokens).astype(np.int64)
+            own_groups = np.clip(fair, 1, groups)
         group = within * own_groups[page] // np.maximum(counts, 1)[page]
     cell = page * groups + group
     begins = np.flatnonzero(np.diff(cell, prepend=-1))

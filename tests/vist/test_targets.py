@@ -45,6 +45,14 @@ def test_grouping_by_tokens_gives_half_empty_pages_fewer_latents() -> None:
     assert found.members[..., 0].tolist() == [[4, 5, 10, 11], [15, 16, -1, -1]]
 
 
+def test_groups_of_a_size_make_latents_follow_the_tokens() -> None:
+    """A page of 12 tokens and one of 5, in groups of about 6."""
+    found = targets(run=2, packed=0, grouping="tokens", group_tokens=6)
+    counts = (found.members[..., 0] >= 0).sum(axis=1)
+    tokens = [12, 5]
+    assert counts.tolist() == [2 * max(1, min(2, round(n / 6))) for n in tokens]
+
+
 def test_a_short_group_ends_in_the_last_latent() -> None:
     found = choose_targets(
         np.array([0]), np.array([0]), num_pages=1, num_patches=8, num_latents=4,
