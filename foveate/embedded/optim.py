@@ -7,19 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from foveate.train.muon import orthogonalise
+
 __all__ = ["Mixed", "orthogonalise"]
-
-
-def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """Newton-Schulz iteration towards the nearest semi-orthogonal matrices, [N, m, n]."""
-    a, b, c = 3.4445, -4.7750, 2.0315
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.transpose(1, 2) if tall else matrices
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.transpose(1, 2)
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.transpose(1, 2) if tall else x
 
 
 class Mixed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,6 +64,7 @@ class DecoderReader(ContextReader):
             at += len(row)
         return scores
 
+    @abstractmethod
     def _logits(
         self, far: FarContext | None, ids: Tensor, depth: Tensor, allowed: Tensor, keep: int
     ) -> Tensor:
@@ -73,7 +75,6 @@ class DecoderReader(ContextReader):
             depth: [S], each token's position within the text.
             allowed: [S, S] bool, which tokens of the text each one sees.
         """
-        raise NotImplementedError
 
     def additive(self, allowed: Tensor) -> Tensor:
         """A mask [1, 1, Q, K] that every kernel of transformers takes."""
