@@ -109,8 +109,13 @@ class GlanceResampler(nn.Module):
 
     def names(self, under: Tensor, start: Tensor, extent: Tensor) -> Tensor:
         """Keys of unit length [..., key_width] of what `under_of` gives."""
+        return F.normalize(self.read(self.norm(self._start(under, start, extent))), dim=-1)
+
+    def _start(self, under: Tensor, start: Tensor, extent: Tensor) -> Tensor:
+        """Queries [..., inner] of what `under_of` gives."""
         hidden = self.under(under) + self.left(start) + self.extent(extent)
-        return F.normalize(self.read(self.norm(self.query(F.gelu(hidden)))), dim=-1)
+        queries: Tensor = self.query(F.gelu(hidden))
+        return queries
 
     @torch.no_grad()
     def learn_vocabulary(self, pictures: TokenPictures, embeddings: Tensor) -> None:
@@ -151,8 +156,7 @@ class GlanceResampler(nn.Module):
         """Readings [P, T, D], queries [P, T, inner] and mapped features [P, L, inner]."""
         features = features.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
         under, start, extent = self.under_of(features, patch_mask, glances)
-        queries = self.under(under) + self.left(start) + self.extent(extent)
-        queries = self.query(F.gelu(queries))
+        queries = self._start(under, start, extent)
         x = self.norm_input(self.input(features))
         places = torch.arange(patch_mask.shape[1], device=start.device) + 0.5
         middle = (glances.left + glances.right) / 2
