@@ -25,6 +25,10 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a field, e.g. run.batch=4."),
     ] = None,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(help="Run only this stage (repeat for several), e.g. beside another one."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder of the run; default out/train-NAME.")
     ] = None,
@@ -36,6 +40,14 @@ def train(
     stop_after: Annotated[
         int | None, typer.Option(help="Leave with a checkpoint after this step of the run.", min=1)
     ] = None,
+    cepe: Annotated[
+        bool,
+        typer.Option(
+            "--cepe",
+            help="Train the rival of the same recipe: a text encoder in place of the pictures, "
+            "all else equal.",
+        ),
+    ] = False,
     cpu: Annotated[bool, typer.Option(help="Leave GPUs alone.")] = False,
 ) -> None:
     """Train Vist: text as pictures that a language model reads."""
@@ -47,16 +59,19 @@ def train(
 
         quiet_transformers()
     wanted = load_recipe(recipe, set_ or ())
+    if stage:
+        wanted = wanted.only(stage)
+    options: dict[str, Any] = {"stop_after": stop_after, "cpu": cpu, "cepe": cepe}
     if not dry_run:
-        folder = output or Path("out") / f"train-{wanted.name}"
-        _run(wanted, folder, resume=resume, stop_after=stop_after, cpu=cpu, tiny=False)
+        folder = output or Path("out") / f"train-{wanted.name}{'-cepe' if cepe else ''}"
+        _run(wanted, folder, resume=resume, tiny=False, **options)
         return
     wanted = tiny_recipe(wanted, steps=DRY_STEPS)
     if output is not None:
-        _run(wanted, output, resume=resume, stop_after=stop_after, cpu=cpu, tiny=True)
+        _run(wanted, output, resume=resume, tiny=True, **options)
         return
     with tempfile.TemporaryDirectory(prefix="foveate-dry-run-") as folder:
-        _run(wanted, Path(folder), resume=False, stop_after=stop_after, cpu=cpu, tiny=True)
+        _run(wanted, Path(folder), resume=False, tiny=True, **options)
 
 
 def _check_accelerate() -> None:
@@ -69,7 +84,14 @@ def _check_accelerate() -> None:
 
 
 def _run(
-    recipe: Recipe, folder: Path, *, resume: bool, stop_after: int | None, cpu: bool, tiny: bool
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool,
+    stop_after: int | None,
+    cpu: bool,
+    cepe: bool,
+    tiny: bool,
 ) -> None:
     from foveate.train.build import MadeUpText, build_source, build_vist, tiny_vist
     from foveate.train.loop import EXPORT, Trainer, make_accelerator
@@ -82,7 +104,10 @@ def _run(
     else:
         source = build_source(recipe)
         vist = build_vist(recipe, device=accelerator.device)
-    trainer = Trainer(recipe, vist, source, folder, accelerator=accelerator)
+    kind: Any = Trainer
+    if cepe:
+        recipe, vist, kind = _rival(recipe, vist, tiny)
+    trainer = kind(recipe, vist, source, folder, accelerator=accelerator)
     if is_main:
         _introduce(trainer, tiny)
     with progress_bar() as bar:
@@ -116,6 +141,16 @@ def _run(
         out.print(f"Vist      {folder / EXPORT}", markup=False, soft_wrap=True)
     else:
         out.print("continue with --resume", markup=False, soft_wrap=True)
+
+
+def _rival(recipe: Recipe, vist: Any, tiny: bool) -> tuple[Recipe, Any, Any]:
+    """The CEPE of a recipe around the same language model: its recipe, itself, its trainer."""
+    from foveate.train.cepe import CepeTrainer, build_cepe, cepe_recipe
+    from foveate.vist.cepe import ChunkEncoderConfig
+
+    shape = ChunkEncoderConfig(width=16, layers=1, heads=2, chunk=64) if tiny else None
+    recipe = cepe_recipe(recipe, shape, resample=True)
+    return recipe, build_cepe(recipe, vist.model, vist.tokenizer), CepeTrainer
 
 
 def _introduce(trainer: Trainer, tiny: bool) -> None:

@@ -74,8 +74,8 @@ def build_vist(recipe: Recipe, *, device: str | torch.device = "cpu") -> Vist:
     else:
         encoder = load_vision_encoder(model.encoder, dtype=dtype)
     vist = _assembled(recipe, llm.to(dtype), tokenizer, encoder.to(device))
-    if model.init:
-        take_over(vist.parts, model.init, model.init_parts)
+    for trained, starts in model.init.items():
+        take_over(vist.parts, trained, starts)
     return vist
 
 

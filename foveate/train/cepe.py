@@ -70,6 +70,7 @@ def cepe_recipe(
     stages = tuple(
         dataclasses.replace(
             stage,
+            true_readings=False,  # its encoder is given the tokens
             trainable=tuple(renamed(stage.trainable)),
             lr_factors={
                 part: factor

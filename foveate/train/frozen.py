@@ -30,12 +30,12 @@ class FrozenInputs:
     """What a step reads of the frozen parts.
 
     Attributes:
-        features: float [sum(P), L, Din].
+        features: float [sum(P), L, Din]; None if not needed.
         states: of each layer, targets of the latents [B, M, hidden_size]; None if not needed.
         tail: teacher's last hidden states before the scored tokens, [B, K, hidden_size]; or None.
     """
 
-    features: Tensor
+    features: Tensor | None
     states: list[Tensor] | None = None
     tail: Tensor | None = None
 
@@ -93,16 +93,20 @@ class Frozen:
                 cache.flush()
 
     @torch.no_grad()
-    def inputs(self, batch: TrainBatch, *, states: bool, score_last: int) -> FrozenInputs:
+    def inputs(
+        self, batch: TrainBatch, *, states: bool, score_last: int, features: bool = True
+    ) -> FrozenInputs:
         """What a step needs.
 
         Args:
             batch: on the device.
             states: whether the teacher's states at the latents are needed.
             score_last: tokens whose distribution the teacher gives, 0 for none.
+            features: whether the encoder's features are needed.
         """
         taught, tail = self._teach(batch, states=states, score_last=score_last)
-        return FrozenInputs(features=self._encode(batch), states=taught, tail=tail)
+        seen = self._encode(batch) if features else None
+        return FrozenInputs(features=seen, states=taught, tail=tail)
 
     def _encode(self, batch: TrainBatch) -> Tensor:
         """Features of all pages; only rows of text are stored."""

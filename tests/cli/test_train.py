@@ -66,3 +66,17 @@ def test_mistakes_end_in_one_sentence(arguments: list[str], words: str) -> None:
     assert done.stderr.startswith(("foveate: ", "Loading")) or "foveate: " in done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.output
+
+
+def test_one_stage_and_the_rival_run_dry() -> None:
+    common = ["train", "vist-smollm2-cpu", "--dry-run", "--cpu", "--set", "data.context=120",
+              "--set", "data.tail=8"]  # fmt: skip
+    done = CliRunner().invoke(app, [*common, "--stage", "distil"])
+    assert done.exit_code == 0, done.output
+    assert "dry run done: 2 steps" in done.output
+    assert "read: " not in done.output
+    _fresh()
+    done = CliRunner().invoke(app, [*common, "--cepe", "--stage", "end-to-end"])
+    assert done.exit_code == 0, done.output
+    assert "vist-smollm2-cpu-cepe: " in done.stderr
+    assert "dry run done: 2 steps" in done.output

@@ -99,6 +99,13 @@ def test_the_resampler_is_known_by_its_fields() -> None:
           "objectives": {"targets": {}},
           "stages": [{"name": "a", "steps": 1, "lr": 1.0, "objectives": {"distil": 1.0}}]},
          "use form='kv_prefix', or tail_kl"),
+        ({"stages": [{"name": "a", "steps": 1, "lr": 1.0, "objectives": {"next_token": 1.0},
+                      "true_readings": True}]},
+         "'a' has true_readings, but only a resampler that looks tokens up"),
+        ({"vist": {"resampler": {"width": 8, "inner": 16, "layers": 0, "key_width": 4}},
+          "stages": [{"name": "a", "steps": 1, "lr": 1.0, "objectives": {"pve": 1.0},
+                      "true_readings": True}]},
+         "looks at no picture"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(parts: dict[str, Any], words: str) -> None:
@@ -136,3 +143,15 @@ def test_steps_know_their_stage() -> None:
     assert recipe.stage_at(first) == (1, 0)
     with pytest.raises(ConfigError, match="lies beyond"):
         recipe.stage_at(recipe.num_steps)
+
+
+def test_some_stages_of_a_recipe() -> None:
+    recipe = load_recipe("vist-smollm2-cpu")
+    assert [s.name for s in recipe.only(["end-to-end", "read"]).stages] == ["read", "end-to-end"]
+    with pytest.raises(ConfigError, match="'rest' is not in the recipe; it has read, distil"):
+        recipe.only(["rest"])
+
+
+def test_parts_to_start_from_are_given_by_folder() -> None:
+    recipe = load_recipe("vist-smollm2-cpu", ['model.init={"out/a"=["resampler"], "b"=[]}'])
+    assert recipe.model.init == {"out/a": ("resampler",), "b": ()}

@@ -31,7 +31,9 @@ def perceiver(wanted: Recipe) -> Recipe:
     fusion = dataclasses.replace(wanted.vist.fusion, projection="linear")
     stages = tuple(
         dataclasses.replace(
-            stage, trainable=tuple(dict.fromkeys(p.split(".")[0] for p in stage.trainable))
+            stage,
+            true_readings=False,
+            trainable=tuple(dict.fromkeys(p.split(".")[0] for p in stage.trainable)),
         )
         for stage in wanted.stages
     )
