@@ -134,6 +134,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--limit", type=int, default=30, help="targets a domain")
+    parser.add_argument("--set", nargs="+", default=[], help="KEY=VALUE of the recipe")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--output", type=Path, default=Path("out/vist-ablations"))
     parser.add_argument("--dry-run", action="store_true", help="tiny random models")
@@ -143,7 +144,7 @@ def main() -> None:
         parser.error("give --data, --init and --domain (or --dry-run)")
     named = [(text.split("=", 1)[0], Path(text.split("=", 1)[1])) for text in options.domain]
     documents = load_documents([], domains=named)
-    base = load_recipe(RECIPE, [f"data.files={json.dumps(options.data or ['-'])}"])
+    base = load_recipe(RECIPE, [f"data.files={json.dumps(options.data or ['-'])}", *options.set])
     settings = PerplexitySettings(
         arms=("none", "raw", "vist", "vist-shuffled"), windows=1, limit=options.limit
     )
@@ -186,13 +187,14 @@ def write(options: argparse.Namespace) -> None:
     facts = manifest(seed=0)
     text = [
         "# Ablations of Vist's training", "",
-        f"Each row: {options.steps} steps of 2 windows (384 tokens of context) from the same "
+        f"Each row: {options.steps} steps of 2 windows from the same "
         "reading network, all else fresh; nats per token on held-out documents, protocol near, "
         f"95 % intervals over {rows[0]['documents']} documents. Raw context gains "
         f"{cell(rows[0]['raw_gain'])}.", "",
         *table, "",
         f"Made by `python -m benchmarks.vist_ablations --steps {options.steps} --lr {options.lr} "
-        f"--limit {options.limit}` with the recipe's data, `--init` the embedded Vist.", "",
+        f"--limit {options.limit}` with the recipe's data, `--init` the folder of its stage `read`"
+        + (f" and `--set {' '.join(options.set)}`." if options.set else "."), "",
         "```json", json.dumps(facts, indent=2), "```", "",
     ]  # fmt: skip
     (FOLDER / "vist-ablations.md").write_text("\n".join(text))

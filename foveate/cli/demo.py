@@ -12,6 +12,7 @@ from rich.table import Table
 from foveate.cli.ask import draw_run, save_picture
 from foveate.cli.compare import comparison_table, run_comparison, write_comparison
 from foveate.cli.console import err, out
+from foveate.cli.demo_reading import show_far_reading
 from foveate.cli.method import build_method
 from foveate.cli.model import load_model
 
@@ -76,8 +77,10 @@ def demo(
         write_comparison(result, output / f"compare-{name}")
         out.print(comparison_table(result))
         out.print(f"{_verdict(result)}\n")
+    if model is None:
+        show_far_reading()
     out.print(
-        "[bold]3. Your own image[/bold]\n"
+        "[bold]Your own image[/bold]\n"
         f'   foveate ask IMAGE... "QUESTION" --keep {keep} --overlay out/mine.png\n'
         "   --model takes any supported checkpoint; `foveate models` lists the families."
     )

