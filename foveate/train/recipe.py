@@ -316,7 +316,7 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
-    """Read a recipe.
+    """Read a recipe; `base = "NAME"` in it lays its fields over those of another one.
 
     Args:
         name: of a shipped recipe, or a path.
@@ -327,14 +327,33 @@ def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
         InputError: the file is missing or no TOML.
         ConfigError: a field is unknown, missing or impossible.
     """
-    path = find_recipe(name)
+    values = _values(find_recipe(name))
+    for setting in settings:
+        apply_setting(values, setting)
+    return Recipe.from_dict(values)
+
+
+def _values(path: Path) -> dict[str, Any]:
+    """A recipe file laid over the one that it names as its base."""
     try:
         values = parse_toml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"{path} is not a TOML file that can be read: {error}.") from error
-    for setting in settings:
-        apply_setting(values, setting)
-    return Recipe.from_dict(values)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    under = find_recipe(path.parent / base if (path.parent / str(base)).is_file() else base)
+    if "base" in parse_toml(under.read_text(encoding="utf-8")):
+        raise ConfigError(f"{path} has the base {base}, which has a base itself; name that one.")
+    return _laid_over(_values(under), values)
+
+
+def _laid_over(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`under` with the fields of `over`, table by table; lists are replaced whole."""
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(under.get(key), Mapping)
+        under[key] = _laid_over(under[key], value) if both else value
+    return under
 
 
 def _at_least(owner: str, config: Any, limits: Mapping[str, int]) -> None:

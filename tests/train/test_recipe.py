@@ -155,3 +155,15 @@ def test_some_stages_of_a_recipe() -> None:
 def test_parts_to_start_from_are_given_by_folder() -> None:
     recipe = load_recipe("vist-smollm2-cpu", ['model.init={"out/a"=["resampler"], "b"=[]}'])
     assert recipe.model.init == {"out/a": ("resampler",), "b": ()}
+
+
+def test_a_recipe_laid_over_another(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        'base = "vist-smollm2-cpu"\nname = "mine"\n[data]\ncontext = 40\nfiles = ["a.txt"]\n'
+    )
+    base, mine = load_recipe("vist-smollm2-cpu"), load_recipe(tmp_path / "mine.toml")
+    assert (mine.name, mine.data.context, mine.data.files) == ("mine", 40, ("a.txt",))
+    assert (mine.data.tail, mine.stages, mine.vist) == (base.data.tail, base.stages, base.vist)
+    (tmp_path / "twice.toml").write_text('base = "mine.toml"\n')
+    with pytest.raises(ConfigError, match="has a base itself; name that one"):
+        load_recipe(tmp_path / "twice.toml")
