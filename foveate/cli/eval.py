@@ -14,6 +14,7 @@ from foveate.cli.eval_options import (
     Base,
     Cepe,
     Device,
+    Dtype,
     Head,
     Model,
     Output,
@@ -69,6 +70,7 @@ def perplexity(
     output: Output = Path("out/eval"),
     seed: Seed = 0,
     device: Device = "auto",
+    dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Loss of the next tokens of held-out documents.
@@ -95,7 +97,7 @@ def perplexity(
     )
     named = [_named(text) for text in domain or []]
     documents = load_documents(data or [], domains=named, block_chars=block_chars)
-    readers = load_readers(model, base=base, cepe=cepe, head=head, device=device)
+    readers = load_readers(model, base=base, cepe=cepe, head=head, device=device, dtype=dtype)
     facts = {
         **model_facts(readers, model, cepe),
         "data": [public_name(str(path)) for path in [*(data or []), *(p for _, p in named)]],

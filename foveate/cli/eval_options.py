@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from foveate.cli.console import err
 from foveate.cli.eval_output import finish, progress_of, split_list
 from foveate.cli.eval_readers import DEFAULT_HEAD
 from foveate.errors import InputError
@@ -37,12 +38,24 @@ Arms = Annotated[
 Output = Annotated[Path, typer.Option("--output", help="Folder for the JSON, the page, the plot.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, mps or auto.")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype", help="Of the language model: float32, bfloat16, float16; auto: as it is loaded."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 
 
-def run_and_write(work: Callable[[Progress], EvalResult], output: Path, as_json: bool) -> None:
+def run_and_write(
+    work: Callable[[Progress], EvalResult | None], output: Path, as_json: bool
+) -> None:
+    """Do the work, then write and print what it found; None is a share of it, kept elsewhere."""
     with progress_of() as progress:
         result = work(progress)
+    if result is None:
+        err.print("This share is done; run the same with --resume when all are, for the tables.")
+        return
     finish(result, output, as_json=as_json)
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from foveate.measure.arms import Readers
 
 EMBEDDED = "embedded model"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_HEAD = "the tokenizer's beginning of text"
 
 
@@ -22,8 +23,11 @@ def load_readers(
     cepe: str | None = None,
     head: str | None = None,
     device: str = "auto",
+    dtype: str = "auto",
 ) -> Readers:
     """Readers of raw text and of memories around one language model."""
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}.")
     with err.status("Loading the libraries"):
         from foveate.hf.context_reader import RawReader, VistReader
         from foveate.hf.load import quiet_transformers
@@ -32,6 +36,10 @@ def load_readers(
         quiet_transformers()
     with err.status(f"Loading {model or 'the embedded model'}"):
         vist = load_vist(model, base, device)
+        if dtype != "auto":
+            import torch
+
+            vist.model.to(getattr(torch, dtype))
         text_encoder = None
         if cepe is not None:
             from foveate.hf.cepe import Cepe
@@ -85,12 +93,15 @@ def embedded_vist() -> str:
 def model_facts(readers: Readers, model: str | None, cepe: str | None) -> dict[str, Any]:
     """What a manifest says about the models."""
     from foveate.measure.manifest import public_name
+    from foveate.vist.model import weights_hash
 
     vist: Any = readers.vist
     config = vist.vist.config
     return {
         "model": public_name(model) if model else EMBEDDED,
+        "parts_sha256": weights_hash(vist.vist.parts),
         "cepe": public_name(cepe) if cepe else None,
+        "dtype": str(next(vist.vist.model.parameters()).dtype).removeprefix("torch."),
         "head_tokens": len(vist.head_ids),
         "form": config.fusion.form,
         "source": config.fusion.source,

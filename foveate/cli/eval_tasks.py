@@ -14,6 +14,7 @@ from foveate.cli.eval_options import (
     Base,
     Cepe,
     Device,
+    Dtype,
     Head,
     Model,
     Output,
@@ -25,6 +26,7 @@ from foveate.cli.eval_options import (
 )
 from foveate.cli.eval_output import split_list
 from foveate.cli.eval_readers import load_readers, model_facts, with_latents
+from foveate.errors import InputError
 
 
 def icl(
@@ -34,6 +36,16 @@ def icl(
     far: Annotated[int, typer.Option(help="Demonstrations that are read far.")] = 18,
     limit: Annotated[int, typer.Option(help="Test items for each set and seed.")] = 250,
     seeds: Annotated[str, typer.Option(help="Of demonstrations and items.")] = "42,43,44",
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Keep each set and seed in OUTPUT/icl-parts, and go on there."
+        ),
+    ] = False,
+    share: Annotated[
+        str,
+        typer.Option(help="0/2: do half of it, for --resume later; run 1/2 beside it."),
+    ] = "0/1",
     length_rule: Annotated[
         str, typer.Option(help="Compare labels by mean or sum of token log-likelihoods.")
     ] = "mean",
@@ -45,10 +57,12 @@ def icl(
     output: Output = Path("out/eval"),
     seed: Seed = 0,
     device: Device = "auto",
+    dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
     """In-context learning: a few demonstrations raw, the others far."""
     with err.status("Loading the libraries"):
+        from foveate.measure.parts import Parts
         from foveate.measure.vist_icl import IclSettings, evaluate_icl
         from foveate.tasks.icl import load_icl_sets
 
@@ -63,13 +77,25 @@ def icl(
         seed=seed,
     )
     found = load_icl_sets(data, split_list(sets))
-    readers = load_readers(model, base=base, cepe=cepe, head=head, device=device)
+    index, count = _share(share)
+    parts = Parts(folder=output / "icl-parts" if resume or count > 1 else None,
+                  index=index, count=count)  # fmt: skip
+    readers = load_readers(model, base=base, cepe=cepe, head=head, device=device, dtype=dtype)
     facts = model_facts(readers, model, cepe)
     run_and_write(
-        lambda progress: evaluate_icl(found, readers, settings, facts=facts, progress=progress),
+        lambda progress: evaluate_icl(
+            found, readers, settings, facts=facts, progress=progress, parts=parts
+        ),
         output,
         as_json,
     )
+
+
+def _share(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit()):
+        raise InputError(f"--share {text!r} is no share; write 0/2, 1/2.")
+    return int(index), int(count)
 
 
 def qa(
@@ -86,6 +112,7 @@ def qa(
     output: Output = Path("out/eval"),
     seed: Seed = 0,
     device: Device = "auto",
+    dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Open-domain questions with passages: the best raw, the next far."""
@@ -103,7 +130,7 @@ def qa(
         seed=seed,
     )
     questions = load_open_qa(data, need_passages=raw + far)
-    readers = load_readers(model, base=base, cepe=cepe, head=head, device=device)
+    readers = load_readers(model, base=base, cepe=cepe, head=head, device=device, dtype=dtype)
     facts = {**model_facts(readers, model, cepe), "data": public_name(str(data))}
     run_and_write(
         lambda progress: evaluate_qa(questions, readers, settings, facts=facts, progress=progress),
@@ -130,6 +157,7 @@ def recall(
     output: Output = Path("out/eval"),
     seed: Seed = 0,
     device: Device = "auto",
+    dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Synthetic key-value recall over the compression ratio."""
@@ -148,7 +176,7 @@ def recall(
         arms=split_list(arms),
         seed=seed,
     )
-    readers = load_readers(model, base=base, cepe=cepe, head=head, device=device)
+    readers = load_readers(model, base=base, cepe=cepe, head=head, device=device, dtype=dtype)
     made = {count: with_latents(readers, count) for count in settings.latents}
     facts = model_facts(readers, model, cepe)
     run_and_write(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from foveate.core.context import FarContext, LengthRule, best_option
 from foveate.errors import InputError
 from foveate.measure.arms import ARMS, Arm, Progress, Readers, build_arms, no_progress
 from foveate.measure.manifest import manifest
+from foveate.measure.parts import Parts
 from foveate.measure.vist_accuracy import accuracy_rows, accuracy_table, average_rows
 from foveate.measure.vist_result import Curve, EvalResult, json_ready
 from foveate.tasks.icl import BLANK, Demonstration, IclSet, shuffle_labels
@@ -74,13 +76,27 @@ def evaluate_icl(
     *,
     facts: Mapping[str, Any] | None = None,
     progress: Progress = no_progress,
-) -> EvalResult:
+    parts: Parts | None = None,
+) -> EvalResult | None:
     """Classify test items of every set in all arms.
 
     Every arm has the same raw demonstrations, far demonstrations and items for a seed.
 
+    Args:
+        sets: of labelled texts.
+        readers: the models.
+        settings: the protocol.
+        facts: for the manifest.
+        progress: is told of every item.
+        parts: where each set and seed is kept as soon as it is done, and which of them this
+            process does; None keeps nothing.
+
+    Returns:
+        the tables; None where `parts` does a share only.
+
     Raises:
-        InputError: an unknown arm, or the arm of another set with a single set.
+        InputError: an unknown arm, the arm of another set with a single set, or parts of another
+            protocol.
     """
     names = readers.arms(settings.arms, ICL_ARMS)
     if len(sets) < 2:
@@ -89,11 +105,22 @@ def evaluate_icl(
         names = tuple(name for name in names if name != OTHER_SET)
     rows: list[dict[str, Any]] = []
     groups, samples = [], []
-    for number, data in enumerate(sets):
-        other = sets[(number + 1) % len(sets)]
-        hits, entries, tokens, clusters, own = _one_set(
-            data, other, names, readers, settings, progress
+    parts = parts or Parts()
+    wanted = json_ready({**vars(settings), "arms": names, "seeds": None, **(facts or {})})
+    jobs = [(number, seed) for number in range(len(sets)) for seed in settings.seeds]
+    found: dict[tuple[int, int], dict[str, Any]] = {}
+    for number, seed in parts.share(jobs):
+        data, other = sets[number], sets[(number + 1) % len(sets)]
+        found[number, seed] = parts.kept(
+            f"{data.name}-{seed}",
+            {**wanted, "other": other.name},
+            partial(_one_seed, data, other, names, readers, settings, seed, progress),
         )
+    if parts.is_share:
+        return None
+    for number, data in enumerate(sets):
+        own_parts = [found[number, seed] for seed in settings.seeds]
+        hits, entries, tokens, clusters, own = _one_set(own_parts, names, data)
         made = accuracy_rows(
             hits, entries, tokens, clusters, seed=settings.seed, facts={"set": data.name}
         )
@@ -149,12 +176,7 @@ def _title(name: str, settings: IclSettings) -> str:
 
 
 def _one_set(
-    data: IclSet,
-    other: IclSet,
-    names: Sequence[str],
-    readers: Readers,
-    settings: IclSettings,
-    progress: Progress,
+    parts: Sequence[dict[str, Any]], names: Sequence[str], data: IclSet
 ) -> tuple[dict[str, list[bool]], dict[str, list[int]], list[int], list[str], list[dict[str, Any]]]:
     """(arm -> right or wrong, arm -> entries, far tokens, clusters, records) over seeds."""
     hits: dict[str, list[bool]] = {name: [] for name in names}
@@ -162,34 +184,53 @@ def _one_set(
     tokens: list[int] = []
     clusters: list[str] = []
     samples: list[dict[str, Any]] = []
-    options = [f" {option}" for option in data.options]
-    for seed in settings.seeds:
-        items = data.questions(settings.items, seed)
-        prompt, far, arms = _arms(data, other, names, readers, settings, seed)
-        tokens += [len(far.ids)] * len(items)
-        clusters += [item.text for item in items]
-        said: dict[str, list[str]] = {}
-        for arm in arms:
-            answers = []
-            for number, item in enumerate(items):
-                asked = prompt + data.template.asked(item.text)
-                scores = arm.reader.option_nll(arm.fars[0], asked, options)
-                answers.append(data.labels[best_option(scores, settings.rule)])
-                progress(f"{data.name} {seed}, {arm.name}", number + 1, len(items))
-            said[arm.name] = answers
-            hits[arm.name] += [a == item.label for a, item in zip(answers, items, strict=True)]
-            entries[arm.name] += arm.entries() * len(items)
+    for part in parts:
+        items, answers = part["items"], part["answers"]
+        tokens += [part["far_tokens"]] * len(items)
+        clusters += [item["text"] for item in items]
+        for name in names:
+            hits[name] += [a == item["label"] for a, item in zip(answers[name], items, strict=True)]
+            entries[name] += [part["entries"][name]] * len(items)
         samples += [
             {
                 "set": data.name,
-                "seed": seed,
-                "text": item.text,
-                "label": item.label,
-                "answers": {name: answers[i] for name, answers in said.items()},
+                "seed": part["seed"],
+                **item,
+                "answers": {name: answers[name][i] for name in names},
             }
             for i, item in enumerate(items)
         ]
     return hits, entries, tokens, clusters, samples
+
+
+def _one_seed(
+    data: IclSet,
+    other: IclSet,
+    names: Sequence[str],
+    readers: Readers,
+    settings: IclSettings,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """What every arm answers with the demonstrations and items of one seed, JSON-ready."""
+    items = data.questions(settings.items, seed)
+    options = [f" {option}" for option in data.options]
+    prompt, far, arms = _arms(data, other, names, readers, settings, seed)
+    answers: dict[str, list[str]] = {}
+    for arm in arms:
+        answers[arm.name] = []
+        for number, item in enumerate(items):
+            asked = prompt + data.template.asked(item.text)
+            scores = arm.reader.option_nll(arm.fars[0], asked, options)
+            answers[arm.name].append(data.labels[best_option(scores, settings.rule)])
+            progress(f"{data.name} {seed}, {arm.name}", number + 1, len(items))
+    return {
+        "seed": seed,
+        "far_tokens": len(far.ids),
+        "entries": {arm.name: arm.entries()[0] for arm in arms},
+        "items": [{"text": item.text, "label": item.label} for item in items],
+        "answers": answers,
+    }
 
 
 def _arms(

@@ -97,6 +97,29 @@ def test_icl(foveate: Foveate, vist: Path, labelled: Path, tmp_path: Path) -> No
     assert arms == ["none", "raw", "truncated", "random", "vist", "vist-shuffled", "vist-other"]
 
 
+def test_icl_in_shares_says_what_one_run_says(
+    foveate: Foveate, vist: Path, labelled: Path, tmp_path: Path
+) -> None:
+    common = [
+        "eval", "vist", "icl", "--model", vist, "--data", labelled, "--far", 4, "--limit", 2,
+        "--seeds", "42,43", "--arms", "raw,vist", "--dtype", "bfloat16",
+    ]  # fmt: skip
+    foveate(*common, "--output", tmp_path / "whole")
+    shares = [*common, "--output", tmp_path / "shares"]
+    assert "This share is done" in foveate(*shares, "--share", "0/2").stderr
+    assert len(list((tmp_path / "shares/icl-parts").iterdir())) == 2
+    foveate(*shares, "--share", "1/2")
+    made = {file: file.stat().st_mtime_ns for file in (tmp_path / "shares/icl-parts").iterdir()}
+    assert len(made) == 4
+    foveate(*shares, "--resume")
+    assert {file: file.stat().st_mtime_ns for file in made} == made
+    whole, joined = written(tmp_path / "whole", "icl"), written(tmp_path / "shares", "icl")
+    assert whole["rows"] == joined["rows"]
+    assert whole["manifest"]["dtype"] == "bfloat16"
+    other = foveate(*shares, "--resume", "--length-rule", "sum", ok=False)
+    assert "was made with another rule; restore the options" in other.stderr
+
+
 def test_qa(foveate: Foveate, vist: Path, tmp_path: Path) -> None:
     rows = [
         {"question": f"what is {i}?", "answers": ["x"], "passages": [f"It is {i}.", "No.", "Yes."]}

