@@ -35,8 +35,8 @@ def show_far_reading() -> None:
     for table in result.tables:
         out.print(rich_table(table))
     out.print(
-        "   gain: nats per token that the far text saves; minus shuffled: what of it the right\n"
-        "   pictures are worth, against pictures of another text. Your own text:\n"
+        "   gain: nats per token that the far text saves; minus shuffled: what of it the\n"
+        "   right pictures are worth, against those of another text. Your own text:\n"
         '   foveate read FILE --ask "QUESTION"   or   foveate read FILE --continue\n'
     )
 
