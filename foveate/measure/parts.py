@@ -67,14 +67,12 @@ class Parts:
             return make()
         file = self.folder / f"{name}.json"
         wanted = json.loads(json.dumps(dict(wanted)))  # tuples are lists in a file
+        if not file.exists():
+            # Outside of the block below: its errors are the evaluation's, not the file's.
+            part = make()
+            _write(file, {"settings": wanted, "part": part})
+            return part
         try:
-            if not file.exists():
-                part = make()
-                self.folder.mkdir(parents=True, exist_ok=True)
-                draft = file.with_suffix(f".{os.getpid()}.draft")
-                draft.write_text(json.dumps({"settings": wanted, "part": part}) + "\n")
-                draft.replace(file)
-                return part
             held = json.loads(file.read_text(encoding="utf-8"))
             settings, kept = held["settings"], dict(held["part"])
         except (OSError, json.JSONDecodeError, KeyError) as error:
@@ -86,3 +84,13 @@ class Parts:
                 "another --output, or delete the folder."
             )
         return kept
+
+
+def _write(file: Path, content: Mapping[str, Any]) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(f".{os.getpid()}.draft")
+        draft.write_text(json.dumps(content) + "\n")
+        draft.replace(file)
+    except OSError as error:
+        raise InputError(f"{file} cannot be written ({error}); choose another --output.") from error

@@ -45,3 +45,15 @@ def test_a_part_is_made_once(tmp_path: Path) -> None:
 def test_shares_that_make_no_sense(options: dict[str, int], words: str) -> None:
     with pytest.raises(InputError, match=words):
         Parts(**options)  # type: ignore[arg-type]
+
+
+def test_errors_of_the_work_are_not_blamed_on_the_file(tmp_path: Path) -> None:
+    def broken() -> dict[str, int]:
+        raise KeyError("a bug of the evaluation")
+
+    with pytest.raises(KeyError, match="a bug of the evaluation"):
+        Parts(folder=tmp_path).kept("a", {}, broken)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        Parts(folder=tmp_path / "file" / "below").kept("a", {}, lambda: {"x": 1})
