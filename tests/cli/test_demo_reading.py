@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 
 from foveate.cli import demo_reading
-from foveate.hf.smollm2 import INSTALL
+from foveate.hf import smollm2
 from tests.wheel import needs_smollm2
 
 
 def test_without_the_language_model_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo_reading.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(smollm2.importlib.util, "find_spec", lambda name: None)
     demo_reading.show_far_reading()
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"Left out: its language model is not installed. {INSTALL}" in shown
+    assert f"Left out: its language model is not installed. {smollm2.INSTALL}" in shown
 
 
 @needs_smollm2
