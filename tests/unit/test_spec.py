@@ -1,0 +1,101 @@
+"""Methods as people type them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import foveate.prune.spec as spec
+from foveate.core.budget import Budget
+from foveate.errors import BudgetError, MethodError
+from foveate.prune import METHODS, DivPrune, FastV, Method, RandomTokens, TokenCarve
+from foveate.prune.spec import parse_method, spec_name, split_outside
+
+QUARTER = Budget(keep_ratio=0.25)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tokencarve", TokenCarve(keep_ratio=0.25)),
+        (" tokencarve( attention_weight = 0.3 ) ", TokenCarve(keep_ratio=0.25, attention_weight=0.3)),
+        ("tokencarve(attention_weight=1,information_score=norm)",
+         TokenCarve(keep_ratio=0.25, attention_weight=1, information_score="norm")),
+        ("tokencarve(information_score='norm')",
+         TokenCarve(keep_ratio=0.25, information_score="norm")),
+        ("fastv()", FastV(keep_ratio=0.25)),
+    ],
+)  # fmt: skip
+def test_names_and_settings(text: str, expected: Method) -> None:
+    assert parse_method(text, QUARTER) == expected
+
+
+def test_counts_and_shared_settings() -> None:
+    assert parse_method("fastv", Budget(keep_tokens=9)) == FastV(keep_tokens=9)
+    # Shared settings go to the methods that have them, and what is written wins.
+    assert parse_method("random", QUARTER, seed=4) == RandomTokens(keep_ratio=0.25, seed=4)
+    assert parse_method("random(seed=2)", QUARTER, seed=4) == RandomTokens(keep_ratio=0.25, seed=2)
+    assert parse_method("divprune", QUARTER, seed=4) == DivPrune(keep_ratio=0.25)
+
+
+def test_stacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, Any] = {}
+
+    def fake(name: str, **settings: Any) -> Any:
+        if name == "stack":
+            made.update(settings)
+            return "the stack"
+        return METHODS[name].from_dict(settings)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Stack(TokenCarve):
+        name = "stack"
+
+    monkeypatch.setitem(METHODS, "stack", Stack)
+    monkeypatch.setattr(spec, "method", fake)
+    assert parse_method("divprune:50% + fastv(prune_layer=3)+random:7", QUARTER, seed=1) == (
+        "the stack"
+    )
+    assert made["stages"] == (
+        DivPrune(keep_ratio=0.5),
+        FastV(keep_ratio=0.25, prune_layer=3),
+        RandomTokens(keep_tokens=7, seed=1),
+    )
+    assert (made["keep_ratio"], made["keep_tokens"]) == (0.25, None)
+    parse_method("divprune(prune_layer=1):50%+fastv", QUARTER)
+    assert made["stages"][0] == DivPrune(keep_ratio=0.5, prune_layer=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("toktok", "unknown method 'toktok'; choose one of"),
+        ("tokencarve:50%", "budget of its own, which only stages of a stack may have"),
+        ("tokencarve(", "does not name a method; write e.g. tokencarve"),
+        ("tokencarve(0.3)", "'0.3' is not setting=value"),
+        ("tokencarve(weight=0.3)", "tokencarve has no setting 'weight'; it has"),
+        ("tokencarve(attention_weight=low)", "a setting has a value of the wrong type"),
+        ("tokencarve(attention_weight=3)", r"attention_weight=3 is outside \[0, 1\]"),
+        ("fastv(keep_ratio=0.5)", "the budget is not a setting here; give it with --keep"),
+        ("", "does not name a method"),
+    ],
+)
+def test_what_is_refused(text: str, words: str) -> None:
+    with pytest.raises(MethodError, match=words):
+        parse_method(text, QUARTER)
+
+
+def test_stacks_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(METHODS, "stack", raising=False)
+    with pytest.raises(MethodError, match="a stack of 2 methods, which this version cannot run"):
+        parse_method("divprune:50%+fastv", QUARTER)
+    monkeypatch.setitem(METHODS, "stack", TokenCarve)
+    with pytest.raises(BudgetError, match="budget 'half' is not a count or a share"):
+        parse_method("divprune:half+fastv", QUARTER)
+
+
+def test_text_helpers() -> None:
+    assert spec_name(" a ( b = 1 ) + c ") == "a(b=1)+c"
+    assert split_outside("a(b=1,c='x,y'), d,[1,2]", ",") == ["a(b=1,c='x,y')", "d", "[1,2]"]
