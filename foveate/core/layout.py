@@ -21,6 +21,7 @@ class ImageSpan:
         tokens: [N] int64, columns of its visual tokens, ascending.
         grid: (rows, columns) of the token grid, None where unknown.
         kind: "image" or "video".
+        unit: its number among the batch's images (or frames) of that kind, None where unknown.
     """
 
     sample: int
@@ -28,6 +29,7 @@ class ImageSpan:
     tokens: Tensor
     grid: tuple[int, int] | None = None
     kind: str = "image"
+    unit: int | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -57,6 +59,17 @@ def last_valid(valid: Tensor) -> Tensor:
     """Column of the last real token of each row of `valid` [B, S]; 0 where there is none. [B]"""
     columns = torch.arange(valid.shape[-1], device=valid.device)
     return torch.where(valid, columns, 0).max(dim=-1).values
+
+
+def columns_of(columns: Tensor, rows: Tensor | None) -> Tensor:
+    """Where `columns` [G, N] of the prompt stand among the `rows` [G, L] that are left of it.
+
+    Args:
+        rows: as from `kept_rows`; None where nothing is gone. Every column must be among them.
+    """
+    if rows is None:
+        return columns
+    return torch.searchsorted(rows.contiguous(), columns.to(rows.device).contiguous())
 
 
 def kept_rows(keep_mask: Tensor) -> Tensor:

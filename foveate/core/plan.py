@@ -110,6 +110,74 @@ class KeepPlan:
         }
 
 
+def compose(first: KeepPlan, second: KeepPlan) -> KeepPlan:
+    """One image's plan of two steps, in the numbering of the first: what became of each token.
+
+    A token that was merged into one that was merged later counts as merged into the last; into one
+    that was dropped later, as dropped. For reports and pictures: a mean of means is not `apply`.
+
+    Args:
+        first: G = 1, N -> K tokens.
+        second: G = 1, of those K.
+    """
+    alive = first.keep_idx[0]
+    keep_idx = alive[second.keep_idx[0]]
+    src, dst = alive[second.merge_src[0]], alive[second.merge_dst[0]]
+    heir = torch.full((first.num_tokens,), -1, dtype=torch.long, device=alive.device)
+    heir[keep_idx] = keep_idx
+    heir[src] = dst
+    inherited = heir[first.merge_dst[0]]
+    found = inherited >= 0
+    return KeepPlan(
+        num_tokens=first.num_tokens,
+        keep_idx=keep_idx[None],
+        merge_src=torch.cat([first.merge_src[0][found], src])[None],
+        merge_dst=torch.cat([inherited[found], dst])[None],
+        scores=first.scores,
+    )
+
+
+def weighted_merge(x: Tensor, *, src: Tensor, dst: Tensor, sizes: Tensor) -> Tensor:
+    """Average rows into others, weighted by how many tokens each stands for; the sources go.
+
+    Args:
+        x: [G, n, D].
+        src, dst: [G, r] int64; no dst is a src.
+        sizes: [G, n] float.
+
+    Returns:
+        [G, n - r, D] in the dtype of x, in the old order.
+    """
+    wide = (-1, -1, x.shape[-1])
+    total = x.float() * sizes.unsqueeze(-1)
+    total = total.scatter_add(
+        1, dst.unsqueeze(-1).expand(*wide), total.gather(1, src.unsqueeze(-1).expand(*wide))
+    )
+    new_sizes = sizes.scatter_add(1, dst, sizes.gather(1, src))
+    changed = torch.zeros_like(sizes, dtype=torch.bool).scatter_(1, dst, True)
+    mean = (total / new_sizes.unsqueeze(-1)).to(x.dtype)
+    merged = torch.where(changed.unsqueeze(-1), mean, x)
+    stays = torch.ones_like(sizes, dtype=torch.bool).scatter_(1, src, False)
+    return merged[stays].view(x.shape[0], -1, x.shape[-1])
+
+
+def merge_to_owners(owners: Tensor) -> KeepPlan:
+    """The plan that keeps the tokens which own themselves, the others merged into their owners.
+
+    Args:
+        owners: [G, N] int64; owners own themselves, and as many in every image.
+    """
+    num_images, num_tokens = owners.shape
+    every = torch.arange(num_tokens, device=owners.device).expand_as(owners)
+    is_owner = owners == every
+    return KeepPlan(
+        num_tokens=num_tokens,
+        keep_idx=every[is_owner].view(num_images, -1),
+        merge_src=every[~is_owner].view(num_images, -1),
+        merge_dst=owners[~is_owner].view(num_images, -1),
+    )
+
+
 def keep_only(
     keep_idx: Tensor, num_tokens: int, scores: dict[str, Tensor] | None = None
 ) -> KeepPlan:

@@ -35,6 +35,7 @@ class Report:
         length_before, length_after: longest row of the batch before and after, text included.
         kv_bytes, kv_bytes_uncompressed: KV cache right after the prefill; None without a cache.
         select_seconds: wall time of scoring, choosing and merging.
+        tokens_per_layer: mean visual tokens of an image in each decoder layer.
     """
 
     method: str
@@ -48,6 +49,12 @@ class Report:
     kv_bytes: int | None = None
     kv_bytes_uncompressed: int | None = None
     select_seconds: float = 0.0
+    tokens_per_layer: tuple[float, ...] = ()
+
+    @property
+    def average_tokens(self) -> float:
+        """Mean visual tokens of an image over all decoder layers: what methods compare by."""
+        return sum(self.tokens_per_layer) / max(1, len(self.tokens_per_layer))
 
     @property
     def before(self) -> int:
@@ -78,7 +85,8 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields and the derived totals, JSON-ready."""
-        totals = {k: getattr(self, k) for k in ("before", "kept", "merged", "dropped", "kv_ratio")}
+        names = ("before", "kept", "merged", "dropped", "kv_ratio", "average_tokens")
+        totals = {name: getattr(self, name) for name in names}
         return {**asdict(self), **totals}
 
     def lines(self) -> list[tuple[str, str]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -11,24 +14,44 @@ from torch import Tensor
 class VisualTokens:
     """The visual tokens of G images with N tokens each, as they enter the prune layer.
 
+    What a method did not ask for is None.
+
     Args:
         hidden: [G, N, D], residual stream entering the prune layer (output of the layer before it).
         attention: [G, H, N] float32, softmax attention of the last prompt token of each image's
-            sample over its visual tokens, in the layer before the prune layer; None unless asked
-            for.
+            sample over its visual tokens, in the layer before the prune layer.
         attention_output: [G, N, D], output of that layer's attention block (after its output
-            projection); None unless asked for.
+            projection).
+        text: [G, T, D], residual stream of the prompt's text tokens behind the image (of all text
+            if there is none behind it), entering the same layer.
+        text_mask: [G, T] bool, True at real text tokens; comes with `text` and `text_attention`.
+        text_attention: [G, T, N] float32, their softmax attention over the visual tokens in the
+            layer before the prune layer, mean over heads.
+        vision_attention: [G, N] float32, attention that the vision tower's last used layer gives
+            each token: of its CLS token or, without one, of all tokens; mean over heads.
+        vision_keys: [G, N, Dk] float32, keys of that layer, heads side by side.
+        owners: [G, N] int64, where tokens were merged inside the vision tower: the token that
+            stands for each one.
         grids: per image (rows, columns) of the token grid, or None where tokens form no single
-        grid.
+            grid.
         serials: per image a running number within the run; seeds randomness, so that results do not
             depend on how images were batched.
+        counts: tokens that earlier steps of the run left of each of these images, oldest first;
+            () at the first.
     """
 
     hidden: Tensor
     attention: Tensor | None = None
     attention_output: Tensor | None = None
+    text: Tensor | None = None
+    text_mask: Tensor | None = None
+    text_attention: Tensor | None = None
+    vision_attention: Tensor | None = None
+    vision_keys: Tensor | None = None
+    owners: Tensor | None = None
     grids: tuple[tuple[int, int] | None, ...] = ()
     serials: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -37,3 +60,16 @@ class VisualTokens:
     @property
     def num_tokens(self) -> int:
         return int(self.hidden.shape[1])
+
+    def take(self, images: Sequence[int]) -> VisualTokens:
+        """Some of the images, in that order."""
+        index = torch.as_tensor(images, dtype=torch.long)
+        changes: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                value = value[index.to(value.device)]
+            elif value and field.name != "counts":
+                value = tuple(value[i] for i in index.tolist())
+            changes[field.name] = value
+        return VisualTokens(**changes)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers.vision_utils import get_vision_window_index
 
 from foveate.errors import UnsupportedModelError
 
@@ -88,6 +89,54 @@ def first_layer_after_deepstack(config: Any) -> int:
     return len(config.vision_config.deepstack_visual_indexes)
 
 
+def one_patch(config: Any) -> int:
+    """Every patch of the tower is a visual token."""
+    return 1
+
+
+def merged_patches(config: Any) -> int:
+    """Qwen-VL: neighbouring patches, stored one after the other, become one token."""
+    return int(config.vision_config.spatial_merge_size) ** 2
+
+
+def in_order(tower: Any, grid_thw: Any) -> Tensor | None:
+    """The tower keeps the order of the tokens."""
+    return None
+
+
+def out_of_windows(tower: Any, grid_thw: Any) -> Tensor | None:
+    """Qwen2.5-VL sorts tokens by attention window inside the tower: the way back."""
+    windows, _ = get_vision_window_index(
+        grid_thw,
+        spatial_merge_size=tower.spatial_merge_size,
+        window_size=tower.window_size,
+        patch_size=tower.patch_size,
+    )
+    return windows.argsort()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tower:
+    """Where a vision tower keeps its layers, and how its patches become visual tokens.
+
+    Args:
+        module: attribute of the base model.
+        layers: path from there to the list of layers.
+        attention: attribute of a layer.
+        patches_per_token: from the config; consecutive patches make a token.
+        order: (tower, grid_thw) -> index that brings recorded tokens into the prompt's order.
+        takes_pixels: it is called with pixel_values [B, 3, H, W] and can interpolate its position
+            embeddings, so that images can be made smaller and tokens merged on the way.
+    """
+
+    module: str
+    layers: str
+    attention: str = "self_attn"
+    patches_per_token: Callable[[Any], int] = one_patch
+    order: Callable[[Any, Any], Tensor | None] = in_order
+    takes_pixels: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """One row of the table.
@@ -100,6 +149,8 @@ class Family:
         tiles: how runs of placeholders form an image: "none" (units tell), "runs" (a run is an
             image), "fenced" (tiles of one image are separated by one marker, images by two).
         first_layer: smallest prune_layer the architecture allows.
+        tower: of the vision tower, for methods that read or shorten it; None where its tokens are
+            no one-to-one image of the visual tokens.
     """
 
     title: str
@@ -108,14 +159,20 @@ class Family:
     units: Mapping[Modality, UnitRule]
     tiles: Literal["none", "runs", "fenced"] = "none"
     first_layer: Callable[[Any], int] = first_layer_any
+    tower: Tower | None = None
 
 
 _IMAGE: Mapping[Modality, str] = {"image": "image_token_id"}
 _IMAGE_VIDEO: Mapping[Modality, str] = {"image": "image_token_id", "video": "video_token_id"}
+_CLIP = Tower(module="vision_tower", layers="encoder.layers", takes_pixels=True)
+_QWEN_TOWER = Tower(
+    module="visual", layers="blocks", attention="attn", patches_per_token=merged_patches
+)
 _QWEN = Family(
     title="Qwen2-VL",
     visual_tokens=_IMAGE_VIDEO,
     units={"image": from_grid_thw, "video": from_grid_thw},
+    tower=_QWEN_TOWER,
 )
 _TILED = Family(
     title="SmolVLM",
@@ -126,7 +183,9 @@ _TILED = Family(
 )
 
 FAMILIES: dict[str, Family] = {
-    "llava": Family(title="LLaVA-1.5", visual_tokens=_IMAGE, units={"image": one_per_item}),
+    "llava": Family(
+        title="LLaVA-1.5", visual_tokens=_IMAGE, units={"image": one_per_item}, tower=_CLIP
+    ),
     "llava_next": Family(title="LLaVA-NeXT", visual_tokens=_IMAGE, units={"image": gridless_items}),
     "llava_onevision": Family(
         title="LLaVA-OneVision",
@@ -134,12 +193,18 @@ FAMILIES: dict[str, Family] = {
         units={"image": gridless_items, "video": pooled_frames},
     ),
     "qwen2_vl": _QWEN,
-    "qwen2_5_vl": Family(title="Qwen2.5-VL", visual_tokens=_IMAGE_VIDEO, units=_QWEN.units),
+    "qwen2_5_vl": Family(
+        title="Qwen2.5-VL",
+        visual_tokens=_IMAGE_VIDEO,
+        units=_QWEN.units,
+        tower=replace(_QWEN_TOWER, order=out_of_windows),
+    ),
     "qwen3_vl": Family(
         title="Qwen3-VL",
         visual_tokens=_IMAGE_VIDEO,
         units=_QWEN.units,
         first_layer=first_layer_after_deepstack,
+        tower=_QWEN_TOWER,
     ),
     "smolvlm": _TILED,
     "idefics3": Family(
@@ -152,7 +217,9 @@ FAMILIES: dict[str, Family] = {
     "internvl": Family(
         title="InternVL", visual_tokens=_IMAGE, units={"image": gridless_items}, tiles="runs"
     ),
-    "paligemma": Family(title="PaliGemma", visual_tokens=_IMAGE, units={"image": one_per_item}),
+    "paligemma": Family(
+        title="PaliGemma", visual_tokens=_IMAGE, units={"image": one_per_item}, tower=_CLIP
+    ),
     "gemma3": Family(title="Gemma 3", visual_tokens=_IMAGE, units={"image": one_per_item}),
     "mistral3": Family(
         title="Mistral 3 / Pixtral", visual_tokens=_IMAGE, units={"image": from_image_sizes}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,8 +19,10 @@ from foveate.hf.anatomy import Anatomy, anatomy_of, visual_token_ids
 from foveate.hf.assisted import PromptFirst
 from foveate.hf.attention import RowRecorder
 from foveate.hf.forward_pass import ForwardPass, ImagePlan, Reused, Setting
+from foveate.hf.tower import TowerRecorder
+from foveate.hf.tower_merge import TowerShortener
 from foveate.hf.units import FeatureRecorder
-from foveate.prune.method import Method
+from foveate.prune.method import LAYER_NEEDS, Method, Step
 
 ATTACHED: WeakKeyDictionary[nn.Module, Run] = WeakKeyDictionary()
 
@@ -89,10 +91,14 @@ class Run:
         self._anatomy: Anatomy = anatomy_of(model, with_explicit_mask=visual_mask is not None)
         # Inside a PEFT wrapper it is the transformers model that generates.
         self._host: Any = self._anatomy.model
-        self.prune_layer = _resolve_layer(method, self._anatomy)
+        steps = method.steps(len(self._anatomy.layers), first_layer(self._anatomy))
+        self.steps = {step.layer: step for step in steps}
+        self.prune_layer = steps[0].layer
+        self._rotary = _rotary(self._anatomy) if _renumbers(steps) else None
         self._handles: list[RemovableHandle] = []
         self._recorder: FeatureRecorder | None = None
-        self._row_recorder: RowRecorder | None = None
+        self._row_recorders: dict[int, RowRecorder] = {}
+        self._tower: TowerRecorder | TowerShortener | None = None
         self._setting: Setting | None = None
         self._pass: ForwardPass | None = None
         self._num_images = 0
@@ -131,11 +137,11 @@ class Run:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        if self._recorder is not None:
-            self._recorder.remove()
-        if self._row_recorder is not None:
-            self._row_recorder.remove()
-        self._recorder = self._row_recorder = self._setting = None
+        for recorder in (self._recorder, self._tower, *self._row_recorders.values()):
+            if recorder is not None:
+                recorder.remove()
+        self._row_recorders = {}
+        self._recorder = self._tower = self._setting = None
         for wrapped in ("generate", "_get_candidate_generator"):
             self._host.__dict__.pop(wrapped, None)
         self._pass = None
@@ -158,15 +164,26 @@ class Run:
 
     def _install(self) -> None:
         anatomy, layers = self._anatomy, self._anatomy.layers
-        self._recorder = FeatureRecorder(anatomy)
-        before = layers[self.prune_layer - 1].self_attn if self.prune_layer else None
-        if "attention" in self.method.needs:
-            self._row_recorder = RowRecorder(before)
+        self._tower = _on_the_tower(anatomy, list(self.steps.values()))
+        listeners = [self._tower.collect] if self._tower is not None else []
+        self._recorder = FeatureRecorder(anatomy, listeners)
+        for index, step in self.steps.items():
+            of_layer = step.method.needs & LAYER_NEEDS
+            if of_layer:
+                before: Any = layers[index - 1].self_attn
+                if of_layer - {"attention_output"}:
+                    self._row_recorders[index - 1] = RowRecorder(before)
+                if "attention_output" in of_layer:
+                    self._handles.append(before.register_forward_hook(self._after_attention))
         self._setting = Setting(
-            anatomy, self.method, self.prune_layer, self._recorder, self._row_recorder
+            anatomy=anatomy,
+            method=self.method,
+            steps=self.steps,
+            recorder=self._recorder,
+            row_recorders=self._row_recorders,
+            tower=self._tower,
+            rotary=self._rotary,
         )
-        if "attention_output" in self.method.needs:
-            self._handles.append(before.register_forward_hook(self._after_attention))
         for i, layer in enumerate(layers):
             hook = functools.partial(self._before_layer, i)
             self._handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
@@ -280,10 +297,11 @@ class Run:
     def _after_base(self, module: nn.Module, args: Any, output: Any) -> None:
         """Runs after an exception too, with output None."""
         forward, self._pass = self._pass, None
-        if self._row_recorder is not None:
-            self._row_recorder.wanted = self._row_recorder.row = None
+        for recorder in self._row_recorders.values():
+            recorder.forget()
         if output is None or forward is None:
             return
+        forward.finish()
         is_prefill = forward.has_visual or forward.past == 0
         if is_prefill and forward.reused is None:
             self._num_images += len(forward.image_plans)
@@ -302,7 +320,7 @@ class _UncachedPrompt:
     def __init__(self, forward: ForwardPass) -> None:
         self.input_ids = forward.inputs.get("input_ids")
         self.features = _features(forward.inputs)
-        self.plans = forward.image_plans
+        self.groups, self.image_plans = forward.groups, forward.image_plans
         self.next_length = forward.length + 1
 
     @classmethod
@@ -322,7 +340,9 @@ class _UncachedPrompt:
         # Beams only move within a sample, and its rows share one prompt and one plan.
         prompt_length = self.input_ids.shape[1]
         is_continued = bool((ids[:, :prompt_length] == self.input_ids).all())
-        return Reused(self.plans, prompt_length) if is_continued else None
+        if not is_continued:
+            return None
+        return Reused(self.groups, self.image_plans, prompt_length)
 
 
 def _features(inputs: Mapping[str, Any]) -> list[Any]:
@@ -357,21 +377,54 @@ def bound_arguments(
     return bound
 
 
-def _resolve_layer(method: Method, anatomy: Anatomy) -> int:
-    """The layer that first runs short: as set, by default, or the first the family allows."""
-    first = anatomy.family.first_layer(anatomy.config)
-    num_layers = len(anatomy.layers)
-    layer = method.prune_layer
-    if layer is None:
-        layer = max(method.default_layer, first)
-    if layer < first:
+def first_layer(anatomy: Anatomy) -> int:
+    """The first decoder layer that may run short."""
+    return anatomy.family.first_layer(anatomy.config)
+
+
+def _on_the_tower(anatomy: Anatomy, steps: Sequence[Step]) -> TowerRecorder | TowerShortener | None:
+    """What the steps need done in the vision tower, if anything."""
+    inside = [step.method for step in steps if step.method.where == "vision_tower"]
+    reading = {need for step in steps for need in step.method.needs if need.startswith("vision")}
+    if inside and reading:
         raise MethodError(
-            f"prune_layer={layer} is too early for {anatomy.family.title}, which adds visual "
-            f"features up to layer {first - 1}; use prune_layer={first} or more."
+            f"{inside[0].name} merges tokens inside the vision tower, so {', '.join(reading)} of "
+            "single tokens is not to be had; stack it with a method of the language model."
         )
-    if layer >= num_layers:
+    if inside:
+        return TowerShortener(anatomy, inside[0])
+    if reading:
+        return TowerRecorder(anatomy, with_attention="vision_attention" in reading)
+    return None
+
+
+def _renumbers(steps: Sequence[Step]) -> bool:
+    wanted = {step.method.positions for step in steps}
+    if len(wanted) > 1:
         raise MethodError(
-            f"prune_layer={layer} is outside the {num_layers} decoder layers; "
-            f"use {num_layers - 1} or less."
+            "one method of the stack keeps original positions, another renumbers them; "
+            "set positions= the same in both."
         )
-    return layer
+    return wanted == {"renumbered"}
+
+
+def _rotary(anatomy: Anatomy) -> Callable[..., Any]:
+    """The decoder's maker of rotary tables, for positions that close ranks."""
+    decoder: Any = anatomy.base
+    decoder = getattr(decoder, anatomy.family.decoder) if anatomy.family.decoder else decoder
+    rotary: Any = getattr(decoder, "rotary_emb", None)
+    rope = getattr(anatomy.text_config, "rope_parameters", None) or {}
+    is_plain = rotary is not None and list(inspect.signature(rotary.forward).parameters) == [
+        "x",
+        "position_ids",
+    ]
+    if not is_plain or "mrope_section" in rope:
+        raise MethodError(
+            f"positions='renumbered' needs one-dimensional rotary positions, and "
+            f"{anatomy.family.title} has others; use positions='original'."
+        )
+
+    def tables(hidden: Tensor, position_ids: Tensor) -> Any:
+        return rotary(hidden, position_ids)
+
+    return tables

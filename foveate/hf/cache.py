@@ -22,6 +22,8 @@ class CarvedLayer(DynamicLayer):
         index: [B, L] int64, original position of each slot, PAD where a row has no token.
         seen: uncompressed length.
         has_empty: whether PAD may occur in `index`, so that nobody has to look.
+        shift: [B] int64, how much lower than original the positions of later tokens are; None where
+            positions are original.
     """
 
     def __init__(self, sliding_window: int | None = None) -> None:
@@ -31,6 +33,7 @@ class CarvedLayer(DynamicLayer):
         self.index: Tensor | None = None
         self.seen = 0
         self.has_empty = False
+        self.shift: Tensor | None = None
         self._staged: tuple[Tensor, Tensor, int] | None = None
         self._records_past = False
 
@@ -143,19 +146,25 @@ class CarvedLayer(DynamicLayer):
 
     def reset(self) -> None:
         super().reset()
-        self.index, self.seen, self._staged = None, 0, None
+        self.index, self.seen, self._staged, self.shift = None, 0, None, None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
         self.index = self.index.index_select(0, beam_idx.to(self.index.device))
+        if self.shift is not None:
+            self.shift = self.shift.index_select(0, beam_idx.to(self.shift.device))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
         self.index = self.index.repeat_interleave(repeats, dim=0)
+        if self.shift is not None:
+            self.shift = self.shift.repeat_interleave(repeats, dim=0)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
         self.index = self.index[indices, ...]
+        if self.shift is not None:
+            self.shift = self.shift[indices]
 
 
 def check_carvable(cache: object) -> None:

@@ -15,43 +15,64 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveate.core.layout import PAD, ImageSpan, kept_rows, last_valid, leading_padding
-from foveate.core.plan import KeepPlan
+from foveate.core.layout import PAD, columns_of, kept_rows, last_valid, leading_padding
 from foveate.core.report import ImageReport, Report
-from foveate.core.visual import VisualTokens
+from foveate.errors import UnsupportedModeError
 from foveate.hf.anatomy import Anatomy
 from foveate.hf.attention import RowRecorder
 from foveate.hf.cache import CarvedLayer, cache_bytes, check_carvable, ensure_layers
+from foveate.hf.decide import Decider, Group, ImagePlan, ImageState, text_columns
 from foveate.hf.masks import hide_columns, is_flash, narrow_mask, narrow_tokens, valid_tokens
+from foveate.hf.tower import TowerRecorder
+from foveate.hf.tower_merge import TowerShortener
 from foveate.hf.units import FeatureRecorder, image_spans
-from foveate.prune.method import Method
+from foveate.prune.method import Method, Step
 
-
-@dataclass(frozen=True)
-class ImagePlan:
-    """What was decided for one image: where it sits, its plan (G = 1; None: kept whole)."""
-
-    span: ImageSpan
-    plan: KeepPlan | None
+__all__ = ["ForwardPass", "ImagePlan", "Reused", "Setting"]
 
 
 @dataclass(frozen=True)
 class Reused:
-    """Plans of a prompt that is fed again, longer, without a cache, and the prompt's own length."""
+    """Decisions on a prompt that is fed again, longer, without a cache, and its own length."""
 
-    plans: list[ImagePlan]
+    groups: dict[int, list[Group]]
+    image_plans: list[ImagePlan]
     prompt_length: int
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What stays the same over the passes of one run."""
+    """What stays the same over the passes of one run.
+
+    Args:
+        anatomy: of the model.
+        method: as given.
+        steps: its steps, by layer.
+        recorder: of image features.
+        row_recorders: by the layer whose attention is read.
+        tower: of the vision tower, if the method reads or shortens it.
+        rotary: (hidden, position_ids) -> tables, of the decoder; for renumbered positions.
+    """
 
     anatomy: Anatomy
     method: Method
-    prune_layer: int
+    steps: dict[int, Step]
     recorder: FeatureRecorder
-    row_recorder: RowRecorder | None
+    row_recorders: dict[int, RowRecorder]
+    tower: TowerRecorder | TowerShortener | None = None
+    rotary: Any = None
+
+    @property
+    def renumbers(self) -> bool:
+        return self.rotary is not None
+
+    @property
+    def prune_layer(self) -> int:
+        return min(self.steps)
+
+    def needs(self, name: str) -> bool:
+        """Whether any step asks for it."""
+        return any(name in step.method.needs for step in self.steps.values())
 
 
 class ForwardPass:
@@ -88,12 +109,17 @@ class ForwardPass:
         self.cache = inputs.get("past_key_values")
         self.past = self.cache.get_seq_length() if self.cache is not None else 0
         self.has_visual = visual_mask is not None and bool(visual_mask.any())
-        self.rows: Tensor | None = None  # [B, L] columns that go on, once narrowed
+        self.rows: Tensor | None = None  # [B, L] columns that are left, once narrowed
+        self.keep_mask: Tensor | None = None  # [B, S] the same as a mask
+        self.groups: dict[int, list[Group]] = {}
         self.image_plans: list[ImagePlan] = []
+        self.decider: Decider | None = None
         self.attention_output: Tensor | None = None
+        self.visual_per_layer: list[int] = []
         self.select_seconds = 0.0
         self.used_cache: Any = None
         self._has_filler = False
+        self._shifts: dict[int, tuple[CarvedLayer, Tensor]] = {}
         self._memo: dict[tuple[Any, ...], tuple[Any, Any]] = {}
         if self.has_visual:
             assert visual_mask is not None
@@ -117,8 +143,6 @@ class ForwardPass:
                 for i, layer in enumerate(self.cache.layers):
                     if layer.is_sliding:
                         self.cache.layers[i] = CarvedLayer.of(layer, self.batch, self.device)
-        if self.setting.row_recorder is not None and self.reused is None:
-            self.setting.row_recorder.wanted = last_valid(self.valid)
 
     # --- at each decoder layer ---
 
@@ -126,34 +150,42 @@ class ForwardPass:
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """What layer `index` is called with instead; None leaves the call bitwise alone."""
-        if self.has_visual and index == self.setting.prune_layer:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            narrowed = self._narrow(hidden, kwargs.get("past_key_values"))
-            if narrowed is not None:
-                if args:
-                    args = (narrowed, *args[1:])
-                else:
-                    kwargs = {**kwargs, "hidden_states": narrowed}
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if self.has_visual:
+            if index in self.setting.steps:
+                narrowed = self._narrow(index, hidden, kwargs.get("past_key_values"))
+                if narrowed is not None:
+                    hidden = narrowed
+                    if args:
+                        args = (narrowed, *args[1:])
+                    else:
+                        kwargs = {**kwargs, "hidden_states": narrowed}
+            self.visual_per_layer.append(self._num_visual)
+            if index in self.setting.row_recorders and self.reused is None:
+                self._want_rows(index)
         cache = kwargs.get("past_key_values")
         self.used_cache = cache
         layer = None
         if cache is not None and index < len(cache.layers):
             layer = cache.layers[index]
-        is_short = self.rows is not None and index >= self.setting.prune_layer
-        if not is_short and self.reused is not None and self._is_compact:
-            return args, {**kwargs, "attention_mask": self._hide(kwargs.get("attention_mask"))}
-        if not is_short and not isinstance(layer, CarvedLayer):
+        is_short = self.rows is not None
+        hidden_columns = self._dropped_later(index) if self.reused is not None else None
+        if not is_short and not isinstance(layer, CarvedLayer) and hidden_columns is None:
             return None
         kwargs = dict(kwargs)
-        query_idx = self._query_idx(is_short)
+        if hidden_columns is not None:
+            kwargs["attention_mask"] = self._hide(kwargs.get("attention_mask"), hidden_columns)
+        if not is_short and not isinstance(layer, CarvedLayer):
+            return args, kwargs
+        query_idx = self._query_idx()
         key_idx, has_empty = query_idx, is_short and self._has_filler
         if isinstance(layer, CarvedLayer):
             layer.has_empty |= has_empty
             has_empty = layer.has_empty
             assert layer.index is not None
             key_idx = self._remember(
-                ("keys", id(layer.index), is_short),
-                layer.index,
+                ("keys", id(layer.index), id(query_idx)),
+                (layer.index, query_idx),
                 lambda: torch.cat([layer.index, query_idx.to(layer.index.device)], dim=1),
             )
             layer.stage(key_idx, query_idx, self.past + self.length)
@@ -162,38 +194,87 @@ class ForwardPass:
         )
         if is_short:
             self._narrow_positions(kwargs)
+        shift = self._shift(index, layer)
+        if shift is not None:
+            self._renumber(hidden, kwargs, shift)
         return args, kwargs
 
-    @property
-    def _is_compact(self) -> bool:
-        return self.setting.method.early_cache == "compact"
+    def _want_rows(self, index: int) -> None:
+        """Tell the recorder of layer `index` which attention rows the next step asks for."""
+        recorder = self.setting.row_recorders[index]
+        needs = self.setting.steps[index + 1].method.needs
+        if "attention" in needs:
+            last = columns_of(last_valid(self.valid)[:, None], self.rows)
+            recorder.wanted = last[:, 0]
+        if "text_attention" in needs:
+            columns = self._text.to(self.device)
+            places = columns_of(columns.clamp_min(0), self.rows)
+            recorder.wanted_text = torch.where(columns == PAD, PAD, places)
 
-    def _hide(self, mask: Any) -> Tensor:
-        """Early layers, no cache: generated tokens do not see what a compact cache has cut."""
-        assert self.reused is not None
-        dropped = torch.zeros_like(self.visual_mask)
-        for image_plan in self.reused.plans:
-            if image_plan.plan is not None:
-                span = image_plan.span
-                dropped[span.sample, span.tokens] = True
-                dropped[span.sample, span.tokens[image_plan.plan.keep_idx[0]]] = False
-        start = self.reused.prompt_length
+    @property
+    def _num_visual(self) -> int:
+        """Visual tokens of the batch that are left."""
+        left = self.keep_mask
+
+        def count() -> int:
+            visual = self.visual_mask
+            return int((visual if left is None else left & visual.to(left.device)).sum())
+
+        result: int = self._remember(("visual", id(left)), left, count)
+        return result
+
+    @property
+    def _text(self) -> Tensor:
         result: Tensor = self._remember(
-            ("hidden", id(mask)), mask, lambda: hide_columns(mask, dropped, start, self._kernel())
+            ("text",), None, lambda: text_columns(self.valid, self.visual_mask)
         )
         return result
 
-    def _query_idx(self, is_short: bool) -> Tensor:
-        """Original positions of this layer's queries, [B, Q]; PAD for fillers."""
+    def _dropped_later(self, index: int) -> Tensor | None:
+        """Columns that later steps cut out of this layer's cache, [B, S] bool; None for none."""
+        assert self.reused is not None
+        later = [
+            layer
+            for layer, step in self.setting.steps.items()
+            if layer > index and step.method.early_cache == "compact"
+        ]
 
         def build() -> Tensor:
-            if is_short:
-                assert self.rows is not None
-                return torch.where(self.rows == PAD, PAD, self.rows + self.past)
+            dropped = torch.zeros_like(self.visual_mask)
+            for layer in later:
+                for group in self.reused.groups.get(layer, ()):  # type: ignore[union-attr]
+                    dropped[group.samples, group.tokens] = True
+                    kept = group.tokens.gather(1, group.plan.keep_idx)
+                    dropped[group.samples, kept] = False
+            return dropped
+
+        if not later:
+            return None
+        result: Tensor = self._remember(("dropped", min(later)), None, build)
+        return result
+
+    def _hide(self, mask: Any, columns: Tensor) -> Tensor:
+        """No cache: generated tokens do not see what a compact cache has cut."""
+        assert self.reused is not None
+        start = self.reused.prompt_length
+        result: Tensor = self._remember(
+            ("hidden", id(mask), id(columns)),
+            (mask, columns),
+            lambda: hide_columns(mask, columns, start, self._kernel()),
+        )
+        return result
+
+    def _query_idx(self) -> Tensor:
+        """Original positions of this layer's queries, [B, Q]; PAD for fillers."""
+        rows = self.rows
+
+        def build() -> Tensor:
+            if rows is not None:
+                return torch.where(rows == PAD, PAD, rows + self.past)
             every = torch.arange(self.past, self.past + self.length, device=self.device)
             return every.expand(self.batch, -1)
 
-        result: Tensor = self._remember(("queries", is_short), None, build)
+        result: Tensor = self._remember(("queries", id(rows)), rows, build)
         return result
 
     def _mask(
@@ -219,8 +300,8 @@ class ForwardPass:
         tables = kwargs.get("position_embeddings")
         if tables is not None:
             kwargs["position_embeddings"] = self._remember(
-                ("rotary", id(tables)),
-                tables,
+                ("rotary", id(tables), id(rows)),
+                (tables, rows),
                 lambda: tuple(narrow_tokens(table, rows, token_dim=-2) for table in tables),
             )
         position_ids = kwargs.get("position_ids")
@@ -231,8 +312,8 @@ class ForwardPass:
                 None
                 if is_flash(self._kernel())
                 else self._remember(
-                    ("positions", id(position_ids)),
-                    position_ids,
+                    ("positions", id(position_ids), id(rows)),
+                    (position_ids, rows),
                     lambda: narrow_tokens(position_ids, rows, token_dim=-1),
                 )
             )
@@ -243,37 +324,98 @@ class ForwardPass:
             self._memo[key] = (alive, build())
         return self._memo[key][1]
 
-    # --- at the prune layer ---
+    # --- renumbered positions ---
 
-    def _narrow(self, hidden: Tensor, cache: Any) -> Tensor | None:
-        """Decide, merge, keep: [B, S, D] -> [B, L, D]; None if nothing is to be dropped."""
+    def _shift(self, index: int, layer: Any) -> Tensor | None:
+        """How far each query closes ranks, [B, Q] or [B, 1]; None where positions stay."""
+        earlier = layer.shift if isinstance(layer, CarvedLayer) else None
+        shift = earlier[:, None].to(self.device) if earlier is not None else None
+        rows, keep_mask = self.rows, self.keep_mask
+        if rows is None or keep_mask is None or not self.setting.renumbers:
+            return shift
+        gone = self.visual_mask.to(keep_mask.device) & ~keep_mask
+
+        def build() -> Tensor:
+            before = gone.long().cumsum(dim=-1).gather(1, rows.clamp_min(0).to(gone.device))
+            return before.to(self.device)
+
+        if isinstance(layer, CarvedLayer):
+            self._shifts[index] = (layer, gone.sum(dim=-1))
+        new: Tensor = self._remember(("shift", id(rows)), rows, build)
+        return new if shift is None else shift + new
+
+    def finish(self) -> None:
+        """After the last layer: later tokens are as far from their places as the last of these."""
+        for layer, dropped in self._shifts.values():
+            layer.shift = dropped if layer.shift is None else layer.shift + dropped
+
+    def _renumber(self, hidden: Tensor, kwargs: dict[str, Any], shift: Tensor) -> None:
+        """Rotary tables of the positions that are left after closing ranks."""
+        position_ids = kwargs.get("position_ids")
+        if position_ids is None or position_ids.ndim != 2:
+            raise UnsupportedModeError(
+                "positions='renumbered' needs one-dimensional position_ids in the decoder layers; "
+                "use positions='original'."
+            )
+        moved = self._remember(
+            ("moved", id(position_ids), id(shift)),
+            (position_ids, shift),
+            lambda: position_ids - shift.to(position_ids.device),
+        )
+        kwargs["position_embeddings"] = self._remember(
+            ("moved rotary", id(moved)), moved, lambda: self.setting.rotary(hidden, moved)
+        )
+        kwargs["position_ids"] = None if is_flash(self._kernel()) else moved
+
+    # --- at a step's layer ---
+
+    def _narrow(self, index: int, hidden: Tensor, cache: Any) -> Tensor | None:
+        """Decide, merge, keep: [B, L, D] -> [B, L', D]; None if nothing is to be dropped."""
         started = _now(hidden)
-        groups = self._decide(hidden)
+        groups = self._decide(index, hidden)
+        self.groups[index] = groups
         if not groups:
             return None
-        keep_mask = ~leading_padding(self.valid).to(hidden.device)
-        for spans, plan in groups:
-            samples, tokens = _places(spans, hidden.device)
+        if self.keep_mask is None:
+            self.keep_mask = ~leading_padding(self.valid).to(hidden.device)
+        keep_mask, old = self.keep_mask.clone(), self.rows
+        for group in groups:
+            samples, tokens, plan = group.samples, group.tokens, group.plan
             kept = tokens.gather(1, plan.keep_idx)
             keep_mask[samples, tokens] = False
             keep_mask[samples, kept] = True
             if plan.num_merged:
-                merged = plan.apply(hidden[samples, tokens])
-                hidden = hidden.index_put((samples, kept), merged)
+                left = old[samples[:, 0].to(old.device)] if old is not None else None
+                merged = plan.apply(hidden[samples, columns_of(tokens, left)])
+                hidden = hidden.index_put((samples, columns_of(kept, left)), merged)
         rows = kept_rows(keep_mask)
-        self.rows = rows
+        self.rows, self.keep_mask = rows, keep_mask
         self._has_filler = bool((rows == PAD).any())
         if cache is not None:
-            self._carve(cache, keep_mask)
-        narrowed = narrow_tokens(hidden, rows, token_dim=-2)
-        self.select_seconds = _now(hidden) - started
+            self._carve(index, cache, keep_mask)
+        places = torch.where(rows == PAD, PAD, columns_of(rows.clamp_min(0), old))
+        narrowed = narrow_tokens(hidden, places, token_dim=-2)
+        self.select_seconds += _now(hidden) - started
         return narrowed
 
-    def _decide(self, hidden: Tensor) -> list[tuple[list[ImageSpan], KeepPlan]]:
-        """Plans for all images that lose tokens, grouped by size; fills `image_plans`."""
+    def _decide(self, index: int, hidden: Tensor) -> list[Group]:
+        """What this step does to the images; fills `image_plans`."""
         if self.reused is not None:
-            self.image_plans = self.reused.plans
-            return [([p.span], p.plan) for p in self.reused.plans if p.plan is not None]
+            self.image_plans = self.reused.image_plans
+            return self.reused.groups.get(index, [])
+        if self.decider is None:
+            self.decider = self._make_decider()
+        groups = self.decider.decide(
+            self.setting.steps[index],
+            hidden,
+            self.rows,
+            self.setting.row_recorders.get(index - 1),
+            self.attention_output,
+        )
+        self.image_plans = self.decider.image_plans()
+        return groups
+
+    def _make_decider(self) -> Decider:
         spans = image_spans(
             self.setting.anatomy,
             self.setting.recorder,
@@ -281,65 +423,31 @@ class ForwardPass:
             self.visual_mask,
             self.inputs.get("mm_encoder_outputs") or {},
         )
-        budget = self.setting.method.budget
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for i, span in enumerate(spans):
-            keep = budget.count(span.num_tokens, image=i)
-            by_size.setdefault((span.num_tokens, keep), []).append(i)
-        plans: dict[int, KeepPlan] = {}
-        groups = []
-        for (num_tokens, keep), members in by_size.items():
-            if keep == num_tokens:
-                continue
-            group = [spans[i] for i in members]
-            visual = self._look(hidden, group, [self.first_serial + i for i in members])
-            with torch.no_grad():
-                plan = self.setting.method.plan(visual, keep)
-            if plan.num_kept != keep:
-                raise AssertionError(f"{self.setting.method.name} kept {plan.num_kept}, not {keep}")
-            groups.append((group, plan))
-            plans.update({i: plan.image(j) for j, i in enumerate(members)})
-        self.image_plans = [ImagePlan(span, plans.get(i)) for i, span in enumerate(spans)]
-        return groups
-
-    def _look(self, hidden: Tensor, spans: list[ImageSpan], serials: list[int]) -> VisualTokens:
-        """Gather what the method asked for, for images of one size."""
-        needs = self.setting.method.needs
-        samples, tokens = _places(spans, hidden.device)
-        attention = attention_output = None
-        if "attention" in needs:
-            recorder = self.setting.row_recorder
-            assert recorder is not None
-            assert recorder.row is not None
-            row = recorder.row.to(hidden.device)  # [B, H, S]
-            index = tokens[:, None].expand(-1, row.shape[1], -1)
-            attention = row[samples[:, 0]].gather(2, index)
-        if "attention_output" in needs:
-            assert self.attention_output is not None
-            attention_output = self.attention_output.to(hidden.device)[samples, tokens].detach()
-        return VisualTokens(
-            hidden=hidden[samples, tokens].detach(),
-            attention=attention,
-            attention_output=attention_output,
-            grids=tuple(span.grid for span in spans),
-            serials=tuple(serials),
+        needs_text = self.setting.needs("text") or self.setting.needs("text_attention")
+        return Decider(
+            states=[ImageState.whole(span) for span in spans],
+            text=self._text if needs_text else spans[0].tokens.new_empty(self.batch, 0),
+            first_serial=self.first_serial,
+            num_layers=len(self.setting.anatomy.layers),
+            tower=self.setting.tower,
         )
 
-    def _carve(self, cache: Any, keep_mask: Tensor) -> None:
+    def _carve(self, index: int, cache: Any, keep_mask: Tensor) -> None:
         """Make every cache layer ready for short K/V; cut what the early layers already hold."""
         check_carvable(cache)
+        is_compact = self.setting.steps[index].method.early_cache == "compact"
         num_layers = len(self.setting.anatomy.layers)
         ensure_layers(cache, num_layers)
         for i in range(num_layers):
             layer = CarvedLayer.of(cache.layers[i], self.batch, keep_mask.device)
             cache.layers[i] = layer
-            if i < self.setting.prune_layer and self._is_compact:
+            if i < index and is_compact:
                 assert layer.index is not None
                 # By position, not by slot: a sliding layer holds only its last tokens.
-                index = layer.index.to(keep_mask.device)
-                is_old = (index != PAD) & (index < self.past)
-                is_kept = keep_mask.gather(1, (index - self.past).clamp_min(0))
-                layer.retain(kept_rows(is_old | (is_kept & (index >= self.past))))
+                held = layer.index.to(keep_mask.device)
+                is_old = (held != PAD) & (held < self.past)
+                is_kept = keep_mask.gather(1, (held - self.past).clamp_min(0))
+                layer.retain(kept_rows(is_old | (is_kept & (held >= self.past))))
 
     # --- afterwards ---
 
@@ -378,6 +486,9 @@ class ForwardPass:
             kv_bytes=held,
             kv_bytes_uncompressed=full,
             select_seconds=self.select_seconds,
+            tokens_per_layer=tuple(
+                count / max(1, len(self.image_plans)) for count in self.visual_per_layer
+            ),
         )
 
     def _length_after(self) -> int:
@@ -388,12 +499,6 @@ class ForwardPass:
             last = self.cache.layers[-1]
             old = last.keys.shape[-2] - self.rows.shape[1] if last.keys is not None else 0
         return old + self.rows.shape[1]
-
-
-def _places(spans: list[ImageSpan], device: torch.device) -> tuple[Tensor, Tensor]:
-    """([G, 1] sample, [G, N] column) of the tokens of equally long spans."""
-    samples = torch.tensor([span.sample for span in spans], device=device).unsqueeze(1)
-    return samples, torch.stack([span.tokens for span in spans]).to(device)
 
 
 def _now(tensor: Tensor) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from foveate.core.layout import ImageSpan, runs, split_by_lengths
 from foveate.hf.anatomy import MODALITIES, Anatomy, Modality, Unit, visual_token_ids
+
+Listener = Callable[[Modality, Sequence[Unit]], None]
 
 
 def feature_lengths(output: Any) -> list[int]:
@@ -27,10 +30,15 @@ class FeatureRecorder:
 
     Wraps `get_image_features` and `get_video_features` on the instance (never on the class),
     because `generate` calls them before the forward pass and drops the pixel inputs afterwards.
+
+    Args:
+        anatomy: of the model.
+        listeners: told of the images whenever features are complete.
     """
 
-    def __init__(self, anatomy: Anatomy) -> None:
+    def __init__(self, anatomy: Anatomy, listeners: Sequence[Listener] = ()) -> None:
         self._anatomy = anatomy
+        self._listeners = tuple(listeners)
         self._units: dict[Modality, list[Unit]] = {}
         for modality in MODALITIES:
             name = f"get_{modality}_features"
@@ -50,7 +58,10 @@ class FeatureRecorder:
         def record(*args: Any, **kwargs: Any) -> Any:
             output = original(*args, **kwargs)
             inputs = signature.bind_partial(*args, **kwargs).arguments
-            self._units[modality] = rule(self._anatomy.config, inputs, feature_lengths(output))
+            units = rule(self._anatomy.config, inputs, feature_lengths(output))
+            self._units[modality] = units
+            for listener in self._listeners:
+                listener(modality, units)
             return output
 
         return record
@@ -109,11 +120,7 @@ def image_spans(
     for span in spans:
         number = numbers.get(span.sample, 0)
         numbers[span.sample] = number + 1
-        numbered.append(
-            ImageSpan(
-                sample=span.sample, image=number, tokens=span.tokens, grid=span.grid, kind=span.kind
-            )
-        )
+        numbered.append(replace(span, image=number))
     return numbered
 
 
@@ -123,11 +130,12 @@ def _spans_of_units(
     """Cut the placeholders of each sample into its units, consumed in batch order."""
     spans: list[ImageSpan] = []
     units, expansion = found if found is not None else ([], 1)
-    start = 0
+    start = 0  # of the next sample's images among the units
     for sample, row in enumerate(mask):
         count = int(row.sum())
         if count == 0:
             continue
+        first: int | None = start
         taken: list[Unit] = []
         while sum(unit.num_tokens for unit in taken) < count and start + len(taken) < len(units):
             taken.append(units[start + len(taken)])
@@ -135,13 +143,21 @@ def _spans_of_units(
             # Nothing recorded explains this row: every contiguous run counts as one image.
             pieces = runs(row)
             taken = [Unit(piece.numel()) for piece in pieces]
+            first = None
         else:
             pieces = split_by_lengths(row, [unit.num_tokens for unit in taken])
             if sample % expansion == expansion - 1:  # rows of one sample are repeated for beams
                 start += len(taken)
         spans += [
-            ImageSpan(sample=sample, image=0, tokens=tokens, grid=unit.grid, kind=modality)
-            for tokens, unit in zip(pieces, taken, strict=True)
+            ImageSpan(
+                sample=sample,
+                image=0,
+                tokens=tokens,
+                grid=unit.grid,
+                kind=modality,
+                unit=first + i if first is not None else None,
+            )
+            for i, (tokens, unit) in enumerate(zip(pieces, taken, strict=True))
         ]
     return spans
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +14,31 @@ from foveate.core.plan import KeepPlan
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 
-Need = Literal["attention", "attention_output"]
+Need = Literal[
+    "attention", "attention_output", "text", "text_attention", "vision_attention", "vision_keys"
+]
+Where = Literal["vision_tower", "encoder", "llm"]
+Positions = Literal["original", "renumbered"]
+
+# Read off the decoder layer before the prune layer.
+LAYER_NEEDS: frozenset[Need] = frozenset({"attention", "attention_output", "text_attention"})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One act of pruning in a run.
+
+    Args:
+        layer: decoder layer that first sees what it leaves.
+        method: who decides.
+        layers: all of that method's layers.
+        number: which of them this is.
+    """
+
+    layer: int
+    method: Method
+    layers: tuple[int, ...]
+    number: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +52,14 @@ class Method(ABC):
             first layer the model family allows if that is later.
         early_cache: "compact" also cuts the KV cache of the layers before prune_layer to the kept
             tokens; "full" leaves them whole (same prefill, different decoding, more memory).
+        positions: "original": kept tokens stay where they were in the prompt, and so does the text.
+            "renumbered": from prune_layer on they close ranks, as in code that shortens the input
+            before the language model. One-dimensional rotary positions only.
+
+    Class attributes:
+        where: "vision_tower" (fewer tokens inside the vision tower), "encoder" (between the tower
+            and the language model: prune_layer 0), "llm" (between two decoder layers).
+        exact_budget: False where the budget is a ceiling.
 
     Raises:
         BudgetError: for an impossible budget.
@@ -36,12 +69,15 @@ class Method(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     paper: ClassVar[str] = ""
+    where: ClassVar[Where] = "llm"
     default_layer: ClassVar[int] = 2
+    exact_budget: ClassVar[bool] = True
 
     keep_tokens: int | None = None
     keep_ratio: float | None = None
     prune_layer: int | None = None
     early_cache: Literal["compact", "full"] = "compact"
+    positions: Positions = "original"
 
     def __post_init__(self) -> None:
         _ = self.budget  # validates
@@ -51,10 +87,20 @@ class Method(ABC):
             raise MethodError(
                 f"early_cache={self.early_cache!r} is unknown; use 'compact' or 'full'."
             )
-        if self.needs and self.prune_layer == 0:
+        if self.positions not in ("original", "renumbered"):
             raise MethodError(
-                f"{self.name} reads the {' and '.join(sorted(self.needs))} of the layer before "
+                f"positions={self.positions!r} is unknown; use 'original' or 'renumbered'."
+            )
+        of_layer = self.needs & LAYER_NEEDS
+        if of_layer and self.prune_layer == 0:
+            raise MethodError(
+                f"{self.name} reads the {' and '.join(sorted(of_layer))} of the layer before "
                 "prune_layer, and prune_layer=0 has none; use prune_layer=1 or more."
+            )
+        if self.where == "vision_tower" and self.prune_layer:
+            raise MethodError(
+                f"{self.name} acts inside the vision tower, and prune_layer={self.prune_layer} is "
+                "behind it; leave prune_layer unset."
             )
 
     @property
@@ -66,6 +112,65 @@ class Method(ABC):
         """What `plan` reads beside the hidden states."""
         return frozenset()
 
+    def layers(self, num_layers: int, first_layer: int) -> tuple[int, ...]:
+        """The decoder layers that first see what each step leaves, ascending.
+
+        Args:
+            num_layers: of the decoder.
+            first_layer: the first that the model family allows.
+
+        Raises:
+            MethodError: prune_layer does not fit the model.
+        """
+        layer = self.prune_layer
+        if layer is None:
+            layer = max(self.default_layer, first_layer)
+        if layer < first_layer:
+            raise MethodError(
+                f"prune_layer={layer} is too early for this model family, which adds visual "
+                f"features up to layer {first_layer - 1}; use prune_layer={first_layer} or more."
+            )
+        if layer >= num_layers:
+            raise MethodError(
+                f"prune_layer={layer} is outside the {num_layers} decoder layers; "
+                f"use {num_layers - 1} or less."
+            )
+        return (layer,)
+
+    def steps(self, num_layers: int, first_layer: int) -> tuple[Step, ...]:
+        """All steps of a run, see `layers`."""
+        layers = self.layers(num_layers, first_layer)
+        return tuple(Step(layer, self, layers, i) for i, layer in enumerate(layers))
+
+    def keeps(
+        self, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int
+    ) -> tuple[int, ...]:
+        """Tokens of an image that each step leaves.
+
+        A method of several steps reads its budget as the mean over the decoder layers from its
+        first step on, so that the same budget costs the same.
+
+        Args:
+            keep: the budget as a count.
+            num_tokens: of the image, before any step.
+            layers: of the steps.
+            num_layers: of the decoder.
+        """
+        return (keep,)
+
+    def adapt(
+        self, visual: VisualTokens, keeps: Sequence[int], step: Step, num_layers: int
+    ) -> tuple[int, ...]:
+        """What this step leaves of each of the images, where that depends on their content.
+
+        Args:
+            visual: the images, as for `plan`.
+            keeps: what `keeps` gave.
+            step: this step.
+            num_layers: of the decoder.
+        """
+        return (keeps[step.number],) * visual.num_images
+
     @abstractmethod
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         """Decide which `keep` of N tokens survive in each image. Pure: no state, no model.
@@ -75,7 +180,8 @@ class Method(ABC):
             keep: 1 <= keep < N.
 
         Returns:
-            A KeepPlan with exactly `keep` kept tokens per image.
+            A KeepPlan with exactly `keep` kept tokens per image (at most `keep` where the class
+            says exact_budget=False).
         """
 
     def to_dict(self) -> dict[str, Any]:
