@@ -10,7 +10,8 @@ from rich import box
 from rich.table import Table
 
 from foveate.cli.ask import draw_run, save_picture
-from foveate.cli.compare import comparison_table, run_comparison, write_comparison
+from foveate.cli.compare_output import comparison_table, write_comparison
+from foveate.cli.compare_run import run_comparison
 from foveate.cli.console import err, out
 from foveate.cli.demo_reading import show_far_reading
 from foveate.cli.method import build_method

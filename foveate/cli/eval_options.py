@@ -66,6 +66,14 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
         raise InputError(f"{option} {text!r} is not a list of whole numbers.") from error
 
 
+def share_of(text: str) -> tuple[int, int]:
+    """ "0/2" -> (0, 2): the first of two processes."""
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit()):
+        raise InputError(f"--share {text!r} is no share; write 0/2, 1/2.")
+    return int(index), int(count)
+
+
 def shares(text: str, option: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in split_list(text))

@@ -21,12 +21,12 @@ from foveate.cli.eval_options import (
     Seed,
     numbers,
     run_and_write,
+    share_of,
     shares,
     text_of,
 )
 from foveate.cli.eval_output import split_list
 from foveate.cli.eval_readers import load_readers, model_facts, with_latents
-from foveate.errors import InputError
 
 
 def icl(
@@ -77,7 +77,7 @@ def icl(
         seed=seed,
     )
     found = load_icl_sets(data, split_list(sets))
-    index, count = _share(share)
+    index, count = share_of(share)
     parts = Parts(folder=output / "icl-parts" if resume or count > 1 else None,
                   index=index, count=count)  # fmt: skip
     readers = load_readers(model, base=base, cepe=cepe, head=head, device=device, dtype=dtype)
@@ -89,13 +89,6 @@ def icl(
         output,
         as_json,
     )
-
-
-def _share(text: str) -> tuple[int, int]:
-    index, slash, count = text.partition("/")
-    if not (slash and index.isdigit() and count.isdigit()):
-        raise InputError(f"--share {text!r} is no share; write 0/2, 1/2.")
-    return int(index), int(count)
 
 
 def qa(

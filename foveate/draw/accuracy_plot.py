@@ -1,33 +1,48 @@
-"""Accuracy against the share of visual tokens that is kept, with error bars and controls."""
+"""Accuracy against what it costs: visual tokens kept, prefill FLOPs, measured prefill time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 __all__ = ["Point", "draw_accuracy"]
 
-# Okabe-Ito, then dashes tell more methods apart.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
-CONTROL_STYLES = {"random": ("#6c757d", ":"), "uniform": ("#6c757d", "--")}
+# Okabe-Ito without yellow; with as many markers and dashes, methods are told apart in grey too.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "p")
+DASHES = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)))
+CONTROL_STYLES: dict[str, dict[str, Any]] = {
+    "random": {"color": "#6c757d", "linestyle": ":", "marker": "."},
+    "uniform": {"color": "#6c757d", "linestyle": "--", "marker": "."},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One method at one budget: shares in [0, 1]."""
+    """One method at one budget: accuracy and shares in [0, 1], ratios to the full run."""
 
     method: str
     kept_share: float
     value: float
     low: float
     high: float
+    flops: float | None = None
+    prefill: float | None = None
+
+
+PANELS: tuple[tuple[str, Callable[[Point], float | None]], ...] = (
+    ("visual tokens kept", lambda point: point.kept_share),
+    ("prefill FLOPs, of the full run's", lambda point: point.flops),
+    ("measured prefill time, of the full run's", lambda point: point.prefill),
+)
 
 
 def draw_accuracy(
     points: Sequence[Point], *, full: Point, blind: Point, title: str, path: str | Path
 ) -> None:
-    """Write the plot to `path` (PNG, SVG or PDF by its suffix).
+    """Write the plot to `path` (PNG, SVG or PDF by its suffix), a panel for each known cost.
 
     Args:
         points: all methods at all budgets.
@@ -35,48 +50,78 @@ def draw_accuracy(
         blind: without the image, drawn as a band: what can be guessed.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
 
-    figure = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
+    panels = [
+        (label, cost) for label, cost in PANELS if any(cost(point) is not None for point in points)
+    ]
+    figure = Figure(figsize=(1.9 + 4.6 * len(panels), 4.8), dpi=130, layout="constrained")
+    several = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    top = min(100, 105 * max(p.high for p in (full, blind, *points)))
+    for axes, (label, cost) in zip(several, panels, strict=True):
+        _draw_panel(axes, points, cost, full, blind)
+        axes.set_ylim(0, top)
+        axes.set_xlabel(label)
+    several[0].set_ylabel("exact match (95 % interval)")
+    figure.suptitle(title, fontsize=11)
+    handles, labels = several[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8.5, frameon=False, loc="outside right center")
+    figure.savefig(path)
+
+
+def _draw_panel(
+    axes: Any,
+    points: Sequence[Point],
+    cost: Callable[[Point], float | None],
+    full: Point,
+    blind: Point,
+) -> None:
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
     for point, colour, label in ((full, "#212529", "all tokens"), (blind, "#adb5bd", "no image")):
         axes.axhspan(100 * point.low, 100 * point.high, color=colour, alpha=0.12, linewidth=0)
         axes.axhline(100 * point.value, color=colour, linewidth=1.2, label=label)
     methods = list(dict.fromkeys(point.method for point in points))
-    plain = [name for name in methods if name not in CONTROL_STYLES]
+    ticks: set[float] = set()
     for number, name in enumerate(methods):
-        own = sorted((p for p in points if p.method == name), key=lambda p: p.kept_share)
-        colour, style = CONTROL_STYLES.get(
-            name, (COLOURS[plain.index(name) % len(COLOURS)] if name in plain else "k", "-")
-        )
+        own = [(100 * x, p) for p in points if p.method == name and (x := cost(p)) is not None]
+        own.sort(key=lambda pair: pair[0])
+        ticks |= {round(x, 2) for x, _ in own}
         # Methods share budgets: a small shift keeps their error bars apart.
-        shift = 1 + 0.025 * (number - (len(methods) - 1) / 2)
+        spread = 0.1 / len(methods) * (number - (len(methods) - 1) / 2)
         axes.errorbar(
-            [100 * p.kept_share * shift for p in own],
-            [100 * p.value for p in own],
+            [x * (1 + spread) for x, _ in own],
+            [100 * p.value for _, p in own],
             yerr=[
-                [100 * (p.value - p.low) for p in own],
-                [100 * (p.high - p.value) for p in own],
+                [100 * (p.value - p.low) for _, p in own],
+                [100 * (p.high - p.value) for _, p in own],
             ],
-            color=colour,
-            linestyle=style,
-            marker="o",
-            markersize=4.5,
-            capsize=3,
-            linewidth=1.6,
+            markersize=5,
+            capsize=0,
+            elinewidth=0.7,
+            linewidth=1.3,
             label=name,
+            **_style(name, methods),
         )
     axes.set_xscale("log", base=2)
-    ticks = sorted({round(100 * p.kept_share, 2) for p in points})
-    axes.set_xticks(ticks)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g} %"))
+    if len(ticks) <= 8:
+        axes.set_xticks(sorted(ticks))
+    else:
+        axes.set_xticks([tick for tick in (3.125, 6.25, 12.5, 25, 50, 100, 200)
+                         if 0.7 * min(ticks) <= tick <= 1.4 * max(ticks)])  # fmt: skip
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g} %"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g} %"))
-    axes.minorticks_off()
-    axes.set_ylim(0, min(100, 105 * max(p.high for p in (full, blind, *points))))
-    axes.set_xlabel("visual tokens kept")
-    axes.set_ylabel("exact match (95 % interval)")
-    axes.set_title(title, fontsize=11, loc="left")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(axis="y", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path)
+
+
+def _style(name: str, methods: Sequence[str]) -> dict[str, Any]:
+    """Colour, marker and dashes of a method; controls are grey."""
+    if name in CONTROL_STYLES:
+        return CONTROL_STYLES[name]
+    place = [method for method in methods if method not in CONTROL_STYLES].index(name)
+    return {
+        "color": COLOURS[place % len(COLOURS)],
+        "marker": MARKERS[place % len(MARKERS)],
+        "linestyle": DASHES[place // len(COLOURS) % len(DASHES)],
+    }

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from foveate.core.budget import Budget
 from foveate.errors import InputError
-from foveate.hf.attach import Run
 from foveate.hf.load import VisionLanguageModel
-from foveate.hf.prompt import generate_answers, prompt_inputs
-from foveate.measure.comparison import BLIND, FULL, CompareSettings, Comparison, Row
-from foveate.measure.cost import DecoderShape, prefill_cost
+from foveate.hf.prompt import prompt_inputs
+from foveate.measure.answering import Answering, chunks_of
+from foveate.measure.compare_rows import comparison_of
+from foveate.measure.comparison import Arm, CompareSettings, Comparison
 from foveate.measure.manifest import manifest, public_name
+from foveate.measure.parts import Parts
 from foveate.measure.prefill import PrefillRatio, time_prefill
-from foveate.measure.quality import accuracy, exact_match, paired_difference
 from foveate.tasks.question import Question
+
+__all__ = ["Progress", "answer_share", "compare"]
 
 # (what is being done, steps done, steps in all)
 Progress = Callable[[str, int, int], None]
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    pass
 
 
 def compare(
@@ -27,7 +35,8 @@ def compare(
     settings: CompareSettings,
     *,
     data: str = "",
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = no_progress,
+    parts: Parts | None = None,
 ) -> Comparison:
     """Answer all questions in full, blind, and with every method at every budget.
 
@@ -37,153 +46,158 @@ def compare(
 
     Args:
         vlm: the model; uncompressed it runs with its own attention kernel (sdpa by default).
-        questions: at least one.
+        questions: at least one, each about one image.
         settings: what to run.
         data: name of the data set for the manifest.
         progress: called after each step.
+        parts: where answers are kept chunk by chunk; those of an earlier run, or of the shares of
+            other processes, are taken from there. None keeps nothing.
 
     Raises:
-        InputError: no questions.
+        InputError: no questions, or parts that were made with other settings.
         BudgetError: a budget exceeds an image's tokens.
     """
-    if not questions:
-        raise InputError("there are no questions to compare on; choose another data set.")
-    runs = [Run(vlm.model, arm) for arm in settings.arms()]
-    said, first = _answer_all(vlm, questions, settings, runs, progress)
-    times: list[PrefillRatio] | list[None] = [None] * len(runs)
-    if settings.rounds:
-        times = time_prefill(
-            vlm, first, [run.method for run in runs], rounds=settings.rounds, progress=progress
-        )
-    images = [question.image_id for question in questions]
-    correct = {
-        key: [exact_match(a, q.answers) for a, q in zip(answers, questions, strict=True)]
-        for key, answers in said.items()
-    }
-
-    draws: dict[str, int] = {"resamples": settings.resamples, "seed": settings.seed}
-
-    def row(key: str | int, **saved: Any) -> Row:
-        gap = None
-        if key != FULL:
-            gap = paired_difference(correct[key], correct[FULL], images, **draws)
-        return Row(
-            accuracy=accuracy(correct[key], images, **draws),
-            difference=gap,
-            by_kind=_by_kind(correct[key], questions),
-            answers=tuple(said[key]),
-            correct=tuple(correct[key]),
-            **saved,
-        )
-
-    reports = runs[0].reports
-    visual = sum(r.before for r in reports) / max(1, sum(len(r.images) for r in reports))
-    rows = [
-        row(FULL, method=FULL, kept_tokens=visual, kept_share=1.0, flops_ratio=1.0, kv_ratio=1.0)
-    ]
-    rows += [
-        row(i, prefill=prefill, **_settings_of(run), **_savings(vlm, run))
-        for i, (run, prefill) in enumerate(zip(runs, times, strict=True))
-    ]
-    rows.append(row(BLIND, method=BLIND, kept_tokens=0.0, kept_share=0.0))
-    facts = manifest(
+    parts = Parts() if parts is None else Parts(folder=parts.folder)
+    found, facts = _answer(vlm, questions, settings, data, parts, progress)
+    times = _times(vlm, questions, settings, parts, facts, progress)
+    commits = {part["commit"] for several in found.values() for part in several}
+    seen = manifest(
         seed=settings.seed,
-        model=public_name(vlm.name),
-        weights=vlm.weights,
-        family=vlm.family.title,
-        dtype=vlm.dtype,
-        attention=vlm.attention,
-        data=public_name(data),
+        **_described(vlm, data),
         num_questions=len(questions),
-        num_images=len(set(images)),
+        num_images=len({question.image_id for question in questions}),
         batch_size=settings.batch_size,
         max_new_tokens=settings.max_new_tokens,
         timing_rounds=settings.rounds,
         bootstrap_resamples=settings.resamples,
         interval="95 %, bootstrap over images",
+        against=settings.against or None,
     )
-    return Comparison(rows=tuple(rows), questions=tuple(questions), manifest=facts)
+    if commits != {seen["commit"]}:
+        seen["commits_of_answers"] = sorted(map(str, commits))
+    return comparison_of(found, times, questions, settings, vlm.model.config, seen)
 
 
-def _answer_all(
+def answer_share(
     vlm: VisionLanguageModel,
     questions: Sequence[Question],
     settings: CompareSettings,
-    runs: Sequence[Run],
-    progress: Progress,
-) -> tuple[dict[str | int, list[str]], dict[str, Any]]:
-    """({arm: answers}, inputs of the first batch). Arms are FULL, BLIND and the runs' numbers."""
-    said: dict[str | int, list[str]] = {key: [] for key in (FULL, BLIND, *range(len(runs)))}
-    starts = range(0, len(questions), settings.batch_size)
-    total = len(starts) * len(said)
-    first: dict[str, Any] = {}
-    done = 0
+    *,
+    data: str = "",
+    progress: Progress = no_progress,
+    parts: Parts,
+) -> None:
+    """Answer this process's share of the chunks and keep them; `compare` later reads them all.
 
-    def ask(key: str | int, inputs: dict[str, Any]) -> None:
+    Raises:
+        InputError: no questions, no folder, or parts that were made with other settings.
+    """
+    if parts.folder is None:
+        raise InputError("a share of a comparison needs a folder to keep its parts in.")
+    _answer(vlm, questions, settings, data, parts, progress)
+
+
+def _answer(
+    vlm: VisionLanguageModel,
+    questions: Sequence[Question],
+    settings: CompareSettings,
+    data: str,
+    parts: Parts,
+    progress: Progress,
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
+    """({arm's key: parts in order of the questions}, settings that every part depends on)."""
+    if not questions:
+        raise InputError("there are no questions to compare on; choose another data set.")
+    now = manifest(seed=settings.seed)
+    facts = {
+        **_described(vlm, data),
+        "device": vlm.device.type,
+        "batch_size": settings.batch_size,
+        "max_new_tokens": settings.max_new_tokens,
+        **{name: now[name] for name in ("foveate", "torch", "transformers")},
+    }
+    # Says at once that a folder belongs to another run, and what began it.
+    parts.kept("manifest", facts, lambda: now)
+    arms = settings.arms()
+    pieces = parts.share(chunks_of(questions, settings.batch_size))
+    batches = sum(-(-len(piece.questions) // settings.batch_size) for piece in pieces)
+    done, total = 0, batches * len(arms)
+
+    def step(count: int = 1) -> None:
         nonlocal done
-        said[key] += generate_answers(vlm, inputs, max_new_tokens=settings.max_new_tokens)
-        done += 1
+        done += count
         progress("answering", done, total)
 
-    for start in starts:
-        batch = questions[start : start + settings.batch_size]
-        texts = [question.question for question in batch]
-        inputs = prompt_inputs(vlm, texts, [[question.image] for question in batch])
-        first = first or inputs
-        ask(FULL, inputs)
-        ask(BLIND, prompt_inputs(vlm, texts, [[] for _ in batch]))
-        for i, run in enumerate(runs):
-            with run:  # the same Run throughout, so that random choices go on from batch to batch
-                ask(i, inputs)
-    return said, first
-
-
-def _settings_of(run: Run) -> dict[str, Any]:
-    """The fields of a Row that say what ran."""
-    return {
-        "method": run.method.name,
-        "budget": str(run.method.budget),
-        "prune_layer": run.prune_layer,
-    }
-
-
-def _savings(vlm: VisionLanguageModel, run: Run) -> dict[str, Any]:
-    """The fields of a Row that say what was saved, over all batches."""
-    reports = run.reports
-    kept, before = sum(r.kept for r in reports), sum(r.before for r in reports)
-    num_images = sum(len(r.images) for r in reports)
-    held = sum(r.kv_bytes or 0 for r in reports)
-    full = sum(r.kv_bytes_uncompressed or 0 for r in reports)
-    return {
-        "kept_tokens": kept / max(1, num_images),
-        "kept_share": kept / max(1, before),
-        "kv_ratio": held / full if full else None,
-        "flops_ratio": _flops_ratio(vlm, run),
-    }
-
-
-def _flops_ratio(vlm: VisionLanguageModel, run: Run) -> float:
-    """Prefill FLOPs against the full run's, for a mean prompt with one image."""
-    reports = run.reports
-    num_images = max(1, sum(len(r.images) for r in reports))
-    visual = round(sum(r.before for r in reports) / num_images)
-    keep = max(1, round(sum(r.kept for r in reports) / num_images))
-    text = round(sum(r.length_before for r in reports) / len(reports)) - visual
-    shape = DecoderShape.of(vlm.model.config)
-    full = prefill_cost(shape, num_text=max(0, text), num_visual=visual)
-    short = prefill_cost(
-        shape,
-        num_text=max(0, text),
-        num_visual=visual,
-        budget=Budget(keep_tokens=keep),
-        prune_layer=run.prune_layer,
-        early_cache=run.method.early_cache,
+    answering = Answering(
+        vlm,
+        arms,
+        batch_size=settings.batch_size,
+        max_new_tokens=settings.max_new_tokens,
+        on_step=step,
     )
-    return short.flops / full.flops
+    found: dict[str, list[dict[str, Any]]] = {arm.key: [] for arm in arms}
+    for piece in pieces:
+        wanted = {**facts, "questions": piece.digest()} if parts.folder else {}
+        # What lies there comes first, so that a part of other settings is found before any work.
+        kept = [arm for arm in arms if parts.has(piece.name(arm))]
+        missing = [arm for arm in arms if arm not in kept]
+        step(len(kept) * -(-len(piece.questions) // settings.batch_size))
+        fresh: dict[str, dict[str, Any]] = {}
+
+        def make(
+            arm: Arm, piece: Any = piece, missing: Any = missing, fresh: Any = fresh
+        ) -> dict[str, Any]:
+            if not fresh:
+                fresh.update(answering.answer(piece, missing))
+            return {**fresh[arm.key], "commit": now["commit"]}
+
+        for arm in [*kept, *missing]:
+            own = {"arm": arm.key, "method": arm.method.to_dict() if arm.method else None}
+            found[arm.key].append(
+                parts.kept(piece.name(arm), {**wanted, **own}, partial(make, arm))
+            )
+    return found, facts
 
 
-def _by_kind(correct: Sequence[bool], questions: Sequence[Question]) -> dict[str, float]:
-    kinds: dict[str, list[bool]] = {}
-    for right, question in zip(correct, questions, strict=True):
-        kinds.setdefault(question.kind, []).append(right)
-    return {kind: sum(rights) / len(rights) for kind, rights in sorted(kinds.items())}
+def _times(
+    vlm: VisionLanguageModel,
+    questions: Sequence[Question],
+    settings: CompareSettings,
+    parts: Parts,
+    facts: Mapping[str, Any],
+    progress: Progress,
+) -> dict[str, PrefillRatio]:
+    """{arm's key: measured prefill}; all arms are timed together or not at all."""
+    arms = [arm for arm in settings.arms() if arm.method is not None]
+    if not settings.rounds:
+        return {}
+    batch = questions[: settings.batch_size]
+
+    def make() -> dict[str, Any]:
+        inputs = prompt_inputs(vlm, [q.question for q in batch], [[q.image] for q in batch])
+        ratios = time_prefill(
+            vlm,
+            inputs,
+            [arm.method for arm in arms if arm.method is not None],
+            rounds=settings.rounds,
+            progress=progress,
+        )
+        return {arm.key: ratio.to_dict() for arm, ratio in zip(arms, ratios, strict=True)}
+
+    # Named by what is timed: other arms or rounds are another measurement, not a conflict.
+    wanted = {**facts, "rounds": settings.rounds, "arms": [str(arm.method) for arm in arms]}
+    mark = hashlib.sha256(json.dumps([wanted, [q.id for q in batch]]).encode()).hexdigest()[:8]
+    held = parts.kept(f"timing-{mark}", wanted, make)
+    return {key: PrefillRatio.from_dict(values) for key, values in held.items()}
+
+
+def _described(vlm: VisionLanguageModel, data: str) -> dict[str, Any]:
+    """Model and data, without places on this machine."""
+    return {
+        "model": public_name(vlm.name),
+        "weights": vlm.weights,
+        "family": vlm.family.title,
+        "dtype": vlm.dtype,
+        "attention": vlm.attention,
+        "data": public_name(data),
+    }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from foveate.core.budget import Budget
-from foveate.errors import InputError, MethodError
+from foveate.errors import InputError
 from foveate.measure.prefill import PrefillRatio
 from foveate.measure.quality import Interval
-from foveate.prune import METHODS, Method, method
+from foveate.prune import Method
+from foveate.prune.spec import parse_method, spec_name
 from foveate.tasks.question import Question
 
 FULL, BLIND = "full", "blind"
@@ -17,12 +18,35 @@ CONTROLS = ("random", "uniform")  # no method's number stands without them
 
 
 @dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to answer: in full, blind, or with a method at a budget.
+
+    Args:
+        name: FULL, BLIND, or a method as it was described.
+        budget: as text; "" for full and blind.
+        method: None for full and blind.
+    """
+
+    name: str
+    budget: str = ""
+    method: Method | None = None
+
+    @property
+    def key(self) -> str:
+        """Unique in a comparison, e.g. "tokencarve 25%"."""
+        return f"{self.name} {self.budget}".strip()
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareSettings:
     """What to compare and how.
 
     Args:
-        methods: names from METHODS; the controls are added.
+        methods: descriptions that `foveate.prune.spec.parse_method` reads: names, names with
+            settings, stacks. The controls are added.
         budgets: each method runs at each of them.
+        against: a method that every other one is compared with at the same budget; added if it is
+            not among the methods. "" for none.
         max_new_tokens: longest answer.
         batch_size: questions per batch.
         rounds: interleaved timing rounds; 0 measures no time.
@@ -30,12 +54,13 @@ class CompareSettings:
         resamples: bootstrap draws.
 
     Raises:
-        MethodError: an unknown method.
+        MethodError: an unknown method or setting.
         InputError: an empty list or a count out of range.
     """
 
     methods: tuple[str, ...] = ("tokencarve",)
     budgets: tuple[Budget, ...] = (Budget(keep_ratio=0.25),)
+    against: str = ""
     max_new_tokens: int = 16
     batch_size: int = 16
     rounds: int = 7
@@ -43,33 +68,36 @@ class CompareSettings:
     resamples: int = 2000
 
     def __post_init__(self) -> None:
-        for name in self.methods:
-            if name not in METHODS:
-                raise MethodError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}.")
         if not self.budgets:
             raise InputError("no budget to compare at; give at least one, e.g. --keep 25%.")
         for name, least in (("batch_size", 1), ("max_new_tokens", 1), ("rounds", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}={getattr(self, name)} is below {least}; raise it.")
+        if spec_name(self.against) in (FULL, BLIND, "noop"):
+            raise InputError(
+                f"against={self.against!r} has no budget; name a method (the difference to the "
+                "full run is always there)."
+            )
+        self.arms()  # every description is read now, not after hours
 
-    def arms(self) -> list[Method]:
-        """Every method at every budget, controls included, no-op left out (it is the full run)."""
-        names = dict.fromkeys([*self.methods, *CONTROLS])
+    def arms(self) -> list[Arm]:
+        """Full, every method at every budget with the controls, blind; no-op is the full run."""
+        given = [*self.methods, *([self.against] if self.against else []), *CONTROLS]
+        names = dict.fromkeys(spec_name(name) for name in given)
         return [
-            self._method(name, budget)
-            for name in names
-            if name != "noop"
-            for budget in self.budgets
+            Arm(name=FULL),
+            *(
+                Arm(
+                    name=name,
+                    budget=str(budget),
+                    method=parse_method(name, budget, seed=self.seed),
+                )
+                for name in names
+                if name != "noop"
+                for budget in self.budgets
+            ),
+            Arm(name=BLIND),
         ]
-
-    def _method(self, name: str, budget: Budget) -> Method:
-        settings: dict[str, Any] = {
-            "keep_tokens": budget.keep_tokens,
-            "keep_ratio": budget.keep_ratio,
-        }
-        if any(entry.name == "seed" for entry in fields(METHODS[name])):
-            settings["seed"] = self.seed
-        return method(name, **settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +109,11 @@ class Row:
         budget: as asked for; "" for full and blind.
         accuracy: share of exact matches.
         difference: accuracy minus that of the full run, paired; None for the full run itself.
-        kept_tokens: mean visual tokens of an image from prune_layer on.
+        against: accuracy minus that of the reference method at the same budget, paired; None
+            without one.
+        kept_tokens: mean visual tokens of an image that the last layer saw.
         kept_share: of the visual tokens.
+        average_tokens: mean visual tokens of an image over all decoder layers.
         prefill: measured time of the prefill against the full run; None if not measured.
         flops_ratio: the same by arithmetic.
         kv_ratio: bytes of the KV cache after prefill against the full run's.
@@ -96,8 +127,10 @@ class Row:
     budget: str = ""
     accuracy: Interval
     difference: Interval | None = None
+    against: Interval | None = None
     kept_tokens: float
     kept_share: float
+    average_tokens: float = 0.0
     prefill: PrefillRatio | None = None
     flops_ratio: float | None = None
     kv_ratio: float | None = None
@@ -113,8 +146,10 @@ class Row:
             "budget": self.budget,
             "accuracy": self.accuracy.to_dict(),
             "difference": self.difference.to_dict() if self.difference else None,
+            "against": self.against.to_dict() if self.against else None,
             "kept_tokens": self.kept_tokens,
             "kept_share": self.kept_share,
+            "average_tokens": self.average_tokens,
             "prefill": self.prefill.to_dict() if self.prefill else None,
             "flops_ratio": self.flops_ratio,
             "kv_ratio": self.kv_ratio,
@@ -134,15 +169,25 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         return {"manifest": self.manifest, "rows": [row.to_dict() for row in self.rows]}
 
-    def answers(self) -> list[dict[str, Any]]:
-        """One record per question with every arm's answer, for a look at single cases."""
-        return [
-            {
+    def answers(self, *, in_full: bool = False) -> list[dict[str, Any]]:
+        """The arms' names, then one record per question: which arms were right, in that order.
+
+        Args:
+            in_full: with what every arm said; for a look at single cases.
+        """
+        names = [f"{row.method} {row.budget}".strip() for row in self.rows]
+        records: list[dict[str, Any]] = [{"arms": names}]
+        for i, question in enumerate(self.questions):
+            record: dict[str, Any] = {
                 "id": question.id,
+                "image": question.image_id,
                 "kind": question.kind,
                 "question": question.question,
                 "accepted": list(question.answers),
-                "answers": {f"{r.method} {r.budget}".strip(): r.answers[i] for r in self.rows},
+                "correct": "".join("1" if row.correct[i] else "0" for row in self.rows),
             }
-            for i, question in enumerate(self.questions)
-        ]
+            if in_full:
+                said = [row.answers[i] for row in self.rows]
+                record["answers"] = dict(zip(names, said, strict=True))
+            records.append(record)
+        return records

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -127,10 +127,51 @@ def prefill_cost(
             f"use 0 to {shape.num_layers - 1}."
         )
     keep = num_visual if budget is None else budget.count(num_visual)
-    visual = tuple(num_visual if i < prune_layer else keep for i in range(shape.num_layers))
-    cached_visual = tuple(keep for _ in visual) if early_cache == "compact" else visual
+    visual = [num_visual if i < prune_layer else keep for i in range(shape.num_layers)]
+    return cost_of_layers(
+        shape,
+        num_text=num_text,
+        visual_tokens=visual,
+        cached_visual=[keep] * len(visual) if early_cache == "compact" else None,
+        bytes_per_value=bytes_per_value,
+    )
+
+
+def cost_of_layers(
+    shape: DecoderShape,
+    *,
+    num_text: int,
+    visual_tokens: Sequence[float],
+    cached_visual: Sequence[float] | None = None,
+    bytes_per_value: int = 2,
+) -> Cost:
+    """Cost of prefilling one prompt whose visual tokens become fewer at any number of layers.
+
+    The formula is that of `prefill_cost`.
+
+    Args:
+        num_text: text tokens of the prompt.
+        visual_tokens: in each decoder layer; means over images are rounded.
+        cached_visual: that each layer's cache holds afterwards; None: what went through the layer.
+        bytes_per_value: 2 for half precision, 4 for float32.
+
+    Raises:
+        InputError: not one count per layer, or a negative one.
+    """
+    visual = tuple(round(n) for n in visual_tokens)
+    held = visual if cached_visual is None else tuple(round(n) for n in cached_visual)
+    for counts in (visual, held):
+        if len(counts) != shape.num_layers:
+            raise InputError(
+                f"{len(counts)} counts of visual tokens for {shape.num_layers} decoder layers; "
+                "give one per layer."
+            )
+    if num_text < 0 or min(*visual, *held) < 0:
+        raise InputError(
+            f"num_text={num_text}, visual_tokens={list(visual)}: counts cannot be negative."
+        )
     tokens = tuple(num_text + n for n in visual)
-    cached = tuple(num_text + n for n in cached_visual)
+    cached = tuple(num_text + n for n in held)
     return Cost(
         tokens=tokens,
         cached=cached,

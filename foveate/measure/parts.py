@@ -50,6 +50,10 @@ class Parts:
         """Of all jobs those that this process does."""
         return jobs[self.index :: self.count]
 
+    def has(self, name: str) -> bool:
+        """Whether a part lies in its file already."""
+        return self.folder is not None and (self.folder / f"{name}.json").exists()
+
     def kept(
         self, name: str, wanted: Mapping[str, Any], make: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -25,13 +26,28 @@ class PrefillRatio:
     Args:
         decoder: of the language model over the prompt, selection and merging included.
         first_token: of everything until the first new token, vision encoder included.
+        selection: scoring, choosing and merging, as a share of the compressed run's time until the
+            first token.
     """
 
     decoder: Interval
     first_token: Interval
+    selection: float = 0.0
 
-    def to_dict(self) -> dict[str, dict[str, float]]:
-        return {"decoder": self.decoder.to_dict(), "first_token": self.first_token.to_dict()}
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "decoder": self.decoder.to_dict(),
+            "first_token": self.first_token.to_dict(),
+            "selection": self.selection,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PrefillRatio:
+        return cls(
+            decoder=Interval(**values["decoder"]),
+            first_token=Interval(**values["first_token"]),
+            selection=values["selection"],
+        )
 
 
 def time_prefill(
@@ -49,6 +65,7 @@ def time_prefill(
     """
     stopwatch = _Stopwatch(vlm)
     first_token: dict[int, list[float]] = {}
+    selection: dict[int, list[float]] = {}
 
     def measure(number: int, run: Run | None) -> float:
         # attach and detach stay outside: they happen once, not once per prompt.
@@ -58,6 +75,8 @@ def time_prefill(
             started = stopwatch.now()
             generate_answers(vlm, inputs, max_new_tokens=1)
             first_token.setdefault(number, []).append(stopwatch.now() - started)
+            if run is not None and run.report is not None:
+                selection.setdefault(number, []).append(run.report.select_seconds)
         finally:
             if run is not None:
                 run.detach()
@@ -75,6 +94,7 @@ def time_prefill(
         PrefillRatio(
             decoder=ratio_of_medians(decoder[i], decoder[0]),
             first_token=ratio_of_medians(first_token[i][1:], first_token[0][1:]),
+            selection=median(selection[i][1:]) / median(first_token[i][1:]),
         )
         for i in range(1, len(runs))
     ]

@@ -14,7 +14,7 @@ from foveate.core.budget import Budget, parse_budget
 from foveate.errors import MethodError
 from foveate.prune import METHODS, Method, method
 
-__all__ = ["parse_method", "split_outside", "spec_name"]
+__all__ = ["parse_method", "spec_name", "split_outside"]
 
 STACK = "stack"
 _STAGE = re.compile(r"(?P<name>[A-Za-z_][\w-]*)(?P<first>:[^()]*)?(\((?P<settings>.*)\))?"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from foveate.errors import InputError
+from foveate.tasks.hub import HUB, Columns, hub_questions
 from foveate.tasks.jsonl import jsonl_questions
 from foveate.tasks.question import Question
 
@@ -36,19 +37,28 @@ DATASETS: dict[str, Callable[[int], Iterator[Question]]] = {
 }
 
 
-def load_questions(name: str, *, limit: int) -> list[Question]:
-    """Up to `limit` questions of a named data set, or of a .jsonl file or folder.
+def load_questions(name: str, *, limit: int, columns: Columns | None = None) -> list[Question]:
+    """Up to `limit` questions of a data set.
+
+    Args:
+        name: one of DATASETS, a .jsonl file or folder, or `hub:NAME[:SPLIT[:CONFIG]]`.
+        limit: at most this many.
+        columns: of a `hub:` data set.
 
     Raises:
         InputError: an unknown name, a missing package, or a bad file.
     """
     if limit < 1:
         raise InputError(f"limit={limit} is below 1; ask for at least one question.")
+    if name.startswith(HUB):
+        return list(hub_questions(name, limit=limit, columns=columns))
+    if columns is not None and columns != Columns():
+        raise InputError(f"columns are those of {HUB} data, and {name!r} is none; leave them out.")
     if name not in DATASETS:
         if not Path(name).exists():
             raise InputError(
                 f"data {name!r} is neither {' nor '.join(DATASETS)} nor an existing .jsonl file or "
-                "folder; check the name or path."
+                f"folder; check the name or path, or write {HUB}OWNER/NAME for the Hub."
             )
         return list(jsonl_questions(name, limit=limit))
     try:

@@ -149,13 +149,18 @@ def test_command_writes_table_json_and_plot(
         assert re.search(rf"^ {method} ", result.stdout, re.MULTILINE), method
     assert "2 (12.5%)" in result.stdout
     page = (tmp_path / "out" / "compare.md").read_text()
-    assert "| method | kept | accuracy % |" in page
+    assert "| method | kept | mean | accuracy % | minus full | prefill |" in page
     assert "\\[" not in page
     data = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert len(data["rows"]) == 2 + 4 * 2
     answers = (tmp_path / "out" / "answers.jsonl").read_text().splitlines()
-    assert len(answers) == 4
-    assert set(json.loads(answers[0])["answers"]) >= {"full", "blind", "random 12.5%"}
+    assert len(answers) == 1 + 4
+    arms = json.loads(answers[0])["arms"]
+    assert arms == [f"{row['method']} {row['budget']}".strip() for row in data["rows"]]
+    for number, row in enumerate(data["rows"]):
+        right = [json.loads(answer)["correct"][number] == "1" for answer in answers[1:]]
+        assert row["accuracy"]["value"] == sum(right) / 4
+    assert "answers" not in json.loads(answers[1])
     with Image.open(tmp_path / "out" / "compare.png") as plot:
         assert min(plot.size) > 400
 

@@ -20,7 +20,8 @@ QUARTER = Budget(keep_ratio=0.25)
     ("text", "expected"),
     [
         ("tokencarve", TokenCarve(keep_ratio=0.25)),
-        (" tokencarve( attention_weight = 0.3 ) ", TokenCarve(keep_ratio=0.25, attention_weight=0.3)),
+        (" tokencarve( attention_weight = 0.3 ) ",
+         TokenCarve(keep_ratio=0.25, attention_weight=0.3)),
         ("tokencarve(attention_weight=1,information_score=norm)",
          TokenCarve(keep_ratio=0.25, attention_weight=1, information_score="norm")),
         ("tokencarve(information_score='norm')",
