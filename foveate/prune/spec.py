@@ -26,7 +26,8 @@ def parse_method(text: str, budget: Budget, **shared: Any) -> Method:
 
     Args:
         text: `NAME`, `NAME(setting=value, ...)`, or stages of that form joined by `+`, first to
-            last. A stage of several may have a budget of its own, `NAME:50%`; a count is tokens.
+            last. All stages but the last may have a budget of their own, `NAME:50%` or `NAME:64`,
+            of the tokens that the image had at first.
         budget: of the method; in a stack, of the stages without a budget of their own.
         shared: settings for every stage that has them and does not set them itself, e.g. a seed.
 
@@ -47,7 +48,12 @@ def parse_method(text: str, budget: Budget, **shared: Any) -> Method:
             "one method."
         )
     made = tuple(_stage(stage, budget, shared, alone=False) for stage in stages)
-    return method(STACK, stages=made, **_budget_settings(budget))
+    if made[-1].budget != budget:
+        raise MethodError(
+            f"{text!r} gives its last stage a budget of its own, which is the stack's; give it with "
+            "--keep."
+        )
+    return method(STACK, stages=made)  # its budget is the last stage's
 
 
 def spec_name(text: str) -> str:

@@ -56,15 +56,16 @@ def test_stacks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(METHODS, "stack", Stack)
     monkeypatch.setattr(spec, "method", fake)
-    assert parse_method("divprune:50% + fastv(prune_layer=3)+random:7", QUARTER, seed=1) == (
+    assert parse_method("divprune:50% + random:70+fastv(prune_layer=3)", QUARTER, seed=1) == (
         "the stack"
     )
-    assert made["stages"] == (
-        DivPrune(keep_ratio=0.5),
-        FastV(keep_ratio=0.25, prune_layer=3),
-        RandomTokens(keep_tokens=7, seed=1),
-    )
-    assert (made["keep_ratio"], made["keep_tokens"]) == (0.25, None)
+    assert made == {
+        "stages": (
+            DivPrune(keep_ratio=0.5),
+            RandomTokens(keep_tokens=70, seed=1),
+            FastV(keep_ratio=0.25, prune_layer=3),
+        )
+    }
     parse_method("divprune(prune_layer=1):50%+fastv", QUARTER)
     assert made["stages"][0] == DivPrune(keep_ratio=0.5, prune_layer=1)
 
@@ -95,6 +96,8 @@ def test_stacks_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "stack", TokenCarve)
     with pytest.raises(BudgetError, match="budget 'half' is not a count or a share"):
         parse_method("divprune:half+fastv", QUARTER)
+    with pytest.raises(MethodError, match="gives its last stage a budget of its own"):
+        parse_method("divprune+fastv:10%", QUARTER)
 
 
 def test_text_helpers() -> None:
