@@ -50,8 +50,8 @@ def parse_method(text: str, budget: Budget, **shared: Any) -> Method:
     made = tuple(_stage(stage, budget, shared, alone=False) for stage in stages)
     if made[-1].budget != budget:
         raise MethodError(
-            f"{text!r} gives its last stage a budget of its own, which is the stack's; give it with "
-            "--keep."
+            f"{text!r} gives its last stage a budget of its own, which is the stack's; give that "
+            "with --keep."
         )
     return method(STACK, stages=made)  # its budget is the last stage's
 
