@@ -25,6 +25,10 @@ class CarvedCacheError(FoveateError, RuntimeError):
     """A carved KV cache was used without the run that carved it attached."""
 
 
+class NotFiredError(FoveateError, RuntimeError):
+    """Images were asked about, and nothing was compressed although the budget asks for it."""
+
+
 class AttachError(FoveateError, RuntimeError):
     """attach/detach was called in the wrong order."""
 

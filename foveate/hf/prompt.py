@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,10 @@ from PIL import Image
 
 from foveate.errors import InputError
 from foveate.hf.load import VisionLanguageModel
+
+# {"role": "system" | "user" | "assistant", "content": [part, ...]}; a part is
+# {"type": "text", "text": str} or {"type": "image", "image": RGB image}.
+Turn = Mapping[str, Any]
 
 # For processors without a chat template.
 PLAIN_FORM = "{images}\n{question}\n"
@@ -39,23 +43,44 @@ def prompt_inputs(
             f"got {len(questions)} questions and {len(images)} lists of images; give one list of "
             "images (it may be empty) per question, and at least one question."
         )
+    return chat_inputs(vlm, [[_turn(q, p)] for q, p in zip(questions, images, strict=True)])
+
+
+def chat_inputs(
+    vlm: VisionLanguageModel, conversations: Sequence[Sequence[Turn]]
+) -> dict[str, Any]:
+    """Inputs of `model.generate` for a batch of conversations, padded on the left, on its device.
+
+    Unlike in `prompt_inputs`, images may stand anywhere, and there may be several turns and a
+    system turn, as far as the processor's chat template knows them.
+
+    Args:
+        conversations: B lists of turns, see Turn; the start of the next answer is added.
+
+    Raises:
+        InputError: the processor cannot take what it was given, or has no chat template and got
+            more than one user turn.
+    """
     processor = vlm.processor
     try:
-        if getattr(processor, "chat_template", None):
+        if has_chat_template(vlm):
             inputs = processor.apply_chat_template(
-                [_turn(q, pictures) for q, pictures in zip(questions, images, strict=True)],
+                [list(turns) for turns in conversations],
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
                 processor_kwargs={"padding": True, "return_tensors": "pt"},
             )
         else:
-            texts = [_plain(vlm, q, len(p)) for q, p in zip(questions, images, strict=True)]
-            if any(images):
-                pictures = [list(sample) for sample in images]
+            plain = [_plain(vlm, turns) for turns in conversations]
+            texts = [text for text, _ in plain]
+            pictures = [images for _, images in plain]
+            if any(pictures):
                 inputs = processor(text=texts, images=pictures, padding=True, return_tensors="pt")
             else:  # PaliGemma's processor refuses to work without images
                 inputs = vlm.tokenizer(texts, padding=True, return_tensors="pt")
+    except InputError:
+        raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise InputError(
             f"{type(processor).__name__} cannot prepare this prompt: {error}"
@@ -66,6 +91,20 @@ def prompt_inputs(
         for key, value in inputs.items()
         if isinstance(value, torch.Tensor)
     }
+
+
+def has_chat_template(vlm: VisionLanguageModel) -> bool:
+    return bool(getattr(vlm.processor, "chat_template", None))
+
+
+def prompt_text(vlm: VisionLanguageModel, turns: Sequence[Turn]) -> str:
+    """The text that `chat_inputs` makes of a conversation, one mark per image."""
+    if not has_chat_template(vlm):
+        return _plain(vlm, turns)[0]
+    text: str = vlm.processor.apply_chat_template(
+        list(turns), add_generation_prompt=True, tokenize=False
+    )
+    return text
 
 
 def generate_answers(
@@ -103,12 +142,23 @@ def unknown_words(vlm: VisionLanguageModel, text: str) -> list[str]:
     return [word for word in words if not is_known(word)]
 
 
-def _turn(question: str, images: Sequence[Image.Image]) -> list[dict[str, Any]]:
+def _turn(question: str, images: Sequence[Image.Image]) -> Turn:
     pictures = [{"type": "image", "image": image} for image in images]
-    return [{"role": "user", "content": [*pictures, {"type": "text", "text": question}]}]
+    return {"role": "user", "content": [*pictures, {"type": "text", "text": question}]}
 
 
-def _plain(vlm: VisionLanguageModel, question: str, num_images: int) -> str:
+def _plain(vlm: VisionLanguageModel, turns: Sequence[Turn]) -> tuple[str, list[Image.Image]]:
+    """(prompt, images) of the one user turn that a processor without a chat template can ask."""
+    if [turn["role"] for turn in turns] != ["user"]:
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise InputError(
+            f"{type(vlm.processor).__name__} has no chat template, so it takes one user turn, not "
+            f"{len(turns)} turns ({roles}); leave out system prompts and earlier turns."
+        )
+    parts = turns[0]["content"]
+    images = [part["image"] for part in parts if part["type"] == "image"]
+    question = "".join(part["text"] for part in parts if part["type"] == "text")
     token = str(getattr(vlm.processor, "image_token", "<image>"))
     form = PLAIN_FORMS.get(vlm.model.config.model_type, PLAIN_FORM)
-    return form.format(images=token * num_images, question=question).lstrip("\n")
+    text = form.format(images=token * len(images), question=question)
+    return text.lstrip("\n"), images

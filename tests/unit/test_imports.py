@@ -21,7 +21,10 @@ ALLOWED = {
     "vist": {"core", "errors"},
     "hf": {"core", "prune", "vist", "errors", "embedded", "draw"},
     "train": {"core", "vist", "hf", "errors", "embedded", "draw"},
+    "engines": {"core", "prune", "vist", "hf", "measure", "tasks", "errors", "embedded", "draw"},
 }
+# What stands on everything else: nothing below may import it.
+TOP = ("engines", "cli", "__main__.py")
 
 
 def imported(path: Path) -> list[str]:
@@ -59,6 +62,17 @@ def test_layers_import_downwards(path: Path) -> None:
         parts = name.split(".")
         if parts[0] == "foveate" and len(parts) > 1 and parts[1] != layer:
             assert parts[1] in ALLOWED[layer], f"{layer} imports {name}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if layer_of(p) not in TOP], ids=name_of)
+def test_nothing_imports_the_top_layers(path: Path) -> None:
+    named = [n.split(".") for n in imported(path)]
+    assert not [n for n in named if n[0] == "foveate" and len(n) > 1 and n[1] in TOP]
+
+
+def test_only_its_adapter_imports_lmms_eval() -> None:
+    users = [p for p in FILES if any(n.split(".")[0] == "lmms_eval" for n in imported(p))]
+    assert [name_of(path) for path in users] == ["engines/lmms_eval.py"]
 
 
 def test_importing_foveate_is_light_and_silent() -> None:
