@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -73,3 +73,29 @@ class VisualTokens:
                 value = tuple(value[i] for i in index.tolist())
             changes[field.name] = value
         return VisualTokens(**changes)
+
+    def tokens(self, index: Tensor) -> VisualTokens:
+        """Some tokens of each image, `index` [G, K] ascending; they form no grid any more."""
+
+        def of(value: Tensor | None) -> Tensor | None:  # [G, N, D] or [G, N]
+            if value is None:
+                return None
+            at = index.unsqueeze(-1).expand(-1, -1, value.shape[2]) if value.ndim == 3 else index
+            return value.gather(1, at.to(value.device))
+
+        def of_last(value: Tensor | None) -> Tensor | None:  # [G, H or T, N]
+            return of(value.transpose(1, 2)).transpose(1, 2) if value is not None else None  # type: ignore[union-attr]
+
+        hidden = of(self.hidden)
+        assert hidden is not None
+        return replace(
+            self,
+            hidden=hidden,
+            attention=of_last(self.attention),
+            attention_output=of(self.attention_output),
+            text_attention=of_last(self.text_attention),
+            vision_attention=of(self.vision_attention),
+            vision_keys=of(self.vision_keys),
+            owners=None,
+            grids=(None,) * self.num_images,
+        )

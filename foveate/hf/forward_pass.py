@@ -70,9 +70,9 @@ class Setting:
     def prune_layer(self) -> int:
         return min(self.steps)
 
-    def needs(self, name: str) -> bool:
+    def reads(self, name: str) -> bool:
         """Whether any step asks for it."""
-        return any(name in step.method.needs for step in self.steps.values())
+        return any(name in step.method.reads for step in self.steps.values())
 
 
 class ForwardPass:
@@ -202,7 +202,7 @@ class ForwardPass:
     def _want_rows(self, index: int) -> None:
         """Tell the recorder of layer `index` which attention rows the next step asks for."""
         recorder = self.setting.row_recorders[index]
-        needs = self.setting.steps[index + 1].method.needs
+        needs = self.setting.steps[index + 1].method.reads
         if "attention" in needs:
             last = columns_of(last_valid(self.valid)[:, None], self.rows)
             recorder.wanted = last[:, 0]
@@ -423,7 +423,7 @@ class ForwardPass:
             self.visual_mask,
             self.inputs.get("mm_encoder_outputs") or {},
         )
-        needs_text = self.setting.needs("text") or self.setting.needs("text_attention")
+        needs_text = self.setting.reads("text") or self.setting.reads("text_attention")
         return Decider(
             states=[ImageState.whole(span) for span in spans],
             text=self._text if needs_text else spans[0].tokens.new_empty(self.batch, 0),

@@ -21,18 +21,25 @@ from foveate.errors import MethodError, UnsupportedModeError
 from foveate.hf.anatomy import Anatomy, Modality, Unit
 from foveate.hf.attention import Probe
 from foveate.hf.masks import is_flash
-from foveate.hf.tower import TowerPiece, last_used_layer, tower_layers
+from foveate.hf.tower import TowerPiece, last_used_layer, received_attention, tower_layers
 from foveate.prune.method import Method
 from foveate.prune.tower_method import TowerMerging, TowerResizing
 
 
 class _KeyProbe(Probe):
-    """Keeps the keys of the last call, mean over heads."""
+    """Keeps keys (mean over heads) and received attention of the last call."""
 
-    keys: Tensor | None = None
+    keys: Tensor | None = None  # [B, S, D]
+    importance: Tensor | None = None  # [B, S]
+    has_cls = False
 
     def read(self, query: Tensor, key: Tensor, mask: Any, **settings: Any) -> None:
-        self.keys = key.float().mean(dim=1)  # [B, S, D]
+        self.keys = key.float().mean(dim=1)
+        rows = [
+            received_attention(q, k, settings.get("scaling"), self.has_cls)
+            for q, k in zip(query, key, strict=True)
+        ]
+        self.importance = torch.stack(rows)
 
 
 class TowerShortener:
@@ -131,7 +138,9 @@ class TowerShortener:
     def _install_merging(self, layers: list[Any], attention: str) -> None:
         for i, layer in enumerate(layers):
             if i < self._num_merging:
-                self._probes.append(_KeyProbe(getattr(layer, attention)))
+                probe = _KeyProbe(getattr(layer, attention))
+                probe.has_cls = bool(self._skip)
+                self._probes.append(probe)
             if i:
                 hook = functools.partial(self._before_layer, i)
                 self._handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
@@ -140,13 +149,14 @@ class TowerShortener:
         """Merge by the keys of the layer before, then let this one weigh tokens by their size."""
         hidden = args[0] if args else kwargs["hidden_states"]
         if index <= self._num_merging:
-            keys = self._probes[index - 1].keys
-            assert keys is not None
+            probe = self._probes[index - 1]
+            assert probe.keys is not None
+            assert probe.importance is not None
+            keys, importance = probe.keys[:, self._skip :], probe.importance[:, self._skip :]
             left = self._counts[index - 1]
-            keys = keys[:, self._skip :]
             while left:
                 now = min(left, keys.shape[1] // 2)
-                hidden, keys = self._merge(hidden, keys, now)
+                hidden, keys, importance = self._merge(hidden, keys, importance, now)
                 left -= now
         bias = self._size_bias(hidden)
         if args:
@@ -156,14 +166,17 @@ class TowerShortener:
             return args, {**kwargs, "attention_mask": bias}
         return args, {**kwargs, "hidden_states": hidden, "attention_mask": bias}
 
-    def _merge(self, hidden: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def _merge(
+        self, hidden: Tensor, keys: Tensor, importance: Tensor, count: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         method, skip = self._method, self._skip
         assert isinstance(method, TowerMerging)
         assert self._sizes is not None
         assert self._owner is not None
-        src, dst = method.match(keys, count)
+        src, dst = method.match(keys, importance, count)
         merge = functools.partial(weighted_merge, src=src, dst=dst, sizes=self._sizes)
         body, keys = merge(hidden[:, skip:]), merge(keys)
+        importance = merge(importance.unsqueeze(-1)).squeeze(-1)
         stays = torch.ones_like(self._sizes, dtype=torch.bool).scatter_(1, src, False)
         # Slot of every token: its own new number, or its target's.
         number = (stays.long().cumsum(dim=1) - 1).scatter(
@@ -174,7 +187,7 @@ class TowerShortener:
         self._sizes = sizes[stays].view(len(sizes), -1)
         self._owner = self._owner[stays].view(len(sizes), -1)
         self._slots[self._sizes.shape[1]] = number.gather(1, slots)
-        return torch.cat([hidden[:, :skip], body], dim=1), keys
+        return torch.cat([hidden[:, :skip], body], dim=1), keys, importance
 
     def _size_bias(self, hidden: Tensor) -> Tensor | None:
         """log(size) on the attention logits of every key, [B, 1, 1, S] (ToMe's equation)."""

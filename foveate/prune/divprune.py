@@ -20,6 +20,7 @@ class DivPrune(Method):
     name = "divprune"
     summary = "keeps the most diverse tokens (max-min cosine distance)"
     paper = "arXiv:2503.02175"
+    where = "encoder"
     default_layer = 0
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
 
+import torch
 from typing_extensions import Self
 
 from foveate.core.budget import Budget
-from foveate.core.plan import KeepPlan
+from foveate.core.plan import KeepPlan, keep_only
+from foveate.core.rank import top_k
+from foveate.core.relevance import RELEVANCE_NEEDS, Relevance, text_relevance
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 
@@ -55,6 +58,10 @@ class Method(ABC):
         positions: "original": kept tokens stay where they were in the prompt, and so does the text.
             "renumbered": from prune_layer on they close ranks, as in code that shortens the input
             before the language model. One-dimensional rotary positions only.
+        text_share: share of the budget, in [0, 1], that goes to the tokens most relevant to the
+            prompt's text, whatever the method; the method spends the rest on the others.
+        text_relevance: how that relevance is read, see core.relevance: "attention" of the last
+            prompt token, "text_attention" of all text tokens, "similarity" (any layer).
 
     Class attributes:
         where: "vision_tower" (fewer tokens inside the vision tower), "encoder" (between the tower
@@ -78,6 +85,8 @@ class Method(ABC):
     prune_layer: int | None = None
     early_cache: Literal["compact", "full"] = "compact"
     positions: Positions = "original"
+    text_share: float = 0.0
+    text_relevance: Relevance = "attention"
 
     def __post_init__(self) -> None:
         _ = self.budget  # validates
@@ -91,7 +100,14 @@ class Method(ABC):
             raise MethodError(
                 f"positions={self.positions!r} is unknown; use 'original' or 'renumbered'."
             )
-        of_layer = self.needs & LAYER_NEEDS
+        if not 0.0 <= self.text_share <= 1.0:
+            raise MethodError(f"text_share={self.text_share} is outside [0, 1].")
+        if self.text_share and self.where == "vision_tower":
+            raise MethodError(
+                f"{self.name} acts inside the vision tower, where no text is seen; "
+                "leave text_share at 0."
+            )
+        of_layer = self.reads & LAYER_NEEDS
         if of_layer and self.prune_layer == 0:
             raise MethodError(
                 f"{self.name} reads the {' and '.join(sorted(of_layer))} of the layer before "
@@ -111,6 +127,13 @@ class Method(ABC):
     def needs(self) -> frozenset[Need]:
         """What `plan` reads beside the hidden states."""
         return frozenset()
+
+    @property
+    def reads(self) -> frozenset[Need]:
+        """What a step reads: `needs`, and what text_share takes."""
+        if not self.text_share:
+            return self.needs
+        return self.needs | relevance_needs(self.text_relevance)
 
     def layers(self, num_layers: int, first_layer: int) -> tuple[int, ...]:
         """The decoder layers that first see what each step leaves, ascending.
@@ -171,6 +194,27 @@ class Method(ABC):
         """
         return (keeps[step.number],) * visual.num_images
 
+    def select(self, visual: VisualTokens, keep: int) -> KeepPlan:
+        """`plan`, with the share of the budget that text_share reserves."""
+        num_first = round(self.text_share * keep)
+        if not num_first:
+            return self.plan(visual, keep)
+        relevance = text_relevance(visual, self.text_relevance)
+        first = top_k(relevance, num_first)  # [G, F]
+        if num_first == keep:
+            return keep_only(first, visual.num_tokens, {"relevance": relevance})
+        is_rest = torch.ones_like(relevance, dtype=torch.bool).scatter_(1, first, False)
+        rest = is_rest.nonzero()[:, 1].view(visual.num_images, -1)
+        plan = self.plan(visual.tokens(rest), keep - num_first)
+        kept = torch.cat([first, rest.gather(1, plan.keep_idx)], dim=1)
+        return KeepPlan(
+            num_tokens=visual.num_tokens,
+            keep_idx=kept.sort(dim=-1).values,
+            merge_src=rest.gather(1, plan.merge_src),
+            merge_dst=rest.gather(1, plan.merge_dst),
+            scores={"relevance": relevance},
+        )
+
     @abstractmethod
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         """Decide which `keep` of N tokens survive in each image. Pure: no state, no model.
@@ -209,3 +253,37 @@ class Method(ABC):
             and getattr(self, f.name) != (f.default if f.default is not MISSING else None)
         ]
         return f"{self.name}({', '.join([f'keep={self.budget}', *own])})"
+
+
+def relevance_needs(kind: Relevance) -> frozenset[Need]:
+    """What reading the relevance of that kind takes, see `core.relevance`.
+
+    Raises:
+        MethodError: an unknown kind.
+    """
+    if kind not in RELEVANCE_NEEDS:
+        raise MethodError(
+            f"relevance={kind!r} is unknown; use one of {', '.join(RELEVANCE_NEEDS)}."
+        )
+    need: Any = RELEVANCE_NEEDS[kind]
+    return frozenset({need})
+
+
+def staged_layers(
+    method: Method, first: int, stages: int, num_layers: int, first_layer: int
+) -> tuple[int, ...]:
+    """`stages` layers from `first` on that divide the rest of the decoder evenly.
+
+    Raises:
+        MethodError: they do not fit.
+    """
+    if stages < 1:
+        raise MethodError(f"stages={stages} is below 1; raise it.")
+    if first < first_layer or first + stages > num_layers:
+        raise MethodError(
+            f"{method.name} cannot cut {stages} times from layer {first} on in {num_layers} "
+            f"decoder layers, of which {first_layer} is the first allowed; change prune_layer or "
+            "stages."
+        )
+    width = (num_layers - first) / stages
+    return tuple(first + int(i * width) for i in range(stages))

@@ -41,11 +41,12 @@ class TowerMerging(TowerMethod):
         """How many tokens go behind each of `num_layers` layers; they sum to num_tokens - keep."""
 
     @abstractmethod
-    def match(self, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def match(self, keys: Tensor, importance: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Which tokens go, and into which.
 
         Args:
             keys: [G, n, Dk] of the layer, heads averaged.
+            importance: [G, n] attention each token receives there (of CLS, or the mean).
             count: tokens to merge away, at most n // 2.
 
         Returns:
@@ -62,3 +63,13 @@ class TowerResizing(TowerMethod):
     @abstractmethod
     def grid(self, rows: int, columns: int, keep: int) -> tuple[int, int]:
         """Rows and columns of the smaller token grid, at most `keep` in all."""
+
+
+def even_merges(num_tokens: int, keep: int, num_layers: int) -> tuple[int, ...]:
+    """The same number of merges behind every layer, the first ones one more where it must be.
+
+    >>> even_merges(10, 3, 3)
+    (3, 2, 2)
+    """
+    each, more = divmod(num_tokens - keep, num_layers)
+    return tuple(each + (i < more) for i in range(num_layers))
