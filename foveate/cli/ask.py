@@ -27,7 +27,8 @@ def ask(
         typer.Option(help="Local folder or hub id; default: the embedded model."),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="Compression method, see `foveate methods`.")
+        str,
+        typer.Option(help="See `foveate methods`; settings in brackets, stages joined by +."),
     ] = "tokencarve",
     keep: Annotated[
         str, typer.Option(help="Visual tokens to keep of each image: 64, 25% or 0.25.")

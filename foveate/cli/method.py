@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from foveate.prune import Method
 
 
 def build_method(name: str, keep: str, *, prune_layer: int | None = None) -> Method:
-    """Raises MethodError and BudgetError for what cannot be."""
-    from foveate.core.budget import parse_budget
-    from foveate.prune import method
+    """A method as `foveate.prune.spec.parse_method` reads it.
 
-    budget = parse_budget(keep)
-    settings: dict[str, Any] = (
-        {"keep_tokens": budget.keep_tokens}
-        if budget.keep_tokens is not None
-        else {"keep_ratio": budget.keep_ratio}
-    )
-    return method(name, **settings, prune_layer=prune_layer)
+    Raises:
+        MethodError, BudgetError: for what cannot be.
+    """
+    from foveate.core.budget import parse_budget
+    from foveate.prune.spec import parse_method
+
+    return parse_method(name, parse_budget(keep), prune_layer=prune_layer)

@@ -114,3 +114,15 @@ def test_embedded_model_is_the_default(foveate: Foveate, tmp_path: Path) -> None
     assert data["answer_compressed"] == data["answer"] != ""
     said = foveate("ask", tmp_path / "page.png", "what is the price of zebra?").stdout
     assert "does not know: zebra;" in said
+
+
+def test_method_with_settings(foveate: Foveate, checkpoint: Path, picture: Path) -> None:
+    result = foveate(
+        "ask", "--model", checkpoint, picture, "what?", "--method",
+        "tokencarve(merge_fraction=0, attention_weight=1)", "--keep", "4",
+    )  # fmt: skip
+    assert "tokencarve(keep=4 tokens, attention_weight=1, merge_fraction=0)" in result.stdout
+    refused = foveate(
+        "ask", "--model", checkpoint, picture, "what?", "--method", "fastv(depth=3)", ok=False
+    )
+    assert "fastv has no setting 'depth'; it has" in refused.stderr
