@@ -42,6 +42,7 @@ class Tally:
     kept: int = 0
     merged: int = 0
     dropped: int = 0
+    layer_tokens: float = 0.0
     fired: int = 0
     not_fired: Counter[str] = field(default_factory=Counter)
     kv_bytes: int = 0
@@ -78,9 +79,10 @@ class Tally:
             self.kept += sum(image.kept for image in images)
             self.merged += sum(image.merged for image in images)
             self.dropped += sum(image.dropped for image in images)
-        if any(request.num_images for request in asked):
+        if found:
+            num_images = sum(map(len, mine))
             for report in reports:
-                self._add_prefill(report)
+                self._add_prefill(report, num_images)
 
     def _check(
         self, request: Asked, images: Sequence[ImageReport], reports: Sequence[Report]
@@ -96,18 +98,20 @@ class Tally:
             )
         for image in images:
             budget = self.method.budget.count(image.before, image=image.image)
-            if getattr(self.method, "exact_budget", True) and budget < image.before <= image.kept:
+            if self.method.exact_budget and budget < image.before <= image.kept:
                 raise NotFiredError(
                     f"{request.label}: {self.method} kept all {image.before} visual tokens of "
                     f"{image.kind} {image.image} although its budget is {budget} ({said}); the "
                     "answer is that of the uncompressed model. Run method=noop if that is wanted."
                 )
 
-    def _add_prefill(self, report: Report) -> None:
+    def _add_prefill(self, report: Report, num_images: int) -> None:
         if report.fired:
             self.fired += 1
         else:
             self.not_fired[report.reason] += 1
+        # Rows of one request are copies, so the mean over images is that over rows.
+        self.layer_tokens += report.average_tokens * num_images
         self.kv_bytes += report.kv_bytes or 0
         self.kv_bytes_uncompressed += report.kv_bytes_uncompressed or 0
         self.select_seconds += report.select_seconds
@@ -131,6 +135,7 @@ class Tally:
             out["visual_tokens_before"] = self.before / self.images
             out["visual_tokens_after"] = self.kept / self.images
             out["visual_tokens_kept_share"] = self.kept_share
+            out["visual_tokens_mean_over_layers"] = self.layer_tokens / self.images
         if self.kv_ratio is not None:
             out["kv_cache_share"] = self.kv_ratio
         return out
@@ -146,6 +151,9 @@ class Tally:
             f"visual tokens: {self.before} -> {self.kept} ({100 * self.kept / self.before:.1f} %), "
             f"{self.before / self.images:.1f} -> {self.kept / self.images:.1f} an image; "
             f"{self.merged} merged, {self.dropped} dropped"
+        )
+        lines.append(
+            f"mean over the decoder layers: {self.layer_tokens / self.images:.1f} an image"
         )
         lines.append(f"compressed prefills: {self.fired}")
         lines += [f"left alone: {count} ({reason})" for reason, count in self.not_fired.items()]
