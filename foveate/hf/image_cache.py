@@ -14,6 +14,7 @@ from torch import nn
 
 from foveate.hf.anatomy import MODALITIES, anatomy_of
 from foveate.prune.method import Method
+from foveate.prune.stack import Stack
 
 __all__ = ["ImageCache", "reads_the_tower"]
 
@@ -21,13 +22,13 @@ __all__ = ["ImageCache", "reads_the_tower"]
 def reads_the_tower(method: Method) -> bool:
     """Whether a method acts in the vision tower or looks into it, so that it has to run.
 
-    Methods that only see the tower's output (where = "llm") may be given a kept one.
+    Methods that only see the tower's output, before or in the language model, may be given a kept
+    one.
     """
-    if getattr(method, "where", "llm") != "llm":
-        return True
-    if any(need.startswith("vision") for need in method.needs):
-        return True
-    return any(reads_the_tower(stage) for stage in getattr(method, "stages", ()))
+    if isinstance(method, Stack):
+        return any(reads_the_tower(stage) for stage in method.stages)
+    is_behind = method.where in ("encoder", "llm")
+    return not is_behind or any(need.startswith("vision") for need in method.needs)
 
 
 class ImageCache:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 import foveate
-from foveate.core.plan import KeepPlan
+from foveate.core.budget import Budget
 from foveate.hf.image_cache import ImageCache, reads_the_tower
-from foveate.prune import FastV, Method, RandomTokens, TokenCarve, UniformGrid
+from foveate.prune import METHODS as ALL
+from foveate.prune import FastV, Method, TokenCarve, UniformGrid
+from foveate.prune.spec import parse_method
 from tests.hf import tiny
 
 METHODS = (TokenCarve(keep_ratio=0.5, prune_layer=3), FastV(keep_ratio=0.4, prune_layer=3))
@@ -84,32 +87,47 @@ def test_the_model_is_restored_after_an_error() -> None:
     assert set(model.base_model.__dict__) == before
 
 
-def test_who_needs_the_tower() -> None:
+@pytest.mark.parametrize("name", [name for name in ALL if name != "stack"])
+@pytest.mark.parametrize("first", ["", "visionzip:75%+"])
+def test_every_method_on_kept_images(name: str, first: str) -> None:
+    """Used as a comparison uses it: the images are kept for those that may have them."""
+    text = f"{first}{name}"
+    if first and (ALL[name].where != "llm" or name == "noop"):
+        pytest.skip("acts before or with the first stage")
+    method = parse_method(text, Budget(keep_ratio=0.25), seed=1)
+    model = tiny.build("llava")
+    inputs = tiny.prompts(model, "llava", [1, 1])
+    cache = ImageCache(model)
+    with cache.in_use():
+        generate(model, inputs, None)
+    with contextlib.nullcontext() if reads_the_tower(method) else cache.in_use():
+        kept = generate(model, inputs, method)
+    fresh = generate(model, inputs, method)
+    for a, b in zip(kept.logits, fresh.logits, strict=True):
+        assert torch.equal(a, b), float((a - b).abs().max())
+    assert cache.num_encoded == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tokencarve", False),
+        ("divprune", False),
+        ("random", False),
+        ("visionzip", True),  # reads the tower's attention and keys
+        ("tome", True),
+        ("divprune:50%+tokencarve", False),
+        ("visionzip:50%+tokencarve", True),
+        ("tome:50%+fastv", True),
+    ],
+)
+def test_who_needs_the_tower(text: str, expected: bool) -> None:
+    assert reads_the_tower(parse_method(text, Budget(keep_ratio=0.25))) is expected
+
+
+def test_unknown_places_run_the_tower() -> None:
     @dataclass(frozen=True, kw_only=True)
-    class InTower(UniformGrid):
-        where = "vision_tower"  # type: ignore[misc]
+    class Elsewhere(UniformGrid):
+        where = "pixels"  # type: ignore[misc,assignment]
 
-    @dataclass(frozen=True, kw_only=True)
-    class Between(UniformGrid):
-        where = "encoder"  # type: ignore[misc]
-
-    @dataclass(frozen=True, kw_only=True)
-    class Looks(UniformGrid):
-        @property
-        def needs(self) -> Any:
-            return frozenset({"vision_attention"})
-
-    @dataclass(frozen=True, kw_only=True)
-    class Stacked(UniformGrid):
-        stages: tuple[Method, ...] = ()
-
-        def plan(self, visual: Any, keep: int) -> KeepPlan:
-            raise NotImplementedError
-
-    half: dict[str, Any] = {"keep_ratio": 0.5}
-    for method in (TokenCarve(**half), RandomTokens(**half)):
-        assert not reads_the_tower(method)
-        assert not reads_the_tower(Stacked(**half, stages=(method, method)))
-    for method in (InTower(**half), Between(**half), Looks(**half)):
-        assert reads_the_tower(method)
-        assert reads_the_tower(Stacked(**half, stages=(TokenCarve(**half), method)))
+    assert reads_the_tower(Elsewhere(keep_ratio=0.5))

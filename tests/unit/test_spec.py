@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import pytest
 
-import foveate.prune.spec as spec
 from foveate.core.budget import Budget
 from foveate.errors import BudgetError, MethodError
 from foveate.prune import METHODS, DivPrune, FastV, Method, RandomTokens, TokenCarve
 from foveate.prune.spec import parse_method, spec_name, split_outside
+from foveate.prune.stack import Stack
 
 QUARTER = Budget(keep_ratio=0.25)
 
@@ -41,33 +38,19 @@ def test_counts_and_shared_settings() -> None:
     assert parse_method("divprune", QUARTER, seed=4) == DivPrune(keep_ratio=0.25)
 
 
-def test_stacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: dict[str, Any] = {}
-
-    def fake(name: str, **settings: Any) -> Any:
-        if name == "stack":
-            made.update(settings)
-            return "the stack"
-        return METHODS[name].from_dict(settings)
-
-    @dataclass(frozen=True, kw_only=True)
-    class Stack(TokenCarve):
-        name = "stack"
-
-    monkeypatch.setitem(METHODS, "stack", Stack)
-    monkeypatch.setattr(spec, "method", fake)
-    assert parse_method("divprune:50% + random:70+fastv(prune_layer=3)", QUARTER, seed=1) == (
-        "the stack"
+def test_stacks() -> None:
+    stack = parse_method("divprune:50% + random(prune_layer=1):70+fastv(prune_layer=3)", QUARTER,
+                         seed=1)  # fmt: skip
+    assert isinstance(stack, Stack)
+    assert stack.stages == (
+        DivPrune(keep_ratio=0.5),
+        RandomTokens(keep_tokens=70, prune_layer=1, seed=1),
+        FastV(keep_ratio=0.25, prune_layer=3),
     )
-    assert made == {
-        "stages": (
-            DivPrune(keep_ratio=0.5),
-            RandomTokens(keep_tokens=70, seed=1),
-            FastV(keep_ratio=0.25, prune_layer=3),
-        )
-    }
-    parse_method("divprune(prune_layer=1):50%+fastv", QUARTER)
-    assert made["stages"][0] == DivPrune(keep_ratio=0.5, prune_layer=1)
+    assert stack.budget == QUARTER
+    first = parse_method("divprune(prune_layer=1):50%+fastv", QUARTER)
+    assert isinstance(first, Stack)
+    assert first.stages[0] == DivPrune(keep_ratio=0.5, prune_layer=1)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +76,7 @@ def test_stacks_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(METHODS, "stack", raising=False)
     with pytest.raises(MethodError, match="a stack of 2 methods, which this version cannot run"):
         parse_method("divprune:50%+fastv", QUARTER)
-    monkeypatch.setitem(METHODS, "stack", TokenCarve)
+    monkeypatch.setitem(METHODS, "stack", Stack)
     with pytest.raises(BudgetError, match="budget 'half' is not a count or a share"):
         parse_method("divprune:half+fastv", QUARTER)
     with pytest.raises(MethodError, match="gives its last stage a budget of its own"):
