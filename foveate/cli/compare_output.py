@@ -27,16 +27,18 @@ def comparison_table(result: Comparison) -> Table:
         title_justify="left",
         title_style="bold",
         caption="full: no compression; blind: no image, what can be guessed; [..]: 95 % interval\n"
-        "prefill (measured), FLOPs (arithmetic) and KV cache: ratios to the full run",
+        "prefill (measured), FLOPs (arithmetic) and KV cache: ratios to the full run"
+        + (f"\nref.: {against}" if against and _reference(against) != against else ""),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("method", no_wrap=True)  # fits 80 columns with the widest numbers
-    gap = f"minus {against}" if against else "minus full"
+    # Fits 80 columns with the widest numbers: only long descriptions are folded.
+    table.add_column("method", overflow="fold")
+    gap = f"minus {_reference(against)}" if against else "minus full"
     for name in ("kept", "accuracy %", gap, "prefill", "FLOPs", "KV"):
-        table.add_column(name, justify="right", no_wrap=name != gap)
+        table.add_column(name, justify="right", no_wrap=True)
     previous = None
     for row in result.rows:
         if previous is not None and row.method != previous:
@@ -46,6 +48,11 @@ def comparison_table(result: Comparison) -> Table:
         names = ("method", "kept", "accuracy %", "against" if against else "minus full")
         table.add_row(*(cells[name] for name in (*names, "prefill", "FLOPs", "KV")))
     return table
+
+
+def _reference(name: str) -> str:
+    """Short enough for the head of a column."""
+    return name if len(name) <= 10 else "ref."
 
 
 def comparison_markdown(result: Comparison) -> str:
@@ -61,9 +68,9 @@ def comparison_markdown(result: Comparison) -> str:
         "",
         "full: no compression; blind: no image, what can be guessed; brackets: 95 % interval, "
         "bootstrapped over images, paired where two runs are compared. kept: visual tokens of an "
-        "image in the last decoder layer; mean: over all decoder layers. prefill and first token "
-        "(measured), FLOPs (arithmetic, of the decoder) and KV cache are ratios to the full run of "
-        "the same process; selection is its share of the time until the first token.",
+        "image from the first short layer on; mean: over all decoder layers. prefill and first "
+        "token (measured), FLOPs (arithmetic, of the decoder) and KV cache are ratios to the full "
+        "run of the same process; selection is its share of the time until the first token.",
         "",
         f"| {' | '.join(heads.values())} |",
         f"|---|{'---:|' * (len(heads) - 1)}",

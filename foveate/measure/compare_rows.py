@@ -80,6 +80,7 @@ def _saved(arm: Arm, parts: Sequence[Mapping[str, Any]], config: Any) -> dict[st
         "kept_tokens": saved.kept_tokens,
         "kept_share": saved.kept_share,
         "average_tokens": saved.average_tokens,
+        "last_tokens": saved.last_tokens,
         "flops_ratio": saved.flops_ratio(DecoderShape.of(config)),
         "kv_ratio": saved.kv_ratio if arm.method else 1.0,
         "prune_layer": saved.prune_layer,

@@ -111,9 +111,10 @@ class Row:
         difference: accuracy minus that of the full run, paired; None for the full run itself.
         against: accuracy minus that of the reference method at the same budget, paired; None
             without one.
-        kept_tokens: mean visual tokens of an image that the last layer saw.
+        kept_tokens: visual tokens of an image, mean over the layers from the first short one on.
         kept_share: of the visual tokens.
-        average_tokens: mean visual tokens of an image over all decoder layers.
+        average_tokens: mean over all decoder layers.
+        last_tokens: in the last layer; fewer than kept_tokens with methods of several steps.
         prefill: measured time of the prefill against the full run; None if not measured.
         flops_ratio: the same by arithmetic.
         kv_ratio: bytes of the KV cache after prefill against the full run's.
@@ -131,6 +132,7 @@ class Row:
     kept_tokens: float
     kept_share: float
     average_tokens: float = 0.0
+    last_tokens: float = 0.0
     prefill: PrefillRatio | None = None
     flops_ratio: float | None = None
     kv_ratio: float | None = None
@@ -150,6 +152,7 @@ class Row:
             "kept_tokens": self.kept_tokens,
             "kept_share": self.kept_share,
             "average_tokens": self.average_tokens,
+            "last_tokens": self.last_tokens,
             "prefill": self.prefill.to_dict() if self.prefill else None,
             "flops_ratio": self.flops_ratio,
             "kv_ratio": self.kv_ratio,

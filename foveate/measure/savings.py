@@ -22,7 +22,7 @@ class Savings:
         images: in them.
         text: text tokens, padding left out.
         before: visual tokens of the uncompressed prompts.
-        kept: visual tokens that the last decoder layer saw.
+        last: visual tokens that the last decoder layer saw.
         layers: visual tokens in each decoder layer.
         kv_bytes, kv_full: KV cache after the prefill, and that of the uncompressed prompts; 0 where
             there was none.
@@ -33,7 +33,7 @@ class Savings:
     images: int
     text: int
     before: int
-    kept: int
+    last: int
     layers: tuple[float, ...]
     kv_bytes: int = 0
     kv_full: int = 0
@@ -52,7 +52,7 @@ class Savings:
             images=sum(len(report.images) for report in reports),
             text=text,
             before=sum(report.before for report in reports),
-            kept=sum(report.kept for report in reports),
+            last=sum(report.kept for report in reports),
             layers=tuple(layers),
             kv_bytes=sum(report.kv_bytes or 0 for report in reports),
             kv_full=sum(report.kv_bytes_uncompressed or 0 for report in reports),
@@ -67,7 +67,7 @@ class Savings:
             images=prompts,
             text=text,
             before=visual,
-            kept=visual,
+            last=visual,
             layers=(float(visual),) * num_layers,
         )
 
@@ -82,7 +82,7 @@ class Savings:
             raise InputError("no part of the run says what it saved; answer at least one question.")
         sums = {
             name: sum(each[name] for each in several)
-            for name in ("prompts", "images", "text", "before", "kept", "kv_bytes", "kv_full")
+            for name in ("prompts", "images", "text", "before", "last", "kv_bytes", "kv_full")
         }
         layers = tuple(
             float(sum(counts)) for counts in zip(*(e["layers"] for e in several), strict=True)
@@ -94,17 +94,27 @@ class Savings:
 
     @property
     def kept_tokens(self) -> float:
-        """Mean visual tokens of an image that the last layer saw."""
-        return self.kept / max(1, self.images)
+        """Mean visual tokens of an image from the first short layer on.
+
+        With one step that is what is left; with several, what a budget is measured by.
+        """
+        short = self.layers[self.prune_layer or 0 :]
+        return sum(short) / len(short) / max(1, self.images)
+
+    @property
+    def kept_share(self) -> float:
+        """The same, of the uncompressed image's."""
+        return self.kept_tokens * self.images / max(1, self.before)
+
+    @property
+    def last_tokens(self) -> float:
+        """Mean visual tokens of an image in the last layer."""
+        return self.last / max(1, self.images)
 
     @property
     def average_tokens(self) -> float:
         """Mean visual tokens of an image over all decoder layers."""
         return sum(self.layers) / len(self.layers) / max(1, self.images)
-
-    @property
-    def kept_share(self) -> float:
-        return self.kept / max(1, self.before)
 
     @property
     def kv_ratio(self) -> float | None:

@@ -55,6 +55,10 @@ def test_layers_are_the_reports_own_where_it_has_them() -> None:
     saved = savings(report(8, 4, layers=(16, 12, 12, 6)), prompts=2, text=10)
     assert saved.layers == (32, 24, 24, 12)
     assert saved.average_tokens == (16 + 12 + 12 + 6) / 4
+    # Several steps: from the first short layer on, which is layer 1.
+    assert saved.kept_tokens == (12 + 12 + 6) / 3
+    assert saved.kept_share == pytest.approx((12 + 12 + 6) / 3 / 16)
+    assert saved.last_tokens == 6
 
 
 def test_flops_by_hand() -> None:
