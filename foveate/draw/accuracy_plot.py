@@ -13,6 +13,9 @@ __all__ = ["Point", "draw_accuracy"]
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "p")
 DASHES = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)))
+# %, on a log axis: all of them, or every second one where they would overlap.
+TICKS = (2, 3, 5, 7, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 300)
+WIDE = 6.0  # highest cost over lowest
 CONTROL_STYLES: dict[str, dict[str, Any]] = {
     "random": {"color": "#6c757d", "linestyle": ":", "marker": "."},
     "uniform": {"color": "#6c757d", "linestyle": "--", "marker": "."},
@@ -58,7 +61,7 @@ def draw_accuracy(
     several = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     top = min(100, 105 * max(p.high for p in (full, blind, *points)))
     for axes, (label, cost) in zip(several, panels, strict=True):
-        _draw_panel(axes, points, cost, full, blind)
+        _draw_panel(axes, points, cost, full, blind, shares_budgets=label == PANELS[0][0])
         axes.set_ylim(0, top)
         axes.set_xlabel(label)
     several[0].set_ylabel("exact match (95 % interval)")
@@ -74,7 +77,14 @@ def _draw_panel(
     cost: Callable[[Point], float | None],
     full: Point,
     blind: Point,
+    *,
+    shares_budgets: bool,
 ) -> None:
+    """One panel.
+
+    Args:
+        shares_budgets: most points stand at a few common places.
+    """
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     for point, colour, label in ((full, "#212529", "all tokens"), (blind, "#adb5bd", "no image")):
@@ -86,8 +96,8 @@ def _draw_panel(
         own = [(100 * x, p) for p in points if p.method == name and (x := cost(p)) is not None]
         own.sort(key=lambda pair: pair[0])
         ticks |= {round(x, 2) for x, _ in own}
-        # Methods share budgets: a small shift keeps their error bars apart.
-        spread = 0.1 / len(methods) * (number - (len(methods) - 1) / 2)
+        # A small shift keeps error bars apart; where costs differ they stay where they are.
+        spread = 0.1 / len(methods) * (number - (len(methods) - 1) / 2) if shares_budgets else 0
         axes.errorbar(
             [x * (1 + spread) for x, _ in own],
             [100 * p.value for _, p in own],
@@ -103,11 +113,11 @@ def _draw_panel(
             **_style(name, methods),
         )
     axes.set_xscale("log", base=2)
-    if len(ticks) <= 8:
-        axes.set_xticks(sorted(ticks))
-    else:
-        axes.set_xticks([tick for tick in (3.125, 6.25, 12.5, 25, 50, 100, 200)
-                         if 0.7 * min(ticks) <= tick <= 1.4 * max(ticks)])  # fmt: skip
+    if not shares_budgets or len(ticks) > 6:
+        low, high = 0.8 * min(ticks), 1.25 * max(ticks)
+        known = TICKS[::2] if high > WIDE * low else TICKS
+        ticks = {tick for tick in known if low <= tick <= high} or ticks
+    axes.set_xticks(sorted(ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g} %"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g} %"))
     axes.xaxis.set_minor_locator(NullLocator())

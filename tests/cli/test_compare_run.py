@@ -134,6 +134,7 @@ def test_stacks_and_settings_are_methods(
     assert "| minus tokencarve |" in page
 
 
+@pytest.mark.filterwarnings("ignore:Data has no positive values")  # nothing ran, nothing is kept
 def test_answers_stay_small(
     foveate: Foveate, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,3 +80,16 @@ def test_fourteen_methods_look_different() -> None:
 def test_methods_of_a_single_budget(panels: list[Any], tmp_path: Path) -> None:
     draw([point("a", 0.25, 0.5, flops=0.4)], tmp_path / "plot.png")
     assert len(panels[0].axes) == 2
+
+
+def test_points_of_a_measured_cost_stand_where_it_is(panels: list[Any], tmp_path: Path) -> None:
+    draw(points(flops=0.3), tmp_path / "plot.png")
+    shared, flops = panels[0].axes
+    for axes, wanted in ((shared, None), (flops, [36.25 + 1, 42.5 + 1, 55 + 1])):
+        (line,) = [c.lines[0] for c in axes.containers if c.get_label() == "method-1"]
+        if wanted is None:
+            assert line.get_xdata() == pytest.approx([12.5, 25, 50], rel=0.05)
+        else:
+            assert line.get_xdata() == pytest.approx(wanted)
+    assert [round(x, 2) for x in shared.get_xticks()] == [12.5, 25, 50]
+    assert list(flops.get_xticks()) == [30, 40, 60, 80]
