@@ -17,6 +17,7 @@ from foveate.measure.comparison import Arm, CompareSettings, Comparison
 from foveate.measure.manifest import manifest, public_name
 from foveate.measure.parts import Parts
 from foveate.measure.prefill import PrefillRatio, time_prefill
+from foveate.tasks.hub import HUB, public_hub_name
 from foveate.tasks.question import Question
 
 __all__ = ["Progress", "answer_share", "compare"]
@@ -199,5 +200,5 @@ def _described(vlm: VisionLanguageModel, data: str) -> dict[str, Any]:
         "family": vlm.family.title,
         "dtype": vlm.dtype,
         "attention": vlm.attention,
-        "data": public_name(data),
+        "data": public_hub_name(data) if data.startswith(HUB) else public_name(data),
     }

@@ -16,7 +16,7 @@ from foveate.errors import InputError
 from foveate.tasks.image_file import to_rgb
 from foveate.tasks.question import Question
 
-__all__ = ["HUB", "Columns", "hub_questions"]
+__all__ = ["HUB", "Columns", "hub_questions", "public_hub_name"]
 
 HUB = "hub:"
 SPLITS = ("test", "validation", "val", "dev", "train")  # the first that a data set has
@@ -56,6 +56,12 @@ class Columns:
                 )
             chosen[key] = value
         return cls(**chosen)
+
+
+def public_hub_name(name: str) -> str:
+    """`hub:NAME...` without the folders that a local data set lies in; others stay whole."""
+    source, colon, rest = name.removeprefix(HUB).partition(":")
+    return f"{HUB}{Path(source).resolve().name}{colon}{rest}" if Path(source).exists() else name
 
 
 def hub_questions(name: str, *, limit: int, columns: Columns | None = None) -> Iterator[Question]:

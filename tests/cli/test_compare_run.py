@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from foveate.cli.compare_run import PARTS
 from foveate.measure import answering
@@ -149,3 +150,22 @@ def test_answers_stay_small(
     head, *records = (tmp_path / "answers.jsonl").read_text().splitlines()
     assert len(json.loads(head)["arms"]) == 62
     assert max(map(len, records)) < 300  # 2,000 of them are 0.6 MB
+
+
+def test_data_that_datasets_reads(foveate: Foveate, checkpoint: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    pictures = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    rows = {"picture": pictures, "question": ["what?"] * 2, "label": ["red", "blue"]}
+    features = datasets.Features(
+        picture=datasets.Image(), question=datasets.Value("string"), label=datasets.Value("string")
+    )
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
+    result = foveate(
+        "compare", "--model", checkpoint, "--data", f"hub:{tmp_path / 'saved'}", "--rounds", "0",
+        "--columns", "image=picture,answers=label", "--output", tmp_path / "out", "--json",
+    )  # fmt: skip
+    manifest = json.loads(result.stdout)["manifest"]
+    assert (manifest["num_questions"], manifest["num_images"]) == (2, 2)
+    assert manifest["data"] == "hub:saved"
+    for file in (tmp_path / "out").rglob("*.json*"):
+        assert str(tmp_path) not in file.read_text(), file
