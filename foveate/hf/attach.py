@@ -18,6 +18,7 @@ from foveate.errors import AttachError, MethodError, UnsupportedModeError
 from foveate.hf.anatomy import Anatomy, anatomy_of, visual_token_ids
 from foveate.hf.assisted import PromptFirst
 from foveate.hf.attention import RowRecorder
+from foveate.hf.decide import Group
 from foveate.hf.forward_pass import ForwardPass, ImagePlan, Reused, Setting
 from foveate.hf.tower import TowerRecorder
 from foveate.hf.tower_merge import TowerShortener
@@ -68,7 +69,10 @@ class Run:
         report: what happened in the last prefill (a Report); None before the first.
         reports: of all prefills, oldest first.
         plans: ImagePlan of every image of the last prefill: where it sat, what was kept.
+        decisions: the same step by step: layer -> Groups of images that lost tokens there.
         visual_mask: explicit positions for `inputs_embeds` callers, see `attach`.
+        next_serial: running number of the next image, which seeds random methods; set it to go on
+            where another run left off.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class Run:
         self.visual_mask = visual_mask
         self.reports: list[Report] = []
         self.plans: list[ImagePlan] = []
+        self.decisions: dict[int, list[Group]] = {}
         self._anatomy: Anatomy = anatomy_of(model, with_explicit_mask=visual_mask is not None)
         # Inside a PEFT wrapper it is the transformers model that generates.
         self._host: Any = self._anatomy.model
@@ -101,7 +106,7 @@ class Run:
         self._tower: TowerRecorder | TowerShortener | None = None
         self._setting: Setting | None = None
         self._pass: ForwardPass | None = None
-        self._num_images = 0
+        self.next_serial = 0
         self._uncached: _UncachedPrompt | None = None
 
     # --- on and off ---
@@ -248,7 +253,7 @@ class Run:
             inputs,
             visual_mask,
             is_explicit_mask=is_explicit,
-            first_serial=self._num_images,
+            first_serial=self.next_serial,
             reused=reused,
         )
 
@@ -304,8 +309,8 @@ class Run:
         forward.finish()
         is_prefill = forward.has_visual or forward.past == 0
         if is_prefill and forward.reused is None:
-            self._num_images += len(forward.image_plans)
-            self.plans = forward.image_plans
+            self.next_serial += len(forward.image_plans)
+            self.plans, self.decisions = forward.image_plans, forward.groups
             self.reports.append(forward.report())
         if forward.used_cache is None and forward.fired:
             self._uncached = _UncachedPrompt.after(forward, self._uncached)

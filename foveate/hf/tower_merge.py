@@ -72,6 +72,7 @@ class TowerShortener:
         self._owner: Tensor | None = None  # [B, n] token that stands for each slot
         self._sizes: Tensor | None = None  # [B, n] tokens in each slot
         self._patches = (0, 0)
+        self._is_whole = False
         if isinstance(method, TowerMerging):
             used = last_used_layer(anatomy, len(layers))
             if used < 1:
@@ -113,6 +114,11 @@ class TowerShortener:
         num_tokens = rows * columns
         every = torch.arange(num_tokens, device=pixels.device)
         keep = self._method.budget.count(num_tokens)
+        self._is_whole = keep == num_tokens
+        if self._is_whole:
+            self._slots = {num_tokens: every.expand(len(pixels), -1)}
+            self._owner = every.expand(len(pixels), -1)
+            return None
         if isinstance(self._method, TowerResizing):
             r, c = self._method.grid(rows, columns, keep)
             cell = _cells(rows, r)[:, None] * c + _cells(columns, c)
@@ -147,6 +153,8 @@ class TowerShortener:
 
     def _before_layer(self, index: int, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Merge by the keys of the layer before, then let this one weigh tokens by their size."""
+        if self._is_whole:
+            return None
         hidden = args[0] if args else kwargs["hidden_states"]
         if index <= self._num_merging:
             probe = self._probes[index - 1]
@@ -212,6 +220,8 @@ class TowerShortener:
         assert self._owner is not None
         last = self._slots[min(self._slots)]
         self._batches.append(self._owner.gather(1, last))
+        if self._is_whole:
+            return output
         output.last_hidden_state = self._spread(output.last_hidden_state)
         if getattr(output, "hidden_states", None) is not None:
             output.hidden_states = tuple(self._spread(state) for state in output.hidden_states)

@@ -144,7 +144,7 @@ class Answering:
             run = self._runs[arm.key]
             # Random choices follow from the image's number in the data set, one image a question,
             # whichever process or run answers it.
-            run._num_images = first
+            run.next_serial = first
             stack.enter_context(run)
         return stack
 

@@ -1,4 +1,4 @@
-"""SparseVLM: text tokens rate the image, its rank sets the pace (Zhang et al., arXiv:2410.04417)."""
+"""SparseVLM: text tokens rate the image, its rank sets the pace (Zhang et al. 2410.04417)."""
 
 from __future__ import annotations
 

@@ -16,10 +16,15 @@ def decoder_of(model: Any) -> Any:
     return getattr(base, "language_model", None) or base.text_model
 
 
+# Per image: (sample, columns of its tokens, kept, merge sources, merge targets), the last three
+# counting within those columns.
+Plan = tuple[int, Tensor, Tensor, Tensor, Tensor]
+
+
 def masked_logits(
     model: Any,
     inputs: dict[str, Any],
-    plans: list[tuple[int, Tensor, Tensor, Tensor, Tensor]],
+    plans: list[Plan],
     prune_layer: int,
     prompt_length: int,
     *,
@@ -29,22 +34,44 @@ def masked_logits(
 
     Args:
         inputs: arguments of the forward; input_ids may run past the prompt (generated tokens).
-        plans: per image (sample, token columns, kept, merge sources, merge targets), the last three
-            counting within the image.
+        plans: what happens before prune_layer.
         prompt_length: rows from here on are generated: with a compact cache they do not see dropped
             columns in the early layers either.
     """
+    return masked_steps(model, inputs, [(prune_layer, plans)], prompt_length, compact=compact)
+
+
+def masked_steps(
+    model: Any,
+    inputs: dict[str, Any],
+    steps: list[tuple[int, list[Plan]]],
+    prompt_length: int,
+    *,
+    compact: bool = True,
+    renumbered: bool = False,
+) -> Tensor:
+    """The same for several steps, each (layer, plans).
+
+    Args:
+        renumbered: from each step's layer on, rotary positions close ranks.
+    """
     batch, length = inputs["input_ids"].shape
-    dropped = torch.zeros(batch, length, dtype=torch.bool)
-    for sample, tokens, kept, _, _ in plans:
-        dropped[sample, tokens] = True
-        dropped[sample, tokens[kept]] = False
+
+    def dropped_by(chosen: list[tuple[int, list[Plan]]]) -> Tensor:
+        dropped = torch.zeros(batch, length, dtype=torch.bool)
+        for _, plans in chosen:
+            for sample, tokens, kept, _, _ in plans:
+                gone = torch.ones(len(tokens), dtype=torch.bool)
+                gone[kept] = False
+                dropped[sample, tokens[gone]] = True
+        return dropped
+
     late = torch.arange(length) >= prompt_length
 
     def hide(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         hidden = args[0].clone()
-        if index == prune_layer:
-            for sample, tokens, _, sources, targets in plans:
+        for layer, plans in steps:
+            for sample, tokens, _, sources, targets in plans if layer == index else ():
                 for target in targets.unique():
                     members = tokens[torch.cat([target.view(1), sources[targets == target]])]
                     hidden[sample, tokens[target]] = hidden[sample, members].mean(dim=0)
@@ -52,11 +79,11 @@ def masked_logits(
         if mask is None:
             mask = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
         allowed = mask if mask.dtype == torch.bool else mask == 0
-        hidden_columns = dropped[:, None, None, :].expand(-1, -1, length, -1)
-        if index < prune_layer:
-            if not compact:
-                return None
-            hidden_columns = hidden_columns & late[None, None, :, None]
+        gone = dropped_by([step for step in steps if step[0] <= index])
+        hidden_columns = gone[:, None, None, :].expand(-1, -1, length, -1)
+        if compact:
+            later = dropped_by(steps)[:, None, None, :].expand(-1, -1, length, -1)
+            hidden_columns = hidden_columns | (later & late[None, None, :, None])
         # A dropped row may see itself, so that no row is empty.
         own = torch.eye(length, dtype=torch.bool)
         allowed = (allowed & ~hidden_columns) | (own & (hidden_columns | ~allowed.any(-1, True)))
@@ -66,7 +93,11 @@ def masked_logits(
                 .expand(allowed.shape)
                 .masked_fill(~allowed, torch.finfo(mask.dtype).min)
             )
-        return (hidden, *args[1:]), {**kwargs, "attention_mask": allowed}
+        changed = {**kwargs, "attention_mask": allowed}
+        if renumbered:
+            moved = kwargs["position_ids"] - gone.long().cumsum(dim=-1)
+            changed["position_embeddings"] = decoder_of(model).rotary_emb(hidden, moved)
+        return (hidden, *args[1:]), changed
 
     handles = [
         layer.register_forward_pre_hook(
