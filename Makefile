@@ -18,7 +18,7 @@ test: $(VENV)/.installed-dev
 
 # The plugin under the real lmms-eval, in an environment of its own.
 test-lmms: $(LMMS)/.installed
-	$(LMMS)/bin/python -m pytest tests/engines
+	$(LMMS)/bin/python -m pytest tests/engines tests/docs/test_reproduce.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
