@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 
 import foveate
+from foveate.core.determinant import greedy_log_det
+from foveate.core.plan import KeepPlan, compose, merge_to_owners
 from foveate.core.visual import VisualTokens
+from foveate.prune.mmtok import greedy_coverage
 
 
 def tokens(hidden: list[list[float]], attention: list[float] | None = None) -> VisualTokens:
@@ -104,3 +107,176 @@ def test_random_depends_on_seed_and_serial_only() -> None:
 def test_noop_keeps_everything() -> None:
     visual = VisualTokens(hidden=torch.zeros(2, 5, 3))
     assert foveate.NoOp().plan(visual, 5).keep_idx.tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_visionzip() -> None:
+    """8 tokens to 4, a half contextual: 2 dominant by attention, 2 contextual of the other 6.
+
+    Dominant: tokens 5 and 2. The rest 0 1 3 4 6 7 is sampled at places floor(0.5 * 3) = 1 and
+    floor(1.5 * 3) = 4: tokens 1 and 6. Keys of 0 and 3 point as token 1's, those of 4 and 7 as
+    token 6's.
+    """
+    east, north = [1.0, 0.1], [0.1, 1.0]
+    visual = VisualTokens(
+        hidden=torch.zeros(1, 8, 2),
+        vision_attention=torch.tensor([[0.1, 0.1, 0.3, 0.0, 0.0, 0.4, 0.1, 0.0]]),
+        vision_keys=torch.tensor([[east, [1.0, 0.0], east, east, north, north, [0.0, 2.0], north]]),
+    )
+    method = foveate.VisionZip(keep_tokens=4, contextual_fraction=0.5)
+    plan = method.plan(visual, 4)
+    assert plan.keep_idx.tolist() == [[1, 2, 5, 6]]
+    assert plan.merge_src.tolist() == [[0, 3, 4, 7]]
+    assert plan.merge_dst.tolist() == [[1, 1, 6, 6]]
+
+
+def test_dart() -> None:
+    """Pivots: the longest visual token (0, east) and the text token (north). Three to keep.
+
+    The first turn is the visual pivot's: the token least like east is 4 (west). Then the text's:
+    of those left, the one least like north is 5 (south).
+    """
+    compass = [[3.0, 0.0], [1.0, 0.2], [0.2, 1.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]
+    visual = VisualTokens(
+        hidden=torch.tensor([compass]),
+        text=torch.tensor([[[0.0, 2.0]]]),
+        text_mask=torch.tensor([[True]]),
+    )
+    method = foveate.Dart(keep_tokens=3, visual_pivots=1, text_pivots=1)
+    assert method.plan(visual, 3).keep_idx.tolist() == [[0, 4, 5]]
+
+
+def test_cdpruner() -> None:
+    """Relevance is the cosine with the text (north): 0, 0.6, 1, 1, scaled to the same.
+
+    Tokens 2 and 3 are one and the same, so after 2 nothing is left of 3. Token 1 keeps
+    0.6^2 (1 - 0.6^2) = 0.2304 of its square, token 0 has relevance 0.
+    """
+    visual = VisualTokens(
+        hidden=torch.tensor([[[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.0, 1.0]]]),
+        text=torch.tensor([[[0.0, 5.0]]]),
+        text_mask=torch.tensor([[True]]),
+    )
+    method = foveate.CdPruner(keep_tokens=2)
+    plan = method.plan(visual, 2)
+    assert plan.keep_idx.tolist() == [[1, 2]]
+    torch.testing.assert_close(plan.scores["relevance"], torch.tensor([[0.0, 0.6, 1.0, 1.0]]))
+    relevance = torch.tensor([0.0, 0.6, 1.0, 1.0])
+    kernel = relevance[:, None] * (visual.hidden[0] @ visual.hidden[0].T) * relevance
+    _, gains = greedy_log_det(kernel[None].double(), 2)
+    torch.testing.assert_close(gains, torch.tensor([[1.0, 0.2304]]).double())
+
+
+def test_mmtok_covers_text_first_then_image() -> None:
+    """Two text tokens, east and north; with alpha = 0 the two tokens that match them are kept."""
+    visual = VisualTokens(
+        hidden=torch.tensor([[[-1.0, 0.0], [1.0, 0.0], [0.7, 0.7], [0.0, 1.0], [0.0, -1.0]]]),
+        text=torch.tensor([[[2.0, 0.0], [0.0, 3.0]]]),
+        text_mask=torch.tensor([[True, True]]),
+    )
+    method = foveate.MmTok(keep_tokens=2, alpha=0.0)
+    assert method.plan(visual, 2).keep_idx.tolist() == [[1, 3]]
+
+
+def test_coverage_counts_what_is_not_covered_yet() -> None:
+    """Column sums are 5, 4, 3; after column 0 column 1 adds 0 and column 2 adds 3."""
+    weights = torch.tensor([[[3.0, 2.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 3.0]]])
+    assert greedy_coverage(weights, 3).tolist() == [[0, 2, 1]]
+
+
+def test_pyramiddrop() -> None:
+    """16 tokens, a mean of 4 over two equal stages: q = (sqrt(3) - 1) / 2, so 5.86 and 2.14."""
+    method = foveate.PyramidDrop(keep_tokens=4, stages=2, prune_layer=2)
+    assert method.layers(6, 0) == (2, 4)
+    assert method.keeps(4, 16, (2, 4), 6) == (6, 2)
+    visual = tokens([[0.0]] * 4, [0.1, 0.4, 0.3, 0.2])
+    assert method.plan(visual, 2).keep_idx.tolist() == [[1, 2]]
+
+
+def test_sparsevlm() -> None:
+    """Text token 0 resembles the image and rates it, text token 1 does not.
+
+    Scores are the attention of token 0 alone: 0.4, 0.3, 0.2, 0.1, 0, 0 for tokens 0 to 5. Of 3 to
+    keep, one slot is for a cluster of the 3 best that were cut (2, 3, 4): 3 and 4 are the same, 2
+    is apart, so the densest and its double are one peak.
+    """
+    image = [[1.0, 0.0], [1.0, 0.0], [0.9, -0.5], [1.0, 0.3], [1.0, 0.3], [1.0, 0.0]]
+    visual = VisualTokens(
+        hidden=torch.tensor([image]),
+        text=torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]),
+        text_mask=torch.tensor([[True, True]]),
+        text_attention=torch.tensor([[[0.4, 0.3, 0.2, 0.1, 0.0, 0.0], [0, 0, 0, 0, 0, 1.0]]]),
+    )
+    method = foveate.SparseVlm(keep_tokens=3, recycled=1.0, cluster_fraction=0.34)
+    plan = method.plan(visual, 3)
+    torch.testing.assert_close(
+        plan.scores["raters"], torch.tensor([[0.4, 0.3, 0.2, 0.1, 0.0, 0.0]])
+    )
+    assert plan.keep_idx.tolist() == [[0, 1, 3]]
+    assert plan.merge_src.tolist() == [[2, 4]]
+    assert plan.merge_dst.tolist() == [[3, 3]]
+
+
+def test_tome_matches_odd_tokens_into_even_ones() -> None:
+    """Tokens 1 and 3 look for partners among 0, 2 and 4; 3 is closest to 4, then 1 to 2."""
+    keys = torch.tensor([[[1.0, 0.0], [0.2, 1.0], [0.0, 1.0], [-1.0, 0.1], [-1.0, 0.1]]])
+    method = foveate.ToMe(keep_tokens=3)
+    assert method.merges(5, 3, 2) == (1, 1)
+    src, dst = method.match(keys, torch.zeros(1, 5), 2)
+    assert src.tolist() == [[3, 1]]
+    assert dst.tolist() == [[4, 2]]
+
+
+def test_prune_and_merge_folds_the_unimportant() -> None:
+    """Tokens 0 and 2 get the least attention; each goes to the kept one most like it."""
+    keys = torch.tensor([[[1.0, 0.1], [1.0, 0.0], [0.1, 1.0], [0.0, 1.0]]])
+    importance = torch.tensor([[0.1, 0.4, 0.2, 0.3]])
+    src, dst = foveate.PruneAndMerge(keep_tokens=2).match(keys, importance, 2)
+    assert src.tolist() == [[0, 2]]
+    assert dst.tolist() == [[1, 3]]
+
+
+def test_owners_become_a_plan() -> None:
+    plan = merge_to_owners(torch.tensor([[0, 0, 2, 2], [1, 1, 2, 1]]))
+    assert plan.keep_idx.tolist() == [[0, 2], [1, 2]]
+    assert plan.merge_src.tolist() == [[1, 3], [0, 3]]
+    assert plan.merge_dst.tolist() == [[0, 2], [1, 1]]
+
+
+def test_two_steps_compose() -> None:
+    """6 -> 4 (5 merged into 4, 1 dropped) -> 2 (of 0 2 3 4: 4 merged into 2, 3 dropped)."""
+
+    def plan(n: int, keep: list[int], src: list[int], dst: list[int]) -> KeepPlan:
+        return KeepPlan(
+            num_tokens=n,
+            keep_idx=torch.tensor([keep]),
+            merge_src=torch.tensor([src]),
+            merge_dst=torch.tensor([dst]),
+        )
+
+    both = compose(plan(6, [0, 2, 3, 4], [5], [4]), plan(4, [0, 1], [3], [1]))
+    assert both.to_dict() == plan(6, [0, 2], [5, 4], [2, 2]).to_dict()
+    lost = compose(plan(6, [0, 2, 3, 4], [5], [3]), plan(4, [0, 1], [3], [1]))
+    assert lost.merge_src.tolist() == [[4]], "5 went with 3, which was dropped"
+
+
+def test_greedy_log_det_takes_the_largest_gain_each_time() -> None:
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(2, 9, 5, generator=generator).double()
+    kernel = x @ x.transpose(1, 2)
+    chosen, gains = greedy_log_det(kernel, 5)
+    for image in range(2):
+        picked: list[int] = []
+        value = 1.0
+        for step in range(5):
+            determinants = {
+                i: float(torch.linalg.det(kernel[image][[*picked, i]][:, [*picked, i]]))
+                for i in range(9)
+                if i not in picked
+            }
+            best = max(determinants, key=lambda i: determinants[i])
+            assert int(chosen[image, step]) == best
+            torch.testing.assert_close(
+                gains[image, step], torch.tensor(determinants[best] / value).double()
+            )
+            picked.append(best)
+            value = determinants[best]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -133,10 +134,12 @@ def slow_tower(tower: Any, pixels: Tensor, counts: tuple[int, ...], match: Any) 
             for s, d in zip(src, dst, strict=True):
                 groups[d].append(s)
 
-            def mean(values: Tensor, group: list[int]) -> Tensor:
-                weight = torch.tensor([float(len(members[i])) for i in group])
+            lengths = torch.tensor([float(len(group)) for group in members])
+
+            def mean(values: Tensor, group: list[int], lengths: Tensor = lengths) -> Tensor:
+                weight = lengths[group]
                 shape = (-1, *(1,) * (values.ndim - 1))
-                return (values[group] * weight.view(shape)).sum(0) / weight.sum()  # noqa: B023
+                return (values[group] * weight.view(shape)).sum(0) / weight.sum()
 
             body = torch.stack([mean(x[1:], g) for g in groups.values()])
             keys, importance = (
@@ -144,7 +147,7 @@ def slow_tower(tower: Any, pixels: Tensor, counts: tuple[int, ...], match: Any) 
                 for values in (keys, importance)
             )
             x = torch.cat([x[:1], body])
-            members = [sum((members[i] for i in g), []) for g in groups.values()]
+            members = [list(chain(*(members[i] for i in g))) for g in groups.values()]
             left -= now
     return x[1:], members
 
