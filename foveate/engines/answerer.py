@@ -70,7 +70,6 @@ class CarvedAnswerer:
         self.vlm = vlm
         self.settings = settings
         self.run = attach(vlm.model, settings.method)
-        self._colour = mean_colour(vlm)
         self.start_tally()
 
     @classmethod
@@ -188,7 +187,7 @@ class CarvedAnswerer:
     def _shaped_part(self, part: dict[str, Any]) -> dict[str, Any]:
         if part["type"] != "image" or self.settings.image_aspect_ratio != "pad":
             return part
-        return {"type": "image", "image": pad_to_square(part["image"], self._colour)}
+        return {"type": "image", "image": pad_to_square(part["image"], mean_colour(self.vlm))}
 
     def _count(self, asked: Sequence[Asked], started: float, *, rows_per_request: int = 1) -> None:
         self.seconds += time.perf_counter() - started

@@ -66,7 +66,7 @@ class GenerationSettings:
         given = {key: value for key, value in settings.items() if value is not None}
         for key in sorted(given):
             if key in WITHOUT_EFFECT:
-                logger.info(
+                logger.warning(
                     "generation setting %s=%r does nothing: %s", key, given[key],
                     WITHOUT_EFFECT[key],
                 )  # fmt: skip

@@ -61,6 +61,7 @@ class FoveateHf(lmms):  # type: ignore[misc]
         self.settings = AnswererSettings.of(settings)
         self.answerer: CarvedAnswerer | None = CarvedAnswerer.load(self.settings)
         self.device = self.answerer.vlm.device
+        self._generation: dict[str, GenerationSettings] = {}
 
     @classmethod
     def create_from_arg_string(
@@ -127,7 +128,7 @@ class FoveateHf(lmms):  # type: ignore[misc]
             return question_turns(context, visuals, label)
 
         label = f"{task}/{doc_id}"
-        return Request(label=label, turns=turns, settings=GenerationSettings.of(settings))
+        return Request(label=label, turns=turns, settings=self._settings_of(settings))
 
     def _option(self, request: Instance) -> Request:
         if len(request.args) == 2:  # an option without its question, for mutual information
@@ -149,6 +150,13 @@ class FoveateHf(lmms):  # type: ignore[misc]
 
         label = f"{task}/{doc_id}"
         return Request(label=label, turns=turns, continuation=continuation)
+
+    def _settings_of(self, settings: dict[str, Any]) -> GenerationSettings:
+        """Read once for all requests of a task, so that what it says is said once."""
+        key = repr(sorted(settings.items()))
+        if key not in self._generation:
+            self._generation[key] = GenerationSettings.of(settings)
+        return self._generation[key]
 
     # --- around a run ---
 
@@ -198,4 +206,4 @@ class FoveateHfChat(FoveateHf):
             return turns_of_messages(to_messages(self.task_dict[task][split][doc_id]), label)
 
         label = f"{task}/{doc_id}"
-        return Request(label=label, turns=turns, settings=GenerationSettings.of(settings))
+        return Request(label=label, turns=turns, settings=self._settings_of(settings))
