@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from foveate.errors import BudgetError
 
@@ -32,46 +32,81 @@ def geometric_counts(keep: int, num_tokens: int, spans: Sequence[int]) -> tuple[
     (6, 2)
     """
 
-    def mean(ratio: float) -> float:
-        counts = [num_tokens * ratio ** (i + 1) for i in range(len(spans))]
-        return sum(n * span for n, span in zip(counts, spans, strict=True)) / sum(spans)
+    def wanted(ratio: float) -> list[float]:
+        return [num_tokens * ratio ** (i + 1) for i in range(len(spans))]
 
-    low, high = 0.0, 1.0
+    total = keep * sum(spans)
+    ratio = _largest(lambda q: _weight(wanted(q), spans) <= total, 1.0)
+    return fitted_counts(wanted(ratio), total, num_tokens, spans)
+
+
+def profile_counts(
+    profile: Sequence[float], total: int, num_tokens: int, spans: Sequence[int]
+) -> tuple[int, ...]:
+    """Counts in the proportions of `profile`, none above N, that spend `total` token-layers.
+
+    Args:
+        profile: positive, not increasing.
+        total: tokens summed over layers.
+        num_tokens: N, before the first step.
+        spans: layers that run on each count.
+
+    >>> profile_counts((4.0, 1.0), 20, 16, (2, 2))
+    (8, 2)
+    >>> profile_counts((4.0, 1.0), 40, 16, (2, 2))
+    (16, 4)
+    """
+
+    def wanted(scale: float) -> list[float]:
+        return [min(float(num_tokens), scale * share) for share in profile]
+
+    scale = _largest(lambda s: _weight(wanted(s), spans) <= total, num_tokens / min(profile))
+    return fitted_counts(wanted(scale), total, num_tokens, spans)
+
+
+def _weight(counts: Sequence[float], spans: Sequence[int]) -> float:
+    return sum(n * span for n, span in zip(counts, spans, strict=True))
+
+
+def _largest(fits: Callable[[float], bool], most: float) -> float:
+    """The largest value in [0, most] that fits, to within rounding."""
+    if fits(most):
+        return most
+    low, high = 0.0, most
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if mean(middle) < keep else (low, middle)
-    wanted = [num_tokens * high ** (i + 1) for i in range(len(spans))]
-    return fitted_counts(wanted, keep, num_tokens, spans)
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def fitted_counts(
-    wanted: Sequence[float], keep: int, num_tokens: int, spans: Sequence[int]
+    wanted: Sequence[float], total: int, num_tokens: int, spans: Sequence[int]
 ) -> tuple[int, ...]:
     """Whole, non-increasing counts near `wanted` whose total over the layers fits the budget.
 
     Args:
         wanted: tokens after each step, as far as the budget allows.
-        keep: mean tokens over all layers of the steps.
+        total: tokens summed over the layers of the steps.
         num_tokens: N, before the first step.
         spans: layers that run on each count.
 
     Raises:
         BudgetError: not even one token in every layer fits.
     """
-    total = keep * sum(spans)
+    left = total
     counts: list[int] = []
     before = num_tokens
     for i, (value, span) in enumerate(zip(wanted, spans, strict=True)):
         later = sum(spans[i + 1 :])  # at least one token stays in every later layer
-        most = (total - later) // span
+        most = (left - later) // span
         count = most if later == 0 else min(most, round(value))
         if count < 1:
             raise BudgetError(
-                f"a mean of {keep} tokens over {sum(spans)} layers leaves no token for step "
-                f"{i + 1}; raise the budget."
+                f"{total} token-layers over {sum(spans)} layers leave no token for step {i + 1}; "
+                "raise the budget."
             )
         count = min(count, before)
         counts.append(count)
-        total -= count * span
+        left -= count * span
         before = count
     return tuple(counts)

@@ -173,7 +173,7 @@ class Run:
         listeners = [self._tower.collect] if self._tower is not None else []
         self._recorder = FeatureRecorder(anatomy, listeners)
         for index, step in self.steps.items():
-            of_layer = step.method.reads & LAYER_NEEDS
+            of_layer = step.reads & LAYER_NEEDS
             if of_layer:
                 before: Any = layers[index - 1].self_attn
                 if of_layer - {"attention_output"}:
@@ -390,7 +390,7 @@ def first_layer(anatomy: Anatomy) -> int:
 def _on_the_tower(anatomy: Anatomy, steps: Sequence[Step]) -> TowerRecorder | TowerShortener | None:
     """What the steps need done in the vision tower, if anything."""
     inside = [step.method for step in steps if step.method.where == "vision_tower"]
-    reading = {need for step in steps for need in step.method.reads if need.startswith("vision")}
+    reading = {need for step in steps for need in step.reads if need.startswith("vision")}
     if inside and reading:
         raise MethodError(
             f"{inside[0].name} merges tokens inside the vision tower, so {', '.join(reading)} of "

@@ -72,7 +72,7 @@ class Setting:
 
     def reads(self, name: str) -> bool:
         """Whether any step asks for it."""
-        return any(name in step.method.reads for step in self.steps.values())
+        return any(name in step.reads for step in self.steps.values())
 
 
 class ForwardPass:
@@ -202,7 +202,7 @@ class ForwardPass:
     def _want_rows(self, index: int) -> None:
         """Tell the recorder of layer `index` which attention rows the next step asks for."""
         recorder = self.setting.row_recorders[index]
-        needs = self.setting.steps[index + 1].method.reads
+        needs = self.setting.steps[index + 1].reads
         if "attention" in needs:
             last = columns_of(last_valid(self.valid)[:, None], self.rows)
             recorder.wanted = last[:, 0]

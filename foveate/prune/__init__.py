@@ -14,6 +14,7 @@ from foveate.prune.cdpruner import CdPruner as CdPruner
 from foveate.prune.dart import Dart as Dart
 from foveate.prune.divprune import DivPrune as DivPrune
 from foveate.prune.fastv import FastV as FastV
+from foveate.prune.foveacarve import FoveaCarve as FoveaCarve
 from foveate.prune.method import Method as Method
 from foveate.prune.mmtok import MmTok as MmTok
 from foveate.prune.noop import NoOp as NoOp
