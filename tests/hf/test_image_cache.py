@@ -87,13 +87,14 @@ def test_the_model_is_restored_after_an_error() -> None:
     assert set(model.base_model.__dict__) == before
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "stack"])
-@pytest.mark.parametrize("first", ["", "visionzip:75%+"])
-def test_every_method_on_kept_images(name: str, first: str) -> None:
+ALONE = [name for name in ALL if name != "stack"]
+# Those that may follow another: foveacarve cuts before the first layer, as that one does.
+BEHIND = [n for n in ALONE if ALL[n].where == "llm" and n not in ("noop", "foveacarve")]
+
+
+@pytest.mark.parametrize("text", [*ALONE, *(f"visionzip:75%+{name}" for name in BEHIND)])
+def test_every_method_on_kept_images(text: str) -> None:
     """Used as a comparison uses it: the images are kept for those that may have them."""
-    text = f"{first}{name}"
-    if first and (ALL[name].where != "llm" or name == "noop"):
-        pytest.skip("acts before or with the first stage")
     method = parse_method(text, Budget(keep_ratio=0.25), seed=1)
     model = tiny.build("llava")
     inputs = tiny.prompts(model, "llava", [1, 1])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlavaForConditionalGeneration
 
 import foveate
 from foveate.hf.random_decoder import random_llama
@@ -67,13 +68,31 @@ class LargestMatrix(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("name", foveate.METHODS)
-def test_no_attention_matrix(llama: Any, name: str) -> None:
-    method = foveate.method(name, keep_tokens=64)
-    watch = LargestMatrix(LENGTH)
-    with foveate.attach(llama, method, visual_mask=visual_mask()), torch.no_grad(), watch:
-        llama(inputs_embeds=torch.randn(1, LENGTH, 48))
-    assert watch.found == []
+@pytest.fixture(scope="module")
+def llava() -> Any:
+    """A tiny LLaVA whose images are 24 x 24 visual tokens."""
+    config = tiny.llava_config()
+    config.vision_config.image_size = 96
+    config.image_seq_length = IMAGE
+    torch.manual_seed(0)
+    return LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa").eval()
+
+
+@pytest.mark.parametrize("name", [name for name in foveate.METHODS if name != "stack"])
+def test_no_attention_matrix(llava: Any, name: str) -> None:
+    """Neither in the language model nor in the vision tower, whose sequence is 577 long."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(1, 3, 96, 96, generator=generator)
+    ids = torch.full((1, LENGTH), 5)
+    ids[:, SYSTEM : SYSTEM + IMAGE] = tiny.IMAGE_ID
+    settings = {} if name == "noop" else {"keep_tokens": 64}
+    watches = [LargestMatrix(LENGTH), LargestMatrix(IMAGE + 1)]
+    method = foveate.method(name, **settings)
+    with foveate.attach(llava, method) as run, torch.no_grad(), watches[0], watches[1]:
+        llava(input_ids=ids, pixel_values=pixels)
+    assert run.report is not None
+    assert run.report.fired == (name != "noop")
+    assert [watch.found for watch in watches] == [[], []]
 
 
 def test_the_watch_sees_an_attention_matrix() -> None:
