@@ -1,9 +1,9 @@
 """What every method costs by itself: selection against the prefill it shortens, at 576 tokens.
 
 A random LLaVA with the vision tower of CLIP ViT-L/14 at 336 pixels and a decoder of 16 layers of
-width 2048 reads 36 + 576 + 40 tokens. Times are CPU times of one thread, as ratios inside one process,
-rounds interleaved. `python -m benchmarks.selection` writes docs/results/selection.json and
-selection.md.
+width 2048 reads 36 + 576 + 40 tokens. Times are CPU times of one thread, as ratios inside one
+process, rounds interleaved. `python -m benchmarks.selection` writes docs/results/selection.json
+and selection.md.
 """
 
 from __future__ import annotations
