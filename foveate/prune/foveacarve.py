@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,11 +44,10 @@ class FoveaCarve(Method):
     name = "foveacarve"
     summary = "log-determinant coverage first, conditioned on the question deeper down"
 
-    depths: tuple[float, ...] = (0.0, 0.25, 0.625)
-    profile: tuple[float, ...] = (1.0, 0.75, 0.2)
+    depths: tuple[float, ...] = (0.0, 0.625)
+    profile: tuple[float, ...] = (1.0, 0.15)
     blind_depth: float = 0.5
     relevance_power: float = 1.0
-    early_cache: Literal["compact", "full"] = "full"
     reads_before_prune_layer: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -99,19 +98,18 @@ class FoveaCarve(Method):
         profile = self.profile[len(self.profile) - len(layers) :]
         return profile_counts(profile, total, num_tokens, spans_of(layers, num_layers))
 
-    def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
+    def kernel(self, visual: VisualTokens) -> Tensor:
+        """Of all tokens, not conditioned on anything: C C^T. [G, N, N] float64"""
         # float64: in a nearly singular kernel rounding would decide between close tokens.
-        kernel = centred_gram(visual.hidden)
-        scores = {}
+        x = visual.hidden.double()
+        centred = x - x.mean(dim=1, keepdim=True)
+        return torch.matmul(centred, centred.transpose(-1, -2))
+
+    def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
+        kernel, scores = self.kernel(visual), {}
         if visual.attention is not None:
             scores["relevance"] = min_max(visual.attention.mean(dim=1))
             weight = scores["relevance"].double().pow(self.relevance_power)
             kernel = weight.unsqueeze(-1) * kernel * weight.unsqueeze(-2)
         chosen, _ = greedy_log_det(kernel, keep)
         return keep_only(chosen, visual.num_tokens, scores)
-
-
-def centred_gram(x: Tensor) -> Tensor:
-    """C C^T of the rows less their mean. [G, N, D] -> [G, N, N] float64"""
-    centred = x.double() - x.double().mean(dim=1, keepdim=True)
-    return torch.matmul(centred, centred.transpose(-1, -2))

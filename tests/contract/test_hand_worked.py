@@ -280,3 +280,53 @@ def test_greedy_log_det_takes_the_largest_gain_each_time() -> None:
             )
             picked.append(best)
             value = determinants[best]
+
+
+def test_foveacarve_blind() -> None:
+    """The mean is (0, 0). Squared lengths 9, 9, 4, 4, 0: token 0 first (a tie, the lower index).
+
+    Token 1 points the other way along the same line, so nothing is left of it; of 2 and 3, equally
+    long across, the lower index is next. Token 4 is the mean itself.
+    """
+    rows = [[3.0, 0.0], [-3.0, 0.0], [0.0, 2.0], [0.0, -2.0], [0.0, 0.0]]
+    method = foveate.FoveaCarve(keep_tokens=2)
+    assert method.plan(tokens(rows), 1).keep_idx.tolist() == [[0]]
+    assert method.plan(tokens(rows), 2).keep_idx.tolist() == [[0, 2]]
+
+
+def test_foveacarve_conditioned() -> None:
+    """Relevance 0, 1, 0.5, 1, 0: squared lengths become 0, 9, 1, 4, 0; first 1, then 3."""
+    rows = [[3.0, 0.0], [-3.0, 0.0], [0.0, 2.0], [0.0, -2.0], [0.0, 0.0]]
+    visual = tokens(rows, [0.0, 0.2, 0.1, 0.2, 0.0])
+    plan = foveate.FoveaCarve(keep_tokens=2).plan(visual, 2)
+    assert plan.keep_idx.tolist() == [[1, 3]]
+    torch.testing.assert_close(plan.scores["relevance"], torch.tensor([[0.0, 1.0, 0.5, 1.0, 0.0]]))
+
+
+def test_foveacarve_spends_what_one_cut_would() -> None:
+    """8 layers, 196 tokens, 12 kept from layer 2 on: 2 * 196 + 6 * 12 = 464 token-layers.
+
+    In proportions 1 and 0.15 over 5 and 3 layers: 464 / 5.45 = 85.1 and 12.8, so 85 and
+    (464 - 425) / 3 = 13. Before the first layer it is 8 * 12 = 96: 17.6 and 2.6, so 18 and 2.
+    """
+    method = foveate.FoveaCarve(keep_tokens=12)
+    assert method.layers(8, 0) == (0, 5)
+    assert method.keeps(12, 196, (0, 5), 8) == (85, 13)
+    blind, late = method.steps(8, 0)
+    assert blind.reads == frozenset()
+    assert late.reads == {"attention"}
+    before = foveate.FoveaCarve(keep_tokens=12, prune_layer=0)
+    assert before.keeps(12, 196, (0, 5), 8) == (18, 2)
+    # A family that lets nobody cut before layer 3: the cut is there, 5 * 12 = 60 token-layers.
+    assert method.layers(8, 3) == (3, 5)
+    assert method.keeps(12, 196, (3, 5), 8) == (24, 4)
+
+
+def test_greedy_log_det_beyond_the_rank_goes_by_length() -> None:
+    """Five points on one line: the longest, then by length, however rounding falls."""
+    line = torch.tensor([1.0, 3.0, 0.5, 4.0, 2.0]).double()
+    direction = torch.tensor([0.1, 0.7, 1.3]).double()
+    x = line[:, None] * direction
+    chosen, gains = greedy_log_det((x @ x.T)[None], 5)
+    assert chosen.tolist() == [[3, 1, 4, 0, 2]]
+    assert gains[0, 1:].max() < 1e-9 * gains[0, 0]

@@ -1,0 +1,191 @@
+"""What each part of FoveaCarve is worth, on development questions (never on those of the results).
+
+`python -m benchmarks.foveacarve_ablation` writes docs/results/foveacarve-ablation.json and
+foveacarve-ablation.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from benchmarks.results import write_results
+from foveate.cli.model import load_model
+from foveate.core.plan import KeepPlan, keep_only
+from foveate.core.rank import top_k
+from foveate.core.similarity import best_match, cosine, farthest_points
+from foveate.core.visual import VisualTokens
+from foveate.hf.attach import Run
+from foveate.hf.image_cache import ImageCache
+from foveate.hf.prompt import generate_answers, prompt_inputs
+from foveate.measure.manifest import manifest
+from foveate.measure.quality import accuracy, exact_match
+from foveate.prune import FoveaCarve
+from foveate.tasks.reading import reading_questions
+
+BATCH = 50
+# (prune_layer, keep_tokens): what a cut before layer 0 or 2 would keep of 196
+BUDGETS = ((0, 12), (0, 24), (2, 12))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant(FoveaCarve):
+    """FoveaCarve with one part changed.
+
+    Args:
+        gram: "centred" (the method), "raw", "cosine", "centred cosine", "gaussian".
+        first: "log-det" (the method) or "max-min cosine" (DivPrune's rule) in the blind step.
+        late: "log-det" (the method) or "attention" (top-K of it) in the conditioned step.
+        merges: the tokens of the blind step that go are averaged into the most similar kept one.
+    """
+
+    gram: str = "centred"
+    first: str = "log-det"
+    late: str = "log-det"
+    merges: bool = False
+
+    def kernel(self, visual: VisualTokens) -> Tensor:
+        x = visual.hidden.double()
+        centred = x - x.mean(dim=1, keepdim=True)
+        if self.gram == "raw":
+            return x @ x.transpose(1, 2)
+        if self.gram == "cosine":
+            return cosine(x, x).double()
+        if self.gram == "centred cosine":
+            return cosine(centred, centred).double()
+        if self.gram == "gaussian":
+            distance = torch.cdist(centred, centred).square()
+            return (-distance / distance.mean(dim=(1, 2), keepdim=True)).exp()
+        return super().kernel(visual)
+
+    def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
+        n = visual.num_tokens
+        if visual.attention is not None:
+            if self.late == "attention":
+                return keep_only(top_k(visual.attention.mean(dim=1), keep), n)
+            return super().plan(visual, keep)
+        if self.first == "max-min cosine":
+            distance = 1 - cosine(visual.hidden, visual.hidden)
+            return keep_only(farthest_points(distance, keep), n)
+        plan = super().plan(visual, keep)
+        if not self.merges:
+            return plan
+        gone = torch.ones(visual.num_images, n, dtype=torch.bool).scatter_(1, plan.keep_idx, False)
+        src = gone.nonzero()[:, 1].view(visual.num_images, -1)
+
+        def rows(index: Tensor) -> Tensor:
+            wide = index.unsqueeze(-1).expand(-1, -1, visual.hidden.shape[-1])
+            return visual.hidden.gather(1, wide)
+
+        _, nearest = best_match(rows(src), rows(plan.keep_idx))
+        return KeepPlan(
+            num_tokens=n,
+            keep_idx=plan.keep_idx,
+            merge_src=src,
+            merge_dst=plan.keep_idx.gather(1, nearest),
+        )
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "the method": {},
+    "one step (depth 0)": {"depths": (0.0,), "profile": (1.0,)},
+    "blind late step (p = 0)": {"relevance_power": 0.0},
+    "p = 2": {"relevance_power": 2.0},
+    "late step: top attention": {"late": "attention"},
+    "first step: max-min cosine": {"first": "max-min cosine"},
+    "kernel: not centred": {"gram": "raw"},
+    "kernel: cosine": {"gram": "cosine"},
+    "kernel: centred cosine": {"gram": "centred cosine"},
+    "kernel: gaussian": {"gram": "gaussian"},
+    "merge instead of drop": {"merges": True},
+    "profile 1 : 0.05": {"profile": (1.0, 0.05)},
+    "profile 1 : 0.4": {"profile": (1.0, 0.4)},
+    "late step at 0.5": {"depths": (0.0, 0.5)},
+    "late step at 0.75": {"depths": (0.0, 0.75)},
+    "three steps (0, 0.25, 0.625)": {"depths": (0, 0.25, 0.625), "profile": (1, 0.75, 0.15)},
+    "full early cache": {"early_cache": "full"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pages", type=int, default=200, help="of the dev split, 4 questions each")
+    parser.add_argument("--variants", nargs="*", default=list(VARIANTS))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+
+    vlm = load_model(None, device="cpu")
+    questions = list(reading_questions(split="dev", num_pages=arguments.pages))
+    images = [question.image_id for question in questions]
+    arms = [
+        (name, layer, keep, Run(vlm.model, _variant(name, layer, keep)))
+        for name in arguments.variants
+        for layer, keep in BUDGETS
+    ]
+    right: dict[tuple[str, int, int], list[bool]] = {arm[:3]: [] for arm in arms}
+    cache = ImageCache(vlm.model)
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("asking", total=-(-len(questions) // BATCH) * len(arms))
+        for start in range(0, len(questions), BATCH):
+            batch = questions[start : start + BATCH]
+            inputs = prompt_inputs(vlm, [q.question for q in batch], [[q.image] for q in batch])
+            with cache.in_use():
+                for name, layer, keep, run in arms:
+                    with run:
+                        said = generate_answers(vlm, inputs, max_new_tokens=8)
+                    right[name, layer, keep] += [
+                        exact_match(a, q.answers) for a, q in zip(said, batch, strict=True)
+                    ]
+                    progress.advance(task)
+    rows = [
+        {
+            "variant": name,
+            "prune_layer": layer,
+            "keep_tokens": keep,
+            "tokens_per_layer": list(run.reports[-1].tokens_per_layer),
+            "accuracy": accuracy(right[name, layer, keep], images).to_dict(),
+        }
+        for name, layer, keep, run in arms
+    ]
+    write_results(
+        "foveacarve-ablation",
+        "FoveaCarve, part by part",
+        f"{len(questions)} development questions on reading pages, embedded model, exact match in "
+        "per cent, 95 % intervals over pages. Columns: the budget of one cut before layer 0 or 2 "
+        "that keeps so many of 196 tokens.",
+        _table(rows, arguments.variants),
+        {"rows": rows, "manifest": manifest(seed=0, rounds=1, num_questions=len(questions))},
+    )
+
+
+def _variant(name: str, layer: int, keep: int) -> Variant:
+    return Variant(keep_tokens=keep, prune_layer=layer, **VARIANTS[name])
+
+
+def _table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
+    def cell(name: str, budget: tuple[int, int]) -> str:
+        found = next(
+            r["accuracy"]
+            for r in rows
+            if r["variant"] == name and (r["prune_layer"], r["keep_tokens"]) == budget
+        )
+        value, low, high = (100 * found[k] for k in ("value", "low", "high"))
+        return f"{value:.1f} [{low:.0f}, {high:.0f}]"
+
+    heads = [f"{keep} from layer {layer}" for layer, keep in BUDGETS]
+    return [
+        f"| variant | {' | '.join(heads)} |",
+        f"|---|{'---:|' * len(heads)}",
+        *(f"| {name} | {' | '.join(cell(name, b) for b in BUDGETS)} |" for name in names),
+    ]
+
+
+if __name__ == "__main__":
+    main()
