@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foveate.cli.console import out, print_json
+
+if TYPE_CHECKING:
+    from foveate.prune import Method
 
 
 def methods(
@@ -18,12 +21,18 @@ def methods(
     if as_json:
         print_json(
             [
-                {"name": name, "summary": cls.summary, "paper": cls.paper}
-                for name, cls in METHODS.items()
+                {"name": n, "where": _where(cls), "summary": cls.summary, "paper": cls.paper}
+                for n, cls in METHODS.items()
             ]
         )
         return
     width = max(map(len, METHODS))
     for name, cls in METHODS.items():
         paper = f"  [dim]{cls.paper}[/dim]" if cls.paper else ""
-        out.print(f"[bold]{name:<{width}}[/bold]  {cls.summary}{paper}", soft_wrap=True)
+        where = f"[dim]{_where(cls):<12}[/dim]"
+        out.print(f"[bold]{name:<{width}}[/bold]  {where}  {cls.summary}{paper}", soft_wrap=True)
+
+
+def _where(method: type[Method]) -> str:
+    """Where it acts; a stack acts where its methods do."""
+    return method.where if isinstance(method.where, str) else "any"

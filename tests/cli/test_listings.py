@@ -20,6 +20,10 @@ def test_methods_one_line_each(foveate: Foveate) -> None:
     assert all(cls.summary in line for cls, line in zip(METHODS.values(), lines, strict=True))
     listed = json.loads(foveate("methods", "--json").stdout)
     assert [entry["name"] for entry in listed] == list(METHODS)
+    where = {entry["name"]: entry["where"] for entry in listed}
+    assert where["tome"] == "vision_tower"
+    assert where["divprune"] == "encoder"
+    assert where["stack"] == "any"
 
 
 def test_models_one_line_each(foveate: Foveate) -> None:

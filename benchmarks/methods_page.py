@@ -1,0 +1,145 @@
+"""Write what the comparisons show into docs/methods.md, from docs/results alone.
+
+`python -m benchmarks.methods_page` fills the part of the page between its two markers.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foveate.measure.quality import Interval, paired_difference
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "methods.md"
+RESULTS = {"reading": "compare-reading", "easy-VQA": "compare-easy-vqa"}
+BEGIN, END = "<!-- made by benchmarks.methods_page -->", "<!-- end -->"
+OURS, OURS_BEFORE = "foveacarve", "foveacarve(prune_layer=0)"
+SHOWN_AT = "25%"  # the budget whose costs the tables show
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One compare.json and which arm was right on which question."""
+
+    rows: dict[tuple[str, str], dict[str, Any]]
+    correct: dict[str, list[bool]]
+    images: list[str]
+    manifest: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: Path) -> Comparison:
+        data = json.loads((folder / "compare.json").read_text())
+        lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+        arms, records = lines[0]["arms"], lines[1:]
+        return cls(
+            rows={(row["method"], row["budget"]): row for row in data["rows"]},
+            correct={a: [r["correct"][i] == "1" for r in records] for i, a in enumerate(arms)},
+            images=[record["image"] for record in records],
+            manifest=data["manifest"],
+        )
+
+    @property
+    def budgets(self) -> list[str]:
+        """From the largest to the smallest."""
+        return list(dict.fromkeys(budget for _, budget in self.rows if budget))
+
+    @property
+    def methods(self) -> list[str]:
+        return list(dict.fromkeys(method for method, budget in self.rows if budget))
+
+    def lead(self, method: str, budget: str) -> Interval:
+        """FoveaCarve of the same token-layers minus `method`, paired."""
+        first = self.rows[method, budget]["prune_layer"] == 0
+        ours = OURS_BEFORE if first else OURS
+        return paired_difference(
+            self.correct[f"{ours} {budget}"], self.correct[f"{method} {budget}"], self.images
+        )
+
+
+def section(found: dict[str, Comparison]) -> str:
+    """The part of the page between the markers."""
+    parts = []
+    for name, comparison in found.items():
+        facts = comparison.manifest
+        parts += [
+            f"### {name}",
+            "",
+            f"{facts['num_questions']} held-out questions on {facts['num_images']} images, embedded "
+            f"model; exact match in per cent. Everything kept: {_percent(comparison, 'full')}; "
+            f"no image: {_percent(comparison, 'blind')}. The last three columns are costs at "
+            f"{SHOWN_AT}. [All columns, intervals, plot, manifest]"
+            f"(results/{RESULTS[name]}/compare.md).",
+            "",
+            *_accuracy_table(comparison),
+            "",
+            "FoveaCarve at the same token-layers minus each method, paired, 95 % intervals over "
+            "images (methods that cut before the first layer meet "
+            f"`{OURS_BEFORE}`, the others `{OURS}`):",
+            "",
+            *_lead_table(comparison),
+            "",
+        ]
+    return "\n".join(parts)
+
+
+def _percent(comparison: Comparison, method: str) -> str:
+    return f"{100 * comparison.rows[method, '']['accuracy']['value']:.1f}"
+
+
+def _accuracy_table(comparison: Comparison) -> list[str]:
+    budgets = comparison.budgets
+    ranked = sorted(
+        comparison.methods,
+        key=lambda m: -sum(comparison.rows[m, b]["accuracy"]["value"] for b in budgets),
+    )
+    lines = [
+        f"| method | {' | '.join(budgets)} | mean tokens | FLOPs | KV |",
+        f"|---|{'---:|' * (len(budgets) + 3)}",
+    ]
+    for method in ranked:
+        cells = [f"{100 * comparison.rows[method, b]['accuracy']['value']:.1f}" for b in budgets]
+        row = comparison.rows[method, SHOWN_AT]
+        costs = [
+            f"{row['average_tokens']:.0f}",
+            f"{row['flops_ratio']:.2f}",
+            f"{row['kv_ratio']:.2f}",
+        ]
+        lines.append(f"| {method} | {' | '.join([*cells, *costs])} |")
+    return lines
+
+
+def _lead_table(comparison: Comparison) -> list[str]:
+    budgets = comparison.budgets
+    lines = [f"| method | {' | '.join(budgets)} |", f"|---|{'---:|' * len(budgets)}"]
+    for method in comparison.methods:
+        if method in (OURS, OURS_BEFORE):
+            continue
+        cells = []
+        for budget in budgets:
+            lead = comparison.lead(method, budget)
+            value, low, high = (100 * x for x in (lead.value, lead.low, lead.high))
+            cells.append(f"{value:+.1f} [{low:+.1f}, {high:+.1f}]")
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return lines
+
+
+def with_section(page: str, text: str) -> str:
+    """The page with the part between the markers replaced."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{text}{END}{after}"
+
+
+def main() -> None:
+    found = {
+        name: Comparison.load(ROOT / "docs" / "results" / folder)
+        for name, folder in RESULTS.items()
+    }
+    PAGE.write_text(with_section(PAGE.read_text(), section(found)))
+
+
+if __name__ == "__main__":
+    main()
