@@ -1,4 +1,4 @@
-"""One forward pass of an attached model: decide at the prune layer, keep every layer consistent.
+"""One forward pass of an attached model: decide at each step, keep every layer consistent.
 
 The base model's pre-hook makes a ForwardPass, each decoder layer's pre-hook asks it what to change,
 the base model's post-hook takes the result. It holds no method and no model family: both are handed
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from foveate.core.layout import PAD, columns_of, kept_rows, last_valid, leading_padding
 from foveate.core.report import ImageReport, Report
-from foveate.errors import UnsupportedModeError
 from foveate.hf.anatomy import Anatomy
 from foveate.hf.attention import RowRecorder
 from foveate.hf.cache import CarvedLayer, cache_bytes, check_carvable, ensure_layers
 from foveate.hf.decide import Decider, Group, ImagePlan, ImageState, text_columns
-from foveate.hf.masks import hide_columns, is_flash, narrow_mask, narrow_tokens, valid_tokens
+from foveate.hf.layer_inputs import LayerInputs
+from foveate.hf.masks import narrow_tokens, valid_tokens
 from foveate.hf.tower import TowerRecorder
 from foveate.hf.tower_merge import TowerShortener
 from foveate.hf.units import FeatureRecorder, image_spans
@@ -120,7 +120,14 @@ class ForwardPass:
         self.used_cache: Any = None
         self._has_filler = False
         self._shifts: dict[int, tuple[CarvedLayer, Tensor]] = {}
-        self._memo: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+        self._inputs = LayerInputs(
+            kernel=str(setting.anatomy.text_config._attn_implementation),
+            batch=self.batch,
+            length=self.length,
+            past=self.past,
+            device=self.device,
+            rotary=setting.rotary,
+        )
         if self.has_visual:
             assert visual_mask is not None
             self.visual_mask = visual_mask
@@ -174,29 +181,30 @@ class ForwardPass:
             return None
         kwargs = dict(kwargs)
         if hidden_columns is not None:
-            kwargs["attention_mask"] = self._hide(kwargs.get("attention_mask"), hidden_columns)
+            assert self.reused is not None
+            kwargs["attention_mask"] = self._inputs.hide(
+                kwargs.get("attention_mask"), hidden_columns, self.reused.prompt_length
+            )
         if not is_short and not isinstance(layer, CarvedLayer):
             return args, kwargs
-        query_idx = self._query_idx()
+        query_idx = self._inputs.query_idx(self.rows)
         key_idx, has_empty = query_idx, is_short and self._has_filler
         if isinstance(layer, CarvedLayer):
             layer.has_empty |= has_empty
             has_empty = layer.has_empty
             assert layer.index is not None
-            key_idx = self._remember(
-                ("keys", id(layer.index), id(query_idx)),
-                (layer.index, query_idx),
-                lambda: torch.cat([layer.index, query_idx.to(layer.index.device)], dim=1),
-            )
+            key_idx = self._inputs.key_idx(layer.index, query_idx)
             layer.stage(key_idx, query_idx, self.past + self.length)
-        kwargs["attention_mask"] = self._mask(
+        kwargs["attention_mask"] = self._inputs.mask(
             kwargs.get("attention_mask"), query_idx, key_idx, has_empty
         )
-        if is_short:
-            self._narrow_positions(kwargs)
+        if self.rows is not None:
+            self._inputs.narrow_positions(kwargs, self.rows)
         shift = self._shift(index, layer)
         if shift is not None:
-            self._renumber(hidden, kwargs, shift)
+            self._inputs.renumber(hidden, kwargs, shift)
+        if is_short or shift is not None:
+            self._inputs.spare_flash(kwargs)
         return args, kwargs
 
     def _want_rows(self, index: int) -> None:
@@ -220,12 +228,12 @@ class ForwardPass:
             visual = self.visual_mask
             return int((visual if left is None else left & visual.to(left.device)).sum())
 
-        result: int = self._remember(("visual", id(left)), left, count)
+        result: int = self._inputs.remember(("visual", id(left)), left, count)
         return result
 
     @property
     def _text(self) -> Tensor:
-        result: Tensor = self._remember(
+        result: Tensor = self._inputs.remember(
             ("text",), None, lambda: text_columns(self.valid, self.visual_mask)
         )
         return result
@@ -250,79 +258,8 @@ class ForwardPass:
 
         if not later:
             return None
-        result: Tensor = self._remember(("dropped", min(later)), None, build)
+        result: Tensor = self._inputs.remember(("dropped", min(later)), None, build)
         return result
-
-    def _hide(self, mask: Any, columns: Tensor) -> Tensor:
-        """No cache: generated tokens do not see what a compact cache has cut."""
-        assert self.reused is not None
-        start = self.reused.prompt_length
-        result: Tensor = self._remember(
-            ("hidden", id(mask), id(columns)),
-            (mask, columns),
-            lambda: hide_columns(mask, columns, start, self._kernel()),
-        )
-        return result
-
-    def _query_idx(self) -> Tensor:
-        """Original positions of this layer's queries, [B, Q]; PAD for fillers."""
-        rows = self.rows
-
-        def build() -> Tensor:
-            if rows is not None:
-                return torch.where(rows == PAD, PAD, rows + self.past)
-            every = torch.arange(self.past, self.past + self.length, device=self.device)
-            return every.expand(self.batch, -1)
-
-        result: Tensor = self._remember(("queries", id(rows)), rows, build)
-        return result
-
-    def _mask(
-        self, mask: Any, query_idx: Tensor, key_idx: Tensor, has_empty: bool
-    ) -> Tensor | None:
-        kernel = self._kernel()
-        result: Tensor | None = self._remember(
-            ("mask", id(mask), id(query_idx), id(key_idx)),
-            (mask, query_idx, key_idx),
-            lambda: narrow_mask(
-                mask, query_idx, key_idx, has_empty=has_empty, attention=kernel, past=self.past
-            ),
-        )
-        return result
-
-    def _kernel(self) -> str:
-        return str(self.setting.anatomy.text_config._attn_implementation)
-
-    def _narrow_positions(self, kwargs: dict[str, Any]) -> None:
-        """Original positions go with their tokens: rotary tables and position ids."""
-        rows = self.rows
-        assert rows is not None
-        tables = kwargs.get("position_embeddings")
-        if tables is not None:
-            kwargs["position_embeddings"] = self._remember(
-                ("rotary", id(tables), id(rows)),
-                (tables, rows),
-                lambda: tuple(narrow_tokens(table, rows, token_dim=-2) for table in tables),
-            )
-        position_ids = kwargs.get("position_ids")
-        if position_ids is not None:
-            # Flash kernels take gaps in position ids for sequence borders; rotary needs only the
-            # tables.
-            kwargs["position_ids"] = (
-                None
-                if is_flash(self._kernel())
-                else self._remember(
-                    ("positions", id(position_ids), id(rows)),
-                    (position_ids, rows),
-                    lambda: narrow_tokens(position_ids, rows, token_dim=-1),
-                )
-            )
-
-    def _remember(self, key: tuple[Any, ...], alive: Any, build: Any) -> Any:
-        """Build once a pass; `alive` keeps objects whose ids are in `key`, so ids stay unique."""
-        if key not in self._memo:
-            self._memo[key] = (alive, build())
-        return self._memo[key][1]
 
     # --- renumbered positions ---
 
@@ -341,31 +278,13 @@ class ForwardPass:
 
         if isinstance(layer, CarvedLayer):
             self._shifts[index] = (layer, gone.sum(dim=-1))
-        new: Tensor = self._remember(("shift", id(rows)), rows, build)
+        new: Tensor = self._inputs.remember(("shift", id(rows)), rows, build)
         return new if shift is None else shift + new
 
     def finish(self) -> None:
         """After the last layer: later tokens are as far from their places as the last of these."""
         for layer, dropped in self._shifts.values():
             layer.shift = dropped if layer.shift is None else layer.shift + dropped
-
-    def _renumber(self, hidden: Tensor, kwargs: dict[str, Any], shift: Tensor) -> None:
-        """Rotary tables of the positions that are left after closing ranks."""
-        position_ids = kwargs.get("position_ids")
-        if position_ids is None or position_ids.ndim != 2:
-            raise UnsupportedModeError(
-                "positions='renumbered' needs one-dimensional position_ids in the decoder layers; "
-                "use positions='original'."
-            )
-        moved = self._remember(
-            ("moved", id(position_ids), id(shift)),
-            (position_ids, shift),
-            lambda: position_ids - shift.to(position_ids.device),
-        )
-        kwargs["position_embeddings"] = self._remember(
-            ("moved rotary", id(moved)), moved, lambda: self.setting.rotary(hidden, moved)
-        )
-        kwargs["position_ids"] = None if is_flash(self._kernel()) else moved
 
     # --- at a step's layer ---
 

@@ -13,6 +13,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
 import foveate
+from foveate.errors import UnsupportedModeError
 from tests.hf import tiny
 
 NAME = "stand_in"  # transformers would go looking for a kernel named flash*
@@ -80,6 +81,47 @@ def test_flash_equals_sdpa(name: str, num_images: tuple[int, ...]) -> None:
         assert run.report.fired
         outputs.append(torch.stack(out.logits))
     torch.testing.assert_close(outputs[0], outputs[1], atol=5e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        foveate.PyramidDrop(keep_ratio=0.4),
+        foveate.SparseVlm(keep_ratio=0.4),
+        foveate.FoveaCarve(keep_ratio=0.3),
+        foveate.VisionZip(keep_ratio=0.4),
+        foveate.TokenCarve(keep_ratio=0.4, positions="renumbered"),
+    ],
+    ids=str,
+)
+def test_other_ways_of_acting_on_flash(method: foveate.Method) -> None:
+    outputs, plans = [], []
+    for attention in ("sdpa", NAME):
+        model = tiny.build("llava", attention)
+        inputs = tiny.prompts(model, "llava", (1, 2, 0))
+        with foveate.attach(model, method) as run:
+            out = model.generate(
+                **inputs,
+                max_new_tokens=4,
+                do_sample=False,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+        outputs.append(torch.stack(out.logits))
+        plans.append([p.plan.keep_idx.tolist() for p in run.plans if p.plan])
+    assert plans[0] == plans[1]
+    torch.testing.assert_close(outputs[0], outputs[1], atol=5e-5, rtol=1e-4)
+
+
+def test_sizes_of_merged_tokens_need_a_kernel_that_takes_a_bias() -> None:
+    model = tiny.build("llava", NAME)
+    inputs = tiny.prompts(model, "llava", (1,))
+    with (
+        foveate.attach(model, foveate.ToMe(keep_ratio=0.4)),
+        torch.no_grad(),
+        pytest.raises(UnsupportedModeError, match="attn_implementation='sdpa'"),
+    ):
+        model(**inputs)
 
 
 def test_second_turn_on_flash() -> None:
