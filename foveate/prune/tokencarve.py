@@ -13,7 +13,7 @@ from foveate.core.rank import borda, descending_order, top_k
 from foveate.core.similarity import best_match
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
-from foveate.prune.method import Method, Need
+from foveate.prune.method import Method, Need, Where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,10 @@ class TokenCarve(Method):
             output, as the paper writes.
         information_score: "exact" (Gram matrix and float64 eigendecomposition), or the
             approximations "subspace" (matrix products only) and "norm" (row norms).
+        where: "llm", as published, or "encoder": before the language model, on the projector's
+            output and the attention of the vision tower (of its CLS token; the mean over all tokens
+            where there is none). Blind to the question, so the same tokens serve every question,
+            and engines that cannot prune between layers can use it.
 
     Example:
         >>> TokenCarve(keep_tokens=128).needs
@@ -48,6 +52,7 @@ class TokenCarve(Method):
     merge_fraction: float = 0.5
     information_input: Literal["layer_output", "attention_output"] = "layer_output"
     information_score: Literal["exact", "subspace", "norm"] = "exact"
+    where: Where = "llm"  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         for setting in ("attention_weight", "merge_fraction"):
@@ -64,22 +69,39 @@ class TokenCarve(Method):
                 f"information_score={self.information_score!r} is unknown; "
                 f"use one of {', '.join(INFORMATION_SCORES)}."
             )
+        if self.where not in ("llm", "encoder"):
+            raise MethodError(f"where={self.where!r} is unknown; use 'llm' or 'encoder'.")
+        if self.where == "encoder" and self.information_input == "attention_output":
+            raise MethodError(
+                "information_input='attention_output' is of a decoder layer, and where='encoder' "
+                "is before the first; use 'layer_output' (the projector's output there)."
+            )
         super().__post_init__()
 
     @property
+    def default_layer(self) -> int:  # type: ignore[override]
+        return 0 if self.where == "encoder" else 2
+
+    @property
     def needs(self) -> frozenset[Need]:
+        if self.where == "encoder":
+            return frozenset({"vision_attention"})
         needs: set[Need] = {"attention"}
         if self.information_input == "attention_output":
             needs.add("attention_output")
         return frozenset(needs)
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
-        assert visual.attention is not None
         scored = visual.hidden
         if self.information_input == "attention_output":
             assert visual.attention_output is not None
             scored = visual.attention_output
-        attention = visual.attention.mean(dim=1)  # [G, N]
+        if self.where == "encoder":
+            assert visual.vision_attention is not None
+            attention = visual.vision_attention  # [G, N]
+        else:
+            assert visual.attention is not None
+            attention = visual.attention.mean(dim=1)  # [G, N]
         information = INFORMATION_SCORES[self.information_score](scored)  # [G, N]
         fused = borda(attention, information, self.attention_weight)
 

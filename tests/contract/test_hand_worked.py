@@ -54,6 +54,20 @@ def test_tokencarve_attention_output_is_scored_but_layer_output_is_merged() -> N
     assert method.plan(visual, 1).keep_idx.tolist() == [[3]]
 
 
+def test_tokencarve_behind_the_vision_tower() -> None:
+    """The same fusion with the tower's attention in place of the last prompt token's."""
+    hidden = torch.diag(torch.tensor([6.0, 5.0, 4.0, 3.0, 2.0, 1.0]))
+    hidden[2, 0] = 1e-3
+    attention = [0.2, 0.3, 0.15, 0.1, 0.05, 0.01]
+    inside = tokens(hidden.tolist(), attention)
+    behind = VisualTokens(hidden=inside.hidden, vision_attention=torch.tensor([attention]))
+    method = foveate.TokenCarve(keep_tokens=2, where="encoder")
+    assert method.needs == {"vision_attention"}
+    assert method.layers(8, 0) == (0,)
+    expected = foveate.TokenCarve(keep_tokens=2).plan(inside, 2)
+    assert method.plan(behind, 2).to_dict() == expected.to_dict()
+
+
 def test_fastv() -> None:
     """Mean over heads, then the highest."""
     visual = VisualTokens(

@@ -282,6 +282,12 @@ def test_documented(name: str) -> None:
         ({"keep_tokens": 4, "merge_fraction": -0.1}, MethodError, r"outside \[0, 1\]"),
         ({"keep_tokens": 4, "information_input": "x"}, MethodError, "layer_output"),
         ({"keep_tokens": 4, "information_score": "x"}, MethodError, "exact"),
+        ({"keep_tokens": 4, "where": "tower"}, MethodError, "'llm' or 'encoder'"),
+        (
+            {"keep_tokens": 4, "where": "encoder", "information_input": "attention_output"},
+            MethodError,
+            "of a decoder layer",
+        ),
         ({"keep_tokens": 4, "tokens": 3}, MethodError, "has no setting 'tokens'"),
     ],
 )
