@@ -14,7 +14,7 @@ from foveate.prune.method import Method, Need, relevance_needs
 
 @dataclass(frozen=True, kw_only=True)
 class CdPruner(Method):
-    """Greedy MAP of the DPP with kernel diag(r) L diag(r) (Zhang et al. 2025, equations 5 to 9).
+    """Greedy MAP of the DPP with kernel diag(r) L diag(r) (Zhang et al. 2025).
 
     L is the cosine similarity of the visual tokens, r their relevance to the instruction scaled to
     [0, 1]. The paper takes relevance from CLIP's text encoder, where a model has one; models load

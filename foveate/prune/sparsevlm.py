@@ -23,13 +23,13 @@ from foveate.prune.method import Method, Need, Step
 class SparseVlm(Method):
     """Text-guided pruning in several layers, adaptive by rank, with token recycling.
 
-    Raters are the text tokens whose mean similarity to the image is at least the average (equation
-    6); a token's score is the attention raters give it, mean over heads and raters (equation 7). At
-    each step (N - rank P) tokens may go, P being the attention of raters to the image (equation 8),
-    in numbers that fit the budget: a step of full rank leaves what the schedule says, one of lower
-    rank leaves less, and the last step takes up the difference, so that the mean over the layers
-    from the first step on is the budget. Of the tokens cut, the best share is clustered by density
-    peaks and comes back as cluster means (equations 9 to 11).
+    Raters are the text tokens whose mean similarity to the image is at least the average; a token's
+    score is the attention raters give it, mean over heads and raters. At each step in proportion to
+    (N - rank P) tokens may go, P being the attention of raters to the image, in numbers that fit
+    the budget: a step of full rank leaves what the schedule says, one of lower rank leaves less,
+    and the last step takes up the difference, so that the mean over the layers from the first step
+    on is the budget. Of the tokens cut, the best share is clustered by density peaks and comes back
+    as cluster means.
 
     The paper's code has fixed counts for three budgets; this follows the paper. Its clusters add up
     their members; here they average them, as everywhere in foveate.

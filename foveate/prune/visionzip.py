@@ -17,7 +17,7 @@ from foveate.prune.uniform import spaced
 
 @dataclass(frozen=True, kw_only=True)
 class VisionZip(Method):
-    """Text-blind selection behind the vision tower (Yang et al. 2024, section 3.2).
+    """Text-blind selection behind the vision tower (Yang et al. 2024).
 
     Dominant tokens are those the CLS token attends to most (without a CLS token: those that
     receive most attention on average), in the tower's last used layer, mean over heads. Of the
