@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from foveate.core.context import FarContext, Score
-from foveate.hf.decoder_reader import DecoderReader
+from foveate.hf.decoder_reader import DecoderReader, Prefilled
 from foveate.hf.vist import Vist
 from foveate.vist.fusion import PrefixCache, fit_span
 from foveate.vist.memory import Memory
@@ -36,7 +36,7 @@ class RawReader(DecoderReader):
         self, model: Any, tokenizer: Any, head: str | None = None, *, kept: int = 1
     ) -> None:
         super().__init__(model, tokenizer, head)
-        self._caches = _Recent[Any, Any](kept)
+        self._caches = _Recent[Any, Prefilled](kept)
 
     def num_entries(self, far: FarContext) -> int:
         return len(far.ids)
@@ -68,11 +68,12 @@ class RawReader(DecoderReader):
 
     def answer(self, far: FarContext | None, prompt: str, max_new_tokens: int) -> str:
         with torch.no_grad():
-            cache, base = self._cache(far)
-            past = cache.get_seq_length()
+            start = self._prefilled(far)
+            start.resume(())
+            cache = start.cache
             new = torch.tensor([self.encode(prompt).ids], device=self.device)
             said: list[int] = []
-            at = base
+            at = start.base
             while len(said) < max_new_tokens and not (said and self.is_done(said)):
                 positions = torch.arange(at, at + new.shape[1], device=self.device)[None]
                 at += new.shape[1]
@@ -81,7 +82,7 @@ class RawReader(DecoderReader):
                 ).logits
                 new = logits[:, -1].argmax(dim=-1, keepdim=True)
                 said.append(int(new))
-            _shorten(cache, past)
+            start.resume(())
         return self.first_line(said)
 
     def _before(self, far: FarContext | None, head: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -111,41 +112,21 @@ class RawReader(DecoderReader):
         )
         return losses.double().sum(dim=1).tolist()
 
-    def _cache(self, far: FarContext | None) -> tuple[Any, int]:
-        """KV cache of head and far context, and the position after them."""
+    def _prefilled(self, far: FarContext | None) -> Prefilled:
+        """KV cache of head and far context."""
         ids, positions = self._before(far, self.head_ids)
-        base = len(self.head_ids) + (far.span if far is not None else 0)
 
-        def fill() -> Any:
-            # Without a config no layer of it slides, so that it can be cropped.
-            cache = DynamicCache()
-            self.model(
-                torch.tensor([ids], device=self.device),
-                past_key_values=cache,
-                position_ids=torch.tensor([positions], device=self.device),
-                logits_to_keep=1,
-            )
-            return cache
+        def fill() -> Prefilled:
+            cache = _prefill(self.model, ids, positions)
+            base = len(self.head_ids) + (far.span if far is not None else 0)
+            return Prefilled(cache=cache, base=base, length=len(ids))
 
-        return self._caches.get((tuple(ids), tuple(positions)), fill), base
+        return self._caches.get((tuple(ids), tuple(positions)), fill)
 
     def _logits(
         self, far: FarContext | None, ids: Tensor, depth: Tensor, allowed: Tensor, keep: int
     ) -> Tensor:
-        cache, base = self._cache(far)
-        past = cache.get_seq_length()
-        seen = torch.cat([allowed.new_ones(len(ids), past), allowed], dim=1)
-        try:
-            logits: Tensor = self.model(
-                ids[None].to(self.device),
-                attention_mask=self.additive(seen),
-                position_ids=(base + depth)[None].to(self.device),
-                past_key_values=cache,
-                logits_to_keep=keep,
-            ).logits[0]
-        finally:
-            _shorten(cache, past)
-        return logits
+        return self.logits_behind(self._prefilled(far), ids, depth, allowed, keep)
 
 
 class VistReader(DecoderReader):
@@ -171,6 +152,7 @@ class VistReader(DecoderReader):
         self.num_latents = num_latents
         self._memories = _Recent[str, Memory](kept)
         self._prefixes = _Recent[Any, PrefixCache](4)
+        self._starts = _Recent[Any, Prefilled](2)
         self._entries: dict[str, int] = {}
 
     def memory(self, far: FarContext) -> Memory:
@@ -218,6 +200,11 @@ class VistReader(DecoderReader):
     def _reading(self, far: FarContext | None, raw_length: int) -> AbstractContextManager[Any]:
         if far is None:
             return nullcontext()
+        prefix, _ = self._prefix(far, raw_length)
+        return self.vist.attach(prefix, memory_at=len(self.head_ids))
+
+    def _prefix(self, far: FarContext, raw_length: int) -> tuple[PrefixCache, int]:
+        """What the memory is read as, and the positions it takes up."""
         memory = self.memory(far)
         # Prompts of other lengths share a prefix, as long as its positions need no other scale.
         span = fit_span(memory.num_tokens, raw_length, self.vist.window)
@@ -225,12 +212,32 @@ class VistReader(DecoderReader):
             (far.text, span),
             lambda: self.vist.prefill(memory, list(self.head_ids), raw_length=raw_length),
         )
-        return self.vist.attach(prefix, memory_at=len(self.head_ids))
+        return prefix, span
+
+    def _prefilled(self, far: FarContext | None, raw_length: int) -> Prefilled:
+        """KV cache of the head and, behind it, the memory's own keys and values."""
+        heads = list(self.head_ids)
+        prefix, span = self._prefix(far, raw_length) if far is not None else (None, 0)
+
+        def fill() -> Prefilled:
+            cache = _prefill(self.model, heads, list(range(len(heads))))
+            for i, layer in enumerate(cache.layers if prefix is not None else ()):
+                assert prefix is not None
+                layer.keys = torch.cat([layer.keys, prefix.keys[i].to(layer.keys)], dim=2)
+                layer.values = torch.cat([layer.values, prefix.values[i].to(layer.values)], dim=2)
+            length = cache.get_seq_length()
+            return Prefilled(cache=cache, base=len(heads) + span, length=length)
+
+        return self._starts.get((far.text if far is not None else None, span), fill)
 
     def _logits(
         self, far: FarContext | None, ids: Tensor, depth: Tensor, allowed: Tensor, keep: int
     ) -> Tensor:
         count = len(self.head_ids)
+        if self.vist.parts.fusion.prefix is not None:
+            # Raw text runs on the unmodified model, so the memory may lie in a plain cache.
+            start = self._prefilled(far, count + len(ids))
+            return self.logits_behind(start, ids, depth, allowed, keep)
         text = torch.cat([torch.tensor(self.head_ids), ids])
         places = torch.cat([torch.arange(count), count + depth])
         seen = torch.ones(len(text), len(text), dtype=torch.bool).tril()
@@ -274,8 +281,15 @@ class _Stop(StoppingCriteria):
         return torch.tensor(done, device=input_ids.device)
 
 
-def _shorten(cache: Any, length: int) -> None:
-    """Drop what came after the first `length` tokens."""
-    extra = cache.get_seq_length() - length
-    if extra:
-        cache.crop(-extra)
+def _prefill(model: Any, ids: list[int], positions: list[int]) -> DynamicCache:
+    """KV cache of some tokens at their positions."""
+    # Without a config no layer of it slides, so that it can be cropped.
+    cache = DynamicCache()
+    device = model.get_input_embeddings().weight.device
+    model(
+        torch.tensor([ids], device=device),
+        past_key_values=cache,
+        position_ids=torch.tensor([positions], device=device),
+        logits_to_keep=1,
+    )
+    return cache

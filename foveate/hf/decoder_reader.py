@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +14,34 @@ from torch import Tensor
 from foveate.core.context import ContextReader, EncodedText, FarContext, Score
 from foveate.errors import InputError
 
-__all__ = ["DecoderReader"]
+__all__ = ["DecoderReader", "Prefilled"]
+
+
+@dataclass
+class Prefilled:
+    """A KV cache with head and far context, and what it still holds of the last prompt.
+
+    Args:
+        cache: of transformers; it can be cropped.
+        base: position of the token behind the far context.
+        length: entries up to there.
+        prompt: tokens that the cache holds behind them.
+    """
+
+    cache: Any
+    base: int
+    length: int
+    prompt: list[int] = field(default_factory=list)
+
+    def resume(self, ids: Sequence[int]) -> int:
+        """Keep what is held of a prompt that begins with `ids`: the number of tokens both share."""
+        pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, self.prompt))  # noqa: B905
+        shared = sum(1 for _ in pairs)
+        extra = self.cache.get_seq_length() - self.length - shared
+        if extra:
+            self.cache.crop(-extra)
+        self.prompt = self.prompt[:shared]
+        return shared
 
 
 class DecoderReader(ContextReader):
@@ -75,6 +104,33 @@ class DecoderReader(ContextReader):
             depth: [S], each token's position within the text.
             allowed: [S, S] bool, which tokens of the text each one sees.
         """
+
+    def logits_behind(
+        self, start: Prefilled, ids: Tensor, depth: Tensor, allowed: Tensor, keep: int
+    ) -> Tensor:
+        """`_logits` of text behind a cache; what its prompt shares with the last one is not rerun.
+
+        Many questions begin with the same demonstrations.
+        """
+        num_asked = len(ids) - keep + 1
+        asked = ids[:num_asked].tolist()
+        # The prompt's last token is always fed: it foretells the options' first ones.
+        shared = start.resume(asked[:-1])
+        seen = torch.cat(
+            [allowed.new_ones(len(ids) - shared, start.length), allowed[shared:]], dim=1
+        )
+        try:
+            logits: Tensor = self.model(
+                ids[None, shared:].to(self.device),
+                attention_mask=self.additive(seen),
+                position_ids=(start.base + depth[shared:])[None].to(self.device),
+                past_key_values=start.cache,
+                logits_to_keep=keep,
+            ).logits[0]
+            start.prompt = asked
+        finally:
+            start.resume(start.prompt)
+        return logits
 
     def additive(self, allowed: Tensor) -> Tensor:
         """A mask [1, 1, Q, K] that every kernel of transformers takes."""

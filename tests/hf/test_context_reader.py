@@ -118,6 +118,32 @@ def test_raw_options_are_scored_alone(
             assert score.nats == near(direct_nll(model, [*before, *asked, *ids], len(ids)))
 
 
+@pytest.mark.parametrize("with_far", [True, False])
+def test_prompts_that_begin_alike_are_not_rerun(
+    raw: RawReader, reader: VistReader, far: FarContext, with_far: bool
+) -> None:
+    """Cached equals recomputed, whatever was asked before; only what is new is fed."""
+    own = far if with_far else None
+    prompts = ["w7_ w9_ w11_ w30_", "w7_ w9_ w11_ w30_ w31_", "w7_ w9_ w12_", "w7_ w9_ w12_", "w5_"]
+    for one in (raw, reader):
+        fresh: Any = type(one)(*((reader.vist,) if one is reader else (one.model, tokenizer())))
+        fed: list[int] = []
+        handle = one.model.register_forward_pre_hook(
+            lambda module, args, kwargs, fed=fed: fed.append(args[0].shape[1]), with_kwargs=True
+        )
+        got = [fresh.option_nll(own, prompt, OPTIONS) for prompt in prompts]
+        handle.remove()
+        fresh.answer(own, prompts[0], 3)
+        got.append(fresh.option_nll(own, prompts[0], OPTIONS))
+        for scores, prompt in zip(got, [*prompts, prompts[0]], strict=True):
+            clean: Any = type(one)(*((reader.vist,) if one is reader else (one.model, tokenizer())))
+            want = clean.option_nll(own, prompt, OPTIONS)
+            assert [s.nats for s in scores] == [near(s.nats) for s in want]
+        if one is raw or reader.vist.parts.fusion.prefix is not None:
+            options = sum(len(raw.encode(option)) for option in OPTIONS)
+            assert [n - options for n in fed[-5:]] == [4, 1, 1, 1, 1]
+
+
 def test_raw_answer_is_generates(model: Any, raw: RawReader, far: FarContext) -> None:
     ids = torch.tensor([[1, *far.ids, *raw.encode(PROMPT).ids]])
     out = model.generate(
