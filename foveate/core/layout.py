@@ -21,7 +21,7 @@ class ImageSpan:
         tokens: [N] int64, columns of its visual tokens, ascending.
         grid: (rows, columns) of the token grid, None where unknown.
         kind: "image" or "video".
-        unit: its number among the batch's images (or frames) of that kind, None where unknown.
+        start: place of its first token among all features of that kind, None where unknown.
     """
 
     sample: int
@@ -29,7 +29,7 @@ class ImageSpan:
     tokens: Tensor
     grid: tuple[int, int] | None = None
     kind: str = "image"
-    unit: int | None = None
+    start: int | None = None
 
     @property
     def num_tokens(self) -> int:

@@ -8,10 +8,20 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from transformers.vision_utils import get_vision_window_index
+from torch import nn
 
 from foveate.errors import UnsupportedModelError
+from foveate.hf.tower_tokens import (
+    TokenRule,
+    merged_tokens,
+    next_tokens,
+    onevision_tokens,
+    patch_tokens,
+    pooled_tokens,
+    shuffled_tokens,
+    unshuffled_tokens,
+    windowed_tokens,
+)
 
 ADD_FAMILY_PAGE = "docs/add-a-model-family.md"
 
@@ -89,32 +99,6 @@ def first_layer_after_deepstack(config: Any) -> int:
     return len(config.vision_config.deepstack_visual_indexes)
 
 
-def one_patch(config: Any) -> int:
-    """Every patch of the tower is a visual token."""
-    return 1
-
-
-def merged_patches(config: Any) -> int:
-    """Qwen-VL: neighbouring patches, stored one after the other, become one token."""
-    return int(config.vision_config.spatial_merge_size) ** 2
-
-
-def in_order(tower: Any, grid_thw: Any) -> Tensor | None:
-    """The tower keeps the order of the tokens."""
-    return None
-
-
-def out_of_windows(tower: Any, grid_thw: Any) -> Tensor | None:
-    """Qwen2.5-VL sorts tokens by attention window inside the tower: the way back."""
-    windows, _ = get_vision_window_index(
-        grid_thw,
-        spatial_merge_size=tower.spatial_merge_size,
-        window_size=tower.window_size,
-        patch_size=tower.patch_size,
-    )
-    return windows.argsort()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Tower:
     """Where a vision tower keeps its layers, and how its patches become visual tokens.
@@ -123,17 +107,16 @@ class Tower:
         module: attribute of the base model.
         layers: path from there to the list of layers.
         attention: attribute of a layer.
-        patches_per_token: from the config; consecutive patches make a token.
-        order: (tower, grid_thw) -> index that brings recorded tokens into the prompt's order.
-        takes_pixels: it is called with pixel_values [B, 3, H, W] and can interpolate its position
-            embeddings, so that images can be made smaller and tokens merged on the way.
+        to_tokens: what becomes of values of patches where features become visual tokens.
+        takes_pixels: it is called with pixel_values [B, 3, H, W], can interpolate its position
+            embeddings, and every patch is a token, so that images can be made smaller and tokens
+            merged on the way.
     """
 
     module: str
     layers: str
     attention: str = "self_attn"
-    patches_per_token: Callable[[Any], int] = one_patch
-    order: Callable[[Any, Any], Tensor | None] = in_order
+    to_tokens: TokenRule = patch_tokens
     takes_pixels: bool = False
 
 
@@ -165,9 +148,9 @@ class Family:
 _IMAGE: Mapping[Modality, str] = {"image": "image_token_id"}
 _IMAGE_VIDEO: Mapping[Modality, str] = {"image": "image_token_id", "video": "video_token_id"}
 _CLIP = Tower(module="vision_tower", layers="encoder.layers", takes_pixels=True)
-_QWEN_TOWER = Tower(
-    module="visual", layers="blocks", attention="attn", patches_per_token=merged_patches
-)
+_CUT_AND_PACKED = replace(_CLIP, takes_pixels=False)
+_QWEN_TOWER = Tower(module="visual", layers="blocks", attention="attn", to_tokens=merged_tokens)
+_SHUFFLED = Tower(module="vision_model", layers="encoder.layers", to_tokens=shuffled_tokens)
 _QWEN = Family(
     title="Qwen2-VL",
     visual_tokens=_IMAGE_VIDEO,
@@ -180,24 +163,31 @@ _TILED = Family(
     visual_tokens=_IMAGE,
     units={"image": gridless_items},
     tiles="fenced",
+    tower=_SHUFFLED,
 )
 
 FAMILIES: dict[str, Family] = {
     "llava": Family(
         title="LLaVA-1.5", visual_tokens=_IMAGE, units={"image": one_per_item}, tower=_CLIP
     ),
-    "llava_next": Family(title="LLaVA-NeXT", visual_tokens=_IMAGE, units={"image": gridless_items}),
+    "llava_next": Family(
+        title="LLaVA-NeXT",
+        visual_tokens=_IMAGE,
+        units={"image": gridless_items},
+        tower=replace(_CUT_AND_PACKED, to_tokens=next_tokens),
+    ),
     "llava_onevision": Family(
         title="LLaVA-OneVision",
         visual_tokens=_IMAGE_VIDEO,
         units={"image": gridless_items, "video": pooled_frames},
+        tower=replace(_CUT_AND_PACKED, to_tokens=onevision_tokens),
     ),
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": Family(
         title="Qwen2.5-VL",
         visual_tokens=_IMAGE_VIDEO,
         units=_QWEN.units,
-        tower=replace(_QWEN_TOWER, order=out_of_windows),
+        tower=replace(_QWEN_TOWER, to_tokens=windowed_tokens),
     ),
     "qwen3_vl": Family(
         title="Qwen3-VL",
@@ -213,14 +203,29 @@ FAMILIES: dict[str, Family] = {
         visual_tokens=_IMAGE,
         units=_TILED.units,
         tiles="fenced",
+        tower=_SHUFFLED,
     ),
     "internvl": Family(
-        title="InternVL", visual_tokens=_IMAGE, units={"image": gridless_items}, tiles="runs"
+        title="InternVL",
+        visual_tokens=_IMAGE,
+        units={"image": gridless_items},
+        tiles="runs",
+        tower=Tower(
+            module="vision_tower",
+            layers="encoder.layer",
+            attention="attention",
+            to_tokens=unshuffled_tokens,
+        ),
     ),
     "paligemma": Family(
         title="PaliGemma", visual_tokens=_IMAGE, units={"image": one_per_item}, tower=_CLIP
     ),
-    "gemma3": Family(title="Gemma 3", visual_tokens=_IMAGE, units={"image": one_per_item}),
+    "gemma3": Family(
+        title="Gemma 3",
+        visual_tokens=_IMAGE,
+        units={"image": one_per_item},
+        tower=replace(_CUT_AND_PACKED, to_tokens=pooled_tokens),
+    ),
     "mistral3": Family(
         title="Mistral 3 / Pixtral", visual_tokens=_IMAGE, units={"image": from_image_sizes}
     ),

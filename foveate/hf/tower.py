@@ -6,7 +6,7 @@ at the placeholders of the prompt, so that the language model's side needs no se
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from foveate.core.layout import ImageSpan
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
-from foveate.hf.anatomy import Anatomy, Modality, Tower, Unit
+from foveate.hf.anatomy import Anatomy, Modality, Tower
 from foveate.hf.attention import Probe
 
 _CHUNK = 256  # queries at a time: no N x N map of a whole image is ever held
@@ -23,11 +23,21 @@ _CHUNK = 256  # queries at a time: no N x N map of a whole image is ever held
 
 @dataclass(frozen=True)
 class TowerPiece:
-    """What is known of one image, in the order of its visual tokens; see VisualTokens."""
+    """What is known of some visual tokens, in their order; see VisualTokens."""
 
     vision_attention: Tensor | None = None
     vision_keys: Tensor | None = None
     owners: Tensor | None = None
+
+    def of(self, span: ImageSpan) -> TowerPiece:
+        """One image's part of what is known of all features of its kind."""
+        assert span.start is not None
+        part = slice(span.start, span.start + span.num_tokens)
+
+        def cut(values: Tensor | None) -> Tensor | None:
+            return values[part] if values is not None else None
+
+        return TowerPiece(cut(self.vision_attention), cut(self.vision_keys), cut(self.owners))
 
 
 def tower_layers(anatomy: Anatomy) -> tuple[nn.Module, nn.ModuleList, Tower]:
@@ -45,9 +55,15 @@ def tower_layers(anatomy: Anatomy) -> tuple[nn.Module, nn.ModuleList, Tower]:
         raise UnsupportedModelError(
             f"{anatomy.family.title} ({type(tower).__name__}) has a vision tower whose tokens "
             "cannot be told apart from outside; use a method that acts in the language model "
-            "(`foveate methods`), or a model of LLaVA-1.5's, PaliGemma's or Qwen-VL's kind."
+            "(`foveate methods`)."
         )
     return tower, found, row
+
+
+def has_cls(tower: Any) -> bool:
+    """Whether the tower's first token is a CLS token."""
+    embeddings = getattr(tower, "embeddings", None)
+    return any(hasattr(embeddings, name) for name in ("class_embedding", "cls_token"))
 
 
 def last_used_layer(anatomy: Anatomy, num_layers: int) -> int:
@@ -75,22 +91,33 @@ class _TowerProbe(Probe):
             pieces = zip(query[0].split(sizes, 1), key[0].split(sizes, 1), strict=True)
         else:
             pieces = zip(query, key, strict=True)
-        for q, k in pieces:  # [H, S, D]
+        # Masks of towers hide padding patches: [B, 1, Q, K], bool or additive.
+        masks: Any = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
+        for i, (q, k) in enumerate(pieces):  # [H, S, D]
             attention = None
             if self.with_attention:
-                attention = received_attention(q, k, settings.get("scaling"), self.has_cls)
+                own = masks[min(i, len(masks) - 1)] if masks is not None else None
+                scaling = settings.get("scaling")
+                attention = received_attention(q, k, scaling, self.has_cls, own)
             self.found.append((attention, k.transpose(0, 1).flatten(1).float()))
 
     has_cls = False
 
 
-def received_attention(query: Tensor, key: Tensor, scaling: float | None, has_cls: bool) -> Tensor:
+def received_attention(
+    query: Tensor,
+    key: Tensor,
+    scaling: float | None,
+    has_cls: bool,
+    mask: Tensor | None = None,
+) -> Tensor:
     """Attention each token gets, mean over heads: of the first token, or the mean over all tokens.
 
     Args:
         query, key: [H, S, D].
         scaling: factor on the logits, default D ** -0.5.
         has_cls: the first token is a CLS token.
+        mask: [1 or H, Q, S], bool (True = seen) or additive.
 
     Returns:
         [S] float32.
@@ -98,8 +125,12 @@ def received_attention(query: Tensor, key: Tensor, scaling: float | None, has_cl
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     queries = query[:, :1] if has_cls else query
     total = torch.zeros(key.shape[1], device=key.device)
-    for part in queries.float().split(_CHUNK, dim=1):
+    for start, part in enumerate(queries.float().split(_CHUNK, dim=1)):
         logits = part @ key.float().transpose(-1, -2) * scale
+        if mask is not None:
+            rows = mask[:, start * _CHUNK : start * _CHUNK + part.shape[1]]
+            is_bool = rows.dtype == torch.bool
+            logits = logits.masked_fill(~rows, -torch.inf) if is_bool else logits + rows.float()
         total = total + logits.softmax(dim=-1).mean(dim=0).sum(dim=0)
     return total / queries.shape[1]
 
@@ -117,14 +148,13 @@ class TowerRecorder:
 
     def __init__(self, anatomy: Anatomy, *, with_attention: bool) -> None:
         self._tower, layers, self._row = tower_layers(anatomy)
-        self._config = anatomy.config
+        self._base = anatomy.base
         layer: Any = layers[last_used_layer(anatomy, len(layers))]
         self._probe = _TowerProbe(
             getattr(layer, self._row.attention), with_attention=with_attention
         )
-        self._grids: Any = None
         self._handle = self._tower.register_forward_pre_hook(self._begin, with_kwargs=True)
-        self._pieces: dict[Modality, list[TowerPiece]] = {}
+        self._pieces: dict[Modality, TowerPiece] = {}
 
     def remove(self) -> None:
         self._handle.remove()
@@ -132,39 +162,32 @@ class TowerRecorder:
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         self._probe.found = []
-        self._probe.has_cls = hasattr(getattr(module, "embeddings", None), "class_embedding")
-        self._grids = kwargs.get("grid_thw")
+        self._probe.has_cls = has_cls(module)
 
-    def collect(self, modality: Modality, units: Sequence[Unit]) -> None:
+    def collect(self, modality: Modality, inputs: Mapping[str, Any], num_tokens: int) -> None:
         """Called when the features of a batch of images are complete."""
         found, self._probe.found = self._probe.found, []
+        self._pieces.pop(modality, None)
         if not found:
-            self._pieces.pop(modality, None)
             return
         skip = int(self._probe.has_cls)
-        keys = torch.cat([k[skip:] for _, k in found])
-        attention = None
-        if self._probe.with_attention:
-            attention = torch.cat([a[skip:] for a, _ in found if a is not None])
-        group = self._row.patches_per_token(self._config)
-        order = self._row.order(self._tower, self._grids)
-        lengths = [unit.num_tokens for unit in units]
-        if keys.shape[0] != group * sum(lengths):
-            raise UnsupportedModelError(
-                f"the vision tower ran on {keys.shape[0]} patches for {sum(lengths)} visual "
-                f"tokens, not {group} each; this model's features are cut or padded afterwards, "
-                "use a method that acts in the language model."
-            )
 
-        def per_token(values: Tensor) -> list[Tensor]:
-            values = values.unflatten(0, (-1, group)).mean(dim=1)
-            return list((values if order is None else values[order]).split(lengths))
+        def per_token(patches: list[Tensor]) -> Tensor:
+            values = self._row.to_tokens(self._base, inputs, patches)
+            if len(values) != num_tokens:
+                raise UnsupportedModelError(
+                    f"the vision tower ran on {sum(map(len, patches))} patches, which make "
+                    f"{len(values)} visual tokens by the rule of this family and {num_tokens} in "
+                    "this model; use a method that acts in the language model."
+                )
+            return values
 
-        attentions = per_token(attention) if attention is not None else [None] * len(lengths)
-        self._pieces[modality] = [
-            TowerPiece(vision_attention=a, vision_keys=k)
-            for a, k in zip(attentions, per_token(keys), strict=True)
-        ]
+        with torch.no_grad():
+            keys = per_token([k[skip:] for _, k in found])
+            attention = None
+            if self._probe.with_attention:
+                attention = per_token([a[skip:, None] for a, _ in found if a is not None])[:, 0]
+        self._pieces[modality] = TowerPiece(vision_attention=attention, vision_keys=keys)
 
     def of(self, span: ImageSpan) -> TowerPiece:
         """What was read of one image.
@@ -173,10 +196,11 @@ class TowerRecorder:
             UnsupportedModeError: its features were computed before attaching.
         """
         pieces = self._pieces.get(span.kind)  # type: ignore[call-overload]
-        if span.unit is None or pieces is None or span.unit >= len(pieces):
+        if span.start is None or pieces is None:
             raise UnsupportedModeError(
                 "this method reads the vision tower, which did not run while it was attached "
                 "(features were given, or computed before); pass pixel_values, or use a method "
                 "that acts in the language model."
             )
-        return pieces[span.unit]
+        piece: TowerPiece = pieces.of(span)
+        return piece

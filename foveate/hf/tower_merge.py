@@ -7,7 +7,7 @@ placeholders fit; the language model's side then keeps one token of each group.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,10 +18,16 @@ from torch.utils.hooks import RemovableHandle
 from foveate.core.layout import ImageSpan
 from foveate.core.plan import weighted_merge
 from foveate.errors import MethodError, UnsupportedModeError
-from foveate.hf.anatomy import Anatomy, Modality, Unit
+from foveate.hf.anatomy import Anatomy, Modality
 from foveate.hf.attention import Probe
 from foveate.hf.masks import is_flash
-from foveate.hf.tower import TowerPiece, last_used_layer, received_attention, tower_layers
+from foveate.hf.tower import (
+    TowerPiece,
+    has_cls,
+    last_used_layer,
+    received_attention,
+    tower_layers,
+)
 from foveate.prune.method import Method
 from foveate.prune.tower_method import TowerMerging, TowerResizing
 
@@ -57,16 +63,17 @@ class TowerShortener:
         tower, layers, row = tower_layers(anatomy)
         if not row.takes_pixels:
             raise MethodError(
-                f"{method.name} acts inside the vision tower, and that of {anatomy.family.title} "
-                "takes patches of all images in one sequence; use a method that acts behind it."
+                f"{method.name} acts inside the vision tower, and what leaves that of "
+                f"{anatomy.family.title} is cut, joined or merged before the language model; use a "
+                "method that acts behind it."
             )
         self._tower: Any = tower
         self._method = method
         self._handles: list[RemovableHandle] = []
         self._probes: list[_KeyProbe] = []
         self._batches: list[Tensor] = []  # [B, N] owners of each call of the tower
-        self._pieces: dict[Modality, list[TowerPiece]] = {}
-        self._skip = int(hasattr(tower.embeddings, "class_embedding"))
+        self._pieces: dict[Modality, TowerPiece] = {}
+        self._skip = int(has_cls(tower))
         # While an image runs through: slot of each of its tokens, by the number of slots.
         self._slots: dict[int, Tensor] = {}
         self._owner: Tensor | None = None  # [B, n] token that stands for each slot
@@ -88,21 +95,23 @@ class TowerShortener:
         for probe in self._probes:
             probe.remove()
 
-    def collect(self, modality: Modality, units: Sequence[Unit]) -> None:
+    def collect(self, modality: Modality, inputs: Mapping[str, Any], num_tokens: int) -> None:
         """Called when the features of a batch of images are complete."""
-        owners = [row for batch in self._batches for row in batch]
-        self._batches = []
-        self._pieces[modality] = [TowerPiece(owners=row) for row in owners]
+        batches, self._batches = self._batches, []
+        self._pieces.pop(modality, None)
+        if batches:
+            self._pieces[modality] = TowerPiece(owners=torch.cat([b.flatten() for b in batches]))
 
     def of(self, span: ImageSpan) -> TowerPiece:
         """What became of one image's tokens."""
         pieces = self._pieces.get(span.kind)  # type: ignore[call-overload]
-        if span.unit is None or pieces is None or span.unit >= len(pieces):
+        if span.start is None or pieces is None:
             raise UnsupportedModeError(
                 f"{self._method.name} acts inside the vision tower, which did not run while it "
                 "was attached (features were given, or computed before); pass pixel_values."
             )
-        return pieces[span.unit]
+        piece: TowerPiece = pieces.of(span)
+        return piece
 
     # --- hooks ---
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from foveate.core.layout import ImageSpan, runs, split_by_lengths
 from foveate.hf.anatomy import MODALITIES, Anatomy, Modality, Unit, visual_token_ids
 
-Listener = Callable[[Modality, Sequence[Unit]], None]
+# (modality, arguments of get_*_features, visual tokens of all items)
+Listener = Callable[[Modality, Mapping[str, Any], int], None]
 
 
 def feature_lengths(output: Any) -> list[int]:
@@ -58,10 +59,10 @@ class FeatureRecorder:
         def record(*args: Any, **kwargs: Any) -> Any:
             output = original(*args, **kwargs)
             inputs = signature.bind_partial(*args, **kwargs).arguments
-            units = rule(self._anatomy.config, inputs, feature_lengths(output))
-            self._units[modality] = units
+            lengths = feature_lengths(output)
+            self._units[modality] = rule(self._anatomy.config, inputs, lengths)
             for listener in self._listeners:
-                listener(modality, units)
+                listener(modality, inputs, sum(lengths))
             return output
 
         return record
@@ -94,13 +95,15 @@ def image_spans(
     """
     spans: list[ImageSpan] = []
     if input_ids is None or anatomy.family.tiles != "none":
+        starts = _starts_of_rows(recorder, visual_mask)
         for sample, mask in enumerate(visual_mask):
             groups = runs(mask)
             if anatomy.family.tiles == "fenced" and input_ids is not None:
                 groups = _join_fenced(groups, input_ids[sample])
-            spans += [
-                ImageSpan(sample=sample, image=i, tokens=tokens) for i, tokens in enumerate(groups)
-            ]
+            start = starts[sample]
+            for i, tokens in enumerate(groups):
+                spans.append(ImageSpan(sample=sample, image=i, tokens=tokens, start=start))
+                start = start + tokens.numel() if start is not None else None
         return spans
 
     for modality, token_id in visual_token_ids(anatomy).items():
@@ -124,6 +127,21 @@ def image_spans(
     return numbered
 
 
+def _starts_of_rows(recorder: FeatureRecorder, visual_mask: Tensor) -> list[int | None]:
+    """Where each row's visual tokens begin among the features of all images, in reading order."""
+    counts = visual_mask.sum(dim=1).tolist()
+    found = recorder.units("image", sum(counts))
+    if found is None:
+        return [None] * len(counts)
+    expansion = found[1]
+    starts, start = [], 0
+    for row, count in enumerate(counts):
+        starts.append(start)
+        if row % expansion == expansion - 1:  # rows of one sample are repeated for beams
+            start += count
+    return starts
+
+
 def _spans_of_units(
     mask: Tensor, found: tuple[list[Unit], int] | None, modality: Modality
 ) -> list[ImageSpan]:
@@ -135,7 +153,7 @@ def _spans_of_units(
         count = int(row.sum())
         if count == 0:
             continue
-        first: int | None = start
+        place: int | None = sum(unit.num_tokens for unit in units[:start])
         taken: list[Unit] = []
         while sum(unit.num_tokens for unit in taken) < count and start + len(taken) < len(units):
             taken.append(units[start + len(taken)])
@@ -143,22 +161,23 @@ def _spans_of_units(
             # Nothing recorded explains this row: every contiguous run counts as one image.
             pieces = runs(row)
             taken = [Unit(piece.numel()) for piece in pieces]
-            first = None
+            place = None
         else:
             pieces = split_by_lengths(row, [unit.num_tokens for unit in taken])
             if sample % expansion == expansion - 1:  # rows of one sample are repeated for beams
                 start += len(taken)
-        spans += [
-            ImageSpan(
-                sample=sample,
-                image=0,
-                tokens=tokens,
-                grid=unit.grid,
-                kind=modality,
-                unit=first + i if first is not None else None,
+        for tokens, unit in zip(pieces, taken, strict=True):
+            spans.append(
+                ImageSpan(
+                    sample=sample,
+                    image=0,
+                    tokens=tokens,
+                    grid=unit.grid,
+                    kind=modality,
+                    start=place,
+                )
             )
-            for i, (tokens, unit) in enumerate(zip(pieces, taken, strict=True))
-        ]
+            place = place + unit.num_tokens if place is not None else None
     return spans
 
 

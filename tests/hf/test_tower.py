@@ -12,8 +12,11 @@ from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 
 import foveate
 from foveate.errors import UnsupportedModeError
-from foveate.hf.anatomy import out_of_windows
+from foveate.hf.anatomy import FAMILIES, anatomy_of
+from foveate.hf.tower_tokens import out_of_windows
 from tests.hf import tiny
+
+VISION_SIDE = tiny.VISION["image_size"] // tiny.VISION["patch_size"]
 
 
 def read_tower(model: Any, inputs: dict[str, Any]) -> list[Any]:
@@ -99,8 +102,86 @@ def test_the_way_out_of_windows_is_the_models_own() -> None:
         out = tower(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
         inside = tower.merger(out.last_hidden_state)
     order = out_of_windows(tower, inputs["image_grid_thw"])
-    assert order is not None
     torch.testing.assert_close(inside[order], out.pooler_output)
+
+
+@pytest.mark.parametrize(
+    ("name", "video"),
+    [("llava_next", False), ("llava_onevision", False), ("llava_onevision", True)],
+)
+def test_tiles_become_tokens_as_their_features_do(name: str, video: bool) -> None:
+    """The projector's output, tile by tile, through the rule: the model's own features."""
+    model = tiny.build(name, "sdpa")
+    base = anatomy_of(model, with_explicit_mask=False).base
+    inputs = tiny.prompts(model, name, (1, 2), video=video)
+    projected: list[Tensor] = []
+    handle = base.multi_modal_projector.register_forward_hook(
+        lambda module, args, out: projected.append(out)
+    )
+    if video:
+        arguments = {"pixel_values_videos": inputs["pixel_values_videos"]}
+    else:
+        arguments = {k: inputs[k] for k in ("pixel_values", "image_sizes")}
+    with torch.no_grad():
+        extract = base.get_video_features if video else base.get_image_features
+        features = extract(**arguments).pooler_output
+    handle.remove()
+    flat = features.flatten(0, 1) if isinstance(features, Tensor) else torch.cat(list(features))
+    tower = FAMILIES[name].tower
+    assert tower is not None
+    got = tower.to_tokens(base, arguments, list(projected[0]))
+    assert got.shape == flat.shape
+    is_newline = (got == 0).all(dim=1)
+    torch.testing.assert_close(got[~is_newline], flat[~is_newline])
+    torch.testing.assert_close(
+        flat[is_newline], base.image_newline.expand(int(is_newline.sum()), -1)
+    )
+    assert is_newline.any()
+
+
+@pytest.mark.parametrize("name", ["smolvlm", "idefics3", "internvl", "gemma3"])
+def test_squares_of_patches_become_tokens_in_reading_order(name: str) -> None:
+    """Patches that carry their own place: a token gets the middle of its square."""
+    model = tiny.build(name, "sdpa")
+    base = anatomy_of(model, with_explicit_mask=False).base
+    side = VISION_SIDE
+    place = torch.arange(side * side)
+    coordinates = torch.stack([place // side, place % side], dim=1).float()
+    tower = FAMILIES[name].tower
+    assert tower is not None
+    got = tower.to_tokens(base, {}, [coordinates, coordinates + 100])
+    small = round((len(got) // 2) ** 0.5)
+    square = side // small
+    middle = torch.arange(small) * square + (square - 1) / 2
+    expected = torch.cartesian_prod(middle, middle)
+    assert square > 1
+    torch.testing.assert_close(got, torch.cat([expected, expected + 100]))
+
+
+# Qwen3-VL lets nobody cut before its third layer; visionzip does by default.
+READABLE = [n for n, f in FAMILIES.items() if f.tower is not None and n != "qwen3_vl"]
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_every_known_tower_is_read_alike_alone_and_in_a_batch(name: str) -> None:
+    """Row by row, images in order; beams repeat rows and read the same."""
+    model = tiny.build(name, "sdpa")
+    num_images = (1, 2, 0)
+    inputs = tiny.prompts(model, name, num_images)
+    method = foveate.VisionZip(keep_ratio=0.4)
+    with foveate.attach(model, method) as run:
+        model.generate(**inputs, max_new_tokens=1)
+        plans = run.plans
+        for sample in (0, 1):
+            alone_inputs = tiny.row_of(inputs, model, name, sample, num_images)
+            for beams in (1, 2):
+                model.generate(**alone_inputs, max_new_tokens=2, num_beams=beams)
+                alone = [p.plan.keep_idx.tolist() for p in run.plans if p.plan]
+                own = [
+                    p.plan.keep_idx.tolist() for p in plans if p.span.sample == sample and p.plan
+                ]
+                assert own
+                assert alone == (own if beams == 1 else own * 2)
 
 
 def slow_tower(tower: Any, pixels: Tensor, counts: tuple[int, ...], match: Any) -> Any:
