@@ -68,7 +68,8 @@ def section(found: dict[str, Comparison]) -> str:
             f"### {name}",
             "",
             f"{facts['num_questions']} held-out questions on {facts['num_images']} images, "
-            f"embedded model, exact match in per cent. Everything kept: {_percent(comparison, 'full')}; "
+            "embedded model, exact match in per cent. Everything kept: "
+            f"{_percent(comparison, 'full')}; "
             f"no image: {_percent(comparison, 'blind')}. The last three columns are costs at "
             f"{SHOWN_AT}. [All columns, intervals, plot, manifest]"
             f"(results/{RESULTS[name]}/compare.md).",
