@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from foveate.measure.comparison import Comparison
     from foveate.tasks.question import Question
 
-METHOD = "tokencarve"
+METHOD, OURS = "tokencarve", "foveacarve"
 # One question of each kind is shown: the first of that kind in the held-out data, not a chosen one.
 SHOWN_KINDS = (
     "easy_vqa/shape",
@@ -69,9 +69,9 @@ def demo(
         f"   A {vlm.family.title} model of {millions:.1f} M parameters; held-out images.\n"
     )
     _show_answers(vlm, shown, keep, output)
-    out.print("\n[bold]2. Against the controls[/bold]\n")
+    out.print("\n[bold]2. Beside our own method and the controls[/bold]\n")
     settings = CompareSettings(
-        methods=(METHOD,), budgets=(method.budget,), rounds=3, max_new_tokens=8
+        methods=(METHOD, OURS), budgets=(method.budget,), rounds=3, max_new_tokens=8
     )
     for name, questions in data.items():
         result = run_comparison(vlm, questions, settings, name)
