@@ -16,6 +16,7 @@ from foveate.cli.methods import methods
 from foveate.cli.models import models
 from foveate.cli.read import read
 from foveate.cli.render import render
+from foveate.cli.run import run
 from foveate.cli.train import train
 from foveate.errors import FoveateError
 from foveate.version import __version__
@@ -42,7 +43,7 @@ app = typer.Typer(
 )
 app.command()(ask)
 app.command(cls=ListOptions)(compare)
-for command in (demo, methods, models, read, render, train):
+for command in (demo, methods, models, read, render, run, train):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
 

@@ -1,0 +1,125 @@
+"""`foveate run`: a file of questions about images, answered in batches, compressed by a method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from foveate.cli.compare_run import launched_on
+from foveate.cli.console import err, out, print_json
+from foveate.cli.eval_output import progress_of
+
+if TYPE_CHECKING:
+    from foveate.engines.batch_answerer import BatchSettings
+    from foveate.engines.batch_job import BatchJob
+    from foveate.measure.launched import Launched
+
+
+def run(
+    input_path: Annotated[
+        Path,
+        typer.Option(
+            "--input", help='JSONL: {"image": "cat.png", "question": "what is it?"}, see docs.'
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="JSONL: the same lines with their answer and tokens.")
+    ],
+    model: Annotated[
+        str, typer.Option(help="Local folder or hub id; default: the embedded model.")
+    ] = "embedded",
+    method: Annotated[
+        str,
+        typer.Option(help="See `foveate methods`; settings in brackets, stages joined by +."),
+    ] = "tokencarve",
+    keep: Annotated[
+        str, typer.Option(help="Visual tokens to keep of each image: 64, 25% or 0.25.")
+    ] = "25%",
+    batch_size: Annotated[int, typer.Option(help="Lines per batch; may change on resuming.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="float32, float16, bfloat16 or auto (float32 on a CPU).")
+    ] = "auto",
+    errors: Annotated[
+        Path | None,
+        typer.Option(help="JSONL: lines without an answer; default: OUTPUT.errors.jsonl."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+) -> None:
+    """Answer every line of a file. The same command goes on where a stopped one was.
+
+    Lines that cannot be answered go to the errors file with their reason, and the exit code is 0
+    all the same; the summary says how many there are. Under `accelerate launch -m foveate run ...`
+    the processes share the lines.
+    """
+    with err.status("Loading the libraries"):
+        from foveate.cli.method import build_method
+        from foveate.engines.batch_answerer import BatchSettings
+        from foveate.engines.batch_files import JobFiles
+        from foveate.engines.batch_input import InputFile
+        from foveate.engines.batch_job import BatchJob
+
+    settings = BatchSettings(
+        method=build_method(method, keep),
+        model=model,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        device=device,
+        dtype=dtype,
+    )
+    files = JobFiles(
+        output=output, errors=errors or output.with_name(f"{output.name}.errors.jsonl")
+    )
+    processes = launched_on(device)
+    with err.status("Reading the input"):
+        questions = InputFile(input_path)
+    job = BatchJob(
+        questions,
+        files,
+        settings.facts(),
+        batch_size=batch_size,
+        index=processes.index,
+        count=processes.count,
+    )
+    summary = job.finished()
+    if summary is None:
+        _work(job, settings, processes)
+        if processes.is_main:
+            summary = job.finish()
+    elif processes.is_main:
+        err.print(f"{output} was finished already; delete it to do it again.", soft_wrap=True)
+    if processes.is_main and summary is not None:
+        if as_json:
+            print_json(summary.to_dict())
+        else:
+            out.print(str(summary), soft_wrap=True, markup=False)
+            for file in (output, files.errors)[: 2 if summary.errors else 1]:
+                out.print(str(file), style="dim", soft_wrap=True, markup=False)
+    processes.close()
+
+
+def _work(job: BatchJob, settings: BatchSettings, processes: Launched) -> None:
+    """All that is left to answer, by all processes."""
+    from foveate.engines.batch_answerer import BatchAnswerer
+    from foveate.hf.load import quiet_transformers
+
+    first = job.begin() if processes.is_main else None
+    processes.wait()
+    with first or job.join() as journal:
+        answerer = None
+        if job.has_work():
+            quiet_transformers()
+            with err.status("Loading the model"):
+                vlm = settings.load()
+            answerer = BatchAnswerer(vlm, settings, job.questions.path)
+            if processes.is_main:
+                job.check_model(answerer.facts)
+        processes.wait()  # now the first one has written down what it loaded
+        if answerer is not None:
+            job.check_model(answerer.facts)
+            with progress_of() as progress:
+                job.work(answerer.answers, journal, progress)
+    processes.wait()
