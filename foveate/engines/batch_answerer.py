@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from foveate import __version__
 from foveate.core.report import ImageReport, Report
 from foveate.embedded import vlm_path
 from foveate.engines.batch_input import LinePlace, read_row, row_turns
@@ -22,7 +23,6 @@ from foveate.hf.load import VisionLanguageModel, load_vlm
 from foveate.hf.prompt import Turn, chat_inputs
 from foveate.measure.manifest import public_name
 from foveate.prune import Method
-from foveate.version import __version__
 
 __all__ = ["BatchAnswerer", "BatchSettings", "Outcome"]
 
