@@ -7,8 +7,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 JOBS ?= 2
 LMMS := .venv-lmms
 LMMS_PIP := $(LMMS)/bin/python -m pip --disable-pip-version-check --quiet
+RAY := .venv-ray
+RAY_PIP := $(RAY)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-lmms lint bench clean
+.PHONY: demo test test-lmms test-ray lint bench clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/foveate demo
@@ -19,6 +21,10 @@ test: $(VENV)/.installed-dev
 # The plugin under the real lmms-eval, in an environment of its own.
 test-lmms: $(LMMS)/.installed
 	$(LMMS)/bin/python -m pytest tests/engines tests/docs/test_reproduce.py
+
+# Batch jobs on the real Ray, in an environment of its own.
+test-ray: $(RAY)/.installed
+	$(RAY)/bin/python -m pytest tests/cli/test_run_ray.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -57,5 +63,11 @@ $(LMMS)/.installed: constraints.txt pyproject.toml
 		evaluate 'filelock<4' loguru pytablewriter pytz sacrebleu tenacity torch
 	touch $@
 
+$(RAY)/.installed: constraints.txt pyproject.toml
+	test -x $(RAY)/bin/python || $(PYTHON) -m venv $(RAY)
+	$(RAY_PIP) install --constraint constraints.txt torch
+	$(RAY_PIP) install --constraint constraints.txt --editable '.[data,ray]' pytest
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(LMMS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache out
+	rm -rf $(VENV) $(LMMS) $(RAY) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache out

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,11 +13,17 @@ import typer
 from foveate.cli.compare_run import launched_on
 from foveate.cli.console import err, out, print_json
 from foveate.cli.eval_output import progress_of
+from foveate.errors import InputError
 
 if TYPE_CHECKING:
     from foveate.engines.batch_answerer import BatchSettings
     from foveate.engines.batch_job import BatchJob
     from foveate.measure.launched import Launched
+
+
+class Backend(str, Enum):
+    transformers = "transformers"
+    ray = "ray"
 
 
 def run(
@@ -43,6 +52,11 @@ def run(
     dtype: Annotated[
         str, typer.Option(help="float32, float16, bfloat16 or auto (float32 on a CPU).")
     ] = "auto",
+    backend: Annotated[
+        Backend,
+        typer.Option(help="ray: Ray Data, on this machine or a cluster; needs foveate[ray]."),
+    ] = Backend.transformers,
+    workers: Annotated[int, typer.Option(help="Models at once; of --backend ray.")] = 1,
     errors: Annotated[
         Path | None,
         typer.Option(help="JSONL: lines without an answer; default: OUTPUT.errors.jsonl."),
@@ -74,6 +88,14 @@ def run(
         output=output, errors=errors or output.with_name(f"{output.name}.errors.jsonl")
     )
     processes = launched_on(device)
+    on_ray = backend is Backend.ray
+    if on_ray and processes.count > 1:
+        raise InputError("--backend ray has workers of its own; leave out accelerate launch.")
+    if not on_ray and workers != 1:
+        raise InputError(
+            f"--workers {workers} is of --backend ray; for several processes of transformers use "
+            "accelerate launch."
+        )
     with err.status("Reading the input"):
         questions = InputFile(input_path)
     job = BatchJob(
@@ -86,7 +108,10 @@ def run(
     )
     summary = job.finished()
     if summary is None:
-        _work(job, settings, processes)
+        if on_ray:
+            _work_on_ray(job, settings, workers)
+        else:
+            _work(job, settings, processes)
         if processes.is_main:
             summary = job.finish()
     elif processes.is_main:
@@ -123,3 +148,15 @@ def _work(job: BatchJob, settings: BatchSettings, processes: Launched) -> None:
             with progress_of() as progress:
                 job.work(answerer.answers, journal, progress)
     processes.wait()
+
+
+def _work_on_ray(job: BatchJob, settings: BatchSettings, workers: int) -> None:
+    """All that is left to answer, by actors."""
+    from foveate.engines.batch_ray import RayAnswers
+
+    answers = RayAnswers(settings, job.questions.path, workers=workers, check_model=job.check_model)
+    with job.begin() as journal:
+        if job.has_work():
+            # Ray tells what happens to its processes on stdout, which is for results.
+            with redirect_stdout(sys.stderr), progress_of() as progress:
+                job.work(answers, journal, progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,64 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from tests.cli.batch_case import ENVIRONMENT, NUM_GOOD, results
 from tests.cli.conftest import Foveate
 from tests.cli.tiny_vlm import NUM_VISUAL
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-COLOURS = ("red", "blue", "green")
-NUM_GOOD, NUM_BAD = 20, 3
-
-
-@pytest.fixture(scope="session")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty good lines, one of them without a picture, three bad ones, an empty one."""
-    folder = tmp_path_factory.mktemp("questions")
-    rows: list[Any] = []
-    for i in range(NUM_GOOD):
-        noise = np.random.default_rng(i).integers(0, 255, (32, 48, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / f"{i}.png")
-        question = f"what color is the {('circle', 'rectangle ? is there a triangle')[i % 2]} ?"
-        row = {"id": f"q{i}", "image": f"{i}.png", "question": question, "weight": 1.50}
-        rows.append(json.dumps(row, indent=None))
-    rows[7] = '{"question":"is there a circle ?",  "note": "caf\\u00e9", "size": 1e2 }'
-    rows.insert(4, "{half")
-    rows.insert(5, json.dumps({"id": 77, "image": "gone.png", "question": "what ?"}))
-    rows.insert(15, json.dumps({"image": "1.png"}))
-    rows.insert(9, "")
-    path = folder / "in.jsonl"
-    path.write_text("\n".join(rows) + "\n")
-    return path
-
-
-@pytest.fixture(scope="session")
-def command(checkpoint: Path, questions: Path) -> list[str]:
-    return [
-        "run", "--model", str(checkpoint), "--input", str(questions), "--method", "fastv",
-        "--keep", "4", "--batch-size", "3", "--max-new-tokens", "4", "--device", "cpu",
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def whole(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
-    """What one process writes."""
-    from typer.testing import CliRunner
-
-    from foveate.cli.main import app
-
-    output = tmp_path_factory.mktemp("whole") / "out.jsonl"
-    result = CliRunner().invoke(app, [*command, "--output", str(output)])
-    assert result.exit_code == 0, result.output
-    return results(output)
-
-
-def results(output: Path) -> tuple[bytes, bytes]:
-    errors = output.with_name(f"{output.name}.errors.jsonl")
-    return output.read_bytes(), errors.read_bytes()
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -76,14 +24,14 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def test_the_output_is_the_input_with_answers(
-    foveate: Foveate, command: list[str], questions: Path, tmp_path: Path
+    foveate: Foveate, batch_command: list[str], batch_input: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "new" / "out.jsonl"
-    result = foveate(*command, "--output", output)
+    result = foveate(*batch_command, "--output", output)
     assert result.stdout.splitlines()[0] == (
         f"23 lines: 20 answered, 3 errors; visual tokens {19 * NUM_VISUAL} -> {19 * 4} (25.0 %)"
     )
-    asked = questions.read_text().splitlines()
+    asked = batch_input.read_text().splitlines()
     said = output.read_text().splitlines()
     assert len(said) == NUM_GOOD
     left = iter(asked)
@@ -104,69 +52,42 @@ def test_the_output_is_the_input_with_answers(
 
 
 def test_a_finished_output_is_not_done_again(
-    foveate: Foveate, command: list[str], whole: Any, tmp_path: Path
+    foveate: Foveate, batch_command: list[str], batch_whole: Any, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.jsonl"
-    first = foveate(*command, "--output", output)
+    first = foveate(*batch_command, "--output", output)
     made = output.stat().st_mtime_ns
-    again = foveate(*command, "--output", output)
+    again = foveate(*batch_command, "--output", output)
     assert "was finished already; delete it to do it again" in again.stderr
     assert again.stdout == first.stdout
     assert output.stat().st_mtime_ns == made
     assert sorted(path.name for path in (tmp_path / "out.jsonl.parts").iterdir()) == [
         "manifest.json", "model.json", "summary.json",
     ]  # fmt: skip
-    refused = foveate(*command, "--output", output, "--keep", "5", ok=False)
+    refused = foveate(*batch_command, "--output", output, "--keep", "5", ok=False)
     assert refused.exit_code == 2
     assert "manifest.json is of another method or keep; restore the options" in refused.stderr
     output.unlink()  # who deletes the output may do it with other settings
-    foveate(*command, "--output", output, "--keep", "5")
+    foveate(*batch_command, "--output", output, "--keep", "5")
     assert read(output)[0]["tokens"] == {"before": 16, "kept": 5}
     output.unlink()
-    foveate(*command, "--output", output)
-    assert results(output) == whole
-
-
-@pytest.fixture
-def half_done(command: list[str], tmp_path: Path) -> Path:
-    """The output of a job that was stopped after two batches, the third one's records torn."""
-    from typer.testing import CliRunner
-
-    from foveate.cli.main import app
-    from foveate.engines.journal import Journal
-
-    output = tmp_path / "out.jsonl"
-    real, calls = Journal.append, []
-
-    def stopped(self: Journal, records: Any) -> None:
-        real(self, records)
-        calls.append(records)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Journal, "append", stopped)
-        result = CliRunner().invoke(app, [*command, "--output", str(output)])
-    assert result.exit_code != 0
-    (journal,) = (tmp_path / "out.jsonl.parts").glob("journal-*")
-    journal.write_bytes(journal.read_bytes()[:-70])
-    assert not output.exists()
-    return output
+    foveate(*batch_command, "--output", output)
+    assert results(output) == batch_whole
 
 
 def test_a_torn_journal_is_gone_on_with(
-    foveate: Foveate, command: list[str], whole: Any, half_done: Path
+    foveate: Foveate, batch_command: list[str], batch_whole: Any, half_done: Path
 ) -> None:
-    foveate(*command, "--output", half_done)
-    assert results(half_done) == whole
+    foveate(*batch_command, "--output", half_done)
+    assert results(half_done) == batch_whole
 
 
 def test_another_batch_size_and_errors_file_may_go_on(
-    foveate: Foveate, command: list[str], whole: Any, half_done: Path
+    foveate: Foveate, batch_command: list[str], batch_whole: Any, half_done: Path
 ) -> None:
     errors = half_done.parent / "elsewhere" / "bad.jsonl"
-    foveate(*command, "--output", half_done, "--batch-size", "7", "--errors", errors)
-    assert (half_done.read_bytes(), errors.read_bytes()) == whole
+    foveate(*batch_command, "--output", half_done, "--batch-size", "7", "--errors", errors)
+    assert (half_done.read_bytes(), errors.read_bytes()) == batch_whole
 
 
 @pytest.mark.parametrize(
@@ -180,61 +101,61 @@ def test_another_batch_size_and_errors_file_may_go_on(
     ],
 )
 def test_parts_of_other_settings_are_refused(
-    foveate: Foveate, command: list[str], half_done: Path, options: tuple[str, ...], odd: str
+    foveate: Foveate, batch_command: list[str], half_done: Path, options: tuple[str, ...], odd: str
 ) -> None:
-    refused = foveate(*command, "--output", half_done, *options, ok=False)
+    refused = foveate(*batch_command, "--output", half_done, *options, ok=False)
     assert refused.exit_code == 2
     assert f"manifest.json is of another {odd}; restore the options" in refused.stderr
     assert not half_done.exists()
 
 
 def test_parts_of_another_input_or_model_are_refused(
-    foveate: Foveate, command: list[str], questions: Path, broken: Path, half_done: Path
+    foveate: Foveate, batch_command: list[str], batch_input: Path, broken: Path, half_done: Path
 ) -> None:
-    other = questions.with_name("other.jsonl")
-    other.write_bytes(questions.read_bytes().replace(b"1.5", b"1.6"))
-    refused = foveate(*command, "--output", half_done, "--input", other, ok=False)
+    other = batch_input.with_name("other.jsonl")
+    other.write_bytes(batch_input.read_bytes().replace(b"1.5", b"1.6"))
+    refused = foveate(*batch_command, "--output", half_done, "--input", other, ok=False)
     assert "manifest.json is of another input;" in refused.stderr
     model = half_done.with_name("out.jsonl.parts") / "model.json"
     facts = json.loads(model.read_text())
     model.write_text(json.dumps({**facts, "weights": "0" * 16, "torch": "0.1"}))
-    refused = foveate(*command, "--output", half_done, ok=False)
+    refused = foveate(*batch_command, "--output", half_done, ok=False)
     assert "model.json is of another torch, weights; restore the options" in refused.stderr
 
 
 def test_files_that_are_somebody_elses(
-    foveate: Foveate, command: list[str], questions: Path, tmp_path: Path
+    foveate: Foveate, batch_command: list[str], batch_input: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.jsonl"
     output.write_text("mine")
-    refused = foveate(*command, "--output", output, ok=False)
+    refused = foveate(*batch_command, "--output", output, ok=False)
     assert "exists and is not of a job that could go on" in refused.stderr
     assert output.read_text() == "mine"
     assert not (tmp_path / "out.jsonl.parts").exists()
-    refused = foveate(*command, "--output", questions, ok=False)
+    refused = foveate(*batch_command, "--output", batch_input, ok=False)
     assert "name three files" in refused.stderr
 
 
 def test_two_runs_at_once_are_refused(
-    foveate: Foveate, command: list[str], whole: Any, half_done: Path
+    foveate: Foveate, batch_command: list[str], batch_whole: Any, half_done: Path
 ) -> None:
     from foveate.engines.journal import Journal
 
     with Journal(half_done.with_name("out.jsonl.parts") / "journal-00000.jsonl"):
-        refused = foveate(*command, "--output", half_done, ok=False)
+        refused = foveate(*batch_command, "--output", half_done, ok=False)
         assert "is being written by another run" in refused.stderr
-    foveate(*command, "--output", half_done)
-    assert results(half_done) == whole
+    foveate(*batch_command, "--output", half_done)
+    assert results(half_done) == batch_whole
 
 
-def test_ten_random_kills(command: list[str], whole: Any, tmp_path: Path) -> None:
+def test_ten_random_kills(batch_command: list[str], batch_whole: Any, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.cli.batch_killer", str(tmp_path), "20", *command],
+        [sys.executable, "-m", "tests.cli.batch_killer", str(tmp_path), "20", *batch_command],
         capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout)
-    assert results(tmp_path / "whole.jsonl") == whole
+    assert results(tmp_path / "whole.jsonl") == batch_whole
     assert len(report["runs"]) == 10
     for run in report["runs"]:
         assert run["same"], run
@@ -243,11 +164,11 @@ def test_ten_random_kills(command: list[str], whole: Any, tmp_path: Path) -> Non
 
 
 def test_a_killed_program_goes_on(
-    foveate: Foveate, command: list[str], whole: Any, tmp_path: Path
+    foveate: Foveate, batch_command: list[str], batch_whole: Any, tmp_path: Path
 ) -> None:
     """The real program, killed by the system as soon as it has written something."""
     output = tmp_path / "out.jsonl"
-    arguments = [*command, "--output", str(output)]
+    arguments = [*batch_command, "--output", str(output)]
     program = subprocess.Popen([sys.executable, "-m", "foveate", *arguments], env=ENVIRONMENT)
     journal = tmp_path / "out.jsonl.parts" / "journal-00000.jsonl"
     limit = time.monotonic() + 120
@@ -258,23 +179,23 @@ def test_a_killed_program_goes_on(
     assert program.wait() == -signal.SIGKILL
     assert not output.exists()
     foveate(*arguments)
-    assert results(output) == whole
+    assert results(output) == batch_whole
 
 
-def launch(command: list[str], output: Path) -> subprocess.CompletedProcess[str]:
+def launch(batch_command: list[str], output: Path) -> subprocess.CompletedProcess[str]:
     launcher = [
         sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch",
         "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
         "--dynamo_backend", "no", "--main_process_ip", "127.0.0.1", "--main_process_port", "0",
-        "-m", "foveate", *command, "--output", str(output),
+        "-m", "foveate", *batch_command, "--output", str(output),
     ]  # fmt: skip
     return subprocess.run(launcher, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
 
 
 def test_two_processes_of_the_launcher_end_what_one_began(
-    command: list[str], whole: Any, half_done: Path
+    batch_command: list[str], batch_whole: Any, half_done: Path
 ) -> None:
-    done = launch(command, half_done)
+    done = launch(batch_command, half_done)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("23 lines: 20 answered") == 1  # only the first one talks
-    assert results(half_done) == whole
+    assert results(half_done) == batch_whole
