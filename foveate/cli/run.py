@@ -54,7 +54,7 @@ def run(
     ] = "auto",
     backend: Annotated[
         Backend,
-        typer.Option(help="ray: Ray Data, on this machine or a cluster; needs foveate[ray]."),
+        typer.Option(help="ray: Ray Data, on this machine or a cluster; needs the extra ray."),
     ] = Backend.transformers,
     workers: Annotated[int, typer.Option(help="Models at once; of --backend ray.")] = 1,
     errors: Annotated[
