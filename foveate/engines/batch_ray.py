@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from foveate.engines.batch_answerer import BatchAnswerer, BatchSettings, Outcome
+from foveate.engines.batch_answerer import EMBEDDED, BatchAnswerer, BatchSettings, Outcome
 from foveate.engines.batch_input import LinePlace
 from foveate.errors import FoveateError, InputError
 
