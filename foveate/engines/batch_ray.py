@@ -80,10 +80,9 @@ class RayAnswers:
                 "--backend ray needs the package ray; install it with pip install 'foveate[ray]'."
             ) from error
         model = Path(settings.model)
-        # Actors have other working folders.
-        self.settings = (
-            replace(settings, model=str(model.resolve())) if model.exists() else settings
-        )
+        if settings.model != EMBEDDED and model.exists():  # actors have other working folders
+            settings = replace(settings, model=str(model.resolve()))
+        self.settings = settings
         self.input_path = input_path.resolve()
         self.workers = workers
         self.check_model = check_model
