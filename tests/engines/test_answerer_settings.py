@@ -51,7 +51,7 @@ def test_a_method_with_settings_in_brackets() -> None:
     ("given", "message"),
     [
         ({"keep_token": 4}, r"got keep_token=4, which is no setting here; there are pretrained, "
-                            r"method, device.* and of tokencarve: keep_tokens, keep_ratio"),
+                            r"method, device.* and of tokencarve: .*keep_tokens, keep_ratio"),
         ({"device_map": "auto"}, r"got device_map='auto', which is no setting"),
         ({"batch_size": "auto"}, r"batch_size='auto' is not a whole number; give one, e.g."),
         ({"batch_size": 0}, r"batch_size=0 is below 1"),
