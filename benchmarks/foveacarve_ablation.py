@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.results import write_results
 from foveate.cli.model import load_model
 from foveate.core.plan import KeepPlan, keep_only
-from foveate.core.rank import top_k
+from foveate.core.rank import others, top_k
 from foveate.core.similarity import best_match, cosine, farthest_points
 from foveate.core.visual import VisualTokens
 from foveate.hf.attach import Run
@@ -77,8 +77,7 @@ class Variant(FoveaCarve):
         plan = super().plan(visual, keep)
         if not self.merges:
             return plan
-        gone = torch.ones(visual.num_images, n, dtype=torch.bool).scatter_(1, plan.keep_idx, False)
-        src = gone.nonzero()[:, 1].view(visual.num_images, -1)
+        src = others(plan.keep_idx, n)
 
         def rows(index: Tensor) -> Tensor:
             wide = index.unsqueeze(-1).expand(-1, -1, visual.hidden.shape[-1])

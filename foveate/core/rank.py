@@ -23,6 +23,13 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     return descending_order(scores)[..., :k]
 
 
+def others(chosen: Tensor, n: int) -> Tensor:
+    """The indices of range(n) that are not in `chosen` [G, k] (unique), ascending. [G, n - k]"""
+    is_other = torch.ones(chosen.shape[0], n, dtype=torch.bool, device=chosen.device)
+    is_other.scatter_(1, chosen, False)
+    return is_other.nonzero()[:, 1].view(chosen.shape[0], -1)
+
+
 def borda(first: Tensor, second: Tensor, weight: float) -> Tensor:
     """Rank fusion (Borda count): weight * (N - rank(first)) + (1 - weight) * (N - rank(second)).
 

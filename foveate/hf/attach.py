@@ -428,8 +428,5 @@ def _rotary(anatomy: Anatomy) -> Callable[..., Any]:
             f"positions='renumbered' needs one-dimensional rotary positions, and "
             f"{anatomy.family.title} has others; use positions='original'."
         )
-
-    def tables(hidden: Tensor, position_ids: Tensor) -> Any:
-        return rotary(hidden, position_ids)
-
-    return tables
+    found: Callable[..., Any] = rotary
+    return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -25,7 +26,7 @@ _CHUNK = 64  # rows computed at a time: [B, H, 64, L] is all that ever exists of
 _probes: WeakKeyDictionary[nn.Module, Probe] = WeakKeyDictionary()
 
 
-class Probe:
+class Probe(ABC):
     """Looks at q and k of one attention module, which goes on with the kernel it was using.
 
     Attributes:
@@ -46,9 +47,9 @@ class Probe:
         _probes[module] = self
         ALL_ATTENTION_FUNCTIONS.register(PROBED, probed_attention)
 
+    @abstractmethod
     def read(self, query: Tensor, key: Tensor, mask: Any, **settings: Any) -> None:
         """Called with q [B, H, Q, D], k [B, H_kv, L, D], the mask and the kernel's keywords."""
-        raise NotImplementedError
 
     def remove(self) -> None:
         self.module.config = self.original

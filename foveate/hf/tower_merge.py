@@ -124,9 +124,10 @@ class TowerShortener:
         every = torch.arange(num_tokens, device=pixels.device)
         keep = self._method.budget.count(num_tokens)
         self._is_whole = keep == num_tokens
+        # A token for itself, until it is merged.
+        self._slots = {num_tokens: every.expand(len(pixels), -1)}
+        self._owner = every.expand(len(pixels), -1)
         if self._is_whole:
-            self._slots = {num_tokens: every.expand(len(pixels), -1)}
-            self._owner = every.expand(len(pixels), -1)
             return None
         if isinstance(self._method, TowerResizing):
             r, c = self._method.grid(rows, columns, keep)
@@ -144,8 +145,6 @@ class TowerShortener:
                 return (small, *args[1:]), kwargs
             return args, {**kwargs, "pixel_values": small}
         assert isinstance(self._method, TowerMerging)
-        self._slots = {num_tokens: every.expand(len(pixels), -1)}
-        self._owner = every.expand(len(pixels), -1)
         self._sizes = torch.ones(len(pixels), num_tokens, device=pixels.device)
         self._counts = self._method.merges(num_tokens, keep, self._num_merging)
         return None
@@ -176,11 +175,10 @@ class TowerShortener:
                 hidden, keys, importance = self._merge(hidden, keys, importance, now)
                 left -= now
         bias = self._size_bias(hidden)
+        if len(args) > 1:
+            return (hidden, bias, *args[2:]), kwargs
         if args:
-            args = (hidden, *args[1:])
-            if len(args) > 1:
-                return (args[0], bias, *args[2:]), kwargs
-            return args, {**kwargs, "attention_mask": bias}
+            return (hidden,), {**kwargs, "attention_mask": bias}
         return args, {**kwargs, "hidden_states": hidden, "attention_mask": bias}
 
     def _merge(
@@ -196,9 +194,8 @@ class TowerShortener:
         importance = merge(importance.unsqueeze(-1)).squeeze(-1)
         stays = torch.ones_like(self._sizes, dtype=torch.bool).scatter_(1, src, False)
         # Slot of every token: its own new number, or its target's.
-        number = (stays.long().cumsum(dim=1) - 1).scatter(
-            1, src, (stays.long().cumsum(dim=1) - 1).gather(1, dst)
-        )
+        number = stays.long().cumsum(dim=1) - 1
+        number = number.scatter(1, src, number.gather(1, dst))
         slots = self._slots[self._sizes.shape[1]]
         sizes = self._sizes.scatter_add(1, dst, self._sizes.gather(1, src))
         self._sizes = sizes[stays].view(len(sizes), -1)

@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from foveate.core.budget import Budget
 from foveate.core.plan import KeepPlan, keep_only
-from foveate.core.rank import top_k
+from foveate.core.rank import others, top_k
 from foveate.core.relevance import RELEVANCE_NEEDS, Relevance, text_relevance
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
@@ -207,8 +207,7 @@ class Method(ABC):
         first = top_k(relevance, num_first)  # [G, F]
         if num_first == keep:
             return keep_only(first, visual.num_tokens, {"relevance": relevance})
-        is_rest = torch.ones_like(relevance, dtype=torch.bool).scatter_(1, first, False)
-        rest = is_rest.nonzero()[:, 1].view(visual.num_images, -1)
+        rest = others(first, visual.num_tokens)
         plan = self.plan(visual.tokens(rest), keep - num_first)
         kept = torch.cat([first, rest.gather(1, plan.keep_idx)], dim=1)
         return KeepPlan(

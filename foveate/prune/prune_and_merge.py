@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foveate.core.rank import descending_order
 from foveate.core.similarity import best_match
-from foveate.prune.tower_method import TowerMerging, even_merges
+from foveate.prune.tower_method import TowerMerging
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +27,6 @@ class PruneAndMerge(TowerMerging):
     name = "prune-and-merge"
     summary = "folds tokens of little attention into similar ones inside the vision tower"
     paper = "arXiv:2503.23455"
-
-    def merges(self, num_tokens: int, keep: int, num_layers: int) -> tuple[int, ...]:
-        return even_merges(num_tokens, keep, num_layers)
 
     def match(self, keys: Tensor, importance: Tensor, count: int) -> tuple[Tensor, Tensor]:
         order = descending_order(importance)

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from foveate.core.plan import KeepPlan, keep_only
-from foveate.core.rank import top_k
 from foveate.core.schedule import geometric_counts, spans_of
-from foveate.core.visual import VisualTokens
-from foveate.prune.method import Method, Need, staged_layers
+from foveate.prune.fastv import FastV
+from foveate.prune.method import staged_layers
 
 
 @dataclass(frozen=True, kw_only=True)
-class PyramidDrop(Method):
-    """Staged pruning by the attention of the last prompt token, N q, N q^2, N q^3 tokens in turn.
+class PyramidDrop(FastV):
+    """FastV in stages, by the attention of the last prompt token: N q, N q^2, N q^3 tokens in turn.
 
     The paper cuts behind a quarter, a half and three quarters of the layers with q = 0.5. Here the
     budget is the mean over the layers from the first cut on, and q follows from it. Its code
@@ -34,10 +32,6 @@ class PyramidDrop(Method):
     stages: int = 3
     early_cache: Literal["compact", "full"] = "full"
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"attention"})
-
     def layers(self, num_layers: int, first_layer: int) -> tuple[int, ...]:
         first = self.prune_layer
         if first is None:
@@ -48,8 +42,3 @@ class PyramidDrop(Method):
         self, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int
     ) -> tuple[int, ...]:
         return geometric_counts(keep, num_tokens, spans_of(layers, num_layers))
-
-    def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
-        assert visual.attention is not None
-        score = visual.attention.mean(dim=1)
-        return keep_only(top_k(score, keep), visual.num_tokens, {"attention": score})

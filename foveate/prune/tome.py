@@ -8,7 +8,7 @@ from torch import Tensor
 
 from foveate.core.rank import descending_order
 from foveate.core.similarity import best_match
-from foveate.prune.tower_method import TowerMerging, even_merges
+from foveate.prune.tower_method import TowerMerging
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +25,6 @@ class ToMe(TowerMerging):
     name = "tome"
     summary = "merges similar tokens inside the vision tower, layer by layer"
     paper = "arXiv:2210.09461"
-
-    def merges(self, num_tokens: int, keep: int, num_layers: int) -> tuple[int, ...]:
-        return even_merges(num_tokens, keep, num_layers)
 
     def match(self, keys: Tensor, importance: Tensor, count: int) -> tuple[Tensor, Tensor]:
         similarity, nearest = best_match(keys[:, 1::2], keys[:, ::2])  # odd into even

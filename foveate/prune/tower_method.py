@@ -36,9 +36,13 @@ class TowerMethod(Method):
 class TowerMerging(TowerMethod):
     """Merges tokens between the layers of the tower."""
 
-    @abstractmethod
     def merges(self, num_tokens: int, keep: int, num_layers: int) -> tuple[int, ...]:
-        """How many tokens go behind each of `num_layers` layers; they sum to num_tokens - keep."""
+        """How many tokens go behind each of `num_layers` layers; they sum to num_tokens - keep.
+
+        As many behind every layer, the first ones one more where it must be.
+        """
+        each, more = divmod(num_tokens - keep, num_layers)
+        return tuple(each + (i < more) for i in range(num_layers))
 
     @abstractmethod
     def match(self, keys: Tensor, importance: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -63,13 +67,3 @@ class TowerResizing(TowerMethod):
     @abstractmethod
     def grid(self, rows: int, columns: int, keep: int) -> tuple[int, int]:
         """Rows and columns of the smaller token grid, at most `keep` in all."""
-
-
-def even_merges(num_tokens: int, keep: int, num_layers: int) -> tuple[int, ...]:
-    """The same number of merges behind every layer, the first ones one more where it must be.
-
-    >>> even_merges(10, 3, 3)
-    (3, 2, 2)
-    """
-    each, more = divmod(num_tokens - keep, num_layers)
-    return tuple(each + (i < more) for i in range(num_layers))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from foveate.core.plan import KeepPlan
-from foveate.core.rank import top_k
+from foveate.core.rank import others, top_k
 from foveate.core.similarity import best_match
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
@@ -49,12 +49,10 @@ class VisionZip(Method):
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         assert visual.vision_attention is not None
         assert visual.vision_keys is not None
-        num_images, n = visual.num_images, visual.num_tokens
+        n = visual.num_tokens
         num_contextual = round(self.contextual_fraction * keep)
         dominant = top_k(visual.vision_attention, keep - num_contextual)  # [G, Kd]
-        is_rest = torch.ones(num_images, n, dtype=torch.bool, device=dominant.device)
-        is_rest.scatter_(1, dominant, False)
-        rest = is_rest.nonzero()[:, 1].view(num_images, -1)  # [G, N - Kd], in order
+        rest = others(dominant, n)  # [G, N - Kd]
         places = spaced(rest.shape[1], num_contextual).to(rest.device)
         is_target = torch.zeros(rest.shape[1], dtype=torch.bool, device=rest.device)
         is_target[places] = True
