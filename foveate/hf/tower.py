@@ -135,7 +135,35 @@ def received_attention(
     return total / queries.shape[1]
 
 
-class TowerRecorder:
+class TowerWatcher:
+    """What is known of the images that ran through the tower, by modality.
+
+    Args:
+        what: the method does, for the error where the tower did not run.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._pieces: dict[Modality, TowerPiece] = {}
+
+    def of(self, span: ImageSpan) -> TowerPiece:
+        """What is known of one image.
+
+        Raises:
+            UnsupportedModeError: its features were computed before attaching.
+        """
+        pieces = self._pieces.get(span.kind)  # type: ignore[call-overload]
+        if span.start is None or pieces is None:
+            raise UnsupportedModeError(
+                f"{self._what} the vision tower, which did not run while it was attached "
+                "(features were given, or computed before); pass pixel_values, or use a method "
+                "that acts in the language model."
+            )
+        piece: TowerPiece = pieces.of(span)
+        return piece
+
+
+class TowerRecorder(TowerWatcher):
     """Attention and keys of the tower's last used layer, for every image that runs through it.
 
     Args:
@@ -147,6 +175,7 @@ class TowerRecorder:
     """
 
     def __init__(self, anatomy: Anatomy, *, with_attention: bool) -> None:
+        super().__init__("this method reads")
         self._tower, layers, self._row = tower_layers(anatomy)
         self._base = anatomy.base
         layer: Any = layers[last_used_layer(anatomy, len(layers))]
@@ -154,7 +183,6 @@ class TowerRecorder:
             getattr(layer, self._row.attention), with_attention=with_attention
         )
         self._handle = self._tower.register_forward_pre_hook(self._begin, with_kwargs=True)
-        self._pieces: dict[Modality, TowerPiece] = {}
 
     def remove(self) -> None:
         self._handle.remove()
@@ -188,19 +216,3 @@ class TowerRecorder:
             if self._probe.with_attention:
                 attention = per_token([a[skip:, None] for a, _ in found if a is not None])[:, 0]
         self._pieces[modality] = TowerPiece(vision_attention=attention, vision_keys=keys)
-
-    def of(self, span: ImageSpan) -> TowerPiece:
-        """What was read of one image.
-
-        Raises:
-            UnsupportedModeError: its features were computed before attaching.
-        """
-        pieces = self._pieces.get(span.kind)  # type: ignore[call-overload]
-        if span.start is None or pieces is None:
-            raise UnsupportedModeError(
-                "this method reads the vision tower, which did not run while it was attached "
-                "(features were given, or computed before); pass pixel_values, or use a method "
-                "that acts in the language model."
-            )
-        piece: TowerPiece = pieces.of(span)
-        return piece
