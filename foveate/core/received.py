@@ -29,7 +29,7 @@ def received_attention(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     queries = query[:, :1] if has_cls else query
     total = torch.zeros(key.shape[1], device=key.device)
-    for start, part in enumerate(queries.float().split(_CHUNK, dim=1)):
+    for start, part in enumerate(torch.split(queries.float(), _CHUNK, dim=1)):
         logits = part @ key.float().transpose(-1, -2) * scale
         if mask is not None:
             rows = mask[:, start * _CHUNK : start * _CHUNK + part.shape[1]]
