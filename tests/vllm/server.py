@@ -55,16 +55,16 @@ class Server:
     port: int
     log: Path
 
-    def ask(
-        self, images: Sequence[Image.Image], question: str, *, max_tokens: int = 8
-    ) -> Answer:
+    def ask(self, images: Sequence[Image.Image], question: str, *, max_tokens: int = 8) -> Answer:
         """One chat request: images, then a question; greedy."""
         content: list[dict[str, Any]] = [
             {"type": "image_url", "image_url": {"url": data_url(image)}} for image in images
         ]
         body = {
             "model": "served",
-            "messages": [{"role": "user", "content": [*content, {"type": "text", "text": question}]}],
+            "messages": [
+                {"role": "user", "content": [*content, {"type": "text", "text": question}]}
+            ],
             "max_tokens": max_tokens,
             "temperature": 0,
             "logprobs": True,

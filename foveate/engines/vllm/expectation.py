@@ -46,8 +46,9 @@ def expected_saving(config: Mapping[str, Any], budget: Budget) -> str:
     full, short = (
         prefill_cost(shape, num_text=TEXT_TOKENS, num_visual=n) for n in (num_visual, keep)
     )
+    flops, kept_cache = full.flops / short.flops, short.kv_bytes / full.kv_bytes
     return (
-        f"{text}. With {TEXT_TOKENS} text tokens that is {full.flops / short.flops:.1f} times "
-        f"fewer FLOPs of the language model in prefill, and {short.kv_bytes / full.kv_bytes:.0%} of the "
-        "KV cache; the vision tower runs in full."
+        f"{text}. With {TEXT_TOKENS} text tokens that is {flops:.1f} times fewer FLOPs of the "
+        f"language model in prefill, and {kept_cache:.0%} of the KV cache; the vision tower runs "
+        "in full."
     )
