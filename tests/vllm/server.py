@@ -60,11 +60,10 @@ class Server:
         content: list[dict[str, Any]] = [
             {"type": "image_url", "image_url": {"url": data_url(image)}} for image in images
         ]
+        content.append({"type": "text", "text": question})
         body = {
             "model": "served",
-            "messages": [
-                {"role": "user", "content": [*content, {"type": "text", "text": question}]}
-            ],
+            "messages": [{"role": "user", "content": content}],
             "max_tokens": max_tokens,
             "temperature": 0,
             "logprobs": True,
