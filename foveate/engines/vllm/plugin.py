@@ -17,12 +17,12 @@ def register() -> None:
     that entry is hung on VllmConfig's own step for models, the one place that sees the entry and
     the model of every engine, supported or not, before anything is loaded.
     """
+    from vllm import ModelRegistry
     from vllm.config import VllmConfig
 
     if hasattr(VllmConfig, _MARK):
         return
     setattr(VllmConfig, _MARK, True)
-    from vllm import ModelRegistry
 
     from foveate.engines.vllm.config_hook import FAMILIES, configure
 
@@ -40,3 +40,25 @@ def register() -> None:
             configure(self)
 
     VllmConfig.try_verify_and_update_config = update_and_configure
+    _mend_cpu_runner()
+
+
+def _mend_cpu_runner() -> None:
+    """vLLM 0.32 loads models on a CPU by code of its own, which forgets to ask about pruning."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    from foveate.engines.vllm.pruning_config import ImagePruningConfig
+
+    load = CPUModelRunner.load_model
+
+    @functools.wraps(load)
+    def load_and_ask(self: Any, *args: Any, **kwargs: Any) -> None:
+        load(self, *args, **kwargs)
+        if isinstance(self.model_config.multimodal_config, ImagePruningConfig):
+            self.is_multimodal_pruning_enabled = True
+
+    CPUModelRunner.load_model = load_and_ask
