@@ -1,7 +1,7 @@
 """Every served family as a tiny random model: probabilities equal those of transformers.
 
-Random models have no preference for being right: a token in another place, or another token, changes
-every probability. Prompts are cut into chunks of 32 tokens, so images are too.
+Random models have no preference for being right: a token in another place, or another token,
+changes every probability. Prompts are cut into chunks of 32 tokens, so images are too.
 """
 
 from __future__ import annotations

@@ -71,7 +71,18 @@ class _CarvedInfo:
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         limits: Mapping[str, int | None] = super().get_supported_mm_limits()  # type: ignore[misc]
         family = FAMILIES[self.ctx.model_config.architecture]
-        return {name: limit for name, limit in limits.items() if name in family.modalities}
+        # 0 and not left out: vLLM's processors expect the modalities they know.
+        return {name: limit if name in family.modalities else 0 for name, limit in limits.items()}
+
+    def validate_num_items(self, modality: str, num_items: int) -> None:
+        family = FAMILIES[self.ctx.model_config.architecture]
+        if num_items and modality not in family.modalities:
+            raise InputError(
+                f"got {num_items} {modality} item(s), and this server compresses {family.title}, "
+                f"of which foveate takes {' and '.join(family.modalities)} only; serve it without "
+                "foveate."
+            )
+        super().validate_num_items(modality, num_items)  # type: ignore[misc]
 
     def get_mm_max_tokens_per_item(
         self, seq_len: int, mm_counts: Mapping[str, int]
