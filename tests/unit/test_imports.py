@@ -22,9 +22,10 @@ ALLOWED = {
     "hf": {"core", "prune", "vist", "errors", "embedded", "draw"},
     "train": {"core", "vist", "hf", "errors", "embedded", "draw"},
     "engines": {"core", "prune", "vist", "hf", "measure", "tasks", "errors", "embedded", "draw"},
+    "app": {"core", "prune", "vist", "hf", "measure", "tasks", "errors", "embedded", "draw"},
 }
 # What stands on everything else: nothing below may import it.
-TOP = ("engines", "cli", "__main__.py")
+TOP = ("engines", "app", "cli", "__main__.py")
 
 
 def imported(path: Path) -> list[str]:
@@ -73,6 +74,11 @@ def test_nothing_imports_the_top_layers(path: Path) -> None:
 def test_only_its_adapter_imports_lmms_eval() -> None:
     users = [p for p in FILES if any(n.split(".")[0] == "lmms_eval" for n in imported(p))]
     assert [name_of(path) for path in users] == ["engines/lmms_eval.py"]
+
+
+def test_only_the_page_and_its_server_import_gradio() -> None:
+    users = [p for p in FILES if any(n.split(".")[0] == "gradio" for n in imported(p))]
+    assert [name_of(path) for path in users] == ["app/page.py", "app/serve.py"]
 
 
 def test_importing_foveate_is_light_and_silent() -> None:
