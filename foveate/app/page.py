@@ -34,15 +34,6 @@ MAX_RECENT = 1024
 BROKEN = "something went wrong in the playground; its terminal says what."
 
 
-class _AnyFile(gr.Image):  # type: ignore[misc]
-    """An image whose file comes as it is: `Limits.image` opens it, or says why it cannot."""
-
-    is_template = True  # drawn like its parent
-
-    def preprocess(self, payload: Any) -> str | None:
-        return payload.path if payload is not None else None
-
-
 def build_page(
     carver: Carver, reader: TextReader | None, limits: Limits, *, no_reader: str = ""
 ) -> Any:
@@ -74,14 +65,18 @@ def _carve_tab(carver: Carver, limits: Limits) -> None:
     examples = {example.name: example for example in image_examples()}
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            image = _AnyFile(
+            image = gr.Image(
                 label="Image",
                 type="filepath",
                 image_mode=None,
                 sources=["upload", "clipboard"],
                 buttons=[],
                 height=300,
+                elem_id="carve-image",
             )
+            # The file comes as it is: `Limits.image` opens it, or says why it cannot. On the
+            # instance, because Gradio writes a stub file beside every subclass.
+            image.preprocess = _path_of
             example = gr.Dropdown(
                 list(examples), value=None, label="Or a bundled example", filterable=False
             )
@@ -99,7 +94,7 @@ def _carve_tab(carver: Carver, limits: Limits) -> None:
                 label="Longest answer, tokens",
             )  # fmt: skip
             ask = gr.Button("Answer", variant="primary")
-            error = gr.HTML(elem_classes="results", elem_id="carve-error")
+            error = gr.HTML(elem_classes=["results", "mistakes"], elem_id="carve-error")
         with gr.Column(scale=4, min_width=320):
             answers = gr.HTML(
                 "<p>Pick an example or drop an image, ask, and press Answer.</p>",
@@ -171,7 +166,7 @@ def _read_tab(reader: TextReader, limits: Limits) -> None:
                 label="Longest answer, tokens",
             )  # fmt: skip
             go = gr.Button("Read", variant="primary")
-            error = gr.HTML(elem_classes="results", elem_id="read-error")
+            error = gr.HTML(elem_classes=["results", "mistakes"], elem_id="read-error")
         with gr.Column(scale=4, min_width=320):
             counts = gr.HTML(
                 "<p>Paste a text, drop a file or pick one, and press Read.</p>",
@@ -218,6 +213,10 @@ def _read_tab(reader: TextReader, limits: Limits) -> None:
         [error, counts, answers, strips, parts],
         **QUEUE,
     )
+
+
+def _path_of(payload: Any) -> str | None:
+    return payload.path if payload is not None else None
 
 
 def _about(name: str) -> str:

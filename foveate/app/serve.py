@@ -22,8 +22,6 @@ POLICY = (
 )
 HEADERS = ((b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer"))
 MOST_WAITING = 8
-# Room for the parts of a form around a file of the largest size.
-FORM_BYTES = 100_000
 
 
 def is_loopback(host: str) -> bool:
@@ -52,6 +50,7 @@ def launch(page: Any, limits: Limits, *, host: str, port: int) -> str:
 
     page.queue(max_size=MOST_WAITING)
     folder = files("foveate.app")
+    script = folder.joinpath("page.js").read_text(encoding="utf-8")
     _, address, _ = page.launch(
         server_name=host,
         server_port=port or None,
@@ -60,13 +59,13 @@ def launch(page: Any, limits: Limits, *, host: str, port: int) -> str:
         show_error=True,
         quiet=True,
         prevent_thread_lock=True,
-        max_file_size=limits.file_bytes + FORM_BYTES,
+        max_file_size=limits.file_bytes,
         ssr_mode=False,
         footer_links=[],
         app_kwargs={"middleware": [Middleware(_Headers)]},
         theme=_theme(),
         css=folder.joinpath("page.css").read_text(encoding="utf-8"),
-        head=f"<script>{folder.joinpath('page.js').read_text(encoding='utf-8')}</script>",
+        head=f"<script>window.foveateMostBytes = {limits.file_bytes};\n{script}</script>",
     )
     return str(address)
 
