@@ -69,6 +69,7 @@ def _carve_tab(carver: Carver, limits: Limits) -> None:
                 label="Image",
                 type="filepath",
                 image_mode=None,
+                format="png",  # examples too reach the model as they are
                 sources=["upload", "clipboard"],
                 buttons=[],
                 height=300,
