@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 # One model, one request at a time; the others wait in Gradio's queue, which shows their place.
 QUEUE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
+UPLOADS_STAY = (600, 3600)  # seconds: how often to look for old uploads, when they are old
 METHOD, KEEP = "tokencarve", 50
 MAX_RECENT = 1024
 BROKEN = "something went wrong in the playground; its terminal says what."
@@ -45,7 +46,9 @@ def build_page(
         limits: of uploads and texts.
         no_reader: why there is none, a sentence.
     """
-    with gr.Blocks(title="foveate play", analytics_enabled=False) as page:
+    with gr.Blocks(
+        title="foveate play", analytics_enabled=False, delete_cache=UPLOADS_STAY
+    ) as page:
         gr.Markdown(
             "# foveate play\nSee what a model keeps of an image, or of a long text, and whether "
             "its answer stays. Everything runs on this machine."
