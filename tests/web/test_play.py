@@ -77,7 +77,7 @@ def shoot(page: Any, path: Path) -> None:
     """The whole page as a PNG of 256 colours, a third of the bytes."""
     page.screenshot(path=path, full_page=True)
     with Image.open(path) as full:
-        small = full.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        small = full.convert("RGB").quantize(256, kmeans=2, dither=Image.Dither.NONE)
     small.save(path, optimize=True)
 
 
@@ -198,6 +198,11 @@ def test_the_server_itself_refuses_a_large_file(page: Any, address: str) -> None
     assert sent.status == 413
     headers = page.request.get(address).headers
     assert "default-src 'self'" in headers["content-security-policy"]
+
+
+def test_a_page_of_another_name_is_refused(page: Any, address: str) -> None:
+    assert page.request.get(address).status == 200
+    assert page.request.get(address, headers={"Host": "example.org"}).status == 400
 
 
 # --- Read ---
