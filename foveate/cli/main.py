@@ -18,6 +18,7 @@ from foveate.cli.play import play
 from foveate.cli.read import read
 from foveate.cli.render import render
 from foveate.cli.run import run
+from foveate.cli.serve import serve
 from foveate.cli.train import train
 from foveate.errors import FoveateError
 from foveate.version import __version__
@@ -46,6 +47,7 @@ app.command()(ask)
 app.command(cls=ListOptions)(compare)
 for command in (demo, methods, models, play, read, render, run, train):
     app.command()(command)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
 app.add_typer(eval_app, name="eval")
 
 

@@ -244,8 +244,15 @@ class Anatomy:
     config: Any
     model: nn.Module
     base: nn.Module
-    layers: nn.ModuleList
-    text_config: Any
+    decoder: nn.Module
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.decoder.layers
+
+    @property
+    def text_config(self) -> Any:
+        return self.decoder.config
 
 
 def anatomy_of(model: nn.Module, *, with_explicit_mask: bool) -> Anatomy:
@@ -284,7 +291,7 @@ def anatomy_of(model: nn.Module, *, with_explicit_mask: bool) -> Anatomy:
             f"Adding one is a table row: see {ADD_FAMILY_PAGE}."
         )
     decoder = getattr(base, family.decoder) if family.decoder else base
-    return Anatomy(family, config, model, base, decoder.layers, decoder.config)
+    return Anatomy(family, config, model, base, decoder)
 
 
 def visual_token_ids(anatomy: Anatomy) -> dict[Modality, int]:

@@ -415,9 +415,7 @@ def _renumbers(steps: Sequence[Step]) -> bool:
 
 def _rotary(anatomy: Anatomy) -> Callable[..., Any]:
     """The decoder's maker of rotary tables, for positions that close ranks."""
-    decoder: Any = anatomy.base
-    decoder = getattr(decoder, anatomy.family.decoder) if anatomy.family.decoder else decoder
-    rotary: Any = getattr(decoder, "rotary_emb", None)
+    rotary: Any = getattr(anatomy.decoder, "rotary_emb", None)
     rope = getattr(anatomy.text_config, "rope_parameters", None) or {}
     is_plain = rotary is not None and list(inspect.signature(rotary.forward).parameters) == [
         "x",

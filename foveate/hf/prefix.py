@@ -49,7 +49,7 @@ def reader_of(model: nn.Module) -> Anatomy:
             f"language model of type {', '.join(READERS)} (SmolLM is a llama)."
         )
     base: Any = model.base_model
-    return Anatomy(TEXT_DECODER, config, model, base, base.layers, config)
+    return Anatomy(TEXT_DECODER, config, model, base, base)
 
 
 def decoder_shape(anatomy: Anatomy) -> DecoderShape:

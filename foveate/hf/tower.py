@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from foveate.core.layout import ImageSpan
+from foveate.core.received import received_attention
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
 from foveate.hf.anatomy import Anatomy, Modality, Tower
 from foveate.hf.attention import Probe
-
-_CHUNK = 256  # queries at a time: no N x N map of a whole image is ever held
 
 
 @dataclass(frozen=True)
@@ -104,38 +103,35 @@ class _TowerProbe(Probe):
     has_cls = False
 
 
-def received_attention(
-    query: Tensor,
-    key: Tensor,
-    scaling: float | None,
-    has_cls: bool,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """Attention each token gets, mean over heads: of the first token, or the mean over all tokens.
+class TowerWatcher:
+    """What is known of the images that ran through the tower, by modality.
 
     Args:
-        query, key: [H, S, D].
-        scaling: factor on the logits, default D ** -0.5.
-        has_cls: the first token is a CLS token.
-        mask: [1 or H, Q, S], bool (True = seen) or additive.
-
-    Returns:
-        [S] float32.
+        what: the method does, for the error where the tower did not run.
     """
-    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    queries = query[:, :1] if has_cls else query
-    total = torch.zeros(key.shape[1], device=key.device)
-    for start, part in enumerate(queries.float().split(_CHUNK, dim=1)):
-        logits = part @ key.float().transpose(-1, -2) * scale
-        if mask is not None:
-            rows = mask[:, start * _CHUNK : start * _CHUNK + part.shape[1]]
-            is_bool = rows.dtype == torch.bool
-            logits = logits.masked_fill(~rows, -torch.inf) if is_bool else logits + rows.float()
-        total = total + logits.softmax(dim=-1).mean(dim=0).sum(dim=0)
-    return total / queries.shape[1]
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._pieces: dict[Modality, TowerPiece] = {}
+
+    def of(self, span: ImageSpan) -> TowerPiece:
+        """What is known of one image.
+
+        Raises:
+            UnsupportedModeError: its features were computed before attaching.
+        """
+        pieces = self._pieces.get(span.kind)  # type: ignore[call-overload]
+        if span.start is None or pieces is None:
+            raise UnsupportedModeError(
+                f"{self._what} the vision tower, which did not run while it was attached "
+                "(features were given, or computed before); pass pixel_values, or use a method "
+                "that acts in the language model."
+            )
+        piece: TowerPiece = pieces.of(span)
+        return piece
 
 
-class TowerRecorder:
+class TowerRecorder(TowerWatcher):
     """Attention and keys of the tower's last used layer, for every image that runs through it.
 
     Args:
@@ -147,6 +143,7 @@ class TowerRecorder:
     """
 
     def __init__(self, anatomy: Anatomy, *, with_attention: bool) -> None:
+        super().__init__("this method reads")
         self._tower, layers, self._row = tower_layers(anatomy)
         self._base = anatomy.base
         layer: Any = layers[last_used_layer(anatomy, len(layers))]
@@ -154,7 +151,6 @@ class TowerRecorder:
             getattr(layer, self._row.attention), with_attention=with_attention
         )
         self._handle = self._tower.register_forward_pre_hook(self._begin, with_kwargs=True)
-        self._pieces: dict[Modality, TowerPiece] = {}
 
     def remove(self) -> None:
         self._handle.remove()
@@ -188,19 +184,3 @@ class TowerRecorder:
             if self._probe.with_attention:
                 attention = per_token([a[skip:, None] for a, _ in found if a is not None])[:, 0]
         self._pieces[modality] = TowerPiece(vision_attention=attention, vision_keys=keys)
-
-    def of(self, span: ImageSpan) -> TowerPiece:
-        """What was read of one image.
-
-        Raises:
-            UnsupportedModeError: its features were computed before attaching.
-        """
-        pieces = self._pieces.get(span.kind)  # type: ignore[call-overload]
-        if span.start is None or pieces is None:
-            raise UnsupportedModeError(
-                "this method reads the vision tower, which did not run while it was attached "
-                "(features were given, or computed before); pass pixel_values, or use a method "
-                "that acts in the language model."
-            )
-        piece: TowerPiece = pieces.of(span)
-        return piece

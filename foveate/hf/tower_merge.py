@@ -15,17 +15,17 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from foveate.core.layout import ImageSpan
 from foveate.core.plan import weighted_merge
+from foveate.core.received import received_attention
 from foveate.errors import MethodError, UnsupportedModeError
 from foveate.hf.anatomy import Anatomy, Modality
 from foveate.hf.attention import Probe
 from foveate.hf.masks import is_flash
 from foveate.hf.tower import (
     TowerPiece,
+    TowerWatcher,
     has_cls,
     last_used_layer,
-    received_attention,
     tower_layers,
 )
 from foveate.prune.method import Method
@@ -48,7 +48,7 @@ class _KeyProbe(Probe):
         self.importance = torch.stack(rows)
 
 
-class TowerShortener:
+class TowerShortener(TowerWatcher):
     """Runs a TowerMethod on the vision tower of a model.
 
     Args:
@@ -60,6 +60,7 @@ class TowerShortener:
     """
 
     def __init__(self, anatomy: Anatomy, method: Method) -> None:
+        super().__init__(f"{method.name} acts inside")
         tower, layers, row = tower_layers(anatomy)
         if not row.takes_pixels:
             raise MethodError(
@@ -72,7 +73,6 @@ class TowerShortener:
         self._handles: list[RemovableHandle] = []
         self._probes: list[_KeyProbe] = []
         self._batches: list[Tensor] = []  # [B, N] owners of each call of the tower
-        self._pieces: dict[Modality, TowerPiece] = {}
         self._skip = int(has_cls(tower))
         # While an image runs through: slot of each of its tokens, by the number of slots.
         self._slots: dict[int, Tensor] = {}
@@ -101,17 +101,6 @@ class TowerShortener:
         self._pieces.pop(modality, None)
         if batches:
             self._pieces[modality] = TowerPiece(owners=torch.cat([b.flatten() for b in batches]))
-
-    def of(self, span: ImageSpan) -> TowerPiece:
-        """What became of one image's tokens."""
-        pieces = self._pieces.get(span.kind)  # type: ignore[call-overload]
-        if span.start is None or pieces is None:
-            raise UnsupportedModeError(
-                f"{self._method.name} acts inside the vision tower, which did not run while it "
-                "was attached (features were given, or computed before); pass pixel_values."
-            )
-        piece: TowerPiece = pieces.of(span)
-        return piece
 
     # --- hooks ---
 

@@ -105,7 +105,7 @@ class _Stopwatch:
 
     def __init__(self, vlm: VisionLanguageModel) -> None:
         anatomy = anatomy_of(vlm.model, with_explicit_mask=False)
-        self._decoder = getattr(anatomy.base, anatomy.family.decoder)
+        self._decoder = anatomy.decoder
         self._device = vlm.device
         self._handles: list[Any] = []
         self._started = 0.0

@@ -76,6 +76,20 @@ def test_only_its_adapter_imports_lmms_eval() -> None:
     assert [name_of(path) for path in users] == ["engines/lmms_eval.py"]
 
 
+def test_only_its_folder_imports_vllm() -> None:
+    users = [p for p in FILES if any(n.split(".")[0] == "vllm" for n in imported(p))]
+    assert users
+    assert {str(path.parent.relative_to(PACKAGE)) for path in users} == {"engines/vllm"}
+
+
+def test_the_vllm_plugin_needs_no_transformers() -> None:
+    """vLLM has its own, of another version than foveate/hf may want."""
+    for path in FILES:
+        if "engines/vllm/" in str(path):
+            names = [name.split(".") for name in imported(path)]
+            assert not [n for n in names if n[:2] == ["foveate", "hf"]], name_of(path)
+
+
 def test_only_the_page_and_its_server_import_gradio() -> None:
     users = [p for p in FILES if any(n.split(".")[0] == "gradio" for n in imported(p))]
     assert [name_of(path) for path in users] == ["app/page.py", "app/serve.py"]

@@ -1,0 +1,67 @@
+"""`foveate serve`: vLLM's OpenAI-compatible server, with compressed images."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from foveate.cli.console import err
+
+EMBEDDED = "embedded"
+
+
+def serve(
+    context: typer.Context,
+    model: Annotated[
+        str, typer.Argument(help="Local folder or hub id; 'embedded' for the embedded model.")
+    ],
+    keep: Annotated[
+        str, typer.Option(help="Visual tokens to keep of each image: 64, 25% or 0.25.")
+    ] = "25%",
+    method: Annotated[
+        str, typer.Option(help="One that needs no text, settings in brackets; see docs/serving.md.")
+    ] = "tokencarve",
+) -> None:
+    """Serve a model with vLLM, its images compressed. All other options go to `vllm serve`.
+
+    Listens on loopback only unless --host says otherwise. /metrics has foveate_images_total,
+    foveate_visual_tokens_total and foveate_kept_tokens_total.
+    """
+    from foveate.core.budget import parse_budget
+    from foveate.engines.vllm.command import check_installed, serve_command
+    from foveate.engines.vllm.expectation import expected_saving
+
+    if model == EMBEDDED:
+        model = str(Path(__file__).parents[1] / "embedded" / "vlm")
+    budget = parse_budget(keep)
+    command = serve_command(model, method, budget, context.args)
+    check_installed(os.environ)
+    config = _config(model)
+    if config is not None:
+        err.print(f"foveate: {expected_saving(config, budget)}", soft_wrap=True, markup=False)
+    # vLLM takes this process over, so that signals and the exit code are its own.
+    os.execv(sys.executable, [sys.executable, *command])
+
+
+def _config(model: str) -> dict[str, Any] | None:
+    """The model's config.json; None where only vLLM can find it."""
+    path = Path(model) / "config.json"
+    if not path.exists():
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
+
+        try:
+            path = Path(hf_hub_download(model, "config.json"))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
+            return None  # vLLM says what is wrong
+    config: dict[str, Any] = json.loads(path.read_text())
+    return config
