@@ -21,6 +21,7 @@ from foveate.app.read_html import (
     text_parts_html,
 )
 from foveate.errors import FoveateError
+from foveate.measure.agreement import Agreement
 from foveate.prune import METHODS
 
 __all__ = ["build_page"]
@@ -126,17 +127,16 @@ def _carve_tab(carver: Carver, limits: Limits) -> None:
         percent: float,
         new_tokens: float,
         progress: Any = gr.Progress(),  # noqa: B008
-    ) -> Iterator[tuple[str, str, str, str]]:
+    ) -> Iterator[tuple[Any, Any, Any, str]]:
         asked = limits.image(path), limits.question(text)
         longest_answer = limits.answer_length(new_tokens)
         progress(0.1, desc="Answering")
         carving = carver.carve(*asked, name, percent / 100, max_new_tokens=longest_answer)
-        shown = answers_html(carving), map_html(carving)
-        points: list[Any] = []
-        yield ("", *shown, "<p>Asking at all budgets ...</p>")
+        points: list[Agreement] = []
+        yield "", answers_html(carving), map_html(carving), agreement_html(points, percent / 100)
         for point in carver.agreement(carving):
             points.append(point)
-        yield ("", *shown, agreement_html(points, percent / 100))
+            yield gr.skip(), gr.skip(), gr.skip(), agreement_html(points, percent / 100)
 
     example.change(pick, example, [image, question])
     image.upload(_in_sentences(checked, 1), image, error, **QUEUE)

@@ -107,6 +107,7 @@ def test_agreement_is_that_of_greedy_answers(carver: Carver, example: ImageExamp
     lowest = 100 * min(point.keep_ratio for point in points if point.is_same)
     assert f"Lowest budget with it: {lowest:g} %" in agreement_html(points, 0.5)
     assert "measured 3 of 11" in agreement_html(points[:3], 0.5)
+    assert "no budget measured yet" in agreement_html([], 0.5)
 
 
 def test_unknown_words_are_named(carver: Carver, example: ImageExample) -> None:
