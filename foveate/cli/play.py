@@ -62,7 +62,8 @@ def play(
         address = launch(page, limits, host=host, port=port)
     except OSError as error:
         raise InputError(
-            f"{host}, port {port} cannot be used ({error}); choose others with --host and --port."
+            f"{host}, port {port} cannot be used: another program has it, or the address is not "
+            "this machine's; choose others with --host and --port."
         ) from error
     out.print(f"foveate play: {address}  (Ctrl-C ends it)", soft_wrap=True)
     page.block_thread()

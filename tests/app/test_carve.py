@@ -11,17 +11,27 @@ import pytest
 import torch
 
 import foveate
-from foveate.app.carve import Carver
+from foveate.app.carve import Carver, suitable_methods
 from foveate.app.carve_html import agreement_html, answers_html, map_html, token_texts
 from foveate.app.examples import ImageExample, image_examples
 from foveate.errors import BudgetError, InputError
+from foveate.hf.load import VisionLanguageModel
 from foveate.hf.prompt import generate_answers, prompt_inputs
 from foveate.measure.agreement import BUDGETS
 from foveate.prune import METHODS
+from tests.hf import tiny
 
 
 def test_the_methods_that_fit_are_offered(carver: Carver) -> None:
     assert set(carver.methods) == set(METHODS) - {"noop", "stack"}
+
+
+def test_methods_that_a_family_refuses_are_not_offered() -> None:
+    model = tiny.build("qwen2_5_vl")
+    offered = suitable_methods(VisionLanguageModel(name="tiny", model=model, processor=None))
+    assert {"tokencarve", "fastv", "divprune"} <= set(offered)
+    assert not {"tome", "prune-and-merge", "resize"} & set(offered)
+    assert "generate" not in vars(model)
 
 
 def test_both_answers_are_those_of_the_model(carver: Carver, example: ImageExample) -> None:
@@ -97,6 +107,7 @@ def test_agreement_is_that_of_greedy_answers(carver: Carver, example: ImageExamp
     lowest = 100 * min(point.keep_ratio for point in points if point.is_same)
     assert f"Lowest budget with it: {lowest:g} %" in agreement_html(points, 0.5)
     assert "measured 3 of 11" in agreement_html(points[:3], 0.5)
+    assert "no budget measured yet" in agreement_html([], 0.5)
 
 
 def test_unknown_words_are_named(carver: Carver, example: ImageExample) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 import yaml
 
 from foveate.cli.main import app
+from foveate.prune import METHODS
 from tests.docs.test_examples import ROOT, python_blocks
 from tests.wheel import needs_smollm2
 
@@ -21,13 +23,22 @@ DOCS = ROOT / "docs"
 PAGES = sorted(str(p.relative_to(ROOT)) for p in DOCS.rglob("*.md") if "results" not in p.parts)
 # Pages whose blocks run as they stand, one after the other.
 PLAIN = ("docs/quick-start.md", "docs/how-carving-works.md", "docs/choosing.md")
+LAUNCHED = re.compile(r"^accelerate launch .*?-m (?=foveate )", re.M)
 COMMANDS = sorted(
     {
         line.split("  #")[0].rstrip(" &")
         for page in [*PAGES, "README.md"]
         for block in re.findall(r"```(?:bash|console)?\n(.*?)```", (ROOT / page).read_text(), re.S)
-        for line in block.replace("\\\n", " ").splitlines()
+        for line in LAUNCHED.sub("", block.replace("\\\n", " ")).splitlines()
         if line.startswith("foveate ")
+    }
+)
+EVERYWHERE = [ROOT / "README.md", *DOCS.rglob("*.md"), *(ROOT / "foveate").rglob("README.md")]
+MODULES = sorted(
+    {
+        name
+        for page in EVERYWHERE
+        for name in re.findall(r"python -m ((?:foveate|benchmarks)[\w.]*\w)", page.read_text())
     }
 )
 
@@ -64,6 +75,22 @@ def test_the_navigation_is_complete() -> None:
     assert set(named) - {"results/README.md"} <= written
     # Serving joins by itself, see docs/site_hooks.py.
     assert written - set(named) <= {"serving.md"}
+
+
+def test_the_reference_has_every_method() -> None:
+    page = (DOCS / "api" / "methods.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^::: (\S+)", page, re.M))
+    homes = {f"{cls.__module__}.{cls.__name__}" for name, cls in METHODS.items() if name != "noop"}
+    assert homes <= named
+
+
+@pytest.mark.parametrize("page", sorted(p.name for p in (DOCS / "api").glob("*.md")))
+def test_what_the_reference_names_exists(page: str) -> None:
+    names = re.findall(r"^::: (\S+)", (DOCS / "api" / page).read_text(encoding="utf-8"), re.M)
+    assert names
+    for name in names:
+        thing = pkgutil.resolve_name(name)
+        assert thing.__doc__
 
 
 def test_nothing_is_fetched() -> None:
@@ -120,6 +147,11 @@ def test_commands_exist(line: str) -> None:
     known = {name for option in command.params for name in option.opts}
     given = {word.split("=")[0] for word in words if word.startswith("--")}
     assert given - {"--help"} <= known
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_that_are_run_exist(name: str) -> None:
+    assert importlib.util.find_spec(name) is not None
 
 
 # --- the link check itself ---

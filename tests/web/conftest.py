@@ -64,6 +64,7 @@ def _server_stays_local() -> Iterator[None]:
 def address(_server_stays_local: None) -> Iterator[str]:
     """Where the playground with the embedded models is served."""
     from foveate.app.carve import Carver
+    from foveate.app.examples import image_examples
     from foveate.app.limits import Limits
     from foveate.app.page import build_page
     from foveate.app.read import TextReader
@@ -78,7 +79,9 @@ def address(_server_stays_local: None) -> Iterator[str]:
         reader = TextReader(Vist.load(vist_path()))
         reader.warm_up()
     limits = Limits(file_bytes=200_000, pixels=1_000_000, text_chars=20_000)
-    page = build_page(Carver(load_vlm(vlm_path())), reader, limits, no_reader="no Vist here.")
+    carver = Carver(load_vlm(vlm_path()))
+    carver.warm_up(image_examples()[0].image)
+    page = build_page(carver, reader, limits, no_reader="no Vist here.")
     yield launch(page, limits, host="127.0.0.1", port=0)
     page.close()
 
