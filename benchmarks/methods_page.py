@@ -1,6 +1,6 @@
-"""Write what the comparisons show into docs/methods.md, from docs/results alone.
+"""Write what the comparisons show into docs/methods.md and README.md, from docs/results alone.
 
-`python -m benchmarks.methods_page` fills the part of the page between its two markers.
+`python -m benchmarks.methods_page` fills the part of each page between its two markers.
 """
 
 from __future__ import annotations
@@ -13,11 +13,17 @@ from typing import Any
 from foveate.measure.quality import Interval, paired_difference
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "methods.md"
 RESULTS = {"reading": "compare-reading"}
 BEGIN, END = "<!-- made by benchmarks.methods_page -->", "<!-- end -->"
 OURS, OURS_BEFORE = "foveacarve", "foveacarve(prune_layer=0)"
 SHOWN_AT = "25%"  # the budget whose costs the tables show
+# The README's: those that cut inside the language model, then those that cut before it.
+SHORT_METHODS = (
+    *(OURS, "tokencarve", "dart", "pyramiddrop", "fastv", "random", "uniform"),
+    *(OURS_BEFORE, "divprune", "mmtok", "visionzip", "tokencarve(where=encoder)"),
+    "random(prune_layer=0)",
+)
+SHORT_BUDGETS = ("50%", "25%", "12.5%", "6%")
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,27 @@ def _lead_table(comparison: Comparison) -> list[str]:
     return lines
 
 
+def short_table(comparison: Comparison) -> str:
+    """The README's table: some methods and budgets, with intervals."""
+
+    def cell(method: str, budget: str) -> str:
+        found = comparison.rows[method, budget]["accuracy"]
+        value, low, high = (100 * found[key] for key in ("value", "low", "high"))
+        return f"{value:.1f} ({low:.0f}-{high:.0f})"
+
+    lines = [
+        f"| | mean tokens at {SHOWN_AT} | {' | '.join(SHORT_BUDGETS)} |",
+        f"|---|---:|{'---:|' * len(SHORT_BUDGETS)}",
+        f"| everything kept | {comparison.rows['full', '']['average_tokens']:.0f} | "
+        f"{' | '.join([cell('full', '')] * len(SHORT_BUDGETS))} |",
+    ]
+    for method in SHORT_METHODS:
+        tokens = comparison.rows[method, SHOWN_AT]["average_tokens"]
+        cells = [cell(method, budget) for budget in SHORT_BUDGETS]
+        lines.append(f"| {method} | {tokens:.0f} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def with_section(page: str, text: str) -> str:
     """The page with the part between the markers replaced."""
     before, _, rest = page.partition(BEGIN)
@@ -139,7 +166,12 @@ def main() -> None:
         name: Comparison.load(ROOT / "docs" / "results" / folder)
         for name, folder in RESULTS.items()
     }
-    PAGE.write_text(with_section(PAGE.read_text(), section(found)))
+    for name, text in (
+        ("docs/methods.md", section(found)),
+        ("README.md", short_table(found["reading"])),
+    ):
+        page = ROOT / name
+        page.write_text(with_section(page.read_text(), text))
 
 
 if __name__ == "__main__":

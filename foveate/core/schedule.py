@@ -17,51 +17,37 @@ def spans_of(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
     return tuple(end - start for start, end in zip(layers, ends, strict=True))
 
 
-def geometric_counts(keep: int, num_tokens: int, spans: Sequence[int]) -> tuple[int, ...]:
-    """Counts N q, N q^2, ... after each step, with q such that their mean over layers is `keep`.
-
-    The last count takes up the rounding, so that the total never exceeds keep * sum(spans), and
-    reaches it to within one token in the layers of the last step.
-
-    Args:
-        keep: mean tokens wanted, 1 <= keep <= N.
-        num_tokens: N, before the first step.
-        spans: layers that run on each count.
-
-    >>> geometric_counts(4, 16, (1, 1))
-    (6, 2)
-    """
-
-    def wanted(ratio: float) -> list[float]:
-        return [num_tokens * ratio ** (i + 1) for i in range(len(spans))]
-
-    total = keep * sum(spans)
-    ratio = _largest(lambda q: _weight(wanted(q), spans) <= total, 1.0)
-    return fitted_counts(wanted(ratio), total, num_tokens, spans)
-
-
-def profile_counts(
-    profile: Sequence[float], total: int, num_tokens: int, spans: Sequence[int]
+def geometric_counts(
+    total: int, num_tokens: int, spans: Sequence[int], enough: float = 1.0
 ) -> tuple[int, ...]:
-    """Counts in the proportions of `profile`, none above N, that spend `total` token-layers.
+    """Counts N q, N q^2, ... after each step, with q such that they spend `total` token-layers.
+
+    No count is above enough * N while a later one is below it. The last count takes up the
+    rounding, so that the total is never exceeded, and is reached to within one token in the layers
+    of the last step.
 
     Args:
-        profile: positive, not increasing.
         total: tokens summed over layers.
         num_tokens: N, before the first step.
         spans: layers that run on each count.
+        enough: share of N in (0, 1]; 1 leaves the series alone.
 
-    >>> profile_counts((4.0, 1.0), 20, 16, (2, 2))
-    (8, 2)
-    >>> profile_counts((4.0, 1.0), 40, 16, (2, 2))
-    (16, 4)
+    >>> geometric_counts(28, 16, (2, 2))
+    (9, 5)
+    >>> geometric_counts(28, 16, (2, 2), enough=0.5)
+    (8, 6)
+    >>> geometric_counts(40, 16, (2, 2), enough=0.5)
+    (10, 10)
     """
 
-    def wanted(scale: float) -> list[float]:
-        return [min(float(num_tokens), scale * share) for share in profile]
+    def wanted(at: float) -> list[float]:
+        """Rises with `at`: the capped series up to 1, then all counts together up to 2."""
+        if at > 1:
+            return [num_tokens * (enough + (at - 1) * (1 - enough))] * len(spans)
+        return [num_tokens * min(at ** (i + 1), enough) for i in range(len(spans))]
 
-    scale = _largest(lambda s: _weight(wanted(s), spans) <= total, num_tokens / min(profile))
-    return fitted_counts(wanted(scale), total, num_tokens, spans)
+    at = _largest(lambda value: _weight(wanted(value), spans) <= total, 2.0)
+    return fitted_counts(wanted(at), total, num_tokens, spans)
 
 
 def _weight(counts: Sequence[float], spans: Sequence[int]) -> float:

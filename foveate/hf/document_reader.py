@@ -4,76 +4,49 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from foveate.errors import InputError
+from foveate.errors import InputError, WindowError
 from foveate.hf.read_document import token_offsets
+from foveate.hf.read_report import DocumentAnswer, ReadReport
 from foveate.hf.vist import Vist
+from foveate.vist.memory import Memory
 
-__all__ = ["DocumentAnswer", "DocumentReader", "ReadReport"]
+__all__ = ["DocumentAnswer", "DocumentReader", "ReadReport", "Reading"]
 
 RECENT = 256  # raw tokens at the end of the text
 MARK = "\x00"  # stands for the document in the chat template
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadReport:
-    """What it took, beside the same run on raw text where that fits the model's window.
+class Reading:
+    """How a text goes to the model: what is read as pictures and what as text.
 
     Args:
+        opening: characters before the far part that stay raw (the attention sink), often none.
+        far: what is drawn; "" where the text is short enough to stay raw.
+        recent: the end of the text, which stays raw.
         text_tokens: of the whole text.
-        latents: that stand for the far part.
-        raw_tokens: read as text: the end of the text, question and chat marks.
-        tokens_before, tokens_after: that the model reads, without and with latents.
-        kv_bytes_before, kv_bytes_after: of the KV cache after the prompt.
-        seconds_read: drawing, encoding and resampling the far text; once for any number of
-            questions.
-        seconds_after: prompt and answer with latents, the reading not counted.
-        seconds_before: the same on raw text; None where that was not run.
-        answer_before: on raw text; None where that was not run.
-        note: why something was not done, or "".
+        head, tail: token ids before the far part and after the recent one: chat marks, question.
+        recent_ids: token ids of `recent`.
     """
 
+    opening: str
+    far: str
+    recent: str
     text_tokens: int
-    latents: int
-    raw_tokens: int
-    tokens_before: int
-    tokens_after: int
-    kv_bytes_before: int
-    kv_bytes_after: int
-    seconds_read: float
-    seconds_after: float
-    seconds_before: float | None = None
-    answer_before: str | None = None
-    note: str = ""
+    head: Tensor
+    recent_ids: Tensor
+    tail: Tensor
 
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, JSON-ready."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        times = f"{self.seconds_read:.2f} s to read, {self.seconds_after:.2f} s to answer"
-        if self.seconds_before is not None:
-            times += f" (raw text: {self.seconds_before:.2f} s)"
-        lines = [
-            f"tokens    {self.tokens_before:,} -> {self.tokens_after:,} "
-            f"({self.latents:,} latents + {self.raw_tokens:,} raw)",
-            f"KV cache  {self.kv_bytes_before / 1e6:.1f} MB -> {self.kv_bytes_after / 1e6:.1f} MB",
-            f"time      {times}",
-        ]
-        return "\n".join(lines + ([f"note      {self.note}"] if self.note else []))
-
-
-@dataclass(frozen=True, kw_only=True)
-class DocumentAnswer:
-    """An answer or a continuation, and what it took."""
-
-    text: str
-    report: ReadReport
+    @property
+    def prompt(self) -> Tensor:
+        """What the model reads as text beside the far part. [S]"""
+        return torch.cat([self.head, self.recent_ids, self.tail])
 
 
 class DocumentReader:
@@ -107,6 +80,82 @@ class DocumentReader:
         Raises:
             InputError: text or question is empty, or the model has no chat template.
         """
+        return self._run(self.split(text, question), max_new_tokens, compare)
+
+    def go_on(self, text: str, *, max_new_tokens: int = 64, compare: bool = True) -> DocumentAnswer:
+        """Continue a text; arguments as in `ask`."""
+        return self._run(self.split(text), max_new_tokens, compare)
+
+    # --- step by step ---
+
+    def split(self, text: str, question: str | None = None) -> Reading:
+        """Which part of a text is read as pictures; `question` None continues the text.
+
+        Raises:
+            InputError: as `ask`.
+        """
+        before, after = ("", "") if question is None else self._chat(question)
+        if not text.strip():
+            raise InputError("the text is empty; there is nothing to read.")
+        offsets = token_offsets(self.tokenizer, text)
+        total = len(offsets)
+        head, tail = self._ids(before), self._ids(after)
+        first = 0
+        if len(head) == 0:
+            # Something raw must come first, the attention sink: the opening token, where the
+            # tokenizer has one.
+            head = torch.tensor(self.tokenizer("")["input_ids"], dtype=torch.long)
+        if len(head) == 0:
+            first = int(offsets[0, 1])
+            head = self._ids(text[:first])
+            offsets = offsets[1:]
+        cut = len(offsets) - self.recent
+        border = int(offsets[cut, 0]) if cut >= 1 else first
+        return Reading(
+            opening=text[:first],
+            far=text[first:border],
+            recent=text[border:],
+            text_tokens=total,
+            head=head,
+            recent_ids=self._ids(text[border:]),
+            tail=tail,
+        )
+
+    def whole(self, reading: Reading) -> Tensor:
+        """Token ids of the same prompt without compression. [S]"""
+        text = self._ids(reading.far + reading.recent)
+        return torch.cat([reading.head, text, reading.tail])
+
+    def with_memory(self, reading: Reading, memory: Memory, max_new_tokens: int) -> str:
+        """The answer or continuation from the far part's memory (`vist.read(reading.far)`)."""
+        return self._generate(reading.prompt, max_new_tokens, memory, len(reading.head))
+
+    def without_far(self, reading: Reading, max_new_tokens: int) -> str:
+        """The same from the recent text alone, the far part not read at all."""
+        return self._generate(reading.prompt, max_new_tokens)
+
+    def in_full(self, reading: Reading, max_new_tokens: int) -> str:
+        """The same from the whole text, uncompressed.
+
+        Raises:
+            WindowError: it does not fit the model's window.
+        """
+        whole = self.whole(reading)
+        if len(whole) + max_new_tokens > self.vist.window:
+            raise WindowError(
+                f"the raw text ({len(whole):,} tokens) does not fit the model's window of "
+                f"{self.vist.window:,}"
+            )
+        return self._generate(whole, max_new_tokens)
+
+    def kv_bytes(self, num_entries: int) -> int:
+        """Of a KV cache that holds so many tokens and latents."""
+        shape = self.vist.parts.shape
+        size: int = next(self.vist.model.parameters()).element_size()
+        return num_entries * 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * size
+
+    def _chat(self, question: str) -> tuple[str, str]:
+        """What the chat template writes before and after the document."""
         if not question.strip():
             raise InputError("the question is empty; ask something.")
         if not getattr(self.tokenizer, "chat_template", None):
@@ -118,55 +167,30 @@ class DocumentReader:
             add_generation_prompt=True,
         )
         before, _, after = chat.partition(MARK)
-        return self._run(text, before, after, max_new_tokens, compare)
+        return before, after
 
-    def go_on(self, text: str, *, max_new_tokens: int = 64, compare: bool = True) -> DocumentAnswer:
-        """Continue a text; arguments as in `ask`."""
-        return self._run(text, "", "", max_new_tokens, compare)
-
-    def _run(
-        self, text: str, before: str, after: str, max_new_tokens: int, compare: bool
-    ) -> DocumentAnswer:
-        if not text.strip():
-            raise InputError("the text is empty; there is nothing to read.")
-        offsets = token_offsets(self.tokenizer, text)
-        total = len(offsets)
-        head, tail = self._ids(before), self._ids(after)
-        if len(head) == 0:
-            # Something raw must come first, the attention sink: the opening token, where the
-            # tokenizer has one.
-            head = torch.tensor(self.tokenizer("")["input_ids"], dtype=torch.long)
-        if len(head) == 0:
-            head = self._ids(text[: int(offsets[0, 1])])
-            text, offsets = text[int(offsets[0, 1]) :], offsets[1:] - offsets[0, 1]
-        cut = len(offsets) - self.recent
-        if cut < 1:
-            return self._raw_only(text, head, tail, total, max_new_tokens)
-        border = int(offsets[cut, 0])
+    def _run(self, reading: Reading, max_new_tokens: int, compare: bool) -> DocumentAnswer:
+        if not reading.far:
+            return self._raw_only(reading, max_new_tokens)
         begun = time.perf_counter()
-        memory = self.vist.read(text[:border])
+        memory = self.vist.read(reading.far)
         seconds_read = time.perf_counter() - begun
-        recent = self._ids(text[border:])
-        prompt = torch.cat([head, recent, tail])
-        answer, seconds = self._timed(
-            lambda: self._generate(prompt, max_new_tokens, memory, len(head))
-        )
-        whole = torch.cat([head, self._ids(text), tail])
+        answer, seconds = self._timed(lambda: self.with_memory(reading, memory, max_new_tokens))
         said, raw_seconds, note = None, None, ""
-        if compare and len(whole) + max_new_tokens > self.vist.window:
-            note = (f"the raw text ({len(whole):,} tokens) does not fit the model's window of "
-                    f"{self.vist.window:,}")  # fmt: skip
-        elif compare:
-            said, raw_seconds = self._timed(lambda: self._generate(whole, max_new_tokens))
-        per_token = self._kv_bytes_per_token()
+        if compare:
+            try:
+                said, raw_seconds = self._timed(lambda: self.in_full(reading, max_new_tokens))
+            except WindowError as error:
+                note = str(error)
+        before, raw = len(self.whole(reading)), len(reading.prompt)
         report = ReadReport(
-            text_tokens=total,
+            text_tokens=reading.text_tokens,
             latents=memory.num_latents,
-            raw_tokens=len(prompt),
-            tokens_before=len(whole),
-            tokens_after=memory.num_latents + len(prompt),
-            kv_bytes_before=len(whole) * per_token,
-            kv_bytes_after=(memory.num_latents + len(prompt)) * per_token,
+            raw_tokens=raw,
+            tokens_before=before,
+            tokens_after=memory.num_latents + raw,
+            kv_bytes_before=self.kv_bytes(before),
+            kv_bytes_after=self.kv_bytes(memory.num_latents + raw),
             seconds_read=seconds_read,
             seconds_after=seconds,
             seconds_before=raw_seconds,
@@ -175,21 +199,19 @@ class DocumentReader:
         )
         return DocumentAnswer(text=answer, report=report)
 
-    def _raw_only(
-        self, text: str, head: Tensor, tail: Tensor, total: int, max_new_tokens: int
-    ) -> DocumentAnswer:
+    def _raw_only(self, reading: Reading, max_new_tokens: int) -> DocumentAnswer:
         """A text that is short enough to stay raw."""
-        prompt = torch.cat([head, self._ids(text), tail])
-        answer, seconds = self._timed(lambda: self._generate(prompt, max_new_tokens))
-        size = len(prompt) * self._kv_bytes_per_token()
+        answer, seconds = self._timed(lambda: self.without_far(reading, max_new_tokens))
+        length = len(reading.prompt)
+        total = reading.text_tokens
         report = ReadReport(
             text_tokens=total,
             latents=0,
-            raw_tokens=len(prompt),
-            tokens_before=len(prompt),
-            tokens_after=len(prompt),
-            kv_bytes_before=size,
-            kv_bytes_after=size,
+            raw_tokens=length,
+            tokens_before=length,
+            tokens_after=length,
+            kv_bytes_before=self.kv_bytes(length),
+            kv_bytes_after=self.kv_bytes(length),
             seconds_read=0.0,
             seconds_after=seconds,
             note=f"the text has {total} tokens and {self.recent} stay raw: nothing to compress",
@@ -221,8 +243,3 @@ class DocumentReader:
             return torch.zeros(0, dtype=torch.long)
         found = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return torch.tensor(found, dtype=torch.long)
-
-    def _kv_bytes_per_token(self) -> int:
-        shape = self.vist.parts.shape
-        size: int = next(self.vist.model.parameters()).element_size()
-        return 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * size

@@ -12,7 +12,7 @@ from torch import Tensor
 from foveate.core.determinant import greedy_log_det
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.relevance import min_max
-from foveate.core.schedule import profile_counts, spans_of
+from foveate.core.schedule import geometric_counts, spans_of
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 from foveate.prune.method import Method, Need, Step
@@ -23,20 +23,26 @@ class FoveaCarve(Method):
     """Spend the token-layers of one cut in several, each by what can be known at its depth.
 
     Early steps are blind to the question and must not lose what it may ask for: they maximise
-    log det (C C^T)_S greedily, C being the visual tokens less their mean. Unlike cosine diversity
-    this weighs a token by how far it stands out, and unlike TokenCarve's information score, which
-    reads the same Gram matrix, it counts a copy of a chosen token for nothing. Late steps know the
-    question: their kernel is conditioned on it, diag(r^p) C C^T diag(r^p), r being the attention of
-    the last prompt token scaled to [0, 1].
+    log det K_S greedily, with C the visual tokens less their mean, s^2 their mean squared norm and
 
-    The budget is that of a single cut: K N + (L - K) keep token-layers for prune_layer=K in L
+        K = C C^T / s^2 + g exp(-|c_i - c_j|^2 / 2 s^2).
+
+    Unlike cosine diversity the first term weighs a token by how far it stands out, and unlike
+    TokenCarve's information score, which reads the same Gram matrix, it counts a copy of a chosen
+    token for nothing. Alone it runs out of rank where many tokens are kept; the second term never
+    does. Late steps know the question: their kernel is conditioned on it, diag(r^p) K diag(r^p), r
+    being the attention of the last prompt token scaled to [0, 1].
+
+    The budget is that of a single cut: k N + (L - k) keep token-layers for prune_layer=k in L
     layers, whatever is spent where; prune_layer=0 is the budget of methods that cut before the
-    language model.
+    language model. Each step keeps the same share of what it gets, save that no step keeps more
+    than `enough` of the image while a later one keeps less.
 
     Args:
         depths: where steps act, as shares of the decoder's depth, ascending; 0 is before the first
             layer.
-        profile: tokens after each step in proportion, not increasing.
+        gaussian: g; 0 is the Gram matrix alone.
+        enough: share of the image that answers nearly everything.
         blind_depth: steps before this depth do not read attention.
         relevance_power: p; 0 is never conditioned.
     """
@@ -45,23 +51,25 @@ class FoveaCarve(Method):
     summary = "log-determinant coverage first, conditioned on the question deeper down"
 
     depths: tuple[float, ...] = (0.0, 0.625)
-    profile: tuple[float, ...] = (1.0, 0.15)
+    gaussian: float = 1.0
+    enough: float = 0.5
     blind_depth: float = 0.5
     relevance_power: float = 1.0
     reads_before_prune_layer: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for setting in ("depths", "profile"):  # JSON has lists
-            object.__setattr__(self, setting, tuple(float(v) for v in getattr(self, setting)))
-        depths, profile = self.depths, self.profile
-        if not depths or len(depths) != len(profile):
-            raise MethodError(
-                f"{len(depths)} depths and {len(profile)} shares of the profile; give one each."
-            )
-        if list(depths) != sorted(set(depths)) or not 0 <= depths[0] <= depths[-1] < 1:
-            raise MethodError(f"depths={depths} must ascend in [0, 1).")
-        if list(profile) != sorted(profile, reverse=True) or profile[-1] <= 0:
-            raise MethodError(f"profile={profile} must be positive and must not increase.")
+        depths = tuple(float(depth) for depth in self.depths)  # JSON has lists
+        object.__setattr__(self, "depths", depths)
+        if (
+            not depths
+            or list(depths) != sorted(set(depths))
+            or not 0 <= depths[0] <= depths[-1] < 1
+        ):
+            raise MethodError(f"depths={depths} must be at least one, ascending in [0, 1).")
+        if self.gaussian < 0:
+            raise MethodError(f"gaussian={self.gaussian} must not be negative.")
+        if not 0 < self.enough <= 1:
+            raise MethodError(f"enough={self.enough} is outside (0, 1].")
         if self.text_share:
             raise MethodError(
                 f"{self.name} is conditioned on the question already; leave text_share at 0."
@@ -94,16 +102,19 @@ class FoveaCarve(Method):
         cut = self.default_layer if self.prune_layer is None else self.prune_layer
         cut = max(cut, layers[0])  # where no layer before may run short
         total = cut * num_tokens + (num_layers - cut) * keep - layers[0] * num_tokens
-        # Depths that fell on one layer in a shallow decoder share its last proportion.
-        profile = self.profile[len(self.profile) - len(layers) :]
-        return profile_counts(profile, total, num_tokens, spans_of(layers, num_layers))
+        return geometric_counts(total, num_tokens, spans_of(layers, num_layers), self.enough)
 
     def kernel(self, visual: VisualTokens) -> Tensor:
-        """Of all tokens, not conditioned on anything: C C^T. [G, N, N] float64"""
+        """K of all tokens, not conditioned on anything. [G, N, N] float64"""
         # float64: in a nearly singular kernel rounding would decide between close tokens.
         x = visual.hidden.double()
         centred = x - x.mean(dim=1, keepdim=True)
-        return torch.matmul(centred, centred.transpose(-1, -2))
+        gram = torch.matmul(centred, centred.transpose(-1, -2))
+        norms = gram.diagonal(dim1=-2, dim2=-1)  # [G, N]
+        # Tokens that are all alike have nothing to stand out by.
+        scale = norms.mean(dim=-1).clamp_min(torch.finfo(norms.dtype).tiny)[:, None, None]
+        distance = (norms.unsqueeze(1) + norms.unsqueeze(2) - 2 * gram).clamp_min(0) / scale
+        return gram / scale + self.gaussian * (-distance / 2).exp()
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         kernel, scores = self.kernel(visual), {}

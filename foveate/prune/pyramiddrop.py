@@ -41,4 +41,5 @@ class PyramidDrop(FastV):
     def keeps(
         self, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int
     ) -> tuple[int, ...]:
-        return geometric_counts(keep, num_tokens, spans_of(layers, num_layers))
+        spans = spans_of(layers, num_layers)
+        return geometric_counts(keep * sum(spans), num_tokens, spans)

@@ -70,7 +70,8 @@ class SparseVlm(Method):
     def keeps(
         self, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int
     ) -> tuple[int, ...]:
-        return geometric_counts(keep, num_tokens, spans_of(layers, num_layers))
+        spans = spans_of(layers, num_layers)
+        return geometric_counts(keep * sum(spans), num_tokens, spans)
 
     def adapt(
         self, visual: VisualTokens, keeps: Sequence[int], step: Step, num_layers: int

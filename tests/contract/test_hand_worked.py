@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 import foveate
@@ -296,16 +298,38 @@ def test_greedy_log_det_takes_the_largest_gain_each_time() -> None:
             value = determinants[best]
 
 
+def test_foveacarve_kernel() -> None:
+    """The mean is 0, the mean squared length 1; squared distances from token 0 are 4, 2, 2."""
+    rows = [[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
+    kernel = foveate.FoveaCarve(keep_tokens=2, gaussian=0.5).kernel(tokens(rows))
+    across = 0.5 * math.exp(-1)
+    expected = torch.tensor([1.5, -1 + 0.5 * math.exp(-2), across, across]).double()
+    torch.testing.assert_close(kernel[0, 0], expected)
+
+
 def test_foveacarve_blind() -> None:
     """The mean is (0, 0). Squared lengths 9, 9, 4, 4, 0: token 0 first (a tie, the lower index).
 
-    Token 1 points the other way along the same line, so nothing is left of it; of 2 and 3, equally
-    long across, the lower index is next. Token 4 is the mean itself.
+    Token 1 points the other way along the same line, so less is left of it than of 2 and 3, equally
+    long across; the lower index is next. Token 4 is the mean itself.
     """
     rows = [[3.0, 0.0], [-3.0, 0.0], [0.0, 2.0], [0.0, -2.0], [0.0, 0.0]]
-    method = foveate.FoveaCarve(keep_tokens=2)
-    assert method.plan(tokens(rows), 1).keep_idx.tolist() == [[0]]
-    assert method.plan(tokens(rows), 2).keep_idx.tolist() == [[0, 2]]
+    for gaussian in (0.0, 0.1, 1.0):
+        method = foveate.FoveaCarve(keep_tokens=2, gaussian=gaussian)
+        assert method.plan(tokens(rows), 1).keep_idx.tolist() == [[0]]
+        assert method.plan(tokens(rows), 2).keep_idx.tolist() == [[0, 2]]
+
+
+def test_foveacarve_sees_beyond_the_rank() -> None:
+    """On a line the Gram matrix is spent with one token, and length takes the neighbour next.
+
+    The Gaussian part takes the other end.
+    """
+    rows = [[4.0], [3.9], [-2.6], [-2.65], [-2.65]]
+    alone = foveate.FoveaCarve(keep_tokens=2, gaussian=0.0).plan(tokens(rows), 2)
+    both = foveate.FoveaCarve(keep_tokens=2, gaussian=1.0).plan(tokens(rows), 2)
+    assert alone.keep_idx.tolist() == [[0, 1]]
+    assert both.keep_idx.tolist() == [[0, 3]]
 
 
 def test_foveacarve_conditioned() -> None:
@@ -320,12 +344,12 @@ def test_foveacarve_conditioned() -> None:
 def test_foveacarve_spends_what_one_cut_would() -> None:
     """8 layers, 196 tokens, 12 kept from layer 2 on: 2 * 196 + 6 * 12 = 464 token-layers.
 
-    In proportions 1 and 0.15 over 5 and 3 layers: 464 / 5.45 = 85.1 and 12.8, so 85 and
-    (464 - 425) / 3 = 13. Before the first layer it is 8 * 12 = 96: 17.6 and 2.6, so 18 and 2.
+    196 (5 q + 3 q^2) = 464 in q = 0.385: 75.4, so 75, and (464 - 375) / 3 = 29. Before the first
+    layer it is 8 * 12 = 96, q = 0.093: 18 and 2.
     """
     method = foveate.FoveaCarve(keep_tokens=12)
     assert method.layers(8, 0) == (0, 5)
-    assert method.keeps(12, 196, (0, 5), 8) == (85, 13)
+    assert method.keeps(12, 196, (0, 5), 8) == (75, 29)
     blind, late = method.steps(8, 0)
     assert blind.reads == frozenset()
     assert late.reads == {"attention"}
@@ -333,7 +357,17 @@ def test_foveacarve_spends_what_one_cut_would() -> None:
     assert before.keeps(12, 196, (0, 5), 8) == (18, 2)
     # A family that lets nobody cut before layer 3: the cut is there, 5 * 12 = 60 token-layers.
     assert method.layers(8, 3) == (3, 5)
-    assert method.keeps(12, 196, (3, 5), 8) == (24, 4)
+    assert method.keeps(12, 196, (3, 5), 8) == (25, 3)
+
+
+def test_foveacarve_cuts_late_only_below_enough() -> None:
+    """98 of 196 is half: below it the later step keeps less, above it both keep the same."""
+    before = foveate.FoveaCarve(keep_tokens=98, prune_layer=0)
+    assert before.keeps(98, 196, (0, 5), 8) == (98, 98)
+    assert before.keeps(147, 196, (0, 5), 8) == (147, 147)
+    # 8 * 80 = 640 token-layers: 98 in five layers leave 150 for three.
+    assert before.keeps(80, 196, (0, 5), 8) == (98, 50)
+    assert before.keeps(196, 196, (0, 5), 8) == (196, 196)
 
 
 def test_greedy_log_det_beyond_the_rank_goes_by_length() -> None:

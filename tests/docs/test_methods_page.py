@@ -8,10 +8,19 @@ from pathlib import Path
 import pytest
 
 import foveate
-from benchmarks.methods_page import BEGIN, END, RESULTS, Comparison, section, with_section
+from benchmarks.methods_page import (
+    BEGIN,
+    END,
+    RESULTS,
+    Comparison,
+    section,
+    short_table,
+    with_section,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "methods.md").read_text()
+README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", [name for name in foveate.METHODS if name != "noop"])
@@ -25,6 +34,8 @@ def test_every_method_has_its_row(name: str) -> None:
 def test_figures_are_those_of_the_results() -> None:
     found = {n: Comparison.load(ROOT / "docs" / "results" / f) for n, f in RESULTS.items()}
     assert with_section(PAGE, section(found)) == PAGE, "run python -m benchmarks.methods_page"
+    short = short_table(found["reading"])
+    assert with_section(README, short) == README, "run python -m benchmarks.methods_page"
 
 
 @pytest.mark.parametrize("folder", RESULTS.values())
@@ -39,5 +50,6 @@ def test_the_evidence_is_whole(folder: str) -> None:
 
 
 def test_markers() -> None:
-    assert PAGE.count(BEGIN) == PAGE.count(END) == 1
-    assert not re.search(r"\bTODO\b", PAGE)
+    for page in (PAGE, README):
+        assert page.count(BEGIN) == page.count(END) == 1
+        assert not re.search(r"\bTODO\b", page)

@@ -22,9 +22,10 @@ ALLOWED = {
     "hf": {"core", "prune", "vist", "errors", "embedded", "draw"},
     "train": {"core", "vist", "hf", "errors", "embedded", "draw"},
     "engines": {"core", "prune", "vist", "hf", "measure", "tasks", "errors", "embedded", "draw"},
+    "app": {"core", "prune", "vist", "hf", "measure", "tasks", "errors", "embedded", "draw"},
 }
 # What stands on everything else: nothing below may import it.
-TOP = ("engines", "cli", "__main__.py")
+TOP = ("engines", "app", "cli", "__main__.py")
 
 
 def imported(path: Path) -> list[str]:
@@ -87,6 +88,11 @@ def test_the_vllm_plugin_needs_no_transformers() -> None:
         if "engines/vllm/" in str(path):
             names = [name.split(".") for name in imported(path)]
             assert not [n for n in names if n[:2] == ["foveate", "hf"]], name_of(path)
+
+
+def test_only_the_page_and_its_server_import_gradio() -> None:
+    users = [p for p in FILES if any(n.split(".")[0] == "gradio" for n in imported(p))]
+    assert [name_of(path) for path in users] == ["app/page.py", "app/serve.py"]
 
 
 def test_importing_foveate_is_light_and_silent() -> None:

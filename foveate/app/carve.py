@@ -1,0 +1,181 @@
+"""The Carve tab without a browser: one question, answered in full and carved, with all details."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from foveate.core.budget import Budget
+from foveate.core.layout import ImageSpan
+from foveate.core.plan import KeepPlan
+from foveate.core.report import Report
+from foveate.errors import FoveateError, InputError
+from foveate.hf.answer_tokens import TokenAnswer, answer_by_token
+from foveate.hf.attach import attach
+from foveate.hf.load import VisionLanguageModel
+from foveate.hf.prompt import generate_answers, prompt_inputs, unknown_words
+from foveate.hf.token_scores import StepScores, step_scores
+from foveate.hf.view import Box, seen_box
+from foveate.measure.agreement import Agreement, agreement_over_budgets
+from foveate.prune import METHODS, NoOp
+from foveate.prune.method import Method
+from foveate.prune.spec import parse_method
+
+__all__ = ["Carver", "Carving", "suitable_methods"]
+
+# The full answer stands beside every result, and a stack is typed, not picked.
+NOT_OFFERED = ("noop", "stack")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carving:
+    """One question answered twice.
+
+    Args:
+        image, question: what was asked.
+        method: that carved.
+        full, carved: answers by token, with their times.
+        full_kv_bytes, kv_bytes: of the KV cache after the prompt; None without a cache.
+        report: of the carved prefill.
+        span: where the image's tokens sit.
+        plan: what became of them; None if the image was kept whole.
+        steps: scores behind the decision, step by step.
+        seen: the part of the image that the model sees, in px.
+        unknown: words of the question that the model cannot read.
+    """
+
+    image: Image.Image = field(repr=False)
+    question: str
+    method: Method
+    full: TokenAnswer
+    carved: TokenAnswer
+    full_kv_bytes: int | None
+    kv_bytes: int | None
+    report: Report
+    span: ImageSpan = field(repr=False)
+    plan: KeepPlan | None = field(repr=False)
+    steps: tuple[StepScores, ...] = field(repr=False)
+    seen: Box
+    unknown: tuple[str, ...]
+
+    @property
+    def is_same(self) -> bool:
+        """Whether both answers are the same, token for token."""
+        return self.full.ids == self.carved.ids
+
+
+def suitable_methods(vlm: VisionLanguageModel) -> list[str]:
+    """Registered methods that can be put on a model with their own defaults."""
+    found = []
+    for name in METHODS:
+        if name in NOT_OFFERED:
+            continue
+        try:
+            attach(vlm.model, parse_method(name, Budget(keep_ratio=0.5))).detach()
+        except FoveateError:
+            continue
+        found.append(name)
+    return found
+
+
+class Carver:
+    """Answers questions with one model, one at a time.
+
+    Args:
+        vlm: the model.
+    """
+
+    def __init__(self, vlm: VisionLanguageModel) -> None:
+        self.vlm = vlm
+        self.methods = suitable_methods(vlm)
+        # A model holds one run at a time.
+        self._lock = threading.Lock()
+
+    def warm_up(self, image: Image.Image) -> None:
+        """One short answer, so that the first timed one does not pay for being the first."""
+        with self._lock:
+            generate_answers(self.vlm, self._inputs(image, "warm up"), max_new_tokens=1)
+
+    def method(self, name: str, keep_ratio: float) -> Method:
+        """A method of the list at a budget.
+
+        Raises:
+            InputError: it is not in the list.
+            BudgetError: an impossible budget.
+        """
+        if name not in self.methods:
+            raise InputError(
+                f"method {name!r} is not offered for this model; choose one of "
+                f"{', '.join(self.methods)}."
+            )
+        return parse_method(name, Budget(keep_ratio=keep_ratio))
+
+    def carve(
+        self,
+        image: Image.Image,
+        question: str,
+        method: str,
+        keep_ratio: float,
+        *,
+        max_new_tokens: int = 16,
+    ) -> Carving:
+        """Answer with all visual tokens, then with a share of them.
+
+        Args:
+            image: RGB.
+            question: about it.
+            method: name of one of `methods`.
+            keep_ratio: share of the visual tokens to keep, in (0, 1].
+            max_new_tokens: longest answer.
+
+        Raises:
+            InputError: an unknown method, or input that the processor cannot take.
+            FoveateError: what `attach` raises.
+        """
+        chosen = self.method(method, keep_ratio)
+        with self._lock:
+            inputs = self._inputs(image, question)
+            # NoOp changes nothing and sees the cache.
+            with attach(self.vlm.model, NoOp()) as plain:
+                full = answer_by_token(self.vlm, inputs, max_new_tokens=max_new_tokens)
+            with attach(self.vlm.model, chosen) as run:
+                carved = answer_by_token(self.vlm, inputs, max_new_tokens=max_new_tokens)
+        assert plain.report is not None
+        assert run.report is not None
+        if len(run.plans) != 1:
+            raise InputError(
+                f"the model made {len(run.plans)} token groups of one image, so they cannot be "
+                "drawn; use `foveate ask` for this model."
+            )
+        (entry,) = run.plans
+        return Carving(
+            image=image,
+            question=question,
+            method=chosen,
+            full=full,
+            carved=carved,
+            full_kv_bytes=plain.report.kv_bytes,
+            kv_bytes=run.report.kv_bytes,
+            report=run.report,
+            span=entry.span,
+            plan=entry.plan,
+            steps=step_scores(run),
+            seen=seen_box(self.vlm.processor, image.size),
+            unknown=tuple(unknown_words(self.vlm, question)),
+        )
+
+    def agreement(self, carving: Carving) -> Iterator[Agreement]:
+        """The same question and method at all budgets, one after the other."""
+        name = carving.method.name
+        with self._lock:
+            inputs = self._inputs(carving.image, carving.question)
+            yield from agreement_over_budgets(
+                self.vlm, inputs, carving.full.ids, lambda ratio: self.method(name, ratio)
+            )
+
+    def _inputs(self, image: Image.Image, question: str) -> dict[str, Any]:
+        return prompt_inputs(self.vlm, [question], [[image]])

@@ -1,0 +1,118 @@
+"""What the Read tab shows, as HTML: the strips, both parts of the text, counts, three answers."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from PIL import Image
+
+from foveate.app.carve_html import megabytes
+from foveate.app.read import Said, TextReading
+from foveate.vist.strips import Strips
+
+__all__ = ["reading_answers_html", "reading_counts_html", "strips_html", "text_parts_html"]
+
+PIECES = 7  # a strip is cut into so many lines, so that it fits a page
+SHOWN = 24  # strips at most
+WAYS = (
+    ("compressed", "Far part as pictures"),
+    ("absent", "Far part not read"),
+    ("full", "Far part as text"),
+)
+
+
+def reading_counts_html(state: TextReading) -> str:
+    """Tokens and memory before and after."""
+    reading, strips = state.reading, state.strips
+    raw = state.tokens_after - state.latents
+    pictures = len(strips) if strips is not None else 0
+    far_tokens = state.tokens_before - raw
+    share = state.tokens_after / state.tokens_before
+    kv = f"{megabytes(state.kv_bytes_before)} to {megabytes(state.kv_bytes_after)}"
+    rows = [
+        ("tokens before", f"{state.tokens_before:,}"),
+        ("after", f"{state.tokens_after:,} ({100 * share:.0f} %)"),
+        ("read as pictures", f"{far_tokens:,} tokens in {pictures} pictures"),
+        ("which become", f"{state.latents:,} latents"),
+        ("read as text", f"{raw:,} tokens, {len(reading.recent_ids):,} of them the text's end"),
+        ("KV cache", kv),
+        ("reading took", f"{state.seconds_read:.1f} s, once for any number of questions"),
+    ]
+    told = "".join(f"<dt>{a}</dt><dd>{escape(b)}</dd>" for a, b in rows)
+    return f'<dl class="counts">{told}</dl>'
+
+
+def reading_answers_html(state: TextReading) -> str:
+    """The answer, or the continuation, in the three ways."""
+    kind = "Continuation" if state.question is None else "Answer"
+    cards = "".join(_card(kind, title, getattr(state, name)) for name, title in WAYS)
+    return f'<div class="cards three">{cards}</div>'
+
+
+def strips_html(strips: Strips | None) -> str:
+    """The pictures that the encoder reads, each cut into lines that fit a screen."""
+    if strips is None or not len(strips):
+        return "<p>Nothing is read as pictures.</p>"
+    shown = [_strip(strips, page) for page in range(min(len(strips), SHOWN))]
+    more = ""
+    if len(strips) > SHOWN:
+        more = f"<p>The first {SHOWN} of {len(strips):,} pictures.</p>"
+    return (
+        "<h3>What the encoder sees</h3>"
+        f'<div class="scroll strips" tabindex="0" role="region" '
+        f'aria-label="{len(strips)} pictures of the far text">{"".join(shown)}</div>{more}'
+    )
+
+
+def text_parts_html(state: TextReading) -> str:
+    """The text with its two parts told apart by colour and by name."""
+    reading = state.reading
+    start = f'<span class="raw">{escape(reading.opening)}</span>' if reading.opening else ""
+    return (
+        '<h3>The text</h3><p class="legend">'
+        '<span><span class="swatch merged"></span> read as pictures</span>'
+        '<span><span class="swatch kept"></span> read as text</span></p>'
+        '<div class="scroll parts" tabindex="0" role="region" aria-label="The text in its parts">'
+        f'{start}<span class="far" aria-label="read as pictures">{escape(reading.far)}</span>'
+        f'<span class="raw" aria-label="read as text">{escape(reading.recent)}</span></div>'
+    )
+
+
+def _card(kind: str, title: str, said: Said | None) -> str:
+    if said is None:
+        body = '<p class="waiting">being written ...</p>'
+    elif said.note:
+        body = f'<p class="note">{escape(said.note)}</p>'
+    else:
+        body = (
+            f'<p class="answer long">{escape(said.text) or "(nothing)"}</p>'
+            f"<dl><dt>time</dt><dd>{said.seconds:.1f} s</dd></dl>"
+        )
+    return f'<section class="card" aria-label="{kind}: {title}"><h3>{title}</h3>{body}</section>'
+
+
+def _strip(strips: Strips, page: int) -> str:
+    """One picture as a few lines, told to screen readers by number and size."""
+    used = int(strips.patch_mask[page].sum())
+    picture = f"data:image/png;base64,{_png(_lines(strips.pixels[page]))}"
+    height, width = strips.pixels[page].shape
+    label = f"Picture {page + 1}: {width} by {height} pixels, {used} patches with text"
+    return (
+        f'<figure><img src="{picture}" alt="{label}"><figcaption>{page + 1}</figcaption></figure>'
+    )
+
+
+def _lines(strip: np.ndarray) -> Sequence[np.ndarray]:
+    return np.split(strip, PIECES, axis=1) if strip.shape[1] % PIECES == 0 else [strip]
+
+
+def _png(lines: Sequence[np.ndarray]) -> str:
+    gap = np.full((3, lines[0].shape[1]), 255, np.uint8)
+    stacked = np.concatenate([piece for line in lines for piece in (line, gap)][:-1])
+    file = io.BytesIO()
+    Image.fromarray(stacked).save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,107 @@
+"""`foveate play`: a local web page that shows what a model keeps."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from foveate.cli.console import err, out
+from foveate.errors import FoveateError, InputError
+
+if TYPE_CHECKING:
+    from foveate.app.carve import Carver
+    from foveate.app.read import TextReader
+
+INSTALL = "run `make play` in a clone, or pip install 'foveate[play]'"
+
+
+def play(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="Vision-language model: local folder or hub id; default: the embedded one.",
+        ),
+    ] = None,
+    vist: Annotated[
+        Path | None, typer.Option(help="Folder of a Vist for the Read tab; default: the embedded.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 7860,
+    host: Annotated[
+        str, typer.Option(help="Address to bind to; the default is reached from here only.")
+    ] = "127.0.0.1",
+    max_upload: Annotated[float, typer.Option(help="Largest file, MB.")] = 10.0,
+    max_pixels: Annotated[float, typer.Option(help="Largest image, megapixels.")] = 20.0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+) -> None:
+    """Open a playground in the browser: carve an image's tokens, read a long text as pictures."""
+    if importlib.util.find_spec("gradio") is None:
+        raise InputError(f"the playground needs Gradio, which is not installed; {INSTALL}.")
+    if not 0 <= port <= 65535:
+        raise InputError(f"port {port} does not exist; choose 1 to 65535, or 0 for a free one.")
+    # Read on import: nothing is reported, no version is looked up.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    from foveate.app.limits import MB, Limits
+
+    limits = Limits(file_bytes=int(max_upload * MB), pixels=int(max_pixels * 1e6))
+    carver, reader, no_reader = load_models(model, vist, device)
+    with err.status("Starting"):
+        from foveate.app.page import build_page
+        from foveate.app.serve import is_loopback, launch
+
+        page = build_page(carver, reader, limits, no_reader=no_reader)
+    if not is_loopback(host):
+        err.print(
+            f"[yellow]{host} can be reached from other machines, and there is no password.[/yellow]"
+        )
+    try:
+        address = launch(page, limits, host=host, port=port)
+    except OSError as error:
+        raise InputError(
+            f"{host}, port {port} cannot be used: another program has it, or the address is not "
+            "this machine's; choose others with --host and --port."
+        ) from error
+    out.print(f"foveate play: {address}  (Ctrl-C ends it)", soft_wrap=True)
+    page.block_thread()
+
+
+def load_models(
+    model: str | None, vist: Path | None, device: str
+) -> tuple[Carver, TextReader | None, str]:
+    """Both models, warmed up, and why there is no reader where there is none."""
+    import torch
+
+    if model is None:
+        # As in `foveate demo`: models so small gain nothing from threads that wait for each other.
+        torch.set_num_threads(1)
+    from foveate.cli.model import load_model
+
+    vlm = load_model(model, device=device)
+    with err.status("Warming up"):
+        from foveate.app.carve import Carver
+        from foveate.app.examples import image_examples
+
+        carver = Carver(vlm)
+        carver.warm_up(image_examples()[0].image)
+    return carver, *load_reader(vist, device)
+
+
+def load_reader(vist: Path | None, device: str) -> tuple[TextReader | None, str]:
+    """The Read tab's model; a Vist that was asked for by name has to load."""
+    from foveate.app.read import TextReader
+    from foveate.cli.eval_readers import load_vist
+
+    try:
+        with err.status("Loading the Vist (the first time converts its language model, a minute)"):
+            reader = TextReader(load_vist(str(vist) if vist is not None else None, None, device))
+            reader.warm_up()
+    except FoveateError as error:
+        if vist is not None:
+            raise
+        err.print(f"The Read tab is off: {error}", markup=False)
+        return None, f"Reading is off: {error}"
+    return reader, ""

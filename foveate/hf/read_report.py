@@ -1,0 +1,64 @@
+"""What it took to answer from a long text, or to continue it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["DocumentAnswer", "ReadReport"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadReport:
+    """What it took, beside the same run on raw text where that fits the model's window.
+
+    Args:
+        text_tokens: of the whole text.
+        latents: that stand for the far part.
+        raw_tokens: read as text: the end of the text, question and chat marks.
+        tokens_before, tokens_after: that the model reads, without and with latents.
+        kv_bytes_before, kv_bytes_after: of the KV cache after the prompt.
+        seconds_read: drawing, encoding and resampling the far text; once for any number of
+            questions.
+        seconds_after: prompt and answer with latents, the reading not counted.
+        seconds_before: the same on raw text; None where that was not run.
+        answer_before: on raw text; None where that was not run.
+        note: why something was not done, or "".
+    """
+
+    text_tokens: int
+    latents: int
+    raw_tokens: int
+    tokens_before: int
+    tokens_after: int
+    kv_bytes_before: int
+    kv_bytes_after: int
+    seconds_read: float
+    seconds_after: float
+    seconds_before: float | None = None
+    answer_before: str | None = None
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, JSON-ready."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        times = f"{self.seconds_read:.2f} s to read, {self.seconds_after:.2f} s to answer"
+        if self.seconds_before is not None:
+            times += f" (raw text: {self.seconds_before:.2f} s)"
+        lines = [
+            f"tokens    {self.tokens_before:,} -> {self.tokens_after:,} "
+            f"({self.latents:,} latents + {self.raw_tokens:,} raw)",
+            f"KV cache  {self.kv_bytes_before / 1e6:.1f} MB -> {self.kv_bytes_after / 1e6:.1f} MB",
+            f"time      {times}",
+        ]
+        return "\n".join(lines + ([f"note      {self.note}"] if self.note else []))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentAnswer:
+    """An answer or a continuation, and what it took."""
+
+    text: str
+    report: ReadReport

@@ -1,0 +1,138 @@
+"""The Carve tab's logic: what is shown is what the model and the plan really did."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import re
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+import foveate
+from foveate.app.carve import Carver, suitable_methods
+from foveate.app.carve_html import agreement_html, answers_html, map_html, token_texts
+from foveate.app.examples import ImageExample, image_examples
+from foveate.errors import BudgetError, InputError
+from foveate.hf.load import VisionLanguageModel
+from foveate.hf.prompt import generate_answers, prompt_inputs
+from foveate.measure.agreement import BUDGETS
+from foveate.prune import METHODS
+from tests.hf import tiny
+
+
+def test_the_methods_that_fit_are_offered(carver: Carver) -> None:
+    assert set(carver.methods) == set(METHODS) - {"noop", "stack"}
+
+
+def test_methods_that_a_family_refuses_are_not_offered() -> None:
+    model = tiny.build("qwen2_5_vl")
+    offered = suitable_methods(VisionLanguageModel(name="tiny", model=model, processor=None))
+    assert {"tokencarve", "fastv", "divprune"} <= set(offered)
+    assert not {"tome", "prune-and-merge", "resize"} & set(offered)
+    assert "generate" not in vars(model)
+
+
+def test_both_answers_are_those_of_the_model(carver: Carver, example: ImageExample) -> None:
+    found = carver.carve(example.image, example.question, "tokencarve", 0.25)
+    inputs = prompt_inputs(carver.vlm, [example.question], [[example.image]])
+    assert [found.full.text] == generate_answers(carver.vlm, inputs, max_new_tokens=16)
+    with foveate.attach(carver.vlm.model, foveate.TokenCarve(keep_ratio=0.25)) as run:
+        assert [found.carved.text] == generate_answers(carver.vlm, inputs, max_new_tokens=16)
+    assert found.plan is not None
+    assert torch.equal(found.plan.keep_idx, run.plans[0].plan.keep_idx)  # type: ignore[union-attr]
+    assert found.full_kv_bytes == run.report.kv_bytes_uncompressed  # type: ignore[union-attr]
+    assert found.kv_bytes == run.report.kv_bytes  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"noop", "stack"}))
+def test_every_method_is_drawn(carver: Carver, example: ImageExample, name: str) -> None:
+    found = carver.carve(example.image, example.question, name, 0.25)
+    shown = map_html(found)
+    svg = ElementTree.fromstring(shown[shown.index("<svg") : shown.index("</svg>") + 6])
+    space = "{http://www.w3.org/2000/svg}"
+    fates = [rect.get("data-fate") for rect in svg.iter(f"{space}rect")]
+    assert len(fates) == 196
+    assert fates.count("kept") == found.report.kept
+    assert fates.count("merged") == found.report.merged
+    assert len(list(svg.iter(f"{space}g"))) == found.report.merged
+    if name == "pyramiddrop":  # a token that went in the first step has no later scores
+        steps = [int((~step.scores["attention"].isnan()).sum()) for step in found.steps]
+        assert steps[0] == 196 > steps[1] > steps[2]
+
+
+def test_scores_are_told_with_their_ranks(carver: Carver, example: ImageExample) -> None:
+    found = carver.carve(example.image, example.question, "tokencarve", 0.5)
+    texts = token_texts(found)
+    (step,) = found.steps
+    best = int(step.scores["information"].argmax())
+    assert f"row {best // 14 + 1}, column {best % 14 + 1}" in texts[best]
+    assert re.search(r"information \S+ \(rank 1 of 196\); attention \S+ \(rank", texts[best])
+    merged = int(found.plan.merge_src[0, 0])  # type: ignore[union-attr]
+    target = int(found.plan.merge_dst[0, 0])  # type: ignore[union-attr]
+    assert f"merged into row {target // 14 + 1}, column {target % 14 + 1}." in texts[merged]
+    assert html.escape(texts[best]) in map_html(found)
+
+
+def test_everything_kept_is_the_same_answer(carver: Carver, example: ImageExample) -> None:
+    found = carver.carve(example.image, example.question, "tokencarve", 1.0)
+    assert found.is_same
+    assert [t.probability for t in found.full.tokens] == [
+        t.probability for t in found.carved.tokens
+    ]
+    shown = answers_html(found)
+    assert "The same answer" in shown
+    assert "Nothing was compressed: " in shown
+
+
+def test_an_other_answer_is_called_so(carver: Carver) -> None:
+    found = [
+        carver.carve(example.image, example.question, "random", 0.03)
+        for example in image_examples()
+    ]
+    others = [carving for carving in found if carving.full.text != carving.carved.text]
+    assert others  # six tokens of 196 cannot answer everything
+    assert all("Another answer" in answers_html(carving) for carving in others)
+
+
+def test_agreement_is_that_of_greedy_answers(carver: Carver, example: ImageExample) -> None:
+    found = carver.carve(example.image, example.question, "tokencarve", 0.5)
+    points = list(carver.agreement(found))
+    assert [point.keep_ratio for point in points] == list(BUDGETS)
+    for point in points:
+        again = carver.carve(example.image, example.question, "tokencarve", point.keep_ratio)
+        assert point.is_same == again.is_same
+    assert {point.is_same for point in points} == {True, False}
+    lowest = 100 * min(point.keep_ratio for point in points if point.is_same)
+    assert f"Lowest budget with it: {lowest:g} %" in agreement_html(points, 0.5)
+    assert "measured 3 of 11" in agreement_html(points[:3], 0.5)
+    assert "no budget measured yet" in agreement_html([], 0.5)
+
+
+def test_unknown_words_are_named(carver: Carver, example: ImageExample) -> None:
+    found = carver.carve(example.image, "who signed it?", "fastv", 0.5)
+    assert "The model does not know: who, signed;" in answers_html(found)
+
+
+def test_texts_are_escaped(carver: Carver, example: ImageExample) -> None:
+    found = carver.carve(example.image, "<b>bun</b>?", "fastv", 0.5)
+    spoken = dataclasses.replace(found.full, text="<script>")
+    shown = answers_html(dataclasses.replace(found, full=spoken))
+    assert "<script>" not in shown
+    assert "&lt;script&gt;" in shown
+    assert "<b>bun" not in shown
+
+
+def test_what_is_not_offered_is_refused(carver: Carver, example: ImageExample) -> None:
+    with pytest.raises(InputError, match="method 'stack' is not offered for this model; choose"):
+        carver.carve(example.image, example.question, "stack", 0.5)
+    with pytest.raises(BudgetError, match=r"keep_ratio=1.5 is outside \(0, 1\]"):
+        carver.carve(example.image, example.question, "fastv", 1.5)
+
+
+def test_the_model_is_unchanged_afterwards(carver: Carver, example: ImageExample) -> None:
+    first = carver.carve(example.image, example.question, "foveacarve", 0.1)
+    list(carver.agreement(first))
+    assert carver.carve(example.image, example.question, "fastv", 0.9).full.ids == first.full.ids
+    assert "generate" not in vars(carver.vlm.model)
