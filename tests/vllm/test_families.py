@@ -81,6 +81,17 @@ def test_qwen3_vl_and_its_deepstack_features(tiny: Callable[[str], Path], tmp_pa
     check(folder, reference, ["--method", "divprune"], CASES, tmp_path / "log.txt")
 
 
+def test_a_budget_above_an_image_is_an_error_of_its_request(
+    tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    command = ["-m", "foveate", "serve", str(tiny("qwen2_vl")), "--keep", "20", *CHUNKED]
+    with serving(command, tmp_path / "log.txt") as server:
+        before = server.ask([A], "w1")
+        with pytest.raises(AssertionError, match=r"400: .*keep_tokens=20 exceeds the 16 visual"):
+            server.ask([picture(112, 112, 3)], "w1")
+        assert server.ask([A], "w1").text == before.text
+
+
 def test_two_devices_that_share_the_heads(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     """Attention is averaged over both, and keys are gathered from both."""
     from tests.vllm.reference import Reference

@@ -6,6 +6,8 @@ entry travels in the former, as the attribute `foveate`, to every process of the
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -110,7 +112,13 @@ def configure(vllm_config: Any) -> Method | None:
 def method_in(hf_config: Any) -> Method | None:
     """The method that `configure` left in a model's configuration."""
     entry = getattr(hf_config, KEY, None)
-    return None if entry is None else method_of({KEY: entry})
+    return None if entry is None else _method_of_text(json.dumps(entry))
+
+
+@functools.lru_cache(maxsize=8)
+def _method_of_text(entry: str) -> Method | None:
+    """Every request asks for it."""
+    return method_of({KEY: json.loads(entry)})
 
 
 def _check_tower(family: ServedFamily, hf_config: Any, method: Method) -> None:
