@@ -81,9 +81,11 @@ def test_qwen3_vl_and_its_deepstack_features(tiny: Callable[[str], Path], tmp_pa
     check(folder, reference, ["--method", "divprune"], CASES, tmp_path / "log.txt")
 
 
-def test_a_method_that_merges_by_keys(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+def test_two_devices_that_share_the_heads(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """Attention is averaged over both, and keys are gathered from both."""
     from tests.vllm.reference import Reference
 
     folder = tiny("qwen2_5_vl")
     reference = Reference(folder, foveate.VisionZip(keep_ratio=0.25))
-    check(folder, reference, ["--method", "visionzip"], CASES, tmp_path / "log.txt")
+    options = ["--method", "visionzip", "--tensor-parallel-size", "2"]
+    check(folder, reference, options, CASES, tmp_path / "log.txt")

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from foveate.errors import FoveateError, InputError
 
@@ -127,6 +128,24 @@ def test_videos_of_a_family_whose_videos_are_not_compressed() -> None:
         "got 1 video item(s), and this server compresses Qwen3-VL, of which foveate takes image "
         "only; serve it without foveate."
     )
+
+
+def test_caches_know_images_by_the_method_too(tiny: Callable[[str], Path]) -> None:
+    """The same image kept otherwise is another thing to caches that several engines share."""
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+    from vllm.multimodal.processing.inputs import ProcessorInputs
+
+    folder = tiny("qwen2_vl")
+    image = Image.new("RGB", (112, 112), (200, 30, 30))
+    found = []
+    for entry in (None, {"keep_ratio": 0.25}, {"keep_ratio": 0.5}, {"keep_ratio": 0.25}):
+        model_config = configure(folder, entry).model_config
+        processor = MULTIMODAL_REGISTRY.create_processor(model_config)
+        items = processor.info.parse_mm_data({"image": [image]})
+        (name,) = processor._get_mm_hashes(ProcessorInputs([], items))["image"]
+        found.append(name)
+    assert len(set(found[:3])) == 3
+    assert found[1] == found[3]
 
 
 def test_images_that_touch_each_other() -> None:

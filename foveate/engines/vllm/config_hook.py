@@ -17,7 +17,7 @@ from foveate.prune.method import Method
 
 __all__ = ["FAMILIES", "ServedFamily", "configure", "method_in"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("vllm.foveate")  # vLLM shows its own loggers only
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -124,6 +126,14 @@ class _CarvedProcessor:
             for update in updates
             if update.modality in modalities
         ]
+
+    def _get_mm_hashes(self, inputs: Any) -> Mapping[str, list[str]]:
+        """What vLLM's caches know an image by; some of them outlive the engine, or are shared."""
+        hashes = super()._get_mm_hashes(inputs)  # type: ignore[misc]
+        method = method_in(self.info.ctx.model_config.hf_config)
+        assert method is not None
+        mark = hashlib.sha256(json.dumps(method.to_dict(), sort_keys=True).encode()).hexdigest()
+        return {kind: [f"{name}-{mark[:16]}" for name in names] for kind, names in hashes.items()}
 
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
         """Here every item of a request is at hand, whether it was processed now or before."""
