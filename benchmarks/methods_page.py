@@ -13,7 +13,7 @@ from typing import Any
 from foveate.measure.quality import Interval, paired_difference
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = {"reading": "compare-reading"}
+RESULTS = {"reading": "compare-reading", "easy-VQA": "compare-easy-vqa"}
 BEGIN, END = "<!-- made by benchmarks.methods_page -->", "<!-- end -->"
 OURS, OURS_BEFORE = "foveacarve", "foveacarve(prune_layer=0)"
 SHOWN_AT = "25%"  # the budget whose costs the tables show

@@ -36,15 +36,15 @@ def load_readers(
         quiet_transformers()
     with err.status(f"Loading {model or 'the embedded model'}"):
         vist = load_vist(model, base, device)
-        if dtype != "auto":
-            import torch
-
-            vist.model.to(getattr(torch, dtype))
         text_encoder = None
         if cepe is not None:
             from foveate.hf.cepe import Cepe
 
             text_encoder = Cepe.load(cepe, vist.model, tokenizer=vist.tokenizer)
+        if dtype != "auto":  # last: checkpoints name their base by a hash of its weights
+            import torch
+
+            vist.model.to(getattr(torch, dtype))
     return Readers(
         raw=RawReader(vist.model, vist.tokenizer, head),
         vist=VistReader(vist, head),

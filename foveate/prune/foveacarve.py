@@ -15,7 +15,7 @@ from foveate.core.relevance import min_max
 from foveate.core.schedule import geometric_counts, spans_of
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
-from foveate.prune.method import Method, Need, Step
+from foveate.prune.method import Method, Need, Step, Where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,8 @@ class FoveaCarve(Method):
         enough: share of the image that answers nearly everything.
         blind_depth: steps before this depth do not read attention.
         relevance_power: p; 0 is never conditioned.
+        where: "llm", as above, or "encoder": the blind step alone, before the language model, where
+            the question is not known and `depths` does not count.
     """
 
     name = "foveacarve"
@@ -55,6 +57,7 @@ class FoveaCarve(Method):
     enough: float = 0.5
     blind_depth: float = 0.5
     relevance_power: float = 1.0
+    where: Where = "llm"  # type: ignore[misc]
     reads_before_prune_layer: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -70,6 +73,8 @@ class FoveaCarve(Method):
             raise MethodError(f"gaussian={self.gaussian} must not be negative.")
         if not 0 < self.enough <= 1:
             raise MethodError(f"enough={self.enough} is outside (0, 1].")
+        if self.where not in ("llm", "encoder"):
+            raise MethodError(f"where={self.where!r} is unknown; use 'llm' or 'encoder'.")
         if self.text_share:
             raise MethodError(
                 f"{self.name} is conditioned on the question already; leave text_share at 0."
@@ -77,8 +82,12 @@ class FoveaCarve(Method):
         super().__post_init__()
 
     @property
+    def default_layer(self) -> int:  # type: ignore[override]
+        return 0 if self.where == "encoder" else 2
+
+    @property
     def needs(self) -> frozenset[Need]:
-        return frozenset({"attention"})
+        return frozenset() if self.where == "encoder" else frozenset({"attention"})
 
     def steps(self, num_layers: int, first_layer: int) -> tuple[Step, ...]:
         found = super().steps(num_layers, first_layer)
@@ -88,7 +97,9 @@ class FoveaCarve(Method):
         )
 
     def layers(self, num_layers: int, first_layer: int) -> tuple[int, ...]:
-        super().layers(num_layers, first_layer)  # checks prune_layer
+        one = super().layers(num_layers, first_layer)  # checks prune_layer
+        if self.where == "encoder":
+            return one
         found = {max(first_layer, round(depth * num_layers)) for depth in self.depths}
         return tuple(sorted(layer for layer in found if layer < num_layers))
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import html
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import torch
+from PIL import Image
 
 import foveate
 from foveate.app.carve import Carver, suitable_methods
 from foveate.app.carve_html import agreement_html, answers_html, map_html, token_texts
 from foveate.app.examples import ImageExample, image_examples
 from foveate.errors import BudgetError, InputError
-from foveate.hf.load import VisionLanguageModel
+from foveate.hf.load import VisionLanguageModel, load_vlm
 from foveate.hf.prompt import generate_answers, prompt_inputs
 from foveate.measure.agreement import BUDGETS
 from foveate.prune import METHODS
+from tests.cli.tiny_vlm import save_tiny_vlm
 from tests.hf import tiny
 
 
@@ -122,6 +125,17 @@ def test_texts_are_escaped(carver: Carver, example: ImageExample) -> None:
     assert "<script>" not in shown
     assert "&lt;script&gt;" in shown
     assert "<b>bun" not in shown
+
+
+def test_another_model_that_crops(tmp_path: Path) -> None:
+    """A checkpoint of the user's own: 16 tokens of the centre of a wide picture."""
+    own = Carver(load_vlm(save_tiny_vlm(tmp_path / "tiny")))
+    picture = Image.new("RGB", (120, 60), "red")
+    found = own.carve(picture, "what color is the circle ?", "tokencarve", 0.5, max_new_tokens=2)
+    assert found.seen == (30.0, 0.0, 90.0, 60.0)
+    shown = map_html(found)
+    assert "the model sees the centre crop only" in shown
+    assert shown.count("data-token=") == 16
 
 
 def test_what_is_not_offered_is_refused(carver: Carver, example: ImageExample) -> None:

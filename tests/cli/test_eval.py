@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import Foveate
-from tests.cli.tiny_vist_folder import save_tiny_vist
+from tests.cli.tiny_vist_folder import save_tiny_cepe, save_tiny_vist
 
 PROSE = "The harbour master wrote the number of every boat in a green book, number {}. " * 3
 
@@ -118,6 +118,20 @@ def test_icl_in_shares_says_what_one_run_says(
     assert whole["manifest"]["dtype"] == "bfloat16"
     other = foveate(*shares, "--resume", "--length-rule", "sum", ok=False)
     assert "was made with another rule; restore the options" in other.stderr
+
+
+def test_the_rival_beside_it_in_another_precision(
+    foveate: Foveate, vist: Path, labelled: Path, tmp_path: Path
+) -> None:
+    """Checkpoints name their base by its weights, as they were before --dtype."""
+    foveate(
+        "eval", "vist", "icl", "--model", vist, "--data", labelled, "--far", 4, "--limit", 1,
+        "--seeds", "42", "--cepe", save_tiny_cepe(vist.parent), "--dtype", "bfloat16",
+        "--output", tmp_path,
+    )  # fmt: skip
+    data = written(tmp_path, "icl")
+    assert {"vist", "cepe", "cepe-shuffled"} <= {row["arm"] for row in data["rows"]}
+    assert (data["manifest"]["cepe"], data["manifest"]["dtype"]) == ("cepe", "bfloat16")
 
 
 def test_qa(foveate: Foveate, vist: Path, tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import transformers as tf
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from tokenizers.decoders import Fuse
 
+from foveate.hf.cepe import Cepe
 from foveate.hf.vision_encoder import load_vision_encoder
 from foveate.hf.vist import Vist
+from foveate.vist.cepe import CepeConfig, ChunkEncoderConfig
 from foveate.vist.config import FusionConfig, ResamplerConfig, VistConfig
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -74,3 +76,20 @@ def save_tiny_vist(folder: Path, **fusion: Any) -> Path:
         ),
     )
     return vist.save(folder / "vist", base=str(base))
+
+
+def save_tiny_cepe(folder: Path) -> Path:
+    """Write a CEPE on the base that `save_tiny_vist` left in `folder`; returns its folder."""
+    torch.manual_seed(8)
+    config = CepeConfig(
+        encoder=ChunkEncoderConfig(width=12, layers=1, heads=2, chunk=16),
+        resampler=ResamplerConfig(
+            input_width=12, width=12, num_latents=16, heads=2, head_dim=6, layers=1
+        ),
+        fusion=FusionConfig(),
+        resample=False,
+    )
+    llm = tf.AutoModelForCausalLM.from_pretrained(folder / "base")
+    cepe = Cepe(llm, letter_tokenizer(), config)
+    cepe.save(folder / "cepe", training={"steps": 1})
+    return folder / "cepe"

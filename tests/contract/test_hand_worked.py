@@ -370,6 +370,15 @@ def test_foveacarve_cuts_late_only_below_enough() -> None:
     assert before.keeps(196, 196, (0, 5), 8) == (196, 196)
 
 
+def test_foveacarve_before_the_language_model() -> None:
+    """One blind cut, of what the budget says."""
+    method = foveate.FoveaCarve(keep_tokens=12, where="encoder")
+    assert method.layers(8, 0) == (0,)
+    assert method.layers(8, 3) == (3,)
+    assert method.keeps(12, 196, (0,), 8) == (12,)
+    assert method.reads == method.steps(8, 0)[0].reads == frozenset()
+
+
 def test_greedy_log_det_beyond_the_rank_goes_by_length() -> None:
     """Five points on one line: the longest, then by length, however rounding falls."""
     line = torch.tensor([1.0, 3.0, 0.5, 4.0, 2.0]).double()

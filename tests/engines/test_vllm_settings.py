@@ -12,8 +12,8 @@ from foveate.engines.vllm.settings import method_of, servable_methods, to_settin
 from foveate.errors import BudgetError, ConfigError, FoveateError, MethodError
 
 ELSE = (
-    "use one of pooling, divprune, noop, random, tokencarve, uniform, visionzip, or this method in "
-    "transformers (`foveate run`)."
+    "use one of pooling, divprune, foveacarve, noop, random, tokencarve, uniform, visionzip, or "
+    "this method in transformers (`foveate run`)."
 )
 
 
@@ -110,6 +110,13 @@ def test_what_cannot_be(entry: Any, kind: type[FoveateError], text: str) -> None
     with pytest.raises(kind) as caught:
         method_of({"foveate": entry})
     assert str(caught.value) == text
+
+
+def test_foveacarve_is_its_blind_step() -> None:
+    found = method_of({"foveate": {"method": "foveacarve", "keep_ratio": 0.25}})
+    assert found == foveate.FoveaCarve(keep_ratio=0.25, where="encoder", prune_layer=0)
+    with pytest.raises(MethodError, match="foveacarve cuts between decoder layers"):
+        method_of({"foveate": {"method": "foveacarve(where=llm)", "keep_ratio": 0.25}})
 
 
 def test_tokencarve_inside_the_decoder_is_refused() -> None:

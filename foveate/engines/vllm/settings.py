@@ -101,14 +101,16 @@ def servable_methods() -> list[str]:
     ]
 
 
+_DEEP = 64  # decoder layers, enough for the steps of every method to be apart
+
+
 def _obstacle(method: Method) -> str | None:
     """Why it cannot act there, as the rest of a sentence."""
-    kind = type(method)
     if method.name == "stack":
         return "cuts in several places, and vLLM lets a plugin cut in one"
     if method.where == "vision_tower":
         return "acts inside the vision tower, which is vLLM's own"
-    if kind.layers is not Method.layers or kind.steps is not Method.steps:
+    if len(method.layers(_DEEP, 0)) > 1:
         return "cuts between decoder layers, and vLLM's KV cache has one length for all of them"
     beyond = method.reads - OF_THE_TOWER
     if beyond:
