@@ -116,6 +116,20 @@ def test_an_uploaded_image_is_answered(page: Any, picture: Path) -> None:
     assert unnamed(page) == []
 
 
+def test_two_people_wait_for_each_other(page: Any, address: str) -> None:
+    other = page.context.new_page()
+    other.goto(address)
+    for number, opened in enumerate((page, other)):
+        pick(opened, "Or a bundled example", number)
+    for opened in (page, other):
+        opened.get_by_role("button", name="Answer").click()
+    for example, opened in zip(image_examples(), (page, other), strict=False):
+        answers = opened.locator("#carve-answers .answer")
+        answers.nth(1).wait_for()
+        assert answers.first.inner_text() == example.answer
+        opened.locator("#carve-agreement circle").nth(10).wait_for()
+
+
 def test_method_and_budget_are_those_chosen(page: Any) -> None:
     pick(page, "Or a bundled example", 1)
     page.get_by_label("Method").click()
@@ -215,6 +229,7 @@ def test_a_text_is_read_in_three_ways(page: Any) -> None:
     page.get_by_label("Long text").fill("\n".join(lines))
     page.get_by_label(re.compile("number input for Longest answer")).last.fill("4")
     page.get_by_role("button", name="Read", exact=True).click()
+    page.get_by_text("Drawing and reading").first.wait_for()
     page.locator("#read-strips img").first.wait_for(timeout=60_000)
     page.locator("#read-answers .answer").nth(2).wait_for(timeout=120_000)
     counts = page.locator("#read-counts").inner_text()
