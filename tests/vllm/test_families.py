@@ -81,6 +81,14 @@ def test_qwen3_vl_and_its_deepstack_features(tiny: Callable[[str], Path], tmp_pa
     check(folder, reference, ["--method", "divprune"], CASES, tmp_path / "log.txt")
 
 
+def test_the_blind_step_of_foveacarve(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    from tests.vllm.reference import Reference
+
+    folder = tiny("qwen2_5_vl")
+    reference = Reference(folder, foveate.FoveaCarve(keep_ratio=0.25, where="encoder"))
+    check(folder, reference, ["--method", "foveacarve"], CASES, tmp_path / "log.txt")
+
+
 def test_a_budget_above_an_image_is_an_error_of_its_request(
     tiny: Callable[[str], Path], tmp_path: Path
 ) -> None:
