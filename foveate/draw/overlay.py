@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from foveate.core.plan import KeepPlan
 from foveate.draw.palette import DROPPED, KEPT, MERGED, PAPER, Counts, framed, side_by_side
 
-__all__ = ["Box", "draw_plan", "side_by_side"]
+__all__ = ["Box", "check_drawable", "draw_plan", "side_by_side"]
 
 Box = tuple[float, float, float, float]
 Grid = tuple[int, int]
@@ -21,6 +21,17 @@ MIN_SHORT_SIDE = 380  # px, where MAX_SIDE allows
 MIN_CELL = 10  # px of a token's shorter side, where MAX_SIDE allows
 NEAR = 2.5  # links up to this many tokens long are straight
 THINNEST = 5  # px of a token's shorter side in any case
+
+
+def check_drawable(plan: KeepPlan | None, num_tokens: int, grid: Grid | None) -> None:
+    """ValueError unless plan and grid are of one image with `num_tokens` tokens."""
+    if plan is not None and (plan.num_images != 1 or plan.num_tokens != num_tokens):
+        raise ValueError(
+            f"plan is of {plan.num_images} images with {plan.num_tokens} tokens; expected one "
+            f"image with {num_tokens}."
+        )
+    if grid is not None and grid[0] * grid[1] != num_tokens:
+        raise ValueError(f"grid {grid[0]} x {grid[1]} does not hold {num_tokens} tokens.")
 
 
 def draw_plan(
@@ -49,13 +60,7 @@ def draw_plan(
     Raises:
         ValueError: plan or grid do not fit num_tokens, or the plan is of several images.
     """
-    if plan is not None and (plan.num_images != 1 or plan.num_tokens != num_tokens):
-        raise ValueError(
-            f"plan is of {plan.num_images} images with {plan.num_tokens} tokens; expected one "
-            f"image with {num_tokens}."
-        )
-    if grid is not None and grid[0] * grid[1] != num_tokens:
-        raise ValueError(f"grid {grid[0]} x {grid[1]} does not hold {num_tokens} tokens.")
+    check_drawable(plan, num_tokens, grid)
     status = np.full(num_tokens, 2) if plan is None else plan.status()[0].cpu().numpy()
     links = [] if plan is None else _links(plan)
     counts = Counts(

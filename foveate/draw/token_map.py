@@ -11,12 +11,11 @@ from html import escape
 from PIL import Image
 
 from foveate.core.plan import KeepPlan
+from foveate.draw.overlay import Box, Grid, check_drawable
 from foveate.draw.palette import DROPPED, INK, KEPT, MERGED
 
 __all__ = ["FATES", "Fate", "fates_of", "token_map"]
 
-Box = tuple[float, float, float, float]
-Grid = tuple[int, int]
 # (what became of a token, the token it was merged into or None)
 Fate = tuple[str, int | None]
 
@@ -61,13 +60,7 @@ def token_map(
     Raises:
         ValueError: plan, grid or titles do not fit num_tokens.
     """
-    if plan is not None and (plan.num_images != 1 or plan.num_tokens != num_tokens):
-        raise ValueError(
-            f"plan is of {plan.num_images} images with {plan.num_tokens} tokens; expected one "
-            f"image with {num_tokens}."
-        )
-    if grid is not None and grid[0] * grid[1] != num_tokens:
-        raise ValueError(f"grid {grid[0]} x {grid[1]} does not hold {num_tokens} tokens.")
+    check_drawable(plan, num_tokens, grid)
     if titles and len(titles) != num_tokens:
         raise ValueError(f"{len(titles)} titles for {num_tokens} tokens; give one each.")
     fates = fates_of(plan, num_tokens)

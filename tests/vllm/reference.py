@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -22,11 +23,14 @@ class Reference:
         self.vlm = load_vlm(folder, device="cpu", dtype="float32")
         self.method = method
 
-    def ask(self, images: Sequence[Image.Image], question: str, *, max_tokens: int = 8) -> Answer:
-        """One chat request: images, then a question; greedy."""
+    def inputs(self, images: Sequence[Image.Image], question: str) -> dict[str, Any]:
         parts = [{"type": "image", "image": image} for image in images]
         turns = [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
-        inputs = chat_inputs(self.vlm, [turns])
+        return chat_inputs(self.vlm, [turns])
+
+    def ask(self, images: Sequence[Image.Image], question: str, *, max_tokens: int = 8) -> Answer:
+        """One chat request: images, then a question; greedy."""
+        inputs = self.inputs(images, question)
         with foveate.attach(self.vlm.model, self.method) as run, torch.no_grad():
             made = self.vlm.model.generate(
                 **inputs,

@@ -7,31 +7,22 @@ parts are put together by hand: features, plan, positions, and one forward pass 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from foveate.engines.vllm.selection import carve, plan_image
-from foveate.hf.load import load_vlm
-from foveate.hf.prompt import chat_inputs
-from foveate.prune import Method
+from tests.vllm.reference import Reference
 from tests.vllm.server import Answer
 
 
-class Qwen3Reference:
+class Qwen3Reference(Reference):
     """As Reference; for methods that do not read the tower."""
-
-    def __init__(self, folder: Path, method: Method) -> None:
-        self.vlm = load_vlm(folder, device="cpu", dtype="float32")
-        self.method = method
 
     def ask(self, images: Sequence[Image.Image], question: str, *, max_tokens: int = 8) -> Answer:
         """One chat request: images, then a question; greedy."""
-        parts = [{"type": "image", "image": image} for image in images]
-        turns = [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
-        inputs = chat_inputs(self.vlm, [turns])
+        inputs = self.inputs(images, question)
         with torch.no_grad():
             embeds, positions, is_visual, deep = self._carved(inputs)
             length, ids, logprobs = embeds.shape[1], [], []
