@@ -108,6 +108,7 @@ class Engine:
             max_model_len=1024,
             max_num_seqs=concurrency,
             seed=0,
+            kv_cache_memory_bytes=1 << 30,  # else it is a share of the machine, twice
             additional_config=settings,
         )
         self.processes = set(psutil.Process().children(recursive=True)) - before
