@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
+from foveate.embedded import reader_path, vist_path, vlm_path
 from foveate.tasks.reading import reading_questions
 
 __all__ = ["ImageExample", "TextExample", "image_examples", "text_examples"]
@@ -15,9 +15,9 @@ __all__ = ["ImageExample", "TextExample", "image_examples", "text_examples"]
 KINDS = ("one_hop/price", "one_hop/colour", "two_hop/under", "two_hop/price_above")
 PAGES = 8
 TEXTS = {
-    "The card of the embedded vision-language model": "vlm",
-    "The card of the embedded text reader": "reader",
-    "The card of the embedded Vist": "vist",
+    "The card of the embedded vision-language model": vlm_path,
+    "The card of the embedded text reader": reader_path,
+    "The card of the embedded Vist": vist_path,
 }
 
 
@@ -59,14 +59,11 @@ def image_examples() -> list[ImageExample]:
 
 def text_examples() -> list[TextExample]:
     """The model cards of this package: texts that are here, and that no model was trained on."""
-    import foveate.embedded
-
-    folder = Path(foveate.embedded.__file__).parent
     return [
         TextExample(
             name=name,
-            text=(folder / part / "README.md").read_text(encoding="utf-8"),
+            text=(folder() / "README.md").read_text(encoding="utf-8"),
             question="What does this text describe?",
         )
-        for name, part in TEXTS.items()
+        for name, folder in TEXTS.items()
     ]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from foveate.cli.console import err
+from foveate.embedded import vlm_path
 
 EMBEDDED = "embedded"
 
@@ -37,7 +38,7 @@ def serve(
     from foveate.engines.vllm.expectation import expected_saving
 
     if model == EMBEDDED:
-        model = str(Path(__file__).parents[1] / "embedded" / "vlm")
+        model = str(vlm_path())
     budget = parse_budget(keep)
     command = serve_command(model, method, budget, context.args)
     check_installed(os.environ)

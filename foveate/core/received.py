@@ -1,11 +1,28 @@
-"""Attention that the tokens of one sequence receive: what a vision tower says about its patches."""
+"""What a vision tower says about its patches: in which layer, and the attention they receive."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 _CHUNK = 256  # queries at a time: no N x N map of a whole image is ever held
+
+
+def last_used_layer(config: Any, num_layers: int) -> int:
+    """The tower layer whose output the projector takes.
+
+    Args:
+        config: of the whole model.
+        num_layers: of the tower, as configured.
+    """
+    chosen = getattr(config, "vision_feature_layer", None)
+    if chosen is None:
+        return num_layers - 1
+    chosen = chosen[-1] if isinstance(chosen, (list, tuple)) else int(chosen)
+    # hidden_states[0] is the embeddings, hidden_states[i] the output of layer i - 1.
+    return max(0, num_layers + chosen if chosen < 0 else chosen - 1)
 
 
 def received_attention(

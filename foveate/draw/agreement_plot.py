@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from foveate.draw.palette import FAINT, INK, KEPT
+from foveate.draw.palette import FAINT, INK, KEPT, hex_colour
 
 __all__ = ["BudgetPoint", "agreement_plot"]
 
@@ -42,7 +42,7 @@ def agreement_plot(points: Sequence[BudgetPoint], *, chosen: float | None = None
         if ordered
         else "Answer agreement: no budget measured yet"
     )
-    ink, faint, kept = ("#{:02x}{:02x}{:02x}".format(*c) for c in (INK, FAINT, KEPT))
+    ink, faint, kept = (hex_colour(c) for c in (INK, FAINT, KEPT))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="agreement" role="img" '
         f'viewBox="0 0 {WIDTH} {HEIGHT}" aria-label="{escape(label)}" font-size="13" '

@@ -29,6 +29,11 @@ class Counts:
     dropped: int
 
 
+def hex_colour(colour: tuple[int, int, int]) -> str:
+    """As HTML and SVG write it."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
 def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     """Pillow's built-in font, so that pictures look alike on every machine."""
     return ImageFont.load_default(size)

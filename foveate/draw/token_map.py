@@ -12,7 +12,7 @@ from PIL import Image
 
 from foveate.core.plan import KeepPlan
 from foveate.draw.overlay import Box, Grid, check_drawable
-from foveate.draw.palette import DROPPED, INK, KEPT, MERGED
+from foveate.draw.palette import DROPPED, INK, KEPT, MERGED, hex_colour
 
 __all__ = ["FATES", "Fate", "fates_of", "token_map"]
 
@@ -120,12 +120,12 @@ def _token(index: int, box: Box, fate: str, name: str) -> str:
     x, y, width, height = box
     line = 2 if min(width, height) >= 14 else 1
     if fate == "dropped":
-        style = f'fill="{_hex(DROPPED)}" fill-opacity=".82"'
+        style = f'fill="{hex_colour(DROPPED)}" fill-opacity=".82"'
     else:
-        colour = _hex(KEPT if fate == "kept" else MERGED)
+        colour = hex_colour(KEPT if fate == "kept" else MERGED)
         inside = "0" if fate == "kept" else ".38"
         style = (
-            f'fill="{_hex(DROPPED)}" fill-opacity="{inside}" '
+            f'fill="{hex_colour(DROPPED)}" fill-opacity="{inside}" '
             f'stroke="{colour}" stroke-width="{line}"'
         )
         # Inside its own cell, so that neighbours do not cover each other's frames.
@@ -145,8 +145,8 @@ def _link(source: int, target: int, boxes: Sequence[Box]) -> str:
     return (
         f'<g data-from="{source}" data-to="{target}" pointer-events="none" stroke-linecap="round">'
         f'<line {ends} stroke="#fff" stroke-opacity=".7" stroke-width="5"/>'
-        f'<line {ends} stroke="{_hex(MERGED)}" stroke-width="2.5"/>'
-        f'<circle cx="{x1:.1f}" cy="{y1:.1f}" r="4" fill="{_hex(MERGED)}" stroke="#fff"/></g>'
+        f'<line {ends} stroke="{hex_colour(MERGED)}" stroke-width="2.5"/>'
+        f'<circle cx="{x1:.1f}" cy="{y1:.1f}" r="4" fill="{hex_colour(MERGED)}" stroke="#fff"/></g>'
     )
 
 
@@ -156,7 +156,7 @@ def _outside(seen: Box, scale: float, size: tuple[float, float]) -> str:
     if (right - left) * (bottom - top) >= 0.99 * size[0] * size[1]:
         return ""
     return (
-        f'<path fill="{_hex(INK)}" fill-opacity=".75" fill-rule="evenodd" '
+        f'<path fill="{hex_colour(INK)}" fill-opacity=".75" fill-rule="evenodd" '
         f'd="M0 0H{size[0]:.1f}V{size[1]:.1f}H0Z'
         f'M{left:.1f} {top:.1f}H{right:.1f}V{bottom:.1f}H{left:.1f}Z">'
         "<title>the model sees the centre crop only</title></path>"
@@ -170,7 +170,3 @@ def _data_uri(image: Image.Image, scale: float) -> str:
     file = io.BytesIO()
     small.save(file, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def _hex(colour: tuple[int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)

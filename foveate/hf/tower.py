@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.core.layout import ImageSpan
-from foveate.core.received import received_attention
+from foveate.core.received import last_used_layer, received_attention
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
 from foveate.hf.anatomy import Anatomy, Modality, Tower
 from foveate.hf.attention import Probe
@@ -63,16 +63,6 @@ def has_cls(tower: Any) -> bool:
     """Whether the tower's first token is a CLS token."""
     embeddings = getattr(tower, "embeddings", None)
     return any(hasattr(embeddings, name) for name in ("class_embedding", "cls_token"))
-
-
-def last_used_layer(anatomy: Anatomy, num_layers: int) -> int:
-    """The tower layer whose output the projector takes."""
-    chosen = getattr(anatomy.config, "vision_feature_layer", None)
-    if chosen is None:
-        return num_layers - 1
-    chosen = chosen[-1] if isinstance(chosen, (list, tuple)) else int(chosen)
-    # hidden_states[0] is the embeddings, hidden_states[i] the output of layer i - 1.
-    return max(0, num_layers + chosen if chosen < 0 else chosen - 1)
 
 
 class _TowerProbe(Probe):
@@ -146,7 +136,7 @@ class TowerRecorder(TowerWatcher):
         super().__init__("this method reads")
         self._tower, layers, self._row = tower_layers(anatomy)
         self._base = anatomy.base
-        layer: Any = layers[last_used_layer(anatomy, len(layers))]
+        layer: Any = layers[last_used_layer(anatomy.config, len(layers))]
         self._probe = _TowerProbe(
             getattr(layer, self._row.attention), with_attention=with_attention
         )

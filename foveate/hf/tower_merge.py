@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from foveate.core.plan import weighted_merge
-from foveate.core.received import received_attention
+from foveate.core.received import last_used_layer, received_attention
 from foveate.errors import MethodError, UnsupportedModeError
 from foveate.hf.anatomy import Anatomy, Modality
 from foveate.hf.attention import Probe
@@ -25,7 +25,6 @@ from foveate.hf.tower import (
     TowerPiece,
     TowerWatcher,
     has_cls,
-    last_used_layer,
     tower_layers,
 )
 from foveate.prune.method import Method
@@ -81,7 +80,7 @@ class TowerShortener(TowerWatcher):
         self._patches = (0, 0)
         self._is_whole = False
         if isinstance(method, TowerMerging):
-            used = last_used_layer(anatomy, len(layers))
+            used = last_used_layer(anatomy.config, len(layers))
             if used < 1:
                 raise MethodError(f"{method.name} merges between layers, and the tower uses one.")
             self._num_merging = used

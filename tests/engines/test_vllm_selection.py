@@ -10,8 +10,8 @@ from torch import nn
 
 import foveate
 from foveate.core.budget import Budget
-from foveate.core.received import received_attention
-from foveate.engines.vllm.encoder import TowerProbe, last_used_layer
+from foveate.core.received import last_used_layer, received_attention
+from foveate.engines.vllm.encoder import TowerProbe
 from foveate.engines.vllm.selection import carve, carve_units, num_kept, plan_image
 from foveate.engines.vllm.settings import method_of, servable_methods, to_settings
 from foveate.errors import BudgetError

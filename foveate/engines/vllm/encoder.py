@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from foveate.core.received import received_attention
 from foveate.prune.method import Method
 
-__all__ = ["TowerProbe", "TowerReading", "last_used_layer"]
+__all__ = ["TowerProbe", "TowerReading"]
 
 
 @dataclass(frozen=True)
@@ -109,19 +109,6 @@ class TowerProbe:
 
         every: Tensor = tensor_model_parallel_all_gather(key.contiguous(), dim=1)
         return every
-
-
-def last_used_layer(config: Any, num_layers: int) -> int:
-    """The tower layer whose output the projector takes.
-
-    Args:
-        config: of the whole model.
-        num_layers: of the tower, as configured; vLLM builds only those that are used.
-    """
-    chosen = config.vision_feature_layer
-    chosen = chosen[-1] if isinstance(chosen, (list, tuple)) else int(chosen)
-    # hidden_states[0] is the embeddings, hidden_states[i] the output of layer i - 1.
-    return max(0, num_layers + chosen if chosen < 0 else chosen - 1)
 
 
 def column(values: Sequence[Tensor]) -> list[Tensor]:

@@ -15,8 +15,9 @@ from vllm.model_executor.models.llava import LlavaForConditionalGeneration
 from vllm.model_executor.models.llava_next import LlavaNextForConditionalGeneration
 from vllm.model_executor.models.llava_onevision import LlavaOnevisionForConditionalGeneration
 
+from foveate.core.received import last_used_layer
 from foveate.engines.vllm.config_hook import method_in
-from foveate.engines.vllm.encoder import TowerProbe, column, concatenated, last_used_layer
+from foveate.engines.vllm.encoder import TowerProbe, column, concatenated
 from foveate.engines.vllm.processor import carved_processor
 from foveate.engines.vllm.selection import carve_units
 from foveate.prune.method import Method
