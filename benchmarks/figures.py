@@ -14,16 +14,16 @@ from PIL import Image, ImageDraw
 
 from foveate.app.carve import Carver, Carving
 from foveate.app.examples import image_examples
+from foveate.assets import vist_path, vlm_path
 from foveate.draw.agreement_plot import BudgetPoint, agreement_plot
 from foveate.draw.palette import KEPT, MERGED
 from foveate.draw.token_map import token_map
-from foveate.embedded import vist_path, vlm_path
-from foveate.hf.document_reader import DocumentReader
-from foveate.hf.load import load_vlm
-from foveate.hf.read_document import token_offsets
-from foveate.hf.vist import Vist
-from foveate.vist.memory import Memory
-from foveate.vist.render import Renderer, Strips
+from foveate.models.load import load_vlm
+from foveate.text_image.render import Renderer, Strips
+from foveate.vist.latents.memory import Memory
+from foveate.vist.run.document_reader import DocumentReader
+from foveate.vist.run.read_document import token_offsets
+from foveate.vist.run.vist import Vist
 
 FOLDER = Path("docs/images")
 EXAMPLE, KEEP = 2, 0.5

@@ -17,17 +17,17 @@ from rich.progress import Progress
 from torch import Tensor
 
 from benchmarks.results import write_results
+from foveate.carve.engine.attach import Run
+from foveate.carve.engine.image_cache import ImageCache
+from foveate.carve.methods import FoveaCarve
 from foveate.cli.model import load_model
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import others, top_k
 from foveate.core.similarity import best_match, cosine, farthest_points
 from foveate.core.visual import VisualTokens
-from foveate.hf.attach import Run
-from foveate.hf.image_cache import ImageCache
-from foveate.hf.prompt import generate_answers, prompt_inputs
 from foveate.measure.manifest import manifest
 from foveate.measure.quality import accuracy, exact_match
-from foveate.prune import FoveaCarve
+from foveate.models.prompt import generate_answers, prompt_inputs
 from foveate.tasks.reading import reading_questions
 
 BATCH = 50

@@ -25,20 +25,20 @@ from rich.progress import Progress
 
 import foveate
 from benchmarks.results import write_results
-from foveate.embedded.fact_sheet import PER_PAGE, FactSheetLayout, fact_sheet
-from foveate.hf.load import VisionLanguageModel
-from foveate.hf.page_plan import text_prompt
-from foveate.hf.page_reader import EMBEDDED, EMBEDDED_PRUNE_LAYER, PageReader
-from foveate.hf.prompt import generate_answers, prompt_inputs
+from foveate.carve.method import Method
+from foveate.carve.pages.exact import ExactRules
+from foveate.carve.pages.fact_sheet import PER_PAGE, FactSheetLayout, fact_sheet
+from foveate.carve.pages.layout import Layout, TextLayout
+from foveate.carve.pages.plan import text_prompt
+from foveate.carve.pages.reader import EMBEDDED, EMBEDDED_PRUNE_LAYER, PageReader
+from foveate.carve.pages.report import PageCost
 from foveate.measure.manifest import manifest
 from foveate.measure.quality import Interval, accuracy, exact_match, paired_difference
 from foveate.measure.timing import interleaved, ratio_of_medians, wall_seconds
-from foveate.prune.method import Method
+from foveate.models.load import VisionLanguageModel
+from foveate.models.prompt import generate_answers, prompt_inputs
 from foveate.tasks.reading import SEEDS, Asked, page_at, questions_about
 from foveate.tasks.reading_page import GROUNDS, SIZE, Cell, visible_colours
-from foveate.vist.exact import ExactRules
-from foveate.vist.page_report import PageCost
-from foveate.vist.pages import Layout, TextLayout
 
 SEED = 0
 SPLIT = "test"

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.results import write_results
-from foveate.hf.random_decoder import random_llama
 from foveate.measure.manifest import manifest
 from foveate.measure.timing import interleaved, ratio_of_medians
-from foveate.vist.font_file import shipped_font
-from foveate.vist.render import Renderer
+from foveate.models.random_decoder import random_llama
+from foveate.text_image.font_file import shipped_font
+from foveate.text_image.render import Renderer
 
 TOKENS, CHARS_PER_TOKEN = 512, 4
 SHAPE = {

@@ -19,18 +19,18 @@ from typing import Any
 import torch
 
 from benchmarks.results import FOLDER
-from foveate.hf.context_reader import RawReader, VistReader
-from foveate.measure.arms import Readers
 from foveate.measure.manifest import manifest
-from foveate.measure.perplexity_targets import PerplexitySettings
-from foveate.measure.vist_perplexity import evaluate_perplexity
-from foveate.measure.vist_result import shown
 from foveate.tasks.documents import Document, load_documents
-from foveate.train.build import build_source, build_vist, take_over, tiny_recipe, tiny_vist
-from foveate.train.loop import Trainer, make_accelerator
-from foveate.train.recipe import Recipe, StageConfig, load_recipe
 from foveate.vist.config import FusionConfig
-from foveate.vist.pve import PveConfig
+from foveate.vist.eval.arms import Readers
+from foveate.vist.eval.context_reader import RawReader, VistReader
+from foveate.vist.eval.perplexity import evaluate_perplexity
+from foveate.vist.eval.perplexity_targets import PerplexitySettings
+from foveate.vist.eval.result import shown
+from foveate.vist.train.build import build_source, build_vist, take_over, tiny_recipe, tiny_vist
+from foveate.vist.train.loop import Trainer, make_accelerator
+from foveate.vist.train.pve import PveConfig
+from foveate.vist.train.recipe import Recipe, StageConfig, load_recipe
 
 RECIPE = "vist-smollm2-cpu"
 # What reads tokens; the rest of the parts is what the rows are about.
@@ -102,7 +102,7 @@ def measure(
     """Train a row (or find it trained) and score it; without `init`, on tiny random models."""
     accelerator = make_accelerator(wanted, cpu=True)
     if init is None:
-        from foveate.train.build import MadeUpText
+        from foveate.vist.train.build import MadeUpText
 
         source: Any = MadeUpText()
         vist = tiny_vist(wanted, source)

@@ -26,12 +26,12 @@ from rich.progress import Progress
 from benchmarks.prefill import shown
 from benchmarks.results import write_results
 from foveate.core.budget import Budget
-from foveate.engines.vllm.settings import to_settings
 from foveate.measure.cost import DecoderShape, prefill_cost
 from foveate.measure.manifest import manifest
 from foveate.measure.timing import interleaved, ratio_of_medians, wall_seconds
+from foveate.vllm.settings import to_settings
 
-EMBEDDED = Path(__file__).resolve().parents[1] / "foveate" / "embedded" / "vlm"
+EMBEDDED = Path(__file__).resolve().parents[1] / "foveate" / "assets" / "vlm"
 SIZE, PATCH, VISUAL = 336, 14, 576
 ANSWER = 4  # tokens
 QUESTION = "what color is the shape in the image? " * 4

@@ -11,9 +11,9 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).resolve().parents[1]
 # A file of the repository -> its place on the site.
 ELSEWHERE = {
-    "foveate/embedded/vlm/README.md": "cards/vlm.md",
-    "foveate/embedded/reader/README.md": "cards/reader.md",
-    "foveate/embedded/vist/README.md": "cards/vist.md",
+    "foveate/assets/vlm/README.md": "cards/vlm.md",
+    "foveate/assets/reader/README.md": "cards/reader.md",
+    "foveate/assets/vist/README.md": "cards/vist.md",
     "CHANGELOG.md": "changes.md",
     "CONTRIBUTING.md": "contributing.md",
 }

@@ -9,15 +9,15 @@ from foveate.errors import FoveateError as FoveateError
 from foveate.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from foveate.carve.engine.attach import Run as Run
+    from foveate.carve.engine.attach import attach as attach
+    from foveate.carve.methods import *  # noqa: F403
+    from foveate.carve.pages.reader import PageReader as PageReader
     from foveate.core.budget import Budget as Budget
     from foveate.core.plan import KeepPlan as KeepPlan
     from foveate.core.report import ImageReport as ImageReport
     from foveate.core.report import Report as Report
-    from foveate.hf.attach import Run as Run
-    from foveate.hf.attach import attach as attach
-    from foveate.hf.page_reader import PageReader as PageReader
-    from foveate.hf.vist import Vist as Vist
-    from foveate.prune import *  # noqa: F403
+    from foveate.vist.run.vist import Vist as Vist
 
 # Loaded on first use, so that `foveate --help` does not wait for torch and transformers.
 _HOMES = {
@@ -25,10 +25,10 @@ _HOMES = {
     "KeepPlan": "foveate.core.plan",
     "ImageReport": "foveate.core.report",
     "Report": "foveate.core.report",
-    "Run": "foveate.hf.attach",
-    "attach": "foveate.hf.attach",
-    "PageReader": "foveate.hf.page_reader",
-    "Vist": "foveate.hf.vist",
+    "Run": "foveate.carve.engine.attach",
+    "attach": "foveate.carve.engine.attach",
+    "PageReader": "foveate.carve.pages.reader",
+    "Vist": "foveate.vist.run.vist",
 }
 
 
@@ -36,7 +36,7 @@ def __getattr__(name: str) -> Any:
     """Everything else public is a method or the registry: foveate.TokenCarve, foveate.METHODS."""
     if name.startswith("_"):
         raise AttributeError(f"module 'foveate' has no attribute {name!r}")
-    home = importlib.import_module(_HOMES.get(name, "foveate.prune"))
+    home = importlib.import_module(_HOMES.get(name, "foveate.carve.methods"))
     try:
         value = getattr(home, name)
     except AttributeError:
@@ -46,6 +46,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    methods = importlib.import_module("foveate.prune").METHODS.values()
+    methods = importlib.import_module("foveate.carve.methods").METHODS.values()
     names = [cls.__name__ for cls in methods]
     return sorted([*_HOMES, *names, "METHODS", "Method", "method", "FoveateError", "__version__"])

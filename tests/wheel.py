@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from foveate.hf.smollm2 import INSTALL, is_installed
+from foveate.models.smollm2 import INSTALL, is_installed
 
 needs_smollm2 = pytest.mark.skipif(
     not is_installed(),

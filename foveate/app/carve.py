@@ -9,21 +9,21 @@ from typing import Any
 
 from PIL import Image
 
+from foveate.carve.compare.agreement import Agreement, agreement_over_budgets
+from foveate.carve.engine.attach import attach
+from foveate.carve.engine.token_scores import StepScores, step_scores
+from foveate.carve.method import Method
+from foveate.carve.methods import METHODS, NoOp
+from foveate.carve.spec import parse_method
 from foveate.core.budget import Budget
 from foveate.core.layout import ImageSpan
 from foveate.core.plan import KeepPlan
 from foveate.core.report import Report
 from foveate.errors import FoveateError, InputError
-from foveate.hf.answer_tokens import TokenAnswer, answer_by_token
-from foveate.hf.attach import attach
-from foveate.hf.load import VisionLanguageModel
-from foveate.hf.prompt import generate_answers, prompt_inputs, unknown_words
-from foveate.hf.token_scores import StepScores, step_scores
-from foveate.hf.view import Box, seen_box
-from foveate.measure.agreement import Agreement, agreement_over_budgets
-from foveate.prune import METHODS, NoOp
-from foveate.prune.method import Method
-from foveate.prune.spec import parse_method
+from foveate.models.answer_tokens import TokenAnswer, answer_by_token
+from foveate.models.load import VisionLanguageModel
+from foveate.models.prompt import generate_answers, prompt_inputs, unknown_words
+from foveate.models.view import Box, seen_box
 
 __all__ = ["Carver", "Carving", "suitable_methods"]
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from html import escape
 
 from foveate.app.carve import Carving
+from foveate.carve.compare.agreement import BUDGETS, Agreement
 from foveate.draw.agreement_plot import BudgetPoint, agreement_plot
 from foveate.draw.token_map import Fate, fates_of, token_map
-from foveate.hf.answer_tokens import AnswerToken, TokenAnswer
-from foveate.measure.agreement import BUDGETS, Agreement
+from foveate.models.answer_tokens import AnswerToken, TokenAnswer
 
 __all__ = [
     "agreement_html",

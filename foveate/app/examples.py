@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from foveate.embedded import reader_path, vist_path, vlm_path
+from foveate.assets import reader_path, vist_path, vlm_path
 from foveate.tasks.reading import reading_questions
 
 __all__ = ["ImageExample", "TextExample", "image_examples", "text_examples"]

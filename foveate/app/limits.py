@@ -79,7 +79,7 @@ class Limits:
         Raises:
             InputError: it is too large, empty, too long or not UTF-8.
         """
-        from foveate.vist.text_file import read_text_file
+        from foveate.text_image.text_file import read_text_file
 
         self._size(Path(path))
         return self.text("".join(read_text_file(str(path), "utf-8")))

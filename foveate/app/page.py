@@ -20,9 +20,9 @@ from foveate.app.read_html import (
     strips_html,
     text_parts_html,
 )
+from foveate.carve.compare.agreement import Agreement
+from foveate.carve.methods import METHODS
 from foveate.errors import FoveateError
-from foveate.measure.agreement import Agreement
-from foveate.prune import METHODS
 
 __all__ = ["build_page"]
 

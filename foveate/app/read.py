@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from foveate.errors import InputError, WindowError
-from foveate.hf.document_reader import DocumentReader, Reading
-from foveate.hf.vist import Vist
-from foveate.vist.render import Renderer, Strips
+from foveate.text_image.render import Renderer, Strips
+from foveate.vist.run.document_reader import DocumentReader, Reading
+from foveate.vist.run.vist import Vist
 
 __all__ = ["RECENT", "Said", "TextReader", "TextReading"]
 

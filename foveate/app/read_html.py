@@ -12,7 +12,7 @@ from PIL import Image
 
 from foveate.app.carve_html import megabytes
 from foveate.app.read import Said, TextReading
-from foveate.vist.strips import Strips
+from foveate.text_image.strips import Strips
 
 __all__ = ["reading_answers_html", "reading_counts_html", "strips_html", "text_parts_html"]
 

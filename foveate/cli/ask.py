@@ -13,8 +13,8 @@ from foveate.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from foveate.hf.attach import Run
-    from foveate.hf.load import VisionLanguageModel
+    from foveate.carve.engine.attach import Run
+    from foveate.models.load import VisionLanguageModel
 
 
 def ask(
@@ -61,7 +61,7 @@ def ask(
     compressor = build_method(method, keep, prune_layer=prune_layer)
     vlm = load_model(model, device=device)
     import foveate
-    from foveate.hf.prompt import generate_answers, prompt_inputs, unknown_words
+    from foveate.models.prompt import generate_answers, prompt_inputs, unknown_words
 
     with err.status("Answering"):
         inputs = prompt_inputs(vlm, [question], [images])
@@ -106,7 +106,7 @@ def draw_run(
 ) -> Image.Image:
     """Pictures of all images of one sample of the run's last prefill, side by side."""
     from foveate.draw.overlay import draw_plan, side_by_side
-    from foveate.hf.view import seen_box
+    from foveate.models.view import seen_box
 
     plans = [entry for entry in run.plans if entry.span.sample == sample]
     if len(plans) != len(images):

@@ -26,7 +26,7 @@ class ListOptions(TyperCommand):
 
 def expand_lists(args: list[str]) -> list[str]:
     """Repeat the options in LISTS before each of their values; commas in brackets stay."""
-    from foveate.prune.spec import split_outside
+    from foveate.carve.spec import split_outside
 
     expanded: list[str] = []
     option, has_value = "", True
@@ -99,9 +99,9 @@ def compare(
     Under `accelerate launch -m foveate compare ...` the processes share the questions.
     """
     with err.status("Loading the libraries"):
+        from foveate.carve.compare.comparison import CompareSettings
         from foveate.cli.model import load_model
         from foveate.core.budget import parse_budget
-        from foveate.measure.comparison import CompareSettings
         from foveate.tasks.hub import Columns
         from foveate.tasks.named import load_questions
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.measure.comparison import Comparison, Row
+    from foveate.carve.compare.comparison import Comparison, Row
     from foveate.measure.quality import Interval
 
 DONE = "compare.json"

@@ -12,9 +12,9 @@ from foveate.cli.eval_output import progress_of
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.hf.load import VisionLanguageModel
-    from foveate.measure.comparison import CompareSettings, Comparison
+    from foveate.carve.compare.comparison import CompareSettings, Comparison
     from foveate.measure.launched import Launched
+    from foveate.models.load import VisionLanguageModel
     from foveate.tasks.question import Question
 
 PARTS = "compare-parts"
@@ -53,7 +53,7 @@ def run_comparison(
     folder: Path | None = None,
 ) -> Comparison:
     """`measure.compare.compare` with a progress bar; parts are kept in `folder`."""
-    from foveate.measure.compare import compare
+    from foveate.carve.compare.run import compare
     from foveate.measure.parts import Parts
 
     with progress_of() as progress:
@@ -72,7 +72,7 @@ def run_share(
     share: tuple[int, int],
 ) -> None:
     """This process's chunks of the questions, kept in `folder`."""
-    from foveate.measure.compare import answer_share
+    from foveate.carve.compare.run import answer_share
     from foveate.measure.parts import Parts
 
     parts = Parts(folder=folder, index=share[0], count=share[1])

@@ -18,8 +18,8 @@ from foveate.cli.method import build_method
 from foveate.cli.model import load_model
 
 if TYPE_CHECKING:
-    from foveate.hf.load import VisionLanguageModel
-    from foveate.measure.comparison import Comparison
+    from foveate.carve.compare.comparison import Comparison
+    from foveate.models.load import VisionLanguageModel
     from foveate.tasks.question import Question
 
 METHOD, OURS = "tokencarve", "foveacarve"
@@ -49,7 +49,7 @@ def demo(
     with err.status("Loading the libraries"):
         import torch
 
-        from foveate.measure.comparison import CompareSettings
+        from foveate.carve.compare.comparison import CompareSettings
         from foveate.tasks.named import load_questions
 
     method = build_method(METHOD, keep)
@@ -101,8 +101,8 @@ def _show_answers(
     """Answers as a table, then the report and the picture of two of them."""
     import foveate
     from foveate.draw.overlay import side_by_side
-    from foveate.hf.prompt import generate_answers, prompt_inputs
     from foveate.measure.quality import exact_match
+    from foveate.models.prompt import generate_answers, prompt_inputs
 
     method = build_method(METHOD, keep)
     with err.status("Answering"):
@@ -145,7 +145,7 @@ def _show_answers(
 
 def _verdict(result: Comparison) -> str:
     """What the rows say about the method against each control, whichever way it goes."""
-    from foveate.measure.comparison import CONTROLS
+    from foveate.carve.compare.comparison import CONTROLS
     from foveate.measure.quality import paired_difference
 
     rows = {row.method: row for row in result.rows}

@@ -16,14 +16,14 @@ def show_far_reading() -> None:
         f"\n[bold]3. A language model reads {CONTEXT} tokens of far text as pictures[/bold]\n"
         "   SmolLM2-135M, unchanged; the texts are the model cards of this package.\n"
     )
-    from foveate.hf.smollm2 import INSTALL, is_installed
+    from foveate.models.smollm2 import INSTALL, is_installed
 
     if not is_installed():
         out.print(f"   Left out: its language model is not installed. {INSTALL}", markup=False)
         return
-    from foveate.measure.perplexity_targets import PerplexitySettings
-    from foveate.measure.vist_perplexity import evaluate_perplexity
     from foveate.tasks.documents import Document
+    from foveate.vist.eval.perplexity import evaluate_perplexity
+    from foveate.vist.eval.perplexity_targets import PerplexitySettings
 
     documents = [Document(id=name, domain="cards", text=text) for name, text in _cards().items()]
     settings = PerplexitySettings(contexts=(CONTEXT,), score=SCORE, windows=PAGES, arms=ARMS)
@@ -40,7 +40,7 @@ def show_far_reading() -> None:
 
 
 def _cards() -> dict[str, str]:
-    from foveate.embedded import reader_path, vist_path, vlm_path
+    from foveate.assets import reader_path, vist_path, vlm_path
 
     folders = {"reader": reader_path(), "vlm": vlm_path(), "vist": vist_path()}
     return {

@@ -29,8 +29,8 @@ from foveate.cli.eval_tasks import icl, qa, recall
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.measure.arms import Progress
-    from foveate.measure.vist_result import EvalResult
+    from foveate.vist.eval.arms import Progress
+    from foveate.vist.eval.result import EvalResult
 
 eval_app = typer.Typer(help="Measure a model against its controls.", no_args_is_help=True)
 vist = typer.Typer(
@@ -79,9 +79,9 @@ def perplexity(
     """
     with err.status("Loading the libraries"):
         from foveate.measure.manifest import public_name
-        from foveate.measure.perplexity_targets import PerplexitySettings
-        from foveate.measure.vist_perplexity import evaluate_perplexity
         from foveate.tasks.documents import load_documents
+        from foveate.vist.eval.perplexity import evaluate_perplexity
+        from foveate.vist.eval.perplexity_targets import PerplexitySettings
 
     contexts, chosen_window = _protocol(protocol, context, window)
     settings = PerplexitySettings(
@@ -130,10 +130,10 @@ def cost(
 ) -> None:
     """FLOPs, memory and throughput in the paper's shape, against CEPE and raw text."""
     with err.status("Loading the libraries"):
-        from foveate.hf.cost_models import count_flops
-        from foveate.hf.cost_probe import ProbeArms
-        from foveate.hf.load import quiet_transformers
-        from foveate.measure.vist_cost_table import CostSettings, evaluate_cost
+        from foveate.models.load import quiet_transformers
+        from foveate.vist.eval.cost_models import count_flops
+        from foveate.vist.eval.cost_probe import ProbeArms
+        from foveate.vist.eval.cost_table import CostSettings, evaluate_cost
 
         quiet_transformers()
     settings = CostSettings(

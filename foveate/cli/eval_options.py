@@ -14,8 +14,8 @@ from foveate.cli.eval_readers import DEFAULT_HEAD
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.measure.arms import Progress
-    from foveate.measure.vist_result import EvalResult
+    from foveate.vist.eval.arms import Progress
+    from foveate.vist.eval.result import EvalResult
 
 Model = Annotated[
     str | None, typer.Option("--model", help="Folder of a Vist checkpoint; default: embedded.")

@@ -16,8 +16,8 @@ from foveate.cli.console import out, print_json, progress_bar
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.measure.arms import Progress
-    from foveate.measure.vist_result import EvalResult, Table
+    from foveate.vist.eval.arms import Progress
+    from foveate.vist.eval.result import EvalResult, Table
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from foveate.cli.console import err
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.measure.arms import Readers
+    from foveate.vist.eval.arms import Readers
 
 EMBEDDED = "embedded model"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -29,16 +29,16 @@ def load_readers(
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}.")
     with err.status("Loading the libraries"):
-        from foveate.hf.context_reader import RawReader, VistReader
-        from foveate.hf.load import quiet_transformers
-        from foveate.measure.arms import Readers
+        from foveate.models.load import quiet_transformers
+        from foveate.vist.eval.arms import Readers
+        from foveate.vist.eval.context_reader import RawReader, VistReader
 
         quiet_transformers()
     with err.status(f"Loading {model or 'the embedded model'}"):
         vist = load_vist(model, base, device)
         text_encoder = None
         if cepe is not None:
-            from foveate.hf.cepe import Cepe
+            from foveate.vist.cepe.cepe import Cepe
 
             text_encoder = Cepe.load(cepe, vist.model, tokenizer=vist.tokenizer)
         if dtype != "auto":  # last: checkpoints name their base by a hash of its weights
@@ -62,7 +62,7 @@ def with_latents(readers: Readers, num_latents: int) -> Readers:
 
 
 def _other_latents(reader: Any, num_latents: int) -> Any:
-    from foveate.hf.context_reader import VistReader
+    from foveate.vist.eval.context_reader import VistReader
 
     made = VistReader(reader.vist, num_latents=num_latents)
     made.head_ids = reader.head_ids
@@ -71,8 +71,8 @@ def _other_latents(reader: Any, num_latents: int) -> Any:
 
 def load_vist(model: str | None, base: str | None, device: str) -> Any:
     """A Vist from its folder; None is the embedded one."""
-    from foveate.hf.load import pick_device
-    from foveate.hf.vist import Vist
+    from foveate.models.load import pick_device
+    from foveate.vist.run.vist import Vist
 
     folder = model or embedded_vist()
     return Vist.load(folder, base, device=pick_device(device))
@@ -80,7 +80,7 @@ def load_vist(model: str | None, base: str | None, device: str) -> Any:
 
 def embedded_vist() -> str:
     """Folder of the embedded Vist."""
-    from foveate import embedded
+    from foveate import assets as embedded
 
     path = getattr(embedded, "vist_path", lambda: None)()
     if path is None or not (path / "vist.json").exists():
@@ -93,7 +93,7 @@ def embedded_vist() -> str:
 def model_facts(readers: Readers, model: str | None, cepe: str | None) -> dict[str, Any]:
     """What a manifest says about the models."""
     from foveate.measure.manifest import public_name
-    from foveate.vist.model import weights_hash
+    from foveate.vist.parts import weights_hash
 
     vist: Any = readers.vist
     config = vist.vist.config

@@ -63,8 +63,8 @@ def icl(
     """In-context learning: a few demonstrations raw, the others far."""
     with err.status("Loading the libraries"):
         from foveate.measure.parts import Parts
-        from foveate.measure.vist_icl import IclSettings, evaluate_icl
         from foveate.tasks.icl import load_icl_sets
+        from foveate.vist.eval.icl import IclSettings, evaluate_icl
 
     rule: Any = length_rule
     settings = IclSettings(
@@ -111,8 +111,8 @@ def qa(
     """Open-domain questions with passages: the best raw, the next far."""
     with err.status("Loading the libraries"):
         from foveate.measure.manifest import public_name
-        from foveate.measure.vist_qa import QaSettings, evaluate_qa
         from foveate.tasks.open_qa import load_open_qa
+        from foveate.vist.eval.qa import QaSettings, evaluate_qa
 
     settings = QaSettings(
         raw=raw,
@@ -155,7 +155,7 @@ def recall(
 ) -> None:
     """Synthetic key-value recall over the compression ratio."""
     with err.status("Loading the libraries"):
-        from foveate.measure.vist_recall import RecallSettings, evaluate_recall
+        from foveate.vist.eval.recall import RecallSettings, evaluate_recall
 
     chosen: Any = split_list(kinds)
     settings = RecallSettings(

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from foveate.prune import Method
+    from foveate.carve.methods import Method
 
 
 def build_method(name: str, keep: str, *, prune_layer: int | None = None) -> Method:
-    """A method as `foveate.prune.spec.parse_method` reads it.
+    """A method as `foveate.carve.spec.parse_method` reads it.
 
     Raises:
         MethodError, BudgetError: for what cannot be.
     """
+    from foveate.carve.spec import parse_method
     from foveate.core.budget import parse_budget
-    from foveate.prune.spec import parse_method
 
     return parse_method(name, parse_budget(keep), prune_layer=prune_layer)

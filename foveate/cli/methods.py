@@ -9,14 +9,14 @@ import typer
 from foveate.cli.console import out, print_json
 
 if TYPE_CHECKING:
-    from foveate.prune import Method
+    from foveate.carve.methods import Method
 
 
 def methods(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the compression methods, one line each."""
-    from foveate.prune import METHODS
+    from foveate.carve.methods import METHODS
 
     if as_json:
         print_json(

@@ -9,7 +9,7 @@ from foveate.cli.console import err
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.hf.load import VisionLanguageModel
+    from foveate.models.load import VisionLanguageModel
 
 EMBEDDED = "embedded model"
 
@@ -19,7 +19,7 @@ def load_model(
 ) -> VisionLanguageModel:
     """Load a model with a spinner on stderr; `name` None is the embedded model."""
     with err.status("Loading the libraries"):
-        from foveate.hf.load import load_vlm, quiet_transformers
+        from foveate.models.load import load_vlm, quiet_transformers
 
         quiet_transformers()
     if name is not None:
@@ -32,7 +32,7 @@ def load_model(
 def embedded_path() -> str:
     """Folder of the embedded model."""
     try:
-        from foveate.embedded import vlm_path
+        from foveate.assets import vlm_path
 
         path = vlm_path()
     except (ImportError, OSError) as error:

@@ -13,7 +13,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the supported model families, one line each."""
-    from foveate.hf.anatomy import FAMILIES
+    from foveate.models.anatomy import FAMILIES
 
     if as_json:
         print_json(

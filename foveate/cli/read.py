@@ -15,7 +15,7 @@ from foveate.cli.console import err, out, print_json
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.hf.page_reader import PageAnswer, PageReader
+    from foveate.carve.pages.reader import PageAnswer, PageReader
 
 STDIN = "-"
 METHOD, KEEP = "tokencarve", "25%"
@@ -186,13 +186,13 @@ def read_with_vist(
 ) -> None:
     """The road over strips and latents; `question` None continues the text."""
     with err.status("Loading the libraries"):
-        import foveate.embedded
-        from foveate.hf.document_reader import RECENT, DocumentReader
-        from foveate.hf.load import quiet_transformers
-        from foveate.hf.vist import Vist
+        import foveate.assets
+        from foveate.models.load import quiet_transformers
+        from foveate.vist.run.document_reader import RECENT, DocumentReader
+        from foveate.vist.run.vist import Vist
 
         quiet_transformers()
-    folder = options.model if options.model is not None else foveate.embedded.vist_path()
+    folder = options.model if options.model is not None else foveate.assets.vist_path()
     if not (folder / "vist.json").exists():
         raise InputError(
             f"{str(folder)!r} holds no Vist (no vist.json); train one (foveate train), name one "
@@ -238,7 +238,7 @@ def read_with_vlm(
     """The road over pages: no training, any vision-language model."""
     reader = page_reader(vlm, options, device)
     text = read_at_most(chunks, reader.most_chars)
-    from foveate.hf.prompt import unknown_words
+    from foveate.models.prompt import unknown_words
 
     with err.status("Reading"):
         answer = reader.read(
@@ -277,7 +277,7 @@ def open_text(file: str, encoding: str) -> Iterator[str]:
     Raises:
         InputError: it is missing, empty or no text.
     """
-    from foveate.vist.text_file import decode_text, read_text_file
+    from foveate.text_image.text_file import decode_text, read_text_file
 
     if file == STDIN:
         return decode_text(sys.stdin.buffer, "standard input", encoding)
@@ -299,11 +299,11 @@ def page_reader(vlm: str, options: PageOptions, device: str) -> PageReader:
     """A reader with the user's settings."""
     page = parse_page(options.page)
     with err.status("Loading the libraries"):
+        from foveate.carve.methods import METHODS
+        from foveate.carve.pages.reader import EMBEDDED, EMBEDDED_PRUNE_LAYER, PageReader
         from foveate.cli.method import build_method
-        from foveate.hf.load import quiet_transformers
-        from foveate.hf.page_reader import EMBEDDED, EMBEDDED_PRUNE_LAYER, PageReader
-        from foveate.prune import METHODS
-        from foveate.vist.font_file import find_fonts
+        from foveate.models.load import quiet_transformers
+        from foveate.text_image.font_file import find_fonts
 
         quiet_transformers()
     name = options.method or METHOD
@@ -328,7 +328,7 @@ def page_reader(vlm: str, options: PageOptions, device: str) -> PageReader:
 
 def exact_rules(options: PageOptions, *, by_default: bool) -> Any:
     """--exact, --keep-exact and --exact-limit as ExactRules."""
-    from foveate.vist.exact import KINDS, ExactRules
+    from foveate.carve.pages.exact import KINDS, ExactRules
 
     kinds = KINDS if by_default else ()
     if options.exact is not None:

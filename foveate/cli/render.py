@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from foveate.vist.render import Strips, StripStyle
+    from foveate.text_image.render import Strips, StripStyle
 
 # 256 strips of 14 x 3584 with their lines between make 14 megapixels; viewers manage that.
 MAX_ROWS = 256 * 15
@@ -67,11 +67,11 @@ def render(
 
     A long text takes several files, numbered.
     """
+    from foveate.carve.pages.layout import line_height
     from foveate.errors import InputError
-    from foveate.vist.font_file import find_fonts
-    from foveate.vist.pages import line_height
-    from foveate.vist.render import Renderer, StripStyle
-    from foveate.vist.text_file import decode_text, read_text_file
+    from foveate.text_image.font_file import find_fonts
+    from foveate.text_image.render import Renderer, StripStyle
+    from foveate.text_image.text_file import decode_text, read_text_file
 
     if output.suffix.lower() != ".png":
         raise InputError(f"output {str(output)!r} is no .png; strips are only written as PNG.")

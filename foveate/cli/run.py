@@ -16,8 +16,8 @@ from foveate.cli.eval_output import progress_of
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.engines.batch_answerer import BatchSettings
-    from foveate.engines.batch_job import BatchJob
+    from foveate.jobs.batch_answerer import BatchSettings
+    from foveate.jobs.batch_job import BatchJob
     from foveate.measure.launched import Launched
 
 
@@ -71,10 +71,10 @@ def run(
     """
     with err.status("Loading the libraries"):
         from foveate.cli.method import build_method
-        from foveate.engines.batch_answerer import BatchSettings
-        from foveate.engines.batch_files import JobFiles
-        from foveate.engines.batch_input import InputFile
-        from foveate.engines.batch_job import BatchJob
+        from foveate.jobs.batch_answerer import BatchSettings
+        from foveate.jobs.batch_files import JobFiles
+        from foveate.jobs.batch_input import InputFile
+        from foveate.jobs.batch_job import BatchJob
 
     settings = BatchSettings(
         method=build_method(method, keep),
@@ -128,8 +128,8 @@ def run(
 
 def _work(job: BatchJob, settings: BatchSettings, processes: Launched) -> None:
     """All that is left to answer, by all processes."""
-    from foveate.engines.batch_answerer import BatchAnswerer
-    from foveate.hf.load import quiet_transformers
+    from foveate.jobs.batch_answerer import BatchAnswerer
+    from foveate.models.load import quiet_transformers
 
     first = job.begin() if processes.is_main else None
     processes.wait()
@@ -152,7 +152,7 @@ def _work(job: BatchJob, settings: BatchSettings, processes: Launched) -> None:
 
 def _work_on_ray(job: BatchJob, settings: BatchSettings, workers: int) -> None:
     """All that is left to answer, by actors."""
-    from foveate.engines.batch_ray import RayAnswers
+    from foveate.jobs.batch_ray import RayAnswers
 
     answers = RayAnswers(settings, job.questions.path, workers=workers, check_model=job.check_model)
     with job.begin() as journal:

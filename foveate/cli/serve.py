@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from foveate.assets import vlm_path
 from foveate.cli.console import err
-from foveate.embedded import vlm_path
 
 EMBEDDED = "embedded"
 
@@ -34,8 +34,8 @@ def serve(
     foveate_visual_tokens_total and foveate_kept_tokens_total.
     """
     from foveate.core.budget import parse_budget
-    from foveate.engines.vllm.command import check_installed, serve_command
-    from foveate.engines.vllm.expectation import expected_saving
+    from foveate.vllm.command import check_installed, serve_command
+    from foveate.vllm.expectation import expected_saving
 
     if model == EMBEDDED:
         model = str(vlm_path())

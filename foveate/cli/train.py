@@ -13,8 +13,8 @@ from foveate.cli.console import err, out, progress_bar
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.train.loop import Trainer
-    from foveate.train.recipe import Recipe
+    from foveate.vist.train.loop import Trainer
+    from foveate.vist.train.recipe import Recipe
 
 DRY_STEPS = 2
 
@@ -53,9 +53,9 @@ def train(
     """Train Vist: text as pictures that a language model reads."""
     with err.status("Loading the libraries"):
         _check_accelerate()
-        from foveate.hf.load import quiet_transformers
-        from foveate.train.build import tiny_recipe
-        from foveate.train.recipe import load_recipe
+        from foveate.models.load import quiet_transformers
+        from foveate.vist.train.build import tiny_recipe
+        from foveate.vist.train.recipe import load_recipe
 
         quiet_transformers()
     wanted = load_recipe(recipe, set_ or ())
@@ -93,8 +93,8 @@ def _run(
     cepe: bool,
     tiny: bool,
 ) -> None:
-    from foveate.train.build import MadeUpText, build_source, build_vist, tiny_vist
-    from foveate.train.loop import EXPORT, Trainer, make_accelerator
+    from foveate.vist.train.build import MadeUpText, build_source, build_vist, tiny_vist
+    from foveate.vist.train.loop import EXPORT, Trainer, make_accelerator
 
     accelerator = make_accelerator(recipe, cpu=cpu)
     is_main = accelerator.is_main_process
@@ -145,8 +145,8 @@ def _run(
 
 def _rival(recipe: Recipe, vist: Any, tiny: bool) -> tuple[Recipe, Any, Any]:
     """The CEPE of a recipe around the same language model: its recipe, itself, its trainer."""
-    from foveate.train.cepe import CepeTrainer, build_cepe, cepe_recipe
-    from foveate.vist.cepe import ChunkEncoderConfig
+    from foveate.vist.cepe.encoder import ChunkEncoderConfig
+    from foveate.vist.cepe.train import CepeTrainer, build_cepe, cepe_recipe
 
     shape = ChunkEncoderConfig(width=16, layers=1, heads=2, chunk=64) if tiny else None
     recipe = cepe_recipe(recipe, shape, resample=True)

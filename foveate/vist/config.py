@@ -81,15 +81,15 @@ class GlanceConfig(_Dictable):
         num_latents: a strip (N); another N may be asked for at any time.
         inner, layers, heads: sizes of the queries' network; layers of cross-attention, or 0.
         key_width: tokens are looked up in a visual dictionary by keys of this width
-            (foveate.vist.dictionary; needs layers=0: a token is compared with its picture alone);
-            0 is a linear map to the embedding.
+            (foveate.vist.latents.dictionary; needs layers=0: a token is compared with its picture
+            alone); 0 is a linear map to the embedding.
         reach: patches under a query's start: one before its token, the others from it on.
         window: how far from its token's middle a query may look, in patches.
         steps: pixels a patch, the grain of a token's edges.
         packed: most tokens a latent takes in beside its own.
         pack_width: hidden width of the network that folds them in.
         choice, run, group_tokens: which tokens latents stand for, see
-            `foveate.vist.targets.TargetConfig`.
+            `foveate.vist.latents.targets.TargetConfig`.
     """
 
     input_width: int

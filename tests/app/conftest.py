@@ -6,8 +6,8 @@ import pytest
 
 from foveate.app.carve import Carver
 from foveate.app.examples import ImageExample, image_examples
-from foveate.embedded import vlm_path
-from foveate.hf.load import load_vlm
+from foveate.assets import vlm_path
+from foveate.models.load import load_vlm
 
 
 @pytest.fixture(scope="session")

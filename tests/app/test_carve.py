@@ -16,13 +16,13 @@ import foveate
 from foveate.app.carve import Carver, suitable_methods
 from foveate.app.carve_html import agreement_html, answers_html, map_html, token_texts
 from foveate.app.examples import ImageExample, image_examples
+from foveate.carve.compare.agreement import BUDGETS
+from foveate.carve.methods import METHODS
 from foveate.errors import BudgetError, InputError
-from foveate.hf.load import VisionLanguageModel, load_vlm
-from foveate.hf.prompt import generate_answers, prompt_inputs
-from foveate.measure.agreement import BUDGETS
-from foveate.prune import METHODS
-from tests.cli.tiny_vlm import save_tiny_vlm
-from tests.hf import tiny
+from foveate.models.load import VisionLanguageModel, load_vlm
+from foveate.models.prompt import generate_answers, prompt_inputs
+from tests import tiny_vlm as tiny
+from tests.cli.vlm_folder import save_tiny_vlm
 
 
 def test_the_methods_that_fit_are_offered(carver: Carver) -> None:

@@ -15,7 +15,7 @@ from foveate.app.read_html import (
     text_parts_html,
 )
 from foveate.errors import InputError
-from tests.hf import tiny_vist
+from tests.vist import tiny_vist
 
 TEXT = " ".join(f"word{i % 17} of strip{i % 5}" for i in range(120))
 

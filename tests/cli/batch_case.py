@@ -67,7 +67,7 @@ def results(output: Path) -> tuple[bytes, bytes]:
 def half_done(batch_command: list[str], tmp_path: Path) -> Path:
     """The output of a job that was stopped after two batches, the third one's records torn."""
     from foveate.cli.main import app
-    from foveate.engines.journal import Journal
+    from foveate.jobs.journal import Journal
 
     output = tmp_path / "out.jsonl"
     real, calls = Journal.append, []

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from foveate.cli.main import app
-from foveate.engines.batch_job import BatchJob  # noqa: F401  (loaded before the forks)
-from foveate.engines.journal import read_journal
-from foveate.hf.load import load_vlm  # noqa: F401
+from foveate.jobs.batch_job import BatchJob  # noqa: F401  (loaded before the forks)
+from foveate.jobs.journal import read_journal
+from foveate.models.load import load_vlm  # noqa: F401
 
 CALLS = ("write", "fsync", "replace", "unlink")
 

@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from tests.cli.batch_case import batch_command, batch_input, batch_whole, half_done
-from tests.cli.tiny_vlm import save_tiny_vlm
+from tests.cli.vlm_folder import save_tiny_vlm
 
 __all__ = ["batch_command", "batch_input", "batch_whole", "half_done"]  # fixtures
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from foveate.embedded import vlm_path
+from foveate.assets import vlm_path
 from foveate.tasks.named import load_questions
 from tests.cli.conftest import Foveate
-from tests.cli.tiny_vlm import NUM_VISUAL, save_tiny_vlm
+from tests.cli.vlm_folder import NUM_VISUAL, save_tiny_vlm
 
 QUESTION = "what color is the shape?"
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from foveate.carve.compare.comparison import BLIND, FULL, CompareSettings, Comparison
+from foveate.carve.compare.run import compare
 from foveate.cli.compare import expand_lists
 from foveate.core.budget import Budget
-from foveate.hf.load import VisionLanguageModel, load_vlm
-from foveate.measure.compare import compare
-from foveate.measure.comparison import BLIND, FULL, CompareSettings, Comparison
 from foveate.measure.quality import exact_match
+from foveate.models.load import VisionLanguageModel, load_vlm
 from foveate.tasks.named import load_questions
 from foveate.tasks.question import Question
 from tests.cli.conftest import Foveate
@@ -221,7 +221,7 @@ def test_demo(foveate: Foveate, checkpoint: Path, tmp_path: Path) -> None:
 def test_demo_without_the_embedded_model_says_so(
     foveate: Foveate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("foveate.embedded.vlm_path", lambda: tmp_path / "none")
+    monkeypatch.setattr("foveate.assets.vlm_path", lambda: tmp_path / "none")
     result = foveate("demo", "--limit", "2", ok=False)
     assert result.exit_code == 2
     assert "no embedded model; name one with --model PATH_OR_ID" in result.stderr

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from foveate.carve.compare import answering
+from foveate.carve.compare.answering import Answering
 from foveate.cli.compare_run import PARTS
-from foveate.measure import answering
-from foveate.measure.answering import Answering
 from tests.cli.conftest import Foveate
 
 OPTIONS = (

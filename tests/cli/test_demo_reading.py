@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from foveate.cli import demo_reading
-from foveate.hf import smollm2
+from foveate.models import smollm2
 from tests.wheel import needs_smollm2
 
 

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from foveate.hf.anatomy import FAMILIES
-from foveate.prune import METHODS
+from foveate.carve.methods import METHODS
+from foveate.models.anatomy import FAMILIES
 from foveate.version import __version__
 from tests.cli.conftest import Foveate
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from foveate.carve.pages.fact_sheet import fact_sheet
 from foveate.cli.main import app
-from foveate.embedded.fact_sheet import fact_sheet
 from foveate.tasks.reading import page_at
 from tests.cli.conftest import Foveate
 from tests.cli.test_bad_input import refusal

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from foveate.cli import render as command
 from foveate.cli.main import app
-from foveate.vist.font_file import shipped_font
-from foveate.vist.render import Renderer, StripStyle
+from foveate.text_image.font_file import shipped_font
+from foveate.text_image.render import Renderer, StripStyle
 from tests.cli.conftest import Foveate
 from tests.cli.test_bad_input import refusal
 

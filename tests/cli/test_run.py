@@ -14,7 +14,7 @@ import pytest
 
 from tests.cli.batch_case import ENVIRONMENT, NUM_GOOD, results
 from tests.cli.conftest import Foveate
-from tests.cli.tiny_vlm import NUM_VISUAL
+from tests.cli.vlm_folder import NUM_VISUAL
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -139,7 +139,7 @@ def test_files_that_are_somebody_elses(
 def test_two_runs_at_once_are_refused(
     foveate: Foveate, batch_command: list[str], batch_whole: Any, half_done: Path
 ) -> None:
-    from foveate.engines.journal import Journal
+    from foveate.jobs.journal import Journal
 
     with Journal(half_done.with_name("out.jsonl.parts") / "journal-00000.jsonl"):
         refused = foveate(*batch_command, "--output", half_done, ok=False)

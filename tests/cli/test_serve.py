@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from foveate.cli import serve as module
-from foveate.engines.vllm import command
+from foveate.vllm import command
 from tests.cli.conftest import Foveate
 
 

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState, GradientState
 from typer.testing import CliRunner
 
 from foveate.cli.main import app
-from foveate.train.recipe import load_recipe, recipe_names
+from foveate.vist.train.recipe import load_recipe, recipe_names
 
 
 @pytest.fixture(autouse=True)

@@ -11,11 +11,11 @@ import transformers as tf
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from tokenizers.decoders import Fuse
 
-from foveate.hf.cepe import Cepe
-from foveate.hf.vision_encoder import load_vision_encoder
-from foveate.hf.vist import Vist
-from foveate.vist.cepe import CepeConfig, ChunkEncoderConfig
+from foveate.vist.cepe.cepe import Cepe
+from foveate.vist.cepe.encoder import CepeConfig, ChunkEncoderConfig
 from foveate.vist.config import FusionConfig, ResamplerConfig, VistConfig
+from foveate.vist.encoder.vision_encoder import load_vision_encoder
+from foveate.vist.run.vist import Vist
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 LETTERS = string.ascii_letters + string.digits + string.punctuation + " \n"

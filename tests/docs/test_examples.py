@@ -43,7 +43,7 @@ def test_readme_example_of_far_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 @needs_smollm2
 def test_example_of_the_embedded_vist_s_card(capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = python_blocks("foveate/embedded/vist/README.md")
+    (block,) = python_blocks("foveate/assets/vist/README.md")
     exec(block, {})
     tokens, latents = map(int, capsys.readouterr().out.split())
     assert latents < tokens / 2.7
@@ -83,9 +83,9 @@ def test_read_example(capsys: pytest.CaptureFixture[str]) -> None:
     "module",
     [
         "foveate.core.budget",
-        "foveate.prune.tokencarve",
-        "foveate.vist.render",
-        "foveate.vist.strip_style",
+        "foveate.carve.methods.tokencarve",
+        "foveate.text_image.render",
+        "foveate.text_image.strip_style",
     ],
 )
 def test_docstring_examples(module: str) -> None:

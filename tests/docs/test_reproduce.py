@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from foveate.engines.answerer_settings import AnswererSettings
-from foveate.prune import METHODS
+from foveate.carve.methods import METHODS
+from foveate.jobs.answerer_settings import AnswererSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "reproduce.md").read_text()

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from foveate.core.budget import parse_budget
-from foveate.engines.vllm.command import serve_command
-from foveate.engines.vllm.config_hook import FAMILIES
-from foveate.engines.vllm.settings import method_of, servable_methods
+from foveate.vllm.command import serve_command
+from foveate.vllm.config_hook import FAMILIES
+from foveate.vllm.settings import method_of, servable_methods
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "serving.md").read_text()

@@ -14,8 +14,8 @@ import pytest
 import typer
 import yaml
 
+from foveate.carve.methods import METHODS
 from foveate.cli.main import app
-from foveate.prune import METHODS
 from tests.docs.test_examples import ROOT, python_blocks
 from tests.wheel import needs_smollm2
 

@@ -10,11 +10,11 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState, GradientState
 
-from foveate.train.recipe import recipe_names
-from foveate.vist.objectives import OBJECTIVES
-from foveate.vist.token_counts import TokenCounts
+from foveate.vist.train.objectives import OBJECTIVES
+from foveate.vist.train.recipe import recipe_names
+from foveate.vist.train.token_counts import TokenCounts
 from tests.docs.test_examples import python_blocks
-from tests.hf import tiny_vist
+from tests.vist import tiny_vist
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = "docs/training.md"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.docs.test_examples import python_blocks
-from tests.hf import tiny_vist
+from tests.vist import tiny_vist
 
 
 def test_vist_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,10 +69,10 @@ def address(_server_stays_local: None) -> Iterator[str]:
     from foveate.app.page import build_page
     from foveate.app.read import TextReader
     from foveate.app.serve import launch
-    from foveate.embedded import vist_path, vlm_path
-    from foveate.hf.load import load_vlm
-    from foveate.hf.smollm2 import is_installed
-    from foveate.hf.vist import Vist
+    from foveate.assets import vist_path, vlm_path
+    from foveate.models.load import load_vlm
+    from foveate.models.smollm2 import is_installed
+    from foveate.vist.run.vist import Vist
 
     reader = None
     if is_installed():

@@ -1,0 +1,1 @@
+"""Carve: fewer visual tokens inside an unmodified vision-language model."""

@@ -1,0 +1,233 @@
+"""What a forward pass decides: which tokens of which image go on after each step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from foveate.carve.method import Step
+from foveate.carve.tower.record import TowerRecorder
+from foveate.core.layout import PAD, ImageSpan, columns_of
+from foveate.core.plan import KeepPlan, compose
+from foveate.core.visual import VisualTokens
+from foveate.models.attention import RowRecorder
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """What was decided for one image: where it sits, its plan (G = 1; None: kept whole).
+
+    After several steps the plan tells where each token of the image ended, see `core.plan.compose`.
+    """
+
+    span: ImageSpan
+    plan: KeepPlan | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Equally long images that one call of a method decided on.
+
+    Args:
+        samples: [G, 1] rows of the batch.
+        tokens: [G, N] columns of the tokens that were left, in the uncompressed prompt.
+        plan: for them.
+    """
+
+    samples: Tensor
+    tokens: Tensor
+    plan: KeepPlan
+
+
+@dataclass
+class ImageState:
+    """One image on its way through the steps."""
+
+    span: ImageSpan
+    alive: Tensor
+    counts: tuple[int, ...] = ()
+    plan: KeepPlan | None = None
+
+    @classmethod
+    def whole(cls, span: ImageSpan) -> ImageState:
+        return cls(span, torch.arange(span.num_tokens, device=span.tokens.device))
+
+    def follow(self, plan: KeepPlan | None) -> None:
+        """One step further; None leaves the image as it is."""
+        if plan is not None:
+            self.plan = plan if self.plan is None else compose(self.plan, plan)
+            self.alive = self.alive[plan.keep_idx[0].to(self.alive.device)]
+        self.counts = (*self.counts, int(self.alive.numel()))
+
+
+@dataclass
+class Decider:
+    """Asks the method at every step, image size by image size.
+
+    Args:
+        states: all images of the batch.
+        text: [B, T] columns of the text that methods may read, see `text_columns`; PAD for none.
+        first_serial: running number of the first image.
+        num_layers: of the decoder.
+        tower: what was recorded in the vision tower, if anything was asked of it.
+    """
+
+    states: list[ImageState]
+    text: Tensor
+    first_serial: int
+    num_layers: int
+    tower: TowerRecorder | None = None
+    groups: dict[int, list[Group]] = field(default_factory=dict)
+
+    def decide(
+        self,
+        step: Step,
+        hidden: Tensor,
+        rows: Tensor | None,
+        recorder: RowRecorder | None,
+        attention_output: Tensor | None,
+    ) -> list[Group]:
+        """The groups that lose tokens at a step.
+
+        Args:
+            hidden: [B, L, D], entering the step's layer.
+            rows: [B, L] columns of the prompt that are still there; None for all.
+            recorder, attention_output: of the layer before, as far as the method needs them.
+        """
+        look = _Look(self, step, hidden, rows, recorder, attention_output)
+        method = step.method
+        by_size: dict[tuple[tuple[int, ...], int, tuple[int, ...]], list[int]] = {}
+        for i, state in enumerate(self.states):
+            num_tokens = state.span.num_tokens
+            keep = method.budget.count(num_tokens, image=i)
+            if keep == num_tokens:
+                continue
+            keeps = method.keeps(keep, num_tokens, step.layers, self.num_layers)
+            size = (state.counts, num_tokens, keeps)
+            by_size.setdefault(size, []).append(i)
+        groups, plans = [], {}
+        for (_, _, keeps), members in by_size.items():
+            visual = look.at(members)
+            wanted = method.adapt(visual, keeps, step, self.num_layers)
+            for keep in dict.fromkeys(wanted):
+                if keep >= visual.num_tokens:
+                    continue
+                own = [j for j, count in enumerate(wanted) if count == keep]
+                part = visual if len(own) == len(members) else visual.take(own)
+                with torch.no_grad():
+                    plan = method.select(part, keep)
+                if plan.num_kept != keep and (method.exact_budget or plan.num_kept > keep):
+                    raise AssertionError(f"{method.name} kept {plan.num_kept}, not {keep}")
+                chosen = [members[j] for j in own]
+                groups.append(Group(*self.places(chosen, hidden.device), plan))
+                plans.update({i: plan.image(j) for j, i in enumerate(chosen)})
+        for i, state in enumerate(self.states):
+            state.follow(plans.get(i))
+        self.groups[step.layer] = groups
+        return groups
+
+    def places(self, members: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """([G, 1] sample, [G, N] column) of what is left of equally long images."""
+        chosen = [self.states[i] for i in members]
+        samples = torch.tensor([s.span.sample for s in chosen], device=device).unsqueeze(1)
+        return samples, torch.stack([s.span.tokens[s.alive] for s in chosen]).to(device)
+
+    def image_plans(self) -> list[ImagePlan]:
+        """What became of every image."""
+        return [ImagePlan(state.span, state.plan) for state in self.states]
+
+
+@dataclass
+class _Look:
+    """Gathers what the method asked for."""
+
+    decider: Decider
+    step: Step
+    hidden: Tensor
+    rows: Tensor | None
+    recorder: RowRecorder | None
+    attention_output: Tensor | None
+
+    def at(self, members: Sequence[int]) -> VisualTokens:
+        """The tokens of equally long images."""
+        decider, needs, hidden = self.decider, self.step.reads, self.hidden
+        states = [decider.states[i] for i in members]
+        samples, tokens = decider.places(members, hidden.device)
+        tokens = columns_of(tokens, self._rows_of(samples))
+        found: dict[str, Tensor | None] = {}
+        if "attention" in needs:
+            assert self.recorder is not None
+            assert self.recorder.row is not None
+            row = self.recorder.row.to(hidden.device)  # [B, H, L]
+            index = tokens[:, None].expand(-1, row.shape[1], -1)
+            found["attention"] = row[samples[:, 0]].gather(2, index)
+        if "attention_output" in needs:
+            assert self.attention_output is not None
+            output = self.attention_output.to(hidden.device)
+            found["attention_output"] = output[samples, tokens].detach()
+        if "text" in needs or "text_attention" in needs:
+            found |= self._text(states, samples, tokens)
+        tower = decider.tower
+        if tower is not None:
+            pieces = [tower.of(state.span) for state in states]
+            for name in ("vision_attention", "vision_keys", "owners"):
+                values = [getattr(piece, name) for piece in pieces]
+                if all(value is not None for value in values):
+                    found[name] = torch.stack(
+                        [v[s.alive.to(v.device)] for v, s in zip(values, states, strict=True)]
+                    ).to(hidden.device)
+        whole = all(state.alive.numel() == state.span.num_tokens for state in states)
+        return VisualTokens(
+            hidden=hidden[samples, tokens].detach(),
+            # What is left of an image is no grid any more.
+            grids=tuple(state.span.grid if whole else None for state in states),
+            serials=tuple(decider.first_serial + i for i in members),
+            counts=states[0].counts,
+            **found,
+        )
+
+    def _rows_of(self, samples: Tensor) -> Tensor | None:
+        return self.rows[samples[:, 0].to(self.rows.device)] if self.rows is not None else None
+
+    def _text(
+        self, states: Sequence[ImageState], samples: Tensor, tokens: Tensor
+    ) -> dict[str, Tensor | None]:
+        device = self.hidden.device
+        columns = self.decider.text.to(device)[samples[:, 0]]  # [G, T]
+        ends = torch.stack([state.span.tokens[-1] for state in states]).to(device)
+        mask = columns > ends[:, None]
+        # An image at the end of its prompt is read with the text before it.
+        mask = torch.where(mask.any(dim=1, keepdim=True), mask, columns != PAD)
+        found: dict[str, Tensor | None] = {"text_mask": mask}
+        at = columns_of(columns.clamp_min(0), self._rows_of(samples))
+        if "text" in self.step.reads:
+            text = self.hidden[samples, at].detach()
+            found["text"] = text * mask.unsqueeze(-1)
+        if "text_attention" in self.step.reads:
+            assert self.recorder is not None
+            assert self.recorder.text_rows is not None
+            rows = self.recorder.text_rows.to(device)[samples[:, 0]]  # [G, T, L]
+            index = tokens[:, None].expand(-1, rows.shape[1], -1)
+            found["text_attention"] = rows.gather(2, index) * mask.unsqueeze(-1)
+        return found
+
+
+def text_columns(valid: Tensor, visual_mask: Tensor) -> Tensor:
+    """Columns of each row's text behind its first visual token, or of all its text if none is.
+
+    Args:
+        valid: [B, S] bool, real tokens.
+        visual_mask: [B, S] bool.
+
+    Returns:
+        [B, T] int64, ascending, PAD behind.
+    """
+    text = valid & ~visual_mask
+    behind = text & (visual_mask.long().cumsum(dim=-1) > 0)
+    chosen = torch.where(behind.any(dim=-1, keepdim=True), behind, text)
+    order = torch.sort((~chosen).to(torch.uint8), dim=-1, stable=True).indices
+    order = order[:, : int(chosen.sum(dim=-1).max())]
+    return torch.where(chosen.gather(1, order), order, PAD)

@@ -1,0 +1,202 @@
+"""Which placeholder belongs to which image: image spans from token ids and recorded features."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foveate.core.layout import ImageSpan, runs, split_by_lengths
+from foveate.models.anatomy import MODALITIES, Anatomy, Modality, Unit, visual_token_ids
+
+# (modality, arguments of get_*_features, visual tokens of all items)
+Listener = Callable[[Modality, Mapping[str, Any], int], None]
+
+
+def feature_lengths(output: Any) -> list[int]:
+    """Visual tokens of each item in the output of get_image_features / get_video_features."""
+    pooled = getattr(output, "pooler_output", output)
+    if isinstance(pooled, Tensor):  # [items, tokens, D] or [tokens, D]
+        return [pooled.shape[1]] * pooled.shape[0] if pooled.ndim == 3 else [pooled.shape[0]]
+    return [int(item.shape[:-1].numel()) for item in pooled]
+
+
+class FeatureRecorder:
+    """Remembers what the model's own feature extractors last returned: how many tokens per image.
+
+    Wraps `get_image_features` and `get_video_features` on the instance (never on the class),
+    because `generate` calls them before the forward pass and drops the pixel inputs afterwards.
+
+    Args:
+        anatomy: of the model.
+        listeners: told of the images whenever features are complete.
+    """
+
+    def __init__(self, anatomy: Anatomy, listeners: Sequence[Listener] = ()) -> None:
+        self._anatomy = anatomy
+        self._listeners = tuple(listeners)
+        self._units: dict[Modality, list[Unit]] = {}
+        for modality in MODALITIES:
+            name = f"get_{modality}_features"
+            if modality in anatomy.family.units and hasattr(anatomy.base, name):
+                original = getattr(anatomy.base, name)
+                setattr(anatomy.base, name, self._recording(modality, original))
+
+    def remove(self) -> None:
+        for modality in MODALITIES:
+            self._anatomy.base.__dict__.pop(f"get_{modality}_features", None)
+
+    def _recording(self, modality: Modality, original: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(original)
+        rule = self._anatomy.family.units[modality]
+
+        @functools.wraps(original)
+        def record(*args: Any, **kwargs: Any) -> Any:
+            output = original(*args, **kwargs)
+            inputs = signature.bind_partial(*args, **kwargs).arguments
+            lengths = feature_lengths(output)
+            self._units[modality] = rule(self._anatomy.config, inputs, lengths)
+            for listener in self._listeners:
+                listener(modality, inputs, sum(lengths))
+            return output
+
+        return record
+
+    def units(self, modality: Modality, num_tokens: int) -> tuple[list[Unit], int] | None:
+        """Units of the last features, and how often each sample was expanded (beams).
+
+        None if nothing recorded explains `num_tokens` placeholders in the batch.
+        """
+        units = self._units.get(modality)
+        total = sum(unit.num_tokens for unit in units) if units else 0
+        if not units or total == 0 or num_tokens % total:
+            return None
+        return units, num_tokens // total
+
+
+def image_spans(
+    anatomy: Anatomy,
+    recorder: FeatureRecorder,
+    input_ids: Tensor | None,
+    visual_mask: Tensor,
+    encoder_outputs: Mapping[str, Any],
+) -> list[ImageSpan]:
+    """All images of the batch, sample by sample, in order of appearance.
+
+    Args:
+        input_ids: [B, S], None when the caller gave `visual_mask` explicitly.
+        visual_mask: [B, S] bool, True at visual tokens.
+        encoder_outputs: modality -> pre-computed features given to this forward pass, if any.
+    """
+    spans: list[ImageSpan] = []
+    if input_ids is None or anatomy.family.tiles != "none":
+        starts = _starts_of_rows(recorder, visual_mask)
+        for sample, mask in enumerate(visual_mask):
+            groups = runs(mask)
+            if anatomy.family.tiles == "fenced" and input_ids is not None:
+                groups = _join_fenced(groups, input_ids[sample])
+            start = starts[sample]
+            for i, tokens in enumerate(groups):
+                spans.append(ImageSpan(sample=sample, image=i, tokens=tokens, start=start))
+                start = start + tokens.numel() if start is not None else None
+        return spans
+
+    for modality, token_id in visual_token_ids(anatomy).items():
+        mask = visual_mask & (input_ids == token_id)
+        num_tokens = int(mask.sum())
+        if num_tokens == 0:
+            continue
+        found = recorder.units(modality, num_tokens)
+        if found is None and encoder_outputs.get(modality) is not None:
+            # Features computed before attaching: lengths are known, grids are not.
+            lengths = feature_lengths(encoder_outputs[modality])
+            found = ([Unit(n) for n in lengths], 1) if sum(lengths) == num_tokens else None
+        spans += _spans_of_units(mask, found, modality)
+    spans.sort(key=lambda span: (span.sample, int(span.tokens[0])))
+    numbers: dict[int, int] = {}
+    numbered = []
+    for span in spans:
+        number = numbers.get(span.sample, 0)
+        numbers[span.sample] = number + 1
+        numbered.append(replace(span, image=number))
+    return numbered
+
+
+def _starts_of_rows(recorder: FeatureRecorder, visual_mask: Tensor) -> list[int | None]:
+    """Where each row's visual tokens begin among the features of all images, in reading order."""
+    counts = visual_mask.sum(dim=1).tolist()
+    found = recorder.units("image", sum(counts))
+    if found is None:
+        return [None] * len(counts)
+    expansion = found[1]
+    starts, start = [], 0
+    for row, count in enumerate(counts):
+        starts.append(start)
+        if row % expansion == expansion - 1:  # rows of one sample are repeated for beams
+            start += count
+    return starts
+
+
+def _spans_of_units(
+    mask: Tensor, found: tuple[list[Unit], int] | None, modality: Modality
+) -> list[ImageSpan]:
+    """Cut the placeholders of each sample into its units, consumed in batch order."""
+    spans: list[ImageSpan] = []
+    units, expansion = found if found is not None else ([], 1)
+    start = 0  # of the next sample's images among the units
+    for sample, row in enumerate(mask):
+        count = int(row.sum())
+        if count == 0:
+            continue
+        place: int | None = sum(unit.num_tokens for unit in units[:start])
+        taken: list[Unit] = []
+        while sum(unit.num_tokens for unit in taken) < count and start + len(taken) < len(units):
+            taken.append(units[start + len(taken)])
+        if sum(unit.num_tokens for unit in taken) != count:
+            # Nothing recorded explains this row: every contiguous run counts as one image.
+            pieces = runs(row)
+            taken = [Unit(piece.numel()) for piece in pieces]
+            place = None
+        else:
+            pieces = split_by_lengths(row, [unit.num_tokens for unit in taken])
+            if sample % expansion == expansion - 1:  # rows of one sample are repeated for beams
+                start += len(taken)
+        for tokens, unit in zip(pieces, taken, strict=True):
+            spans.append(
+                ImageSpan(
+                    sample=sample,
+                    image=0,
+                    tokens=tokens,
+                    grid=unit.grid,
+                    kind=modality,
+                    start=place,
+                )
+            )
+            place = place + unit.num_tokens if place is not None else None
+    return spans
+
+
+def _join_fenced(groups: list[Tensor], ids: Tensor) -> list[Tensor]:
+    """Join tiles into images: the marker after a tile stands once between tiles, twice between
+    images.
+
+    SmolVLM and Idefics3 write `<fake>tag tile <fake>tag tile ... <fake>`; two images in a row have
+    a closing and an opening marker between them. The marker's id is read off the sequence itself.
+    """
+    if not groups:
+        return []
+    joined = [groups[0]]
+    for group in groups[1:]:
+        last = int(joined[-1][-1])
+        between = ids[last + 1 : int(group[0])]
+        is_same_image = int((between == ids[last + 1]).sum()) == 1
+        if is_same_image:
+            joined[-1] = torch.cat([joined[-1], group])
+        else:
+            joined.append(group)
+    return joined

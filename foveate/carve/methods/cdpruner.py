@@ -1,0 +1,46 @@
+"""CDPruner: a determinantal point process conditioned on the instruction (arXiv:2506.10967)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from foveate.carve.method import Method, Need, relevance_needs
+from foveate.core.determinant import greedy_log_det
+from foveate.core.plan import KeepPlan, keep_only
+from foveate.core.relevance import Relevance, min_max, text_relevance
+from foveate.core.similarity import cosine
+from foveate.core.visual import VisualTokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class CdPruner(Method):
+    """Greedy MAP of the DPP with kernel diag(r) L diag(r) (Zhang et al. 2025).
+
+    L is the cosine similarity of the visual tokens, r their relevance to the instruction scaled to
+    [0, 1]. The paper takes relevance from CLIP's text encoder, where a model has one; models load
+    without it, so here it is read in the language model: by default the cosine with the prompt's
+    text embeddings.
+
+    Args:
+        relevance: see core.relevance; the kinds that read attention need prune_layer 1 or more.
+    """
+
+    name = "cdpruner"
+    summary = "keeps the most diverse tokens given their relevance to the question (DPP)"
+    paper = "arXiv:2506.10967"
+    where = "encoder"
+    default_layer = 0
+
+    relevance: Relevance = "similarity"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return relevance_needs(self.relevance)
+
+    def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
+        relevance = min_max(text_relevance(visual, self.relevance))  # [G, N]
+        kernel = cosine(visual.hidden, visual.hidden)
+        kernel = relevance.unsqueeze(-1) * kernel * relevance.unsqueeze(-2)
+        # float64: the pivots of a nearly singular kernel decide between close tokens.
+        chosen, _ = greedy_log_det(kernel.double(), keep)
+        return keep_only(chosen, visual.num_tokens, {"relevance": relevance})

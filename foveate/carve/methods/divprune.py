@@ -1,0 +1,28 @@
+"""DivPrune: keep the most diverse tokens (Alvar et al., arXiv:2503.02175)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from foveate.carve.method import Method
+from foveate.core.plan import KeepPlan, keep_only
+from foveate.core.similarity import cosine, farthest_points
+from foveate.core.visual import VisualTokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivPrune(Method):
+    """Greedy solution of the max-min diversity problem with cosine distance d = 1 - cos.
+
+    Acts before the language model by default, as in the paper; reads no attention.
+    """
+
+    name = "divprune"
+    summary = "keeps the most diverse tokens (max-min cosine distance)"
+    paper = "arXiv:2503.02175"
+    where = "encoder"
+    default_layer = 0
+
+    def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
+        distance = 1.0 - cosine(visual.hidden, visual.hidden)  # [G, N, N]
+        return keep_only(farthest_points(distance, keep), visual.num_tokens)

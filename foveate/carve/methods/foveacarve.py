@@ -1,0 +1,137 @@
+"""FoveaCarve: spread out first, look where the question points later. Our own method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from foveate.carve.method import Method, Need, Step, Where
+from foveate.core.determinant import greedy_log_det
+from foveate.core.plan import KeepPlan, keep_only
+from foveate.core.relevance import min_max
+from foveate.core.schedule import geometric_counts, spans_of
+from foveate.core.visual import VisualTokens
+from foveate.errors import MethodError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoveaCarve(Method):
+    """Spend the token-layers of one cut in several, each by what can be known at its depth.
+
+    Early steps are blind to the question and must not lose what it may ask for: they maximise
+    log det K_S greedily, with C the visual tokens less their mean, s^2 their mean squared norm and
+
+        K = C C^T / s^2 + g exp(-|c_i - c_j|^2 / 2 s^2).
+
+    Unlike cosine diversity the first term weighs a token by how far it stands out, and unlike
+    TokenCarve's information score, which reads the same Gram matrix, it counts a copy of a chosen
+    token for nothing. Alone it runs out of rank where many tokens are kept; the second term never
+    does. Late steps know the question: their kernel is conditioned on it, diag(r^p) K diag(r^p), r
+    being the attention of the last prompt token scaled to [0, 1].
+
+    The budget is that of a single cut: k N + (L - k) keep token-layers for prune_layer=k in L
+    layers, whatever is spent where; prune_layer=0 is the budget of methods that cut before the
+    language model. Each step keeps the same share of what it gets, save that no step keeps more
+    than `enough` of the image while a later one keeps less.
+
+    Args:
+        depths: where steps act, as shares of the decoder's depth, ascending; 0 is before the first
+            layer.
+        gaussian: g; 0 is the Gram matrix alone.
+        enough: share of the image that answers nearly everything.
+        blind_depth: steps before this depth do not read attention.
+        relevance_power: p; 0 is never conditioned.
+        where: "llm", as above, or "encoder": the blind step alone, before the language model, where
+            the question is not known and `depths` does not count.
+    """
+
+    name = "foveacarve"
+    summary = "log-determinant coverage first, conditioned on the question deeper down"
+
+    depths: tuple[float, ...] = (0.0, 0.625)
+    gaussian: float = 1.0
+    enough: float = 0.5
+    blind_depth: float = 0.5
+    relevance_power: float = 1.0
+    where: Where = "llm"  # type: ignore[misc]
+    reads_before_prune_layer: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        depths = tuple(float(depth) for depth in self.depths)  # JSON has lists
+        object.__setattr__(self, "depths", depths)
+        if (
+            not depths
+            or list(depths) != sorted(set(depths))
+            or not 0 <= depths[0] <= depths[-1] < 1
+        ):
+            raise MethodError(f"depths={depths} must be at least one, ascending in [0, 1).")
+        if self.gaussian < 0:
+            raise MethodError(f"gaussian={self.gaussian} must not be negative.")
+        if not 0 < self.enough <= 1:
+            raise MethodError(f"enough={self.enough} is outside (0, 1].")
+        if self.where not in ("llm", "encoder"):
+            raise MethodError(f"where={self.where!r} is unknown; use 'llm' or 'encoder'.")
+        if self.text_share:
+            raise MethodError(
+                f"{self.name} is conditioned on the question already; leave text_share at 0."
+            )
+        super().__post_init__()
+
+    @property
+    def default_layer(self) -> int:  # type: ignore[override]
+        return 0 if self.where == "encoder" else 2
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset() if self.where == "encoder" else frozenset({"attention"})
+
+    def steps(self, num_layers: int, first_layer: int) -> tuple[Step, ...]:
+        found = super().steps(num_layers, first_layer)
+        return tuple(
+            replace(step, reads=frozenset()) if self.is_blind(step.layer, num_layers) else step
+            for step in found
+        )
+
+    def layers(self, num_layers: int, first_layer: int) -> tuple[int, ...]:
+        one = super().layers(num_layers, first_layer)  # checks prune_layer
+        if self.where == "encoder":
+            return one
+        found = {max(first_layer, round(depth * num_layers)) for depth in self.depths}
+        return tuple(sorted(layer for layer in found if layer < num_layers))
+
+    def is_blind(self, layer: int, num_layers: int) -> bool:
+        """Whether the step before `layer` cannot know the question yet."""
+        return layer == 0 or layer < self.blind_depth * num_layers or not self.relevance_power
+
+    def keeps(
+        self, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int
+    ) -> tuple[int, ...]:
+        cut = self.default_layer if self.prune_layer is None else self.prune_layer
+        cut = max(cut, layers[0])  # where no layer before may run short
+        total = cut * num_tokens + (num_layers - cut) * keep - layers[0] * num_tokens
+        return geometric_counts(total, num_tokens, spans_of(layers, num_layers), self.enough)
+
+    def kernel(self, visual: VisualTokens) -> Tensor:
+        """K of all tokens, not conditioned on anything. [G, N, N] float64"""
+        # float64: in a nearly singular kernel rounding would decide between close tokens.
+        x = visual.hidden.double()
+        centred = x - x.mean(dim=1, keepdim=True)
+        gram = torch.matmul(centred, centred.transpose(-1, -2))
+        norms = gram.diagonal(dim1=-2, dim2=-1)  # [G, N]
+        # Tokens that are all alike have nothing to stand out by.
+        scale = norms.mean(dim=-1).clamp_min(torch.finfo(norms.dtype).tiny)[:, None, None]
+        distance = (norms.unsqueeze(1) + norms.unsqueeze(2) - 2 * gram).clamp_min(0) / scale
+        return gram / scale + self.gaussian * (-distance / 2).exp()
+
+    def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
+        kernel, scores = self.kernel(visual), {}
+        if visual.attention is not None:
+            scores["relevance"] = min_max(visual.attention.mean(dim=1))
+            weight = scores["relevance"].double().pow(self.relevance_power)
+            kernel = weight.unsqueeze(-1) * kernel * weight.unsqueeze(-2)
+        chosen, _ = greedy_log_det(kernel, keep)
+        return keep_only(chosen, visual.num_tokens, scores)

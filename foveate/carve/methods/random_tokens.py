@@ -1,0 +1,35 @@
+"""Random: the baseline that any method must beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from foveate.carve.method import Method
+from foveate.core.plan import KeepPlan, keep_only
+from foveate.core.visual import VisualTokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomTokens(Method):
+    """Keep a uniformly random subset.
+
+    Args:
+        seed: with the image's running number in the run it fixes the choice, whatever the batching.
+    """
+
+    name = "random"
+    summary = "keeps a random subset (baseline)"
+
+    seed: int = 0
+
+    def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
+        serials = visual.serials or tuple(range(visual.num_images))
+        chosen = []
+        for serial in serials:
+            # A multiplier keeps (seed, serial) pairs apart; the generator lives on the CPU so that
+            # the choice is the same on every device.
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + serial)
+            chosen.append(torch.randperm(visual.num_tokens, generator=generator)[:keep])
+        return keep_only(torch.stack(chosen).to(visual.hidden.device), visual.num_tokens)

@@ -1,0 +1,83 @@
+"""VisionZip: dominant tokens, and contextual ones merged from the rest (arXiv:2412.04467)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from foveate.carve.method import Method, Need
+from foveate.carve.methods.uniform import spaced
+from foveate.core.plan import KeepPlan
+from foveate.core.rank import others, top_k
+from foveate.core.similarity import best_match
+from foveate.core.visual import VisualTokens
+from foveate.errors import MethodError
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionZip(Method):
+    """Text-blind selection behind the vision tower (Yang et al. 2024).
+
+    Dominant tokens are those the CLS token attends to most (without a CLS token: those that
+    receive most attention on average), in the tower's last used layer, mean over heads. Of the
+    rest, evenly spaced ones become contextual tokens; every other one is averaged into the
+    contextual token whose key is most similar.
+
+    Args:
+        contextual_fraction: share of the budget that is contextual, in [0, 1]; 10 of 64 in the
+            paper.
+    """
+
+    name = "visionzip"
+    summary = "keeps what the vision tower attends to, merges the rest by its keys"
+    paper = "arXiv:2412.04467"
+    where = "encoder"
+    default_layer = 0
+
+    contextual_fraction: float = 10 / 64
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.contextual_fraction <= 1.0:
+            raise MethodError(f"contextual_fraction={self.contextual_fraction} is outside [0, 1].")
+        super().__post_init__()
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"vision_attention", "vision_keys"})
+
+    def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
+        assert visual.vision_attention is not None
+        assert visual.vision_keys is not None
+        n = visual.num_tokens
+        num_contextual = round(self.contextual_fraction * keep)
+        dominant = top_k(visual.vision_attention, keep - num_contextual)  # [G, Kd]
+        rest = others(dominant, n)  # [G, N - Kd]
+        places = spaced(rest.shape[1], num_contextual).to(rest.device)
+        is_target = torch.zeros(rest.shape[1], dtype=torch.bool, device=rest.device)
+        is_target[places] = True
+        targets, sources = rest[:, is_target], rest[:, ~is_target]
+        keep_idx = torch.cat([dominant, targets], dim=1).sort(dim=-1).values
+        scores = {"vision attention": visual.vision_attention}
+        if not num_contextual:
+            sources = sources[:, :0]
+            return KeepPlan(
+                num_tokens=n,
+                keep_idx=keep_idx,
+                merge_src=sources,
+                merge_dst=sources,
+                scores=scores,
+            )
+        keys = visual.vision_keys
+        wide = (-1, -1, keys.shape[-1])
+        _, nearest = best_match(
+            keys.gather(1, sources.unsqueeze(-1).expand(*wide)),
+            keys.gather(1, targets.unsqueeze(-1).expand(*wide)),
+        )
+        return KeepPlan(
+            num_tokens=n,
+            keep_idx=keep_idx,
+            merge_src=sources,
+            merge_dst=targets.gather(1, nearest),
+            scores=scores,
+        )

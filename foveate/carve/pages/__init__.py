@@ -1,0 +1,1 @@
+"""Long text as pages that an off-the-shelf vision-language model reads, carved."""

@@ -1,0 +1,129 @@
+"""Methods as people type them: a name, its settings in brackets, stages joined by a plus.
+
+`tokencarve`, `tokencarve(attention_weight=0.3)`, `visionzip:50%+tokencarve`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import fields
+from typing import Any
+
+from foveate.carve.methods import METHODS, Method, method
+from foveate.core.budget import Budget, parse_budget
+from foveate.errors import MethodError
+
+__all__ = ["parse_method", "spec_name", "split_outside"]
+
+STACK = "stack"
+_STAGE = re.compile(r"(?P<name>[A-Za-z_][\w-]*)(?P<first>:[^()]*)?(\((?P<settings>.*)\))?"
+                    r"(?P<last>:[^()]*)?")  # fmt: skip
+
+
+def parse_method(text: str, budget: Budget, **shared: Any) -> Method:
+    """Build the method that `text` describes.
+
+    Args:
+        text: `NAME`, `NAME(setting=value, ...)`, or stages of that form joined by `+`, first to
+            last. All stages but the last may have a budget of their own, `NAME:50%` or `NAME:64`,
+            of the tokens that the image had at first.
+        budget: of the method; in a stack, of the stages without a budget of their own.
+        shared: settings for every stage that has them and does not set them itself, e.g. a seed.
+
+    Raises:
+        MethodError: an unknown method or setting, a bad value, or text of another form.
+        BudgetError: an impossible budget of a stage.
+
+    Example:
+        >>> str(parse_method("fastv(prune_layer=3)", Budget(keep_ratio=0.5)))
+        'fastv(keep=50%, prune_layer=3)'
+    """
+    stages = split_outside(text, "+")
+    if len(stages) == 1:
+        return _stage(stages[0], budget, shared, alone=True)
+    if STACK not in METHODS:
+        raise MethodError(
+            f"{text!r} is a stack of {len(stages)} methods, which this version cannot run; name "
+            "one method."
+        )
+    made = tuple(_stage(stage, budget, shared, alone=False) for stage in stages)
+    if made[-1].budget != budget:
+        raise MethodError(
+            f"{text!r} gives its last stage a budget of its own, which is the stack's; give that "
+            "with --keep."
+        )
+    return method(STACK, stages=made)  # its budget is the last stage's
+
+
+def spec_name(text: str) -> str:
+    """The description without blanks: how tables and plots name the method."""
+    return re.sub(r"\s+", "", text)
+
+
+def split_outside(text: str, separator: str) -> list[str]:
+    """Split at a separator, but not inside brackets or quotes; blanks around parts are dropped."""
+    parts, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        elif letter in "([":
+            depth += 1
+        elif letter in ")]":
+            depth -= 1
+        if letter == separator and depth == 0 and not quote:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
+def _stage(text: str, budget: Budget, shared: dict[str, Any], *, alone: bool) -> Method:
+    """One method with its settings and budget."""
+    found = _STAGE.fullmatch(text)
+    if found is None:
+        raise MethodError(
+            f"{text!r} does not name a method; write e.g. tokencarve, "
+            "tokencarve(attention_weight=0.3) or visionzip:50%+tokencarve."
+        )
+    name, own = found["name"], found["first"] or found["last"]
+    if name not in METHODS:
+        raise MethodError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}.")
+    if own:
+        if alone:
+            raise MethodError(
+                f"{text!r} has a budget of its own, which only stages of a stack may have; give it "
+                "with --keep."
+            )
+        budget = parse_budget(own[1:])
+    known = {entry.name for entry in fields(METHODS[name])}
+    settings = {key: value for key, value in shared.items() if key in known and value is not None}
+    settings |= _settings(found["settings"] or "", text)
+    try:
+        return method(name, **settings, **_budget_settings(budget))
+    except TypeError as error:  # a value of another type: "attention_weight=low"
+        raise MethodError(
+            f"{text!r}: a setting has a value of the wrong type ({error})."
+        ) from error
+
+
+def _settings(text: str, where: str) -> dict[str, Any]:
+    """ "a=1, b=norm" -> {"a": 1, "b": "norm"}; words need no quotes."""
+    settings: dict[str, Any] = {}
+    for part in filter(None, split_outside(text, ",")):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not key.isidentifier() or not value:
+            raise MethodError(f"{where!r}: {part!r} is not setting=value.")
+        if key in ("keep_tokens", "keep_ratio"):
+            raise MethodError(f"{where!r}: the budget is not a setting here; give it with --keep.")
+        try:
+            settings[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            settings[key] = value
+    return settings
+
+
+def _budget_settings(budget: Budget) -> dict[str, Any]:
+    return {"keep_tokens": budget.keep_tokens, "keep_ratio": budget.keep_ratio}

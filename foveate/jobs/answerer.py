@@ -1,0 +1,214 @@
+"""CarvedAnswerer: requests of a harness in, answers of a carved model out, and a tally of both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from foveate.carve.engine.attach import attach
+from foveate.jobs.answerer_settings import AnswererSettings
+from foveate.jobs.generation_settings import GenerationSettings
+from foveate.jobs.tally import Asked, Tally
+from foveate.models.generation import (
+    Continuation,
+    Generated,
+    continuation_ids,
+    generate_texts,
+    score_continuations,
+)
+from foveate.models.load import VisionLanguageModel, load_vlm
+from foveate.models.picture_size import limit_pixels, mean_colour, pad_to_square
+from foveate.models.prompt import Turn, chat_inputs
+
+__all__ = ["CarvedAnswerer", "Request"]
+
+# Called with the number of requests that have just been done.
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One prompt of a harness.
+
+    Args:
+        label: names it in errors.
+        turns: makes the conversation, see foveate.models.prompt.Turn. Called when its batch comes
+            up, so that the images of a whole benchmark are never in memory at once.
+        settings: how to answer.
+        continuation: makes the text to score, for `CarvedAnswerer.score`.
+    """
+
+    label: str
+    turns: Callable[[], Sequence[Turn]]
+    settings: GenerationSettings = field(default_factory=GenerationSettings)
+    continuation: Callable[[], str] = str
+
+
+class CarvedAnswerer:
+    """A model with a method attached for the whole of an evaluation.
+
+    Args:
+        vlm: the model; it is restored by `close`.
+        settings: the method, the batch size and how prompts are made.
+
+    Attributes:
+        tally: what happened since the last `start_tally`.
+        seconds: wall time of preparing and generating since then.
+        num_tokens: tokens generated since then.
+
+    Example:
+        settings = AnswererSettings.of({"pretrained": "embedded", "method": "fastv",
+                                        "keep_ratio": 0.5})
+        with CarvedAnswerer.load(settings) as answerer:
+            answers = answerer.answer(requests)
+        print(answerer.tally)
+    """
+
+    def __init__(self, vlm: VisionLanguageModel, settings: AnswererSettings) -> None:
+        self.vlm = vlm
+        self.settings = settings
+        self.run = attach(vlm.model, settings.method)
+        self.start_tally()
+
+    @classmethod
+    def load(cls, settings: AnswererSettings) -> CarvedAnswerer:
+        """Load the model that the settings name.
+
+        Raises:
+            InputError, UnsupportedModelError: as foveate.models.load.load_vlm; or pixel limits
+                for a family that has none.
+        """
+        vlm = load_vlm(
+            settings.source,
+            device=settings.device,
+            dtype=settings.dtype,
+            attention=settings.attn_implementation,
+        )
+        limits = {"min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
+        if any(limit is not None for limit in limits.values()):
+            limit_pixels(vlm, **limits)
+        return cls(vlm, settings)
+
+    def start_tally(self) -> None:
+        """Count from zero."""
+        self.tally = Tally(method=self.settings.method)
+        self.seconds = 0.0
+        self.num_tokens = 0
+
+    def answer(
+        self, requests: Sequence[Request], progress: Progress = lambda done: None
+    ) -> list[Generated]:
+        """One answer per request, in their order.
+
+        Requests that share their settings are answered in batches, in the order given.
+
+        Raises:
+            NotFiredError: a request had images and nothing was compressed.
+        """
+        answers: dict[int, Generated] = {}
+        for settings, members in _by_settings(requests).items():
+            for batch in self._batches(members):
+                started = time.perf_counter()
+                inputs = self._inputs([requests[i] for i in batch])
+                made = generate_texts(
+                    self.vlm, inputs.model, stop=settings.until, **dict(settings.arguments)
+                )
+                self._count(inputs.asked, started, rows_per_request=settings.num_beams)
+                self.num_tokens += sum(answer.num_tokens for answer in made)
+                answers.update(zip(batch, made, strict=True))
+                progress(len(batch))
+        return [answers[i] for i in range(len(requests))]
+
+    def score(
+        self, requests: Sequence[Request], progress: Progress = lambda done: None
+    ) -> list[Continuation]:
+        """How likely each request's continuation is, in their order.
+
+        Every request is prefilled and carved by itself. A method that chooses at random therefore
+        chooses anew for each answer option of one question.
+
+        Raises:
+            NotFiredError: a request had images and nothing was compressed.
+            InputError: a continuation without tokens.
+        """
+        scores: list[Continuation] = []
+        for batch in self._batches(range(len(requests))):
+            started = time.perf_counter()
+            inputs = self._inputs([requests[i] for i in batch])
+            ids = [
+                continuation_ids(self.vlm, turns, requests[i].continuation())
+                for i, turns in zip(batch, inputs.turns, strict=True)
+            ]
+            scores += score_continuations(self.vlm, inputs.model, ids)
+            self._count(inputs.asked, started)
+            self.num_tokens += sum(map(len, ids))
+            progress(len(batch))
+        return scores
+
+    def close(self) -> None:
+        """Restore the model. Harmless if done already."""
+        self.run.detach()
+
+    def __enter__(self) -> CarvedAnswerer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _batches(self, members: Sequence[int]) -> Iterator[Sequence[int]]:
+        size = self.settings.batch_size
+        return (members[start : start + size] for start in range(0, len(members), size))
+
+    def _inputs(self, requests: Sequence[Request]) -> _Batch:
+        self.run.reports.clear()  # whoever else used the model is not counted
+        turns = [self._shaped(request.turns()) for request in requests]
+        return _Batch(
+            turns=turns,
+            asked=[
+                Asked(label=request.label, num_images=_num_images(conversation))
+                for request, conversation in zip(requests, turns, strict=True)
+            ],
+            model=chat_inputs(self.vlm, turns),
+        )
+
+    def _shaped(self, turns: Sequence[Turn]) -> list[Turn]:
+        """With the system turn, and pictures of the wanted shape."""
+        system = self.settings.system_prompt
+        shaped: list[Turn] = []
+        if system:
+            shaped.append({"role": "system", "content": [{"type": "text", "text": system}]})
+        for turn in turns:
+            parts = [self._shaped_part(part) for part in turn["content"]]
+            shaped.append({"role": turn["role"], "content": parts})
+        return shaped
+
+    def _shaped_part(self, part: dict[str, Any]) -> dict[str, Any]:
+        if part["type"] != "image" or self.settings.image_aspect_ratio != "pad":
+            return part
+        return {"type": "image", "image": pad_to_square(part["image"], mean_colour(self.vlm))}
+
+    def _count(self, asked: Sequence[Asked], started: float, *, rows_per_request: int = 1) -> None:
+        self.seconds += time.perf_counter() - started
+        self.tally.add(asked, self.run.reports, rows_per_request=rows_per_request)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """Conversations of a batch, what they hold, and the model's inputs made of them."""
+
+    turns: list[list[Turn]]
+    asked: list[Asked]
+    model: dict[str, Any]
+
+
+def _by_settings(requests: Sequence[Request]) -> dict[GenerationSettings, list[int]]:
+    groups: dict[GenerationSettings, list[int]] = {}
+    for i, request in enumerate(requests):
+        groups.setdefault(request.settings, []).append(i)
+    return groups
+
+
+def _num_images(turns: Sequence[Turn]) -> int:
+    return sum(part["type"] == "image" for turn in turns for part in turn["content"])

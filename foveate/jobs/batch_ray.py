@@ -1,0 +1,160 @@
+"""Ray back end of a batch job: batches out to actors that hold a model each, outcomes back.
+
+Ray Data maps the batches over a pool of actors, on one machine or on a cluster whose machines share
+the folder of the input. Actors get places in the file, not its text, and read the lines themselves.
+The driver alone writes the journal, as outcomes arrive, in any order.
+
+An actor holds an Answerer. The one here is BatchAnswerer, the model of transformers; another engine
+is another function from (settings, input) to an object with `facts` and `answer`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from foveate.errors import FoveateError, InputError
+from foveate.jobs.batch_answerer import EMBEDDED, BatchAnswerer, BatchSettings, Outcome
+from foveate.jobs.batch_input import LinePlace
+
+__all__ = ["Answerer", "RayAnswers", "transformers_answerer"]
+
+# Outcomes come back a task at a time: few batches, so that a kill loses little; more than one, so
+# that millions of batches do not become as many tasks.
+BATCHES_PER_TASK = 8
+LARGE_JOB = 1024
+
+
+class Answerer(Protocol):
+    """What an actor holds."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Of the loaded model, JSON-ready: answers with other facts are another model's."""
+
+    def answer(self, batch: Sequence[LinePlace]) -> list[Outcome]:
+        """What became of each line, in order. A FoveateError ends the job."""
+
+
+MakeAnswerer = Callable[[BatchSettings, Path], Answerer]
+
+
+def transformers_answerer(settings: BatchSettings, input_path: Path) -> Answerer:
+    """Load the model that the settings name."""
+    return BatchAnswerer(settings.load(), settings, input_path)
+
+
+class RayAnswers:
+    """A back end for BatchJob.work.
+
+    Args:
+        settings: what answers.
+        input_path: the file with the lines, under that name on all machines.
+        workers: actors, each with a model, and a GPU if the cluster has any.
+        check_model: called with the facts of every model that answers.
+        make: how an actor gets its answerer.
+
+    Raises:
+        InputError: Ray is not installed, or `workers` is below 1.
+    """
+
+    def __init__(
+        self,
+        settings: BatchSettings,
+        input_path: Path,
+        *,
+        workers: int,
+        check_model: Callable[[Mapping[str, Any]], None],
+        make: MakeAnswerer = transformers_answerer,
+    ) -> None:
+        if workers < 1:
+            raise InputError(f"workers={workers} is below 1; use at least 1.")
+        try:
+            import ray.data  # noqa: F401
+        except ImportError as error:
+            raise InputError(
+                "--backend ray needs the package ray; install it with pip install 'foveate[ray]'."
+            ) from error
+        model = Path(settings.model)
+        if settings.model != EMBEDDED and model.exists():  # actors have other working folders
+            settings = replace(settings, model=str(model.resolve()))
+        self.settings = settings
+        self.input_path = input_path.resolve()
+        self.workers = workers
+        self.check_model = check_model
+        self.make = make
+
+    def __call__(self, batches: Iterator[list[LinePlace]]) -> Iterator[list[Outcome]]:
+        """What became of each batch, in any order.
+
+        Raises:
+            InputError: an actor's model cannot be loaded, is another one, or cannot go on.
+        """
+        import ray
+
+        is_ours = not ray.is_initialized()
+        if is_ours:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)  # or joins RAY_ADDRESS
+        try:
+            for said in self._said(batches):
+                if "stop" in said:
+                    raise InputError(said["stop"])
+                self.check_model(said["facts"])
+                yield [Outcome(**outcome) for outcome in said["outcomes"]]
+        finally:
+            if is_ours:
+                ray.shutdown()
+
+    def _said(self, batches: Iterator[list[LinePlace]]) -> Iterator[dict[str, Any]]:
+        import ray
+        import ray.data
+
+        ray.data.DataContext.get_current().enable_progress_bars = False  # there is one already
+        rows = [
+            {"batch": json.dumps([[place.number, place.offset] for place in batch])}
+            for batch in batches
+        ]
+        per_task = BATCHES_PER_TASK if len(rows) > LARGE_JOB else 1
+        made = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // per_task)).map_batches(
+            _Worker,
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=self.workers),
+            num_gpus=self._gpus(ray.cluster_resources()),
+            fn_constructor_args=(self.make, self.settings, self.input_path),
+        )
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        return (json.loads(row["said"]) for row in made.iter_rows())
+
+    def _gpus(self, resources: Mapping[str, float]) -> int:
+        return int(self.settings.device != "cpu" and resources.get("GPU", 0) > 0)
+
+
+class _Worker:
+    """An actor's part: JSON in and out, so that what travels does not depend on Arrow's types."""
+
+    def __init__(self, make: MakeAnswerer, settings: BatchSettings, input_path: Path) -> None:
+        self.answerer: Answerer | None = None
+        try:
+            self.answerer = make(settings, input_path)
+        except FoveateError as error:  # a raised one would come back inside Ray's traceback
+            self.stop = str(error)
+
+    def __call__(self, block: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        return {"said": [json.dumps(self._said(text)) for text in block["batch"]]}
+
+    def _said(self, text: str) -> dict[str, Any]:
+        if self.answerer is None:
+            return {"stop": self.stop}
+        places = [LinePlace(number=number, offset=offset) for number, offset in json.loads(text)]
+        try:
+            outcomes = self.answerer.answer(places)
+        except FoveateError as error:
+            return {"stop": str(error)}
+        return {
+            "facts": dict(self.answerer.facts),
+            "outcomes": [outcome.to_dict() for outcome in outcomes],
+        }

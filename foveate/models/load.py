@@ -1,0 +1,254 @@
+"""Load a vision-language model and its processor: safetensors only, no remote code."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from foveate.errors import FoveateError, InputError, UnsupportedModelError
+from foveate.models.anatomy import ADD_FAMILY_PAGE, FAMILIES, TEXT_DECODERS, Family
+from foveate.models.processor import load_processor
+
+logger = logging.getLogger(__name__)
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+ENDS = 4 << 20  # bytes at each end of a weight file that identify it
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionLanguageModel:
+    """A model that is ready to answer, with everything needed to ask it.
+
+    Args:
+        name: the path or hub id it was loaded from, as given, or what else to call it.
+        model: in eval mode on its device.
+        processor: turns images and text into the model's inputs; pads on the left.
+        weights: tells checkpoints apart: the hub's commit, or a hash of local files; "" if unknown.
+    """
+
+    name: str
+    model: Any = field(repr=False)
+    processor: Any = field(repr=False)
+    weights: str = ""
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.model.config.model_type]
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def attention(self) -> str:
+        """Name of the attention kernel."""
+        return str(self.model.config._attn_implementation)
+
+    @property
+    def tokenizer(self) -> Any:
+        return getattr(self.processor, "tokenizer", self.processor)
+
+
+def load_vlm(
+    name: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    attention: str | None = None,
+) -> VisionLanguageModel:
+    """Load what `AutoModelForImageTextToText` and `AutoProcessor` load, from a folder or the hub.
+
+    Args:
+        name: a local folder, or a hub id such as "llava-hf/llava-1.5-7b-hf".
+        device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes CUDA if there is one, else the CPU.
+        dtype: "float32", "float16", "bfloat16"; "auto" is float32 on a CPU (half precision is slow
+            there and rounds scores) and the checkpoint's own type elsewhere.
+        attention: attention kernel as transformers names it; None takes its default (sdpa).
+
+    Raises:
+        InputError: the checkpoint is missing, broken, incomplete or not in safetensors.
+        UnsupportedModelError: the model has no visual tokens, or its family is not in the table.
+    """
+    name = str(name)
+    place = pick_device(device)
+    config = _config(name)
+    _check_family(name, config)
+    check_safetensors(name)
+    # The processor is read first: it is small, so a broken one is found before the weights load.
+    processor = load_processor(name, config.model_type)
+    try:
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            name,
+            dtype=_dtype(dtype, place),
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation=attention,
+            output_loading_info=True,
+        )
+    except Exception as error:  # a damaged checkpoint can fail anywhere inside transformers
+        raise _weights_error(name, error) from error
+    missing = sorted(info.get("missing_keys") or ())
+    if missing:
+        raise InputError(
+            f"checkpoint {name!r} lacks {len(missing)} weights of {type(model).__name__} (first: "
+            f"{missing[0]}), which would stay random; use a complete checkpoint."
+        )
+    logger.info("loaded %s on %s", name, place)
+    return VisionLanguageModel(
+        name=name,
+        model=model.to(place).eval(),
+        processor=processor,
+        weights=_fingerprint(name) or str(getattr(config, "_commit_hash", None) or ""),
+    )
+
+
+def pick_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        reason = first_line(error)
+        if reason.startswith("Expected one of"):
+            reason = "there is no such device"
+        raise InputError(
+            f"device {device!r} cannot be used here ({reason}); use cpu or auto."
+        ) from error
+    return place
+
+
+def _dtype(dtype: str, place: torch.device) -> torch.dtype | str:
+    if dtype == "auto":
+        return torch.float32 if place.type == "cpu" else "auto"
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is unknown; use auto, {', '.join(DTYPES)}.")
+    return DTYPES[dtype]
+
+
+def _config(name: str) -> Any:
+    path = Path(name)
+    if path.is_file():
+        what = "a pickle file; only safetensors is loaded" if _is_pickle(path) else "a file"
+        raise InputError(f"model {name!r} is {what}; give the folder of a safetensors checkpoint.")
+    if path.is_dir() and not (path / "config.json").exists():
+        raise InputError(
+            f"folder {name!r} has no config.json; give a folder written by save_pretrained."
+        )
+    if not path.exists() and _looks_like_path(name):
+        raise InputError(f"model folder {name!r} does not exist; check the path.")
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # JSON, type and value errors of any config class
+        if path.is_dir():
+            raise InputError(
+                f"config.json of {name!r} cannot be used ({first_line(error)}); repair it or "
+                "download the checkpoint again."
+            ) from error
+        raise InputError(
+            f"model {name!r} is neither a local folder nor found on the Hugging Face hub "
+            f"({first_line(error)}); check the name and the connection, or give a local folder."
+        ) from error
+
+
+def _check_family(name: str, config: Any) -> None:
+    """Refuse before the weights are read."""
+    kind = config.model_type
+    if kind in FAMILIES:
+        return
+    known = ", ".join(family.title for family in FAMILIES.values())
+    mapping = AutoModelForImageTextToText._model_mapping
+    if kind in TEXT_DECODERS or type(config) not in mapping:
+        raise UnsupportedModelError(
+            f"model {name!r} is of type {kind!r}, which has no visual tokens to compress; use a "
+            f"vision-language model of a supported family: {known}."
+        )
+    raise UnsupportedModelError(
+        f"model {name!r} is of family {kind!r}, which is not supported; supported are {known}. "
+        f"Adding one is a table row: see {ADD_FAMILY_PAGE}."
+    )
+
+
+def check_safetensors(name: str) -> None:
+    """Refuse a local folder that holds its weights in anything but safetensors."""
+    folder = Path(name)
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(path.name for path in folder.iterdir() if _is_pickle(path))
+    if pickles:
+        raise InputError(_only_safetensors(name, f"holds {pickles[0]}"))
+    raise InputError(f"folder {name!r} has no *.safetensors file, so no weights; check the folder.")
+
+
+def _weights_error(name: str, error: Exception) -> FoveateError:
+    text = str(error)
+    if "safetensors" in text and ("not appear to have" in text or "found in directory" in text):
+        return InputError(_only_safetensors(name, "offers no safetensors"))
+    if "ignore_mismatched_sizes" in text:
+        return InputError(
+            f"weights of {name!r} do not have the shapes that its config.json asks for; use files "
+            "of one checkpoint."
+        )
+    return InputError(
+        f"weights of {name!r} cannot be loaded ({type(error).__name__}: {first_line(error)}); "
+        "download or save the checkpoint again."
+    )
+
+
+def _fingerprint(name: str) -> str:
+    """Hash of the ends of all local weight files: cheap for any size, and training changes both."""
+    digest = hashlib.sha256()
+    files = sorted(Path(name).glob("*.safetensors")) if Path(name).is_dir() else []
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(ENDS))
+            file.seek(max(0, size - ENDS))
+            digest.update(file.read(ENDS))
+    return digest.hexdigest()[:16] if files else ""
+
+
+def _only_safetensors(name: str, got: str) -> str:
+    return (
+        f"model {name!r} {got}, but only safetensors is loaded (a pickle file can run any code); "
+        "convert it with save_pretrained where you trust it."
+    )
+
+
+def _is_pickle(path: Path) -> bool:
+    return path.suffix in PICKLE_SUFFIXES
+
+
+def _looks_like_path(name: str) -> bool:
+    """A hub id is `name` or `owner/name`; everything else can only be meant as a path."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+
+
+def first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # "Validation error for field ...:" says nothing without the next line.
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return text.rstrip(".")
+
+
+def quiet_transformers() -> None:
+    """Keep the progress bars and advice of transformers off the terminal; for programs only."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()

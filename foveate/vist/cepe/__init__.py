@@ -1,0 +1,1 @@
+"""CEPE, the rival: a small text encoder in place of renderer and vision encoder."""

@@ -1,0 +1,1 @@
+"""Frozen encoders of rendered strips: our text encoder, and CLIP- and SigLIP-class towers."""

@@ -1,0 +1,1 @@
+"""What far context is worth and costs: protocols, arms and models under test."""

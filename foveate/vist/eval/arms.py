@@ -1,0 +1,176 @@
+"""The arms that every table of far context compares, and what each is handed to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from foveate.errors import InputError
+from foveate.vist.eval.context import ContextReader, FarContext
+
+# arm -> what the language model reads of the far context
+ARMS = {
+    "none": "nothing",
+    "raw": "all its raw tokens",
+    "truncated": "its last raw tokens, as many as vist has entries (the raw window grown to them)",
+    "random": "raw tokens drawn at random, at their own positions, as many as vist has entries",
+    "vist": "its latents",
+    "vist-shuffled": "latents of another document of the same length",
+    "cepe": "what a text encoder in place of renderer and vision encoder made of it",
+    "cepe-shuffled": "the same of another document of the same length",
+}
+ALIASES = {"grown": "truncated"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readers:
+    """The models that are compared; all share one language model.
+
+    Args:
+        raw: reads raw tokens.
+        vist, cepe: read memories; cepe None where there is no such model.
+    """
+
+    raw: ContextReader
+    vist: ContextReader
+    cepe: ContextReader | None = None
+
+    def of(self, arm: str) -> ContextReader:
+        """Who runs an arm."""
+        family = arm.split("-")[0]
+        if family == "cepe" and self.cepe is None:
+            raise InputError("the arm cepe needs a CEPE checkpoint; name one with --cepe PATH.")
+        return {"vist": self.vist, "cepe": self.cepe or self.vist}.get(family, self.raw)
+
+    def arms(self, names: Sequence[str] = (), known: Mapping[str, str] = ARMS) -> tuple[str, ...]:
+        """Known arms in their order; () is all there are models for. "none" always runs.
+
+        Raises:
+            InputError: an unknown arm, or cepe without its model.
+        """
+        wanted = {ALIASES.get(name, name) for name in names}
+        unknown = sorted(wanted - set(known))
+        if unknown:
+            raise InputError(f"unknown arms {', '.join(unknown)}; choose from {', '.join(known)}.")
+        if not wanted:
+            wanted = {n for n in known if self.cepe is not None or not n.startswith("cepe")}
+        for name in wanted:
+            self.of(name)
+        return tuple(name for name in known if name in wanted or name == "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One arm of a table: who reads, and what far context it is handed for each item."""
+
+    name: str
+    reader: ContextReader
+    fars: tuple[FarContext | None, ...]
+
+    def entries(self) -> list[int]:
+        """Far entries that the LLM reads, one count an item."""
+        return [self.reader.num_entries(far) if far is not None else 0 for far in self.fars]
+
+
+def build_arms(
+    names: Sequence[str],
+    readers: Readers,
+    fars: Sequence[FarContext],
+    clusters: Sequence[str],
+    *,
+    seed: int,
+    groups: Sequence[str] | None = None,
+    others: Mapping[str, Sequence[FarContext]] | None = None,
+) -> list[Arm]:
+    """What each arm reads for each item.
+
+    Args:
+        names: from `Readers.arms`.
+        fars: the items' far contexts.
+        clusters: the document each item is from; a shuffled arm never reads its own document.
+        seed: of the random tokens and the shuffle.
+        groups: shuffled arms draw from their own group (a domain); None is one group.
+        others: views of further arms, or instead of the ones made here, by arm.
+    """
+    made = []
+    for name in names:
+        views: list[FarContext | None]
+        if others and name in others:
+            views = list(others[name])
+        else:
+            views = _view(name, readers, fars, clusters, groups, seed)
+        made.append(Arm(name=name, reader=readers.of(name), fars=tuple(views)))
+    return made
+
+
+def _view(
+    name: str,
+    readers: Readers,
+    fars: Sequence[FarContext],
+    clusters: Sequence[str],
+    groups: Sequence[str] | None,
+    seed: int,
+) -> list[FarContext | None]:
+    if name == "none":
+        return [None] * len(fars)
+    if name == "truncated":
+        return [far.last(readers.vist.num_entries(far)) for far in fars]
+    if name == "random":
+        generator = np.random.default_rng(seed)
+        return [far.sample(readers.vist.num_entries(far), generator) for far in fars]
+    if name.endswith("-shuffled"):
+        partner = derangement(clusters, seed=seed, groups=groups)
+        return [_as_long(fars[j], far) for j, far in zip(partner, fars, strict=True)]
+    return list(fars)
+
+
+def _as_long(other: FarContext, own: FarContext) -> FarContext:
+    """`other` cut to its last tokens where it is longer than `own`."""
+    if len(other.ids) <= len(own.ids) or other.drawn is not None:
+        return other
+    return other.last(len(own.ids)) or other
+
+
+def derangement(
+    clusters: Sequence[str], *, seed: int, groups: Sequence[str] | None = None
+) -> list[int]:
+    """For each item, one of another cluster; a permutation wherever no cluster holds over half.
+
+    Args:
+        clusters: of the items.
+        seed: of the order.
+        groups: partners are found within a group.
+
+    Raises:
+        InputError: a group with a single cluster.
+    """
+    generator = np.random.default_rng(seed)
+    partner = [0] * len(clusters)
+    groups = groups if groups is not None else [""] * len(clusters)
+    for group in dict.fromkeys(groups):
+        items = [i for i, name in enumerate(groups) if name == group]
+        names = list(dict.fromkeys(clusters[i] for i in items))
+        if len(names) < 2:
+            raise InputError(
+                f"shuffled context{f' of {group!r}' if group else ''} needs at least 2 documents, "
+                f"got {len(names)}; give more data or a higher --limit."
+            )
+        generator.shuffle(names)
+        order = [i for name in names for i in items if clusters[i] == name]
+        largest = max(sum(clusters[i] == name for i in items) for name in names)
+        for place, item in enumerate(order):
+            if 2 * largest <= len(order):
+                partner[item] = order[(place + largest) % len(order)]
+            else:
+                far_off = [i for i in order if clusters[i] != clusters[item]]
+                partner[item] = far_off[int(generator.integers(len(far_off)))]
+    return partner
+
+
+Progress = Callable[[str, int, int], None]
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Says nothing."""

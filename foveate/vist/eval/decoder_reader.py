@@ -1,0 +1,186 @@
+"""What readers of far context around a causal language model share."""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foveate.errors import InputError
+from foveate.vist.eval.context import ContextReader, EncodedText, FarContext, Score
+
+__all__ = ["DecoderReader", "Prefilled"]
+
+
+@dataclass
+class Prefilled:
+    """A KV cache with head and far context, and what it still holds of the last prompt.
+
+    Args:
+        cache: of transformers; it can be cropped.
+        base: position of the token behind the far context.
+        length: entries up to there.
+        prompt: tokens that the cache holds behind them.
+    """
+
+    cache: Any
+    base: int
+    length: int
+    prompt: list[int] = field(default_factory=list)
+
+    def resume(self, ids: Sequence[int]) -> int:
+        """Keep what is held of a prompt that begins with `ids`: the number of tokens both share."""
+        pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, self.prompt))  # noqa: B905
+        shared = sum(1 for _ in pairs)
+        extra = self.cache.get_seq_length() - self.length - shared
+        if extra:
+            self.cache.crop(-extra)
+        self.prompt = self.prompt[:shared]
+        return shared
+
+
+class DecoderReader(ContextReader):
+    """What both readers share: the tokenizer, the head, scoring of options in one pass.
+
+    Args:
+        model: causal language model.
+        tokenizer: its fast tokenizer.
+        head: text before everything, special tokens allowed; None is the tokenizer's beginning of
+            text (or, where it has none, its end).
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, head: str | None = None) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.head_ids = _head_ids(tokenizer, head)
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    def encode(self, text: str) -> EncodedText:
+        encoded = self.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        starts = tuple(start for start, _ in encoded["offset_mapping"])
+        return EncodedText(text=text, ids=tuple(encoded["input_ids"]), starts=starts)
+
+    @torch.no_grad()
+    def option_nll(
+        self, far: FarContext | None, prompt: str, options: Sequence[str]
+    ) -> list[Score]:
+        """All options in one pass: a row in which no option sees another."""
+        asked = self.encode(prompt).ids
+        rows = [self.encode(option).ids for option in options]
+        if not asked or not all(rows):
+            raise InputError("a prompt or an option has no tokens; give text in both.")
+        ids, depth, allowed = _tree(asked, rows)
+        # From the prompt's last token on.
+        keep = len(ids) - len(asked) + 1
+        log_probs = self._logits(far, ids, depth, allowed, keep).float().log_softmax(dim=-1)
+        scores, at = [], 1
+        for row in rows:
+            # An option's first token is foretold by the prompt's last, its others by their own.
+            before = torch.tensor([0, *range(at, at + len(row) - 1)], device=log_probs.device)
+            picked = log_probs[before, torch.tensor(row, device=log_probs.device)]
+            scores.append(Score(nats=-float(picked.double().sum()), tokens=len(row)))
+            at += len(row)
+        return scores
+
+    @abstractmethod
+    def _logits(
+        self, far: FarContext | None, ids: Tensor, depth: Tensor, allowed: Tensor, keep: int
+    ) -> Tensor:
+        """Logits [keep, vocabulary] of the last tokens of text after the far context.
+
+        Args:
+            ids: [S].
+            depth: [S], each token's position within the text.
+            allowed: [S, S] bool, which tokens of the text each one sees.
+        """
+
+    def logits_behind(
+        self, start: Prefilled, ids: Tensor, depth: Tensor, allowed: Tensor, keep: int
+    ) -> Tensor:
+        """`_logits` of text behind a cache; what its prompt shares with the last one is not rerun.
+
+        Many questions begin with the same demonstrations.
+        """
+        num_asked = len(ids) - keep + 1
+        asked = ids[:num_asked].tolist()
+        # The prompt's last token is always fed: it foretells the options' first ones.
+        shared = start.resume(asked[:-1])
+        seen = torch.cat(
+            [allowed.new_ones(len(ids) - shared, start.length), allowed[shared:]], dim=1
+        )
+        try:
+            logits: Tensor = self.model(
+                ids[None, shared:].to(self.device),
+                attention_mask=self.additive(seen),
+                position_ids=(start.base + depth[shared:])[None].to(self.device),
+                past_key_values=start.cache,
+                logits_to_keep=keep,
+            ).logits[0]
+            start.prompt = asked
+        finally:
+            start.resume(start.prompt)
+        return logits
+
+    def additive(self, allowed: Tensor) -> Tensor:
+        """A mask [1, 1, Q, K] that every kernel of transformers takes."""
+        dtype = self.model.get_input_embeddings().weight.dtype
+        mask = torch.zeros(allowed.shape, dtype=dtype, device=self.device)
+        return mask.masked_fill(~allowed.to(self.device), torch.finfo(dtype).min)[None, None]
+
+    def first_line(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.lstrip("\n").split("\n")[0].strip()
+
+    def is_done(self, ids: Sequence[int]) -> bool:
+        """Whether the first line of an answer has ended."""
+        if ids[-1] in _ends(self.model, self.tokenizer):
+            return True
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return "\n" in text.lstrip("\n")
+
+
+def _tree(prompt: Sequence[int], options: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids [S], depths [S] and who sees whom [S, S] of a prompt with all options behind it."""
+    ids = list(prompt)
+    depth = list(range(len(prompt)))
+    owner = [-1] * len(prompt)
+    for number, option in enumerate(options):
+        ids += option
+        depth += range(len(prompt), len(prompt) + len(option))
+        owner += [number] * len(option)
+    owners = torch.tensor(owner)
+    is_own = (owners[:, None] == owners[None]) | (owners[None] == -1)
+    causal = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
+    return torch.tensor(ids), torch.tensor(depth), is_own & causal
+
+
+def _head_ids(tokenizer: Any, head: str | None) -> tuple[int, ...]:
+    if head is not None:
+        ids = tokenizer(head, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise InputError(f"head {head!r} has no tokens; give at least one, the attention sink.")
+        return tuple(ids)
+    for name in ("bos_token_id", "eos_token_id"):
+        token = getattr(tokenizer, name, None)
+        if token is not None:
+            return (int(token),)
+    raise InputError("the tokenizer has no beginning-of-text token; name a head text (--head).")
+
+
+def _ends(model: Any, tokenizer: Any) -> set[int]:
+    """Tokens that end an answer."""
+    ends: set[int] = set()
+    for token in (tokenizer.eos_token_id, model.generation_config.eos_token_id):
+        ends.update(token if isinstance(token, list) else [token] if token is not None else [])
+    return ends

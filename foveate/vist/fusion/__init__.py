@@ -1,0 +1,1 @@
+"""How a decoder reads latents: keys and values in front of its own, or cross-attention."""

@@ -1,0 +1,272 @@
+"""Hooks that let an unmodified decoder read a prefix; raw text rows are all that passes through.
+
+In the prefix form each self-attention is handed the memory's keys and values in front of its own,
+a mask with columns for them, and rotary tables in which text after the memory stands further on.
+The KV cache keeps raw text only, so beams, cropping and any cache class work as they are. In the
+cross-attention form what a layer's self-attention returns is raised by the added module's output.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from foveate.carve.engine.attach import bound_arguments
+from foveate.errors import InputError, UnsupportedModeError
+from foveate.models.anatomy import Anatomy
+from foveate.models.masks import is_flash, valid_tokens
+from foveate.vist.fusion.fusion import Fusion, PrefixCache
+
+
+@dataclass
+class TextPass:
+    """One call of the decoder: which text rows come, and what they read.
+
+    Args:
+        inputs: the call's arguments by name.
+        batch, length: of the new tokens.
+        past: tokens in the KV cache.
+        positions: [B or 1, Q] of the new tokens within their own text, padding not counted.
+    """
+
+    inputs: Mapping[str, Any]
+    batch: int
+    length: int
+    past: int
+    positions: Tensor
+    prefix: PrefixCache | None = None
+    reads: Tensor | None = None  # [B, Q, M] bool: which rows see which latents
+    rotary: tuple[Tensor, Tensor] | None = None
+    residual: Tensor | None = None
+    masks: dict[tuple[int, int, int], tuple[Any, Tensor]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Any]) -> TextPass:
+        tokens = inputs.get("input_ids")
+        tokens = tokens if tokens is not None else inputs.get("inputs_embeds")
+        if tokens is None:
+            raise UnsupportedModeError(
+                "the model was called with neither input_ids nor inputs_embeds."
+            )
+        batch, length = tokens.shape[:2]
+        cache = inputs.get("past_key_values")
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        positions, mask = inputs.get("position_ids"), inputs.get("attention_mask")
+        if positions is None:
+            if isinstance(mask, Tensor) and mask.ndim == 2:
+                positions = (mask.long().cumsum(dim=1) - 1).clamp_min(0)[:, -length:]
+            else:
+                positions = torch.arange(past, past + length, device=tokens.device)[None]
+        return cls(inputs, batch, length, past, positions.to(tokens.device))
+
+    @property
+    def valid(self) -> Tensor:
+        """Which new tokens are real, [B, Q] bool."""
+        mask = self.inputs.get("attention_mask")
+        return valid_tokens(mask, self.batch, self.length, self.positions.device)
+
+
+class Fuser:
+    """Puts the hooks on, and takes them off without a trace.
+
+    Args:
+        anatomy: of the decoder.
+        fusion: trained modules.
+        prefix_for: asked at every pass for the prefix of its rows; None leaves the pass alone.
+    """
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        fusion: Fusion,
+        prefix_for: Callable[[TextPass], PrefixCache | None],
+    ) -> None:
+        self.anatomy = anatomy
+        self.fusion = fusion
+        self.prefix_for = prefix_for
+        self._handles: list[RemovableHandle] = []
+        self._pass: TextPass | None = None
+        self._is_asking = False
+
+    def __enter__(self) -> Fuser:
+        self.install()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.remove()
+
+    def install(self) -> None:
+        """Raises UnsupportedModeError where the attention kernel cannot mask a prefix."""
+        if self.fusion.prefix is not None:
+            self._check_kernel()
+        base = self.anatomy.base
+        try:
+            add = self._handles.append
+            add(base.register_forward_pre_hook(self._before_base, with_kwargs=True))
+            add(base.register_forward_hook(self._after_base, always_call=True))
+            for i, layer in enumerate(self.anatomy.layers):
+                if self.fusion.prefix is not None:
+                    hook = functools.partial(self._before_attention, i)
+                    add(layer.self_attn.register_forward_pre_hook(hook, with_kwargs=True))
+                elif str(i) in self.fusion.cross:
+                    after = functools.partial(self._after_attention, i)
+                    add(layer.register_forward_pre_hook(self._before_layer, with_kwargs=True))
+                    add(layer.self_attn.register_forward_hook(after, with_kwargs=True))
+        except BaseException:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Restore the decoder exactly. Harmless if nothing is installed."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._pass = None
+
+    def _check_kernel(self) -> None:
+        kernel = str(self.anatomy.text_config._attn_implementation)
+        if is_flash(kernel) or kernel not in ("sdpa", "eager"):
+            raise UnsupportedModeError(
+                f"attention {kernel!r} cannot hide a memory from the text before it; load the "
+                "model with attn_implementation 'sdpa' or 'eager', or use a cross-attention Vist."
+            )
+
+    # --- a pass ---
+
+    def _before_base(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if self._is_asking:
+            return  # the prefix itself is being computed
+        text = TextPass.of(bound_arguments(module, args, kwargs))
+        self._is_asking = True
+        try:
+            prefix = self.prefix_for(text)
+        finally:
+            self._is_asking = False
+        self._pass = text if prefix is not None else None
+        if prefix is None:
+            return
+        if prefix.num_rows != text.batch:
+            raise InputError(
+                f"the prefix has {prefix.num_rows} rows and the batch {text.batch}; give one "
+                "memory for each row."
+            )
+        text.prefix = prefix
+        if self.fusion.prefix is not None:
+            at = torch.tensor(prefix.memory_at, device=text.positions.device)[:, None]
+            span = torch.tensor(prefix.spans, device=text.positions.device)[:, None]
+            is_after = text.positions >= at  # [B, Q]
+            text.positions = text.positions + span * is_after
+            text.reads = is_after[:, :, None] & prefix.mask[:, None]
+
+    def _after_base(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._is_asking:
+            self._pass = None
+
+    # --- the prefix form ---
+
+    def _before_attention(
+        self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        text = self._pass
+        if text is None or self._is_asking:
+            return None
+        assert text.prefix is not None
+        cache = kwargs.get("past_key_values")
+        if text.rotary is None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            text.rotary = self.anatomy.base.rotary_emb(hidden, text.positions)
+        return args, {
+            **kwargs,
+            "position_embeddings": text.rotary,
+            "attention_mask": self._widen(text, kwargs.get("attention_mask"), cache, index),
+            "past_key_values": _WithMemory(
+                cache, text.prefix.keys[index], text.prefix.values[index]
+            ),
+        }
+
+    def _widen(self, text: TextPass, mask: Any, cache: Any, index: int) -> Tensor:
+        """The layer's mask with columns for the latents in front, made once for each mask."""
+        # Layers that share a mask share its width; without one a sliding cache may hold fewer.
+        columns = (text.length, 0)
+        if mask is None and cache is not None:
+            columns = cache.get_mask_sizes(text.length, index)
+        key = (id(mask), *columns)
+        if key not in text.masks:
+            text.masks[key] = (mask, _widened(mask, text, *columns))
+        return text.masks[key][1]
+
+    # --- the cross-attention form ---
+
+    def _before_layer(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if self._pass is not None and not self._is_asking:
+            self._pass.residual = args[0] if args else kwargs["hidden_states"]
+
+    def _after_attention(
+        self, index: int, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any
+    ) -> Any:
+        text = self._pass
+        if text is None or self._is_asking:
+            return None
+        assert text.prefix is not None
+        assert text.residual is not None
+        cross = self.fusion.cross[str(index)]
+        x = text.residual + output[0]
+        delta = cross(
+            x.to(cross.o_proj.weight.dtype),
+            text.prefix.keys[index],
+            text.prefix.values[index],
+            text.prefix.mask,
+            kwargs["position_embeddings"],
+        )
+        text.residual = None
+        return (output[0] + delta.to(output[0].dtype), *output[1:])
+
+
+class _WithMemory:
+    """Stands before a layer's KV cache: what comes back has the memory in front of the text."""
+
+    def __init__(self, cache: Any, keys: Tensor, values: Tensor) -> None:
+        self._cache = cache
+        self._keys, self._values = keys, values
+
+    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self._cache is not None:
+            keys, values = self._cache.update(keys, values, *args, **kwargs)
+        return (
+            torch.cat([self._keys.to(keys), keys], dim=2),
+            torch.cat([self._values.to(values), values], dim=2),
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+
+def _widened(mask: Any, text: TextPass, num_columns: int, first: int) -> Tensor:
+    """A 4-D mask [B, 1 or H, Q, M + kv] in the form `mask` has; None becomes a bool one.
+
+    Args:
+        num_columns, first: of the raw text's keys, where `mask` is None.
+    """
+    assert text.reads is not None
+    reads = text.reads.unsqueeze(1)  # [B, 1, Q, M]
+    if mask is None:
+        place = torch.arange(first, first + num_columns, device=reads.device)
+        row = torch.arange(text.past, text.past + text.length, device=reads.device)
+        mask = (place[None] <= row[:, None]).expand(text.batch, 1, -1, -1)
+    if not isinstance(mask, Tensor) or mask.ndim != 4:
+        raise UnsupportedModeError(
+            f"the attention mask is a {type(mask).__name__} that cannot be widened for a memory; "
+            "load the model with attn_implementation 'sdpa' or 'eager'."
+        )
+    mask = mask.expand(text.batch, -1, -1, -1)
+    reads = reads.expand(-1, mask.shape[1], -1, -1)
+    if mask.dtype != torch.bool:
+        lowest = torch.finfo(mask.dtype).min
+        reads = torch.zeros_like(reads, dtype=mask.dtype).masked_fill(~reads, lowest)
+    return torch.cat([reads, mask], dim=-1)

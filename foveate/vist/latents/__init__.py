@@ -1,0 +1,1 @@
+"""Patches become latents: resamplers, where latents look, and memories made of them."""

@@ -1,0 +1,1 @@
+"""Vist at work: loaded, attached to a model, reading documents and answering."""

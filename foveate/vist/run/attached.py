@@ -1,0 +1,308 @@
+"""Vist attached to a model: `generate` and plain calls read the memories, until detached."""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from foveate.carve.engine.attach import ATTACHED
+from foveate.errors import AttachError, InputError, UnsupportedModeError
+from foveate.vist.fusion.fuse import Fuser, TextPass
+from foveate.vist.fusion.fusion import PrefixCache, empty_prefix, fit_span, stack_prefixes
+from foveate.vist.latents.memory import Memory
+
+if TYPE_CHECKING:
+    from foveate.vist.run.vist import Vist
+
+KEPT_PREFIXES = 32  # (memory, head) pairs whose keys and values an attached run remembers
+
+
+@dataclass(frozen=True, kw_only=True)
+class VistReport:
+    """What the last prompt read.
+
+    Args:
+        form: of the fusion.
+        num_tokens: of the text behind each row's memory, 0 for none.
+        num_latents: each row reads instead.
+        spans: positions each memory takes up; fewer than its tokens where it had to be scaled.
+        window: positions the model has.
+        kv_bytes: of the memories' keys and values, each memory counted for each row.
+        kv_bytes_raw: what the tokens themselves would take.
+    """
+
+    form: str
+    num_tokens: tuple[int, ...]
+    num_latents: tuple[int, ...]
+    spans: tuple[int, ...]
+    window: int
+    kv_bytes: int
+    kv_bytes_raw: int
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether a document is longer than what the model's positions leave for it."""
+        return any(s < n for s, n in zip(self.spans, self.num_tokens, strict=True))
+
+    def __str__(self) -> str:
+        lines = []
+        for row, (tokens, latents, span) in enumerate(
+            zip(self.num_tokens, self.num_latents, self.spans, strict=True)
+        ):
+            what = f"{tokens} tokens -> {latents} latents" if tokens else "no memory"
+            if span < tokens:
+                what += f", positions scaled to {span} to fit the model's {self.window}"
+            lines.append(f"row {row}  {what}")
+        lines.append(f"memory KV  {self.kv_bytes} B instead of {self.kv_bytes_raw} B ({self.form})")
+        return "\n".join(lines)
+
+
+class VistRun:
+    """Memories on a model. Made by `Vist.attach`; a context manager.
+
+    Args:
+        vist: whose model reads.
+        memories: one for each prompt (None: that prompt has none), or one for all; prefixes from
+            `Vist.prefill` work too.
+        memory_at: raw tokens of each prompt before the memory, at least 1: the attention sink.
+
+    Attributes:
+        reports: of all prompts, oldest first; `report` is the last, None before the first.
+    """
+
+    def __init__(
+        self,
+        vist: Vist,
+        memories: Sequence[Memory | PrefixCache | None],
+        memory_at: int | Sequence[int],
+    ) -> None:
+        self.vist = vist
+        self.memories = list(memories)
+        self.memory_at = memory_at
+        self.reports: list[VistReport] = []
+        self._fuser = Fuser(vist.anatomy, vist.parts.fusion, self._prefix_for)
+        self._prefix: PrefixCache | None = None
+        self._total_length = 0
+        self._num_prompts: int | None = None
+        self._kept: OrderedDict[Any, tuple[Any, PrefixCache]] = OrderedDict()
+
+    @property
+    def report(self) -> VistReport | None:
+        return self.reports[-1] if self.reports else None
+
+    @property
+    def method(self) -> str:
+        """What other attachments call this one."""
+        return f"Vist({self.vist.config.fusion.form})"
+
+    def attach(self) -> VistRun:
+        """Put the hooks on. Raises AttachError if the model has something attached already."""
+        base, host = self.vist.anatomy.base, self.vist.anatomy.model
+        if base in ATTACHED:
+            raise AttachError(
+                f"the model already runs {ATTACHED[base].method}; detach that run first."
+            )
+        self._fuser.install()
+        ATTACHED[base] = self  # type: ignore[assignment]
+        host.__dict__["generate"] = self._guarded_generate(host.generate)
+        return self
+
+    def detach(self) -> None:
+        """Restore the model exactly. Harmless if already detached."""
+        self._fuser.remove()
+        if ATTACHED.get(self.vist.anatomy.base) is self:
+            del ATTACHED[self.vist.anatomy.base]
+            self.vist.anatomy.model.__dict__.pop("generate", None)
+        self._prefix = None
+        self._kept.clear()
+
+    def __enter__(self) -> VistRun:
+        if ATTACHED.get(self.vist.anatomy.base) is not self:
+            self.attach()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def _guarded_generate(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        """Know the number of prompts and the final length before the first pass."""
+
+        @functools.wraps(generate)
+        def guarded(inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
+            prompts = inputs if inputs is not None else kwargs.get("input_ids")
+            if prompts is None:
+                prompts = kwargs.get("inputs_embeds")
+            if prompts is not None:
+                self._num_prompts = int(prompts.shape[0])
+                length = int(prompts.shape[1])
+                self._total_length = length + _new_tokens(self.vist.anatomy.model, length, kwargs)
+            # A static cache makes transformers compile the forward pass, past the hooks.
+            kwargs.setdefault("disable_compile", True)
+            self._prefix = None if kwargs.get("past_key_values") is None else self._prefix
+            try:
+                return generate(inputs, *args, **kwargs)
+            finally:
+                self._num_prompts, self._total_length = None, 0
+
+        return guarded
+
+    # --- which prefix a pass reads ---
+
+    def _prefix_for(self, text: TextPass) -> PrefixCache | None:
+        if all(memory is None for memory in self.memories):
+            return None
+        count = self._num_prompts or text.batch
+        if len(self.memories) not in (1, count) or text.batch % count:
+            raise InputError(
+                f"{len(self.memories)} memories are attached and {count} prompts came; attach one "
+                "memory for each prompt (None for a prompt without), or one for all."
+            )
+        if text.past:
+            if self._prefix is None and self.vist.parts.fusion.prefix is None:
+                self._prefix = self._read_heads(text, count)
+            if self._prefix is None:
+                raise UnsupportedModeError(
+                    f"the KV cache holds {text.past} tokens that were read before this memory was "
+                    "attached; start from an empty cache."
+                )
+            self._check_window(text, self._prefix)
+            return self._prefix
+        prefix = self._read_heads(text, count)
+        self._prefix = prefix
+        self.reports.append(self._report(prefix))
+        return prefix
+
+    def _read_heads(self, text: TextPass, count: int) -> PrefixCache:
+        """The prefix of every row of a prompt's first pass."""
+        valid = text.valid
+        lengths = valid.sum(dim=1).tolist()
+        at = self.memory_at
+        repeats = text.batch // count
+        if self.vist.parts.fusion.prefix is None:
+            at = 0  # memories come before all text
+        heads = [at] * count if isinstance(at, int) else list(at)
+        if len(heads) != count:
+            raise InputError(
+                f"memory_at has {len(heads)} entries and {count} prompts came; give one number, or "
+                "one for each prompt."
+            )
+        total = max(self._total_length, text.length)
+        rows: list[PrefixCache] = []
+        places: dict[Any, int] = {}
+        index = []
+        for row in range(text.batch):
+            prompt = row // repeats
+            memory = self.memories[prompt if len(self.memories) > 1 else 0]
+            if memory is not None and lengths[row] <= heads[prompt]:
+                raise InputError(
+                    f"prompt {prompt} has {lengths[row]} tokens and memory_at is {heads[prompt]}; "
+                    "at least one token must come after the memory to read it."
+                )
+            padding = text.length - int(lengths[row])
+            key, make = self._row(text, row, memory, heads[prompt], total - padding)
+            if key not in places:
+                places[key] = len(rows)
+                rows.append(self._remember(key, memory, make))
+            index.append(places[key])
+        stacked = stack_prefixes(rows)
+        return stacked if index == list(range(stacked.num_rows)) else stacked.rows(index)
+
+    def _row(
+        self, text: TextPass, row: int, memory: Any, head: int, length: int
+    ) -> tuple[Any, Callable[[], PrefixCache]]:
+        """A key that is equal where a row's prefix is, and what computes it."""
+        vist = self.vist
+        columns = text.valid[row].nonzero()[:head, 0]
+        ids = text.inputs.get("input_ids")
+        if ids is not None:
+            head_ids = tuple(ids[row, columns].tolist())
+            embeds, key_head = vist.embed(ids[row : row + 1, columns]), head_ids
+        else:
+            embeds = text.inputs["inputs_embeds"][row : row + 1, columns]
+            head_ids, key_head = (), (row, text.length)
+        if memory is None:
+            return ("none", key_head), lambda: empty_prefix(vist.parts.fusion, embeds)
+        if isinstance(memory, PrefixCache):
+            self._check_prefix(memory, head_ids, head, length)
+            return (id(memory), key_head), lambda: memory
+        span = fit_span(memory.num_tokens, length, vist.window)
+        return (id(memory), key_head, span), lambda: vist.compute(memory, embeds, span, head_ids)
+
+    def _check_prefix(
+        self, prefix: PrefixCache, head_ids: tuple[int, ...], head: int, length: int
+    ) -> None:
+        if self.vist.parts.fusion.prefix is None:
+            return
+        if prefix.memory_at[0] != head or (head_ids and prefix.heads[0] != head_ids):
+            raise InputError(
+                f"the prefix was made for a head of {prefix.memory_at[0]} tokens "
+                f"{list(prefix.heads[0])}, and the prompt starts with {list(head_ids)}; use the "
+                "same head text and memory_at, or attach the memory itself."
+            )
+        if length + prefix.spans[0] > self.vist.window:
+            raise InputError(
+                f"the prompt with its new tokens ({length}) and the prefix's {prefix.spans[0]} "
+                f"positions exceed the model's {self.vist.window}; make it with a larger "
+                "raw_length, or attach the memory itself."
+            )
+
+    def _remember(self, key: Any, memory: Any, make: Callable[[], PrefixCache]) -> PrefixCache:
+        if key not in self._kept:
+            with torch.no_grad():
+                # The memory is kept too, so that its id stays its own.
+                self._kept[key] = (memory, make())
+            while len(self._kept) > KEPT_PREFIXES:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key][1]
+
+    def _check_window(self, text: TextPass, prefix: PrefixCache) -> None:
+        longest = text.past + text.length
+        if longest <= self._total_length:
+            return
+        if max(prefix.spans) + longest > self.vist.window:
+            raise InputError(
+                f"text of {longest} tokens after a memory that takes {max(prefix.spans)} positions "
+                f"exceeds the model's {self.vist.window}; start again with the whole text, so that "
+                "the memory is scaled to what is left."
+            )
+
+    def _report(self, prefix: PrefixCache) -> VistReport:
+        config, vist = self.vist.anatomy.config, self.vist
+        weight: Tensor = vist.anatomy.layers[0].self_attn.k_proj.weight
+        per_token = (
+            2 * len(vist.anatomy.layers) * config.num_key_value_heads
+            * vist.parts.shape.head_dim * weight.element_size()
+        )  # fmt: skip
+        return VistReport(
+            form=vist.config.fusion.form,
+            num_tokens=prefix.num_tokens,
+            num_latents=tuple(int(n) for n in prefix.mask.sum(dim=1)),
+            spans=prefix.spans,
+            window=vist.window,
+            kv_bytes=prefix.num_bytes,
+            kv_bytes_raw=per_token * sum(prefix.num_tokens),
+        )
+
+
+def _new_tokens(model: Any, prompt_length: int, kwargs: dict[str, Any]) -> int:
+    """How many tokens this call of generate may add."""
+    config = kwargs.get("generation_config") or model.generation_config
+    new = kwargs.get("max_new_tokens", getattr(config, "max_new_tokens", None))
+    if new is not None:
+        return int(new)
+    longest = kwargs.get("max_length", getattr(config, "max_length", None))
+    # 20 is what transformers falls back to.
+    return max(0, int(longest) - prompt_length) if longest else 20

@@ -1,0 +1,146 @@
+"""A document becomes a memory: drawn, encoded and resampled in parts of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from foveate.errors import InputError
+from foveate.text_image.render import Renderer, Strips
+from foveate.vist.latents.memory import Memory
+from foveate.vist.parts import VistParts
+
+PAGES_AT_A_TIME = 32
+CHARS_AT_A_TIME = 32768
+WHOLE_CHARS = 1 << 18  # up to here (some 60,000 tokens) a text is drawn and tokenised in one piece
+
+
+@torch.no_grad()
+def read_document(
+    text: str | Iterable[str],
+    encoder: Any,
+    parts: VistParts,
+    tokenizer: Any,
+    *,
+    num_latents: int | None = None,
+    encoder_id: str = "",
+    parts_id: str = "",
+) -> Memory:
+    """Draw, encode and resample a document.
+
+    A text of more than 262,144 characters is tokenised in parts of some dozen strips, and a token
+    that lies across their border counts twice; shorter ones are counted exactly.
+
+    Args:
+        text: the document, or its pieces in order.
+        encoder: see docs/vist.md for the interface.
+        parts: trained parts.
+        tokenizer: of the language model; gives offsets.
+        num_latents: per strip; None is the trained number.
+        encoder_id, parts_id: written into the memory.
+
+    Raises:
+        InputError: the text is empty, or fills more strips than config.max_pages.
+    """
+    device = next(parts.parameters()).device
+    latents, positions, num_tokens, num_pages = [], [], 0, 0
+    pieces = [text] if isinstance(text, str) else text
+    renderer = Renderer(encoder.style)
+    if isinstance(text, str) and len(text) > WHOLE_CHARS:
+        # Drawing is cheap, encoding is not: find out before.
+        for strips in renderer.stream(pieces):
+            _check_pages(strips.first_page + len(strips), parts.config.max_pages)
+    for strips, drawn in _drawn(renderer, pieces):
+        num_pages += len(strips)
+        _check_pages(num_pages, parts.config.max_pages)
+        offsets = token_offsets(tokenizer, drawn)
+        glances = parts.glances(strips, offsets, num_latents) if parts.is_pointed else None
+        where = (
+            glances.positions
+            if glances is not None
+            else torch.from_numpy(
+                parts.positions(
+                    token_of_char(offsets, len(drawn)), strips.char_page, strips.char_patch,
+                    strips.patch_mask, num_latents,
+                )
+            )
+        )  # fmt: skip
+        for first in range(0, len(strips), PAGES_AT_A_TIME):
+            part = slice(first, first + PAGES_AT_A_TIME)
+            pixels = torch.from_numpy(strips.pixels[part]).to(device)
+            mask = torch.from_numpy(strips.patch_mask[part]).to(device)
+            look = glances[part].to(device) if glances is not None else None
+            found, keep, _ = parts(encoder(pixels, mask), mask, num_latents, look)
+            latents.append(found[keep])
+            positions.append(where[part].to(device)[keep] + num_tokens)
+        num_tokens += len(offsets)
+    if not num_tokens:
+        raise InputError("the text is empty; there is nothing to remember.")
+    return Memory(
+        latents=torch.cat(latents),
+        positions=torch.cat(positions),
+        num_tokens=num_tokens,
+        num_pages=num_pages,
+        encoder=encoder_id,
+        parts=parts_id,
+    )
+
+
+def token_offsets(tokenizer: Any, text: str) -> NDArray[np.int64]:
+    """First character of each token and the one after its last, int64 [T, 2]."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+
+
+def token_of_char(offsets: NDArray[np.int64], num_chars: int) -> NDArray[np.float64]:
+    """Index of the token that each character belongs to, [C].
+
+    A character outside of all tokens (a tokenizer may drop spaces) belongs to the one before.
+    """
+    begins = np.zeros(num_chars + 1, dtype=np.int64)
+    np.maximum.at(begins, offsets[:, 0], np.arange(len(offsets)))
+    return np.maximum.accumulate(begins)[:-1].astype(np.float64)
+
+
+def _check_pages(num_pages: int, max_pages: int) -> None:
+    if num_pages > max_pages:
+        raise InputError(
+            f"the text fills more than max_pages={max_pages} strips; shorten it, read it in parts "
+            "(memory.concat joins them), or raise VistConfig.max_pages."
+        )
+
+
+def _drawn(renderer: Renderer, pieces: Iterable[str]) -> Iterator[tuple[Strips, str]]:
+    """Strips with the characters they show."""
+    rest = iter(pieces)
+    waiting: list[str] = []
+    size = 0
+    for piece in rest:
+        waiting.append(piece)
+        size += len(piece)
+        if size > WHOLE_CHARS:
+            break
+    else:
+        text = "".join(waiting)
+        if text:
+            yield renderer.render(text), text
+        return
+    begun, waiting = waiting, []
+
+    def remembered() -> Iterator[str]:
+        for piece in chain(begun, rest):
+            # In small cuts: what is waiting is copied with every part.
+            for first in range(0, len(piece), CHARS_AT_A_TIME):
+                waiting.append(piece[first : first + CHARS_AT_A_TIME])
+                yield waiting[-1]
+
+    for strips in renderer.stream(remembered()):
+        text = "".join(waiting)
+        count = len(strips.char_page)
+        waiting[:] = [text[count:]]
+        yield strips, text[:count]

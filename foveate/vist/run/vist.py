@@ -1,0 +1,418 @@
+"""Vist: a frozen language model, a frozen encoder, and the trained parts between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foveate.carve.engine.attach import ATTACHED
+from foveate.errors import AttachError, ConfigError, InputError
+from foveate.vist.config import VistConfig
+from foveate.vist.fusion.fusion import PrefixCache, empty_prefix, fit_span, stack_prefixes
+from foveate.vist.fusion.prefix import compute_prefix, decoder_shape, reader_of
+from foveate.vist.latents.glance_resampler import GlanceResampler
+from foveate.vist.latents.memory import Memory, MemoryBatch, pad_memories
+from foveate.vist.parts import VistParts, weights_hash
+from foveate.vist.run.attached import VistReport, VistRun
+from foveate.vist.run.read_document import read_document
+from foveate.vist.run.text_rows import (
+    Ids,
+    TextScores,
+    all_real,
+    pad_left,
+    row_of,
+    rows_of,
+    score_rows,
+    text_rows,
+)
+from foveate.vist.run.vocabulary import learn_vocabulary
+
+
+class Vist:
+    """Far context as latents beside raw recent text, for an unmodified causal language model.
+
+    Source: Xing et al. 2025 (arXiv:2502.00791); docs/vist.md says where it is silent and what we
+    chose.
+
+    Args:
+        model: causal language model of a supported family. It is frozen and put in eval mode.
+        tokenizer: its tokenizer; only `read` needs it.
+        encoder: frozen; see docs/vist.md for the interface.
+        config: of the trained parts.
+        parts: trained parts; None makes new ones.
+
+    Raises:
+        UnsupportedModelError: the model's family cannot read memories.
+        ConfigError: the resampler's input_width is not the encoder's width.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        encoder: Any,
+        config: VistConfig,
+        parts: VistParts | None = None,
+    ) -> None:
+        self.anatomy = reader_of(model)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        self.config = config
+        if encoder is not None and encoder.width != config.resampler.input_width:
+            raise ConfigError(
+                f"the resampler takes features of width {config.resampler.input_width} and the "
+                f"encoder gives {encoder.width}; set ResamplerConfig(input_width={encoder.width})."
+            )
+        model.requires_grad_(False).eval()
+        if isinstance(encoder, nn.Module):
+            encoder.requires_grad_(False).eval()
+        device = self.anatomy.base.get_input_embeddings().weight.device
+        if parts is None:
+            parts = VistParts(config, decoder_shape(self.anatomy), self.anatomy.layers).to(device)
+        self.parts = parts
+        self._run: VistRun | None = None
+        self._hashes: dict[int, tuple[Any, str]] = {}
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        base: Any = None,
+        *,
+        tokenizer: Any = None,
+        encoder: Any = None,
+        device: str | torch.device | None = None,
+    ) -> Vist:
+        """A Vist from a folder written by `save`.
+
+        Args:
+            path: the folder.
+            base: the language model, or a folder or hub id of it; None is where the checkpoint says
+                it was.
+            tokenizer: its tokenizer; None loads it from the base.
+            encoder: the encoder; None finds the one the checkpoint names.
+            device: of a base that is loaded here, default the CPU.
+
+        Raises:
+            InputError: something is missing or broken, or the base or the encoder has other weights
+                than the ones trained with.
+        """
+        from foveate.vist.run.load import load_parts
+
+        model, tokenizer, encoder, about, parts = load_parts(path, base, tokenizer, encoder, device)
+        return cls(model, tokenizer, encoder, about.config, parts)
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        base: str | None = None,
+        training: dict[str, Any] | None = None,
+    ) -> Path:
+        """Write the trained parts (fp16) with references to the base and the encoder.
+
+        Args:
+            path: a folder, made if needed.
+            base: name of the base to write down; None is where it was loaded from.
+            training: notes to keep in vist.json.
+        """
+        from foveate.vist.run.load import save_vist
+
+        return save_vist(self, path, base=base, training=training)
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.parts.parameters()).device
+        return device
+
+    @property
+    def window(self) -> int:
+        """Positions the model was made for."""
+        return int(self.anatomy.config.max_position_embeddings)
+
+    @property
+    def report(self) -> VistReport | None:
+        """What the last prompt of the last attached run read."""
+        return self._run.report if self._run is not None else None
+
+    # --- a document becomes a memory ---
+
+    def read(self, text: str | Iterable[str], num_latents: int | None = None) -> Memory:
+        """Read a document once, for any number of questions.
+
+        Args:
+            text: the document, or its pieces in order; a long one is read in bounded memory but for
+                the latents.
+            num_latents: per strip; None is the trained number.
+
+        Raises:
+            InputError: the text is empty, or fills more strips than config.max_pages.
+        """
+        if self.encoder is None or self.tokenizer is None:
+            raise InputError("this Vist has no encoder or tokenizer; it reads latents only.")
+        self.learn_vocabulary()
+        return read_document(
+            text,
+            self.encoder,
+            self.parts,
+            self.tokenizer,
+            num_latents=num_latents,
+            encoder_id=self.identity(self.encoder),
+            parts_id=self.identity(self.parts),
+        )
+
+    def learn_vocabulary(self, cache_dir: str | Path | None = None) -> None:
+        """Draw the vocabulary for a resampler that looks tokens up; `read` does it by itself.
+
+        Does nothing for other resamplers, or where it is done. A changed resampler is told by
+        setting its `dictionary` to None.
+
+        Args:
+            cache_dir: see foveate.vist.run.vocabulary.learn_vocabulary.
+        """
+        resampler = self.parts.resampler
+        if (
+            isinstance(resampler, GlanceResampler)
+            and resampler.sharpness is not None
+            and resampler.dictionary is None
+        ):
+            table = self.anatomy.base.get_input_embeddings().weight
+            learn_vocabulary(
+                resampler, self.encoder, self.tokenizer, table.float(), cache_dir=cache_dir
+            )
+
+    # --- a memory becomes keys and values ---
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings of token ids."""
+        embeds: Tensor = self.anatomy.base.get_input_embeddings()(ids)
+        return embeds
+
+    def prefill(
+        self,
+        memories: Memory | Sequence[Memory | None],
+        head_ids: Ids = (),
+        *,
+        raw_length: int | None = None,
+    ) -> PrefixCache:
+        """Keys and values of memories after a head text, for any number of questions.
+
+        Args:
+            memories: one, or B of them.
+            head_ids: [H], the raw text before the memory, at least one token (the attention sink);
+                not needed in the cross-attention form.
+            raw_length: longest raw text beside it, head and new tokens included; it decides how far
+                the positions of a too long document are scaled. None leaves half the window.
+        """
+        self._check_free("prefilling")
+        rows = [memories] if isinstance(memories, Memory) else list(memories)
+        ids = row_of(head_ids).to(self.device)
+        length = raw_length if raw_length is not None else self.window // 2
+        spans = [fit_span(m.num_tokens, length, self.window) if m else 0 for m in rows]
+        head = self.embed(ids[None])
+        heads = tuple(ids.tolist())
+        with torch.no_grad():
+            made = [
+                self.compute(memory, head, span, heads)
+                if memory is not None
+                else empty_prefix(self.parts.fusion, head)
+                for memory, span in zip(rows, spans, strict=True)
+            ]
+        return stack_prefixes(made)
+
+    def compute(
+        self, memory: Memory, head: Tensor, span: int, head_ids: tuple[int, ...]
+    ) -> PrefixCache:
+        """The prefix [1 row] of one memory after `head` [1, H, hidden_size]."""
+        batch = self._batch([memory])
+        assert batch is not None
+        return self._compute(batch, [span], head, all_real(head), (head_ids,))
+
+    def _compute(
+        self,
+        batch: MemoryBatch,
+        spans: Sequence[int],
+        head: Tensor,
+        head_mask: Tensor,
+        head_ids: tuple[tuple[int, ...], ...] = (),
+    ) -> PrefixCache:
+        if self.parts.fusion.prefix is not None and not bool(head_mask.any(dim=1).all()):
+            raise InputError(
+                "a memory needs at least one raw token before it (the attention sink); pass "
+                "head_ids, e.g. the first token of the prompt."
+            )
+        prefix = compute_prefix(self.anatomy, self.parts.fusion, batch, spans, head, head_mask)
+        return PrefixCache(**{**vars(prefix), "heads": head_ids})
+
+    # --- reading ---
+
+    def attach(
+        self,
+        memories: Memory | PrefixCache | Sequence[Memory | PrefixCache | None] | None,
+        *,
+        memory_at: int | Sequence[int] = 1,
+    ) -> VistRun:
+        """Let the model read memories in every call and `generate`, until detached.
+
+        Args:
+            memories: one for each prompt, None for a prompt without; or one for all prompts. What
+                `prefill` made may stand for memories.
+            memory_at: where the memory sits: raw tokens of the prompt before it (one number, or one
+                for each prompt), e.g. the chat's opening. At least 1. Padding does not count.
+                Ignored in the cross-attention form, where a memory comes before all text.
+
+        Raises:
+            AttachError: the model has something attached already.
+            UnsupportedModeError: its attention kernel cannot read memories.
+
+        Example:
+            with vist.attach(vist.read(document)) as run:
+                out = model.generate(**inputs, max_new_tokens=64)
+            print(run.report)
+        """
+        if isinstance(memories, PrefixCache):
+            # Rows without a memory read nothing, after any head.
+            memories = [memories.rows([i]) if n else None for i, n in enumerate(memories.spans)]
+        elif memories is None or isinstance(memories, Memory):
+            memories = [memories]
+        at = [memory_at] if isinstance(memory_at, int) else list(memory_at)
+        if min(at, default=0) < 1:
+            raise InputError(
+                f"memory_at={memory_at} leaves no raw token before the memory; use 1 or more (the "
+                "first token is the attention sink)."
+            )
+        for memory in memories:
+            if isinstance(memory, Memory):
+                self._check_memory(memory)
+        self._run = VistRun(self, memories, memory_at)
+        return self._run.attach()
+
+    def forward_train(
+        self,
+        batch: MemoryBatch | None,
+        head_ids: Ids | Sequence[Ids],
+        tail_ids: Ids | Sequence[Ids],
+        *,
+        score_last: int,
+        states_at: Iterable[int] = (),
+    ) -> TextScores:
+        """Logits of the last tokens of raw text beside memories; differentiable in the latents.
+
+        The vocabulary is computed for the scored rows only.
+
+        Args:
+            batch: B memories (`pack_pages` of fresh latents, or `pad_memories`); None is the
+                unmodified model.
+            head_ids: raw text before each memory: [H] for all rows, or B of any lengths.
+            tail_ids: raw text after it: [T], [B, T], or B of any lengths.
+            score_last: K, tokens scored at the end of each tail.
+            states_at: layers whose inputs are returned too.
+        """
+        self._check_free("scoring")
+        heads, tails = text_rows(
+            head_ids, tail_ids, batch and batch.num_rows, score_last, self.device
+        )
+        texts = [torch.cat(pair) for pair in zip(heads, tails, strict=True)]
+        ids, mask = pad_left(texts)
+        prefix = None
+        if batch is not None:
+            spans = [
+                fit_span(n, len(text), self.window) if n else 0
+                for n, text in zip(batch.num_tokens, texts, strict=True)
+            ]
+            head, head_mask = pad_left(heads)
+            prefix = self._compute(batch, spans, self.embed(head), head_mask)
+        fusion = self.parts.fusion
+        return score_rows(self.anatomy, fusion, ids, mask, prefix, score_last, tuple(states_at))
+
+    def nll(
+        self,
+        memory: Memory | PrefixCache | Sequence[Memory | None] | None,
+        head_ids: Ids | Sequence[Ids],
+        tail_ids: Ids | Sequence[Ids],
+        score_last: int,
+    ) -> Tensor:
+        """Mean negative log likelihood of the last `score_last` tokens of each row, [B] nats.
+
+        Args:
+            memory: one for all rows, one a row (None: without), or a prefix with B rows.
+            head_ids, tail_ids, score_last: as in `forward_train`.
+        """
+        self._check_free("scoring")
+        with torch.no_grad():
+            if isinstance(memory, PrefixCache):
+                scores = self._score_prefix(memory, head_ids, tail_ids, score_last)
+            else:
+                rows = [memory] if memory is None or isinstance(memory, Memory) else list(memory)
+                count = max(len(rows_of(t, self.device)) for t in (head_ids, tail_ids))
+                batch = self._batch(rows * count if len(rows) == 1 else rows)
+                scores = self.forward_train(batch, head_ids, tail_ids, score_last=score_last)
+            return scores.token_nll.mean(dim=1)
+
+    def _score_prefix(
+        self,
+        prefix: PrefixCache,
+        head_ids: Ids | Sequence[Ids],
+        tail_ids: Ids | Sequence[Ids],
+        score_last: int,
+    ) -> TextScores:
+        count = None if prefix.num_rows == 1 else prefix.num_rows
+        heads, tails = text_rows(head_ids, tail_ids, count, score_last, self.device)
+        prefix = prefix if prefix.num_rows == len(tails) else prefix.rows([0] * len(tails))
+        for head, known in zip(heads, prefix.heads, strict=False):
+            if known and tuple(head.tolist()) != known:
+                raise InputError(
+                    f"the prefix was made for the head {list(known)}, not {head.tolist()}; use the "
+                    "same head_ids, or pass the memory itself."
+                )
+        ids, mask = pad_left([torch.cat(pair) for pair in zip(heads, tails, strict=True)])
+        return score_rows(self.anatomy, self.parts.fusion, ids, mask, prefix, score_last, ())
+
+    def _batch(self, memories: Sequence[Memory | None]) -> MemoryBatch | None:
+        """Checked and on the device; None if no row has one."""
+        for memory in memories:
+            if memory is not None:
+                self._check_memory(memory)
+        dtype = next(self.parts.parameters()).dtype
+        rows = [m and m.to(self.device, dtype) for m in memories]
+        return pad_memories(rows) if any(row is not None for row in rows) else None
+
+    def _check_free(self, what: str) -> None:
+        base = self.anatomy.base
+        if base in ATTACHED:
+            raise AttachError(
+                f"the model runs {ATTACHED[base].method}; detach it before {what} with vist."
+            )
+
+    # --- identities ---
+
+    def _check_memory(self, memory: Memory) -> None:
+        width = self.config.resampler.width
+        if memory.latents.shape[1] != width:
+            raise InputError(
+                f"the memory's latents have width {memory.latents.shape[1]} and this Vist reads "
+                f"{width}; read the document with this Vist."
+            )
+        if memory.parts and memory.parts != self.identity(self.parts):
+            raise InputError(
+                "the memory was made by other trained parts than these; read the document again."
+            )
+        if self.encoder is not None and memory.encoder not in ("", self.identity(self.encoder)):
+            raise InputError(
+                "the memory was made with another encoder than this; read the document again."
+            )
+
+    def identity(self, module: Any) -> str:
+        """Hash of a module's weights, computed again only after they changed."""
+        if not isinstance(module, nn.Module):
+            return ""
+        state = tuple((id(p), p._version) for p in module.parameters())
+        known = self._hashes.get(id(module))
+        if known is None or known[0] != state:
+            known = self._hashes[id(module)] = (state, weights_hash(module))
+        return known[1]

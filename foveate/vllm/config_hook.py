@@ -1,0 +1,180 @@
+"""When an engine is configured: read its "foveate" entry, refuse what cannot be, pass it on.
+
+vLLM's processors and models see the model's configuration, not --additional-config. So the checked
+entry travels in the former, as the attribute `foveate`, to every process of the engine.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from foveate.carve.method import Method
+from foveate.errors import MethodError, UnsupportedModeError, UnsupportedModelError
+from foveate.vllm.settings import KEY, OF_THE_TOWER, method_of
+
+__all__ = ["FAMILIES", "ServedFamily", "configure", "method_in"]
+
+logger = logging.getLogger("vllm.foveate")  # vLLM shows its own loggers only
+
+
+@dataclass(frozen=True)
+class ServedFamily:
+    """A model family that can be served compressed.
+
+    Args:
+        title: name people know.
+        home: "module:class" that replaces vLLM's.
+        positions: of kept tokens; "renumbered" where vLLM counts the tokens of the prompt.
+        modalities: what is compressed; requests with others are refused.
+    """
+
+    title: str
+    home: str
+    positions: Literal["original", "renumbered"]
+    modalities: tuple[str, ...] = ("image",)
+
+
+_LLAVA = "foveate.vllm.llava"
+_QWEN = "foveate.vllm.qwen"
+_BOTH = ("image", "video")
+FAMILIES: Mapping[str, ServedFamily] = {
+    "LlavaForConditionalGeneration": ServedFamily(
+        "LLaVA-1.5", f"{_LLAVA}:CarvedLlava", "renumbered"
+    ),
+    "LlavaNextForConditionalGeneration": ServedFamily(
+        "LLaVA-NeXT", f"{_LLAVA}:CarvedLlavaNext", "renumbered"
+    ),
+    "LlavaOnevisionForConditionalGeneration": ServedFamily(
+        "LLaVA-OneVision", f"{_LLAVA}:CarvedLlavaOnevision", "renumbered"
+    ),
+    "Qwen2VLForConditionalGeneration": ServedFamily(
+        "Qwen2-VL", f"{_QWEN}:CarvedQwen2VL", "original", _BOTH
+    ),
+    "Qwen2_5_VLForConditionalGeneration": ServedFamily(
+        "Qwen2.5-VL", f"{_QWEN}:CarvedQwen2_5_VL", "original", _BOTH
+    ),
+    "Qwen3VLForConditionalGeneration": ServedFamily(
+        "Qwen3-VL", f"{_QWEN}:CarvedQwen3VL", "original"
+    ),
+}
+
+
+def configure(vllm_config: Any) -> Method | None:
+    """Check an engine's configuration and put its "foveate" entry where models find it.
+
+    Args:
+        vllm_config: vLLM's VllmConfig, complete.
+
+    Returns:
+        The method in force; None without an entry, and then nothing is touched.
+
+    Raises:
+        UnsupportedModelError: the model cannot be compressed in vLLM.
+        UnsupportedModeError: an option of the engine does not go with it.
+        ConfigError, MethodError, BudgetError: see `method_of`.
+    """
+    method = method_of(vllm_config.additional_config)
+    if method is None:
+        return None
+    model_config = vllm_config.model_config
+    family = FAMILIES.get(model_config.architecture)
+    if family is None:
+        raise UnsupportedModelError(
+            f"--additional-config asks for {KEY}, and {model_config.architecture} cannot be "
+            f"compressed in vLLM; serve one of "
+            f"{', '.join(entry.title for entry in FAMILIES.values())}, or leave {KEY} out."
+        )
+    hf_config = model_config.hf_config
+    if family.positions == "original":
+        if method.positions == "renumbered":
+            raise MethodError(
+                f"positions='renumbered' needs one-dimensional rotary positions, and "
+                f"{family.title} has others; use positions='original'."
+            )
+    else:
+        method = replace(method, positions="renumbered")
+        _check_tower(family, hf_config, method)
+    _check_options(vllm_config, method)
+    hf_config.foveate = dict(vllm_config.additional_config[KEY])
+    if family.positions == "original":
+        from foveate.vllm.pruning_config import announce_pruning
+
+        announce_pruning(model_config.multimodal_config)
+    logger.info("foveate: %s on %s", method, family.title)
+    return method
+
+
+def method_in(hf_config: Any) -> Method | None:
+    """The method that `configure` left in a model's configuration."""
+    entry = getattr(hf_config, KEY, None)
+    return None if entry is None else _method_of_text(json.dumps(entry))
+
+
+@functools.lru_cache(maxsize=8)
+def _method_of_text(entry: str) -> Method | None:
+    """Every request asks for it."""
+    return method_of({KEY: json.loads(entry)})
+
+
+def _check_tower(family: ServedFamily, hf_config: Any, method: Method) -> None:
+    """The tower's patches must be the visual tokens, and its CLS token known."""
+    kind = str(hf_config.vision_config.model_type)
+    strategy = getattr(hf_config, "vision_feature_select_strategy", "default")
+    fits = {"clip_vision_model": "default", "siglip_vision_model": "full"}
+    if kind not in fits:
+        raise UnsupportedModelError(
+            f"this {family.title} has a {kind} tower; towers that can be compressed are "
+            f"{' and '.join(fits)}."
+        )
+    if method.reads and strategy != fits[kind]:
+        raise UnsupportedModelError(
+            f"this {family.title} has a {kind} tower and takes its features by the strategy "
+            f"{strategy!r}, where patches are not the visual tokens (it would have to be "
+            f"{fits[kind]!r}); use a method that does not read the tower, e.g. divprune."
+        )
+
+
+def _check_options(vllm_config: Any, method: Method) -> None:
+    """Options of the engine that would go past the plugin."""
+    multimodal = vllm_config.model_config.multimodal_config
+    if multimodal is None or getattr(multimodal, "language_model_only", False):
+        raise UnsupportedModeError(
+            f"the engine runs the language model only, so there is nothing for {KEY} to compress; "
+            f"leave --language-model-only or {KEY} out."
+        )
+    if multimodal.video_pruning_rate:
+        raise UnsupportedModeError(
+            f"--video-pruning-rate {multimodal.video_pruning_rate} and {KEY} would both cut "
+            "tokens of the same video; use one of them."
+        )
+    if getattr(multimodal, "enable_mm_embeds", False):
+        raise UnsupportedModeError(
+            f"--enable-mm-embeds lets requests bring features of their own, which {KEY} would "
+            "have to take for the tower's; leave one of them out."
+        )
+    lora = vllm_config.lora_config
+    if lora is not None and getattr(lora, "enable_tower_connector_lora", False):
+        raise UnsupportedModeError(
+            "--enable-tower-connector-lora counts the tower's tokens by the placeholders in the "
+            f"prompt, which {KEY} makes fewer; leave one of them out."
+        )
+    if not method.reads & OF_THE_TOWER:
+        return
+    if multimodal.mm_encoder_tp_mode == "data" and (
+        vllm_config.parallel_config.tensor_parallel_size > 1
+    ):
+        raise UnsupportedModeError(
+            f"{method.name} reads the vision tower, and --mm-encoder-tp-mode data spreads images "
+            "over devices so that each sees some; use --mm-encoder-tp-mode weights, or a method "
+            "that does not read the tower, e.g. divprune."
+        )
+    if getattr(vllm_config.compilation_config, "compile_mm_encoder", False):
+        raise UnsupportedModeError(
+            f"{method.name} reads the vision tower, which cannot be read once it is compiled; set "
+            "compile_mm_encoder to false, or use a method that does not read it, e.g. divprune."
+        )

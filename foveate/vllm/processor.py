@@ -1,0 +1,201 @@
+"""Fewer placeholders: vLLM's processors of prompts, for images that will be carved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.processing import PromptUpdateDetails
+
+from foveate.carve.method import Method
+from foveate.errors import InputError
+from foveate.vllm.config_hook import FAMILIES, method_in
+from foveate.vllm.metrics import count_image
+from foveate.vllm.selection import num_kept
+
+__all__ = ["carved_processor"]
+
+_Model = TypeVar("_Model", bound=type)
+_is_dummy: ContextVar[bool] = ContextVar("is_dummy", default=False)
+
+
+@dataclass
+class ShortPlaceholders(PromptUpdateDetails):  # type: ignore[misc]
+    """The placeholders of a carved item.
+
+    Args:
+        lengths: visual tokens of its units before carving.
+    """
+
+    lengths: tuple[int, ...] = ()
+
+
+def carved_processor(model: _Model) -> _Model:
+    """Give a model class the processor of its parent, with fewer placeholders when carving.
+
+    Without a "foveate" entry the parent's own processor is made.
+    """
+    stock: Any = model._processor_factory  # type: ignore[attr-defined]  # inherited
+
+    def make_info(ctx: Any) -> Any:
+        info = stock.info(ctx)
+        if method_in(ctx.model_config.hf_config) is None:
+            return info
+        return _extended(info, _CarvedInfo)(ctx)
+
+    def make_processor(info: Any, dummy_inputs: Any) -> Any:
+        processor = stock.processor(info, dummy_inputs)
+        if method_in(info.ctx.model_config.hf_config) is None:
+            return processor
+        return _extended(processor, _CarvedProcessor)(info, dummy_inputs)
+
+    MULTIMODAL_REGISTRY.register_processor(
+        make_processor, info=make_info, dummy_inputs=stock.dummy_inputs
+    )(model)
+    return model
+
+
+def _extended(chosen: Any, mixin: type) -> Any:
+    """The class that vLLM's factory chose for the model, extended."""
+    return type(f"Carved{type(chosen).__name__}", (mixin, type(chosen)), {})
+
+
+class _CarvedInfo:
+    """Mixed in before vLLM's class."""
+
+    ctx: Any
+
+    def get_supported_mm_limits(self) -> Mapping[str, int | None]:
+        limits: Mapping[str, int | None] = super().get_supported_mm_limits()  # type: ignore[misc]
+        family = FAMILIES[self.ctx.model_config.architecture]
+        # 0 and not left out: vLLM's processors expect the modalities they know.
+        return {name: limit if name in family.modalities else 0 for name, limit in limits.items()}
+
+    def validate_num_items(self, modality: str, num_items: int) -> None:
+        family = FAMILIES[self.ctx.model_config.architecture]
+        if num_items and modality not in family.modalities:
+            raise InputError(
+                f"got {num_items} {modality} item(s), and this server compresses {family.title}, "
+                f"of which foveate takes {' and '.join(family.modalities)} only; serve it without "
+                "foveate."
+            )
+        super().validate_num_items(modality, num_items)  # type: ignore[misc]
+
+    def get_mm_max_tokens_per_item(
+        self, seq_len: int, mm_counts: Mapping[str, int]
+    ) -> Mapping[str, int] | None:
+        most: Mapping[str, int] | None = super().get_mm_max_tokens_per_item(  # type: ignore[misc]
+            seq_len, mm_counts
+        )
+        if most is None:  # vLLM then processes the largest item, and counts
+            return None
+        method = method_in(self.ctx.model_config.hf_config)
+        assert method is not None
+        # A video's stays: its frames are not known here, and it is an upper bound.
+        return {
+            name: num_kept(method, [count]) if name == "image" else count
+            for name, count in most.items()
+            if name in mm_counts
+        }
+
+
+class _CarvedProcessor:
+    """Mixed in before vLLM's class."""
+
+    info: Any
+
+    def _get_prompt_updates(
+        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
+    ) -> Sequence[Any]:
+        method = method_in(self.info.ctx.model_config.hf_config)
+        assert method is not None
+        updates = super()._get_prompt_updates(  # type: ignore[misc]
+            mm_items, hf_processor_mm_kwargs, out_mm_kwargs
+        )
+        modalities = FAMILIES[self.info.ctx.model_config.architecture].modalities
+        return [
+            replace(
+                update,
+                replacement=_shortened(update.replacement, method, update.modality, out_mm_kwargs),
+            )
+            for update in updates
+            if update.modality in modalities
+        ]
+
+    def _get_mm_hashes(self, inputs: Any) -> Mapping[str, list[str]]:
+        """What vLLM's caches know an image by; some of them outlive the engine, or are shared."""
+        hashes = super()._get_mm_hashes(inputs)  # type: ignore[misc]
+        method = method_in(self.info.ctx.model_config.hf_config)
+        assert method is not None
+        mark = hashlib.sha256(json.dumps(method.to_dict(), sort_keys=True).encode()).hexdigest()
+        return {kind: [f"{name}-{mark[:16]}" for name in names] for kind, names in hashes.items()}
+
+    def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
+        """Here every item of a request is at hand, whether it was processed now or before."""
+        prompt, placeholders = super()._maybe_apply_prompt_updates(  # type: ignore[misc]
+            mm_items, mm_res
+        )
+        if _is_dummy.get():
+            return prompt, placeholders
+        if FAMILIES[self.info.ctx.model_config.architecture].positions == "original":
+            _check_fences(prompt, placeholders)
+        for items in mm_res.prompt_updates.values():
+            for (update,) in items:
+                count_image(sum(update.content.lengths), len(update.content.full))
+        return prompt, placeholders
+
+    def get_dummy_mm_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        """vLLM's own, at start: not counted, and their images touch each other."""
+        token = _is_dummy.set(True)
+        try:
+            return super().get_dummy_mm_inputs(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            _is_dummy.reset(token)
+
+
+def _shortened(
+    replacement: Callable[[int], Any], method: Method, modality: str, out_mm_kwargs: Any
+) -> Callable[[int], ShortPlaceholders]:
+    """vLLM's rule for the placeholders of an item, for the tokens that are kept of it."""
+
+    def shortened(item: int) -> ShortPlaceholders:
+        full = replacement(item)
+        if isinstance(full, PromptUpdateDetails):
+            full = full.full
+        lengths = _lengths(len(full), modality, out_mm_kwargs[modality][item])
+        return ShortPlaceholders(full[: num_kept(method, lengths)], lengths=lengths)
+
+    return shortened
+
+
+def _lengths(num_tokens: int, modality: str, item: Mapping[str, Any]) -> tuple[int, ...]:
+    """Visual tokens of the units of an item: one for an image, one for each frame of a video."""
+    if modality == "image":
+        return (num_tokens,)
+    frames = int(item["video_grid_thw"].data[0])
+    return (num_tokens // frames,) * frames
+
+
+def _check_fences(prompt: Sequence[int], placeholders: Mapping[str, Sequence[Any]]) -> None:
+    """Kept tokens find their positions by the text around them.
+
+    Raises:
+        InputError: an item has none.
+    """
+    spans = sorted(
+        (item.start_idx, item.start_idx + item.length)
+        for items in placeholders.values()
+        for item in items
+    )
+    for i, (start, end) in enumerate(spans):
+        touches = i + 1 < len(spans) and spans[i + 1][0] == end
+        if touches or end == len(prompt):
+            raise InputError(
+                f"the placeholders at token {start} of the prompt have no text behind them; put "
+                "each image between <|vision_start|> and <|vision_end|>, as the chat template does."
+            )

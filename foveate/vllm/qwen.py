@@ -1,0 +1,208 @@
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL in vLLM, with carved images.
+
+Kept tokens stay at their three-dimensional positions, see `positions`: features leave the encoder
+with their places in extra columns, and vLLM calls `recompute_mrope_positions` as they go on to the
+language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+from vllm.model_executor.models.qwen2_vl import Qwen2VLForConditionalGeneration
+from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
+
+from foveate.carve.method import Method
+from foveate.vllm.config_hook import method_in
+from foveate.vllm.encoder import TowerProbe, column, concatenated
+from foveate.vllm.positions import (
+    Media,
+    grid_places,
+    place_tokens,
+    prompt_positions,
+    split_places,
+    with_places,
+)
+from foveate.vllm.processor import carved_processor
+from foveate.vllm.selection import carve_units
+
+__all__ = ["CarvedQwen2VL", "CarvedQwen2_5_VL", "CarvedQwen3VL"]
+
+
+class _CarvedGrid:
+    """Mixed in before vLLM's class: carves each image or frame, which is a grid of tokens."""
+
+    supports_multimodal_pruning = True
+    _method: Method | None
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        me: Any = self
+        self._method = method_in(me.config)
+        if self._method is None:
+            me.supports_multimodal_pruning = getattr(super(), "supports_multimodal_pruning", False)
+            return
+        tower = me.config.vision_config
+        self._merge = int(tower.spatial_merge_size)
+        self._width = int(me.config.get_text_config().hidden_size)
+        self._probe = TowerProbe(
+            me.visual.blocks[-1].attn.attn,
+            self._method,
+            num_heads=tower.num_heads,
+            has_cls=False,
+        )
+
+    # --- encoder ---
+
+    def embed_multimodal(self, **kwargs: Any) -> Any:
+        """As vLLM's, with fewer tokens for each image, and their places in extra columns."""
+        if self._method is None:
+            return super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        me: Any = self
+        if "image_grid_thw" in kwargs:
+            parse, encode = me._parse_and_validate_image_input, me._process_image_input
+            kind, pixels = "image", "pixel_values"
+        else:
+            parse, encode = me._parse_and_validate_video_input, me._process_video_input
+            kind, pixels = "video", "pixel_values_videos"
+        grids = kwargs[f"{kind}_grid_thw"]
+        sizes = grids.prod(dim=-1).tolist()
+        found = []
+        # One item at a time, see llava.py.
+        for i, patches in enumerate(kwargs[pixels].split(sizes)):
+            item = {pixels: patches, f"{kind}_grid_thw": grids[i : i + 1]}
+            if kwargs.get("second_per_grid_ts") is not None:
+                item["second_per_grid_ts"] = kwargs["second_per_grid_ts"][i : i + 1]
+            with self._probe.reading():
+                features: Tensor = encode(parse(**item))[0]  # [N, C]
+            per_frame = self._per_frame(item) if kind == "video" else 1.0
+            found.append(self._carved(features, grids[i].tolist(), per_frame))
+        return tuple(found)
+
+    def _carved(self, features: Tensor, grid_thw: Sequence[int], per_frame: float) -> Tensor:
+        """The kept features of one item and their places, [K, C + NUM_COLUMNS]."""
+        assert self._method is not None
+        frames, rows, columns = self._tokens(grid_thw)
+        reading = self._probe.take()
+        attention = keys = None
+        if reading.attention:
+            attention = self._to_tokens(concatenated(column(reading.attention), 0), grid_thw)[:, 0]
+        if reading.keys:
+            keys = self._to_tokens(concatenated(reading.keys, 0), grid_thw)
+        kept, places = carve_units(
+            self._method,
+            features,
+            [rows * columns] * frames,
+            width=self._width,
+            grid=(rows, columns),
+            vision_attention=attention,
+            vision_keys=keys,
+        )
+        every = grid_places(frames, rows, columns, per_frame).to(places.device)
+        return with_places(kept, every[places])
+
+    def _to_tokens(self, patches: Tensor, grid_thw: Sequence[int]) -> Tensor:
+        """Values of patches [S, C] as values of visual tokens [N, C]: neighbours are merged."""
+        return patches.view(-1, self._merge**2, patches.shape[1]).mean(dim=1)
+
+    def _tokens(self, grid_thw: Sequence[int]) -> tuple[int, int, int]:
+        frames, height, width = grid_thw
+        return frames, height // self._merge, width // self._merge
+
+    def _per_frame(self, item: Mapping[str, Any]) -> float:
+        """Positions from one frame to the next, as vLLM's `iter_mm_grid_thw` has it."""
+        me: Any = self
+        seconds = item.get("second_per_grid_ts")
+        per_second = getattr(me.config.vision_config, "tokens_per_second", 1.0)
+        return float(per_second) * (float(seconds[0]) if seconds is not None else 1.0)
+
+    def get_encoder_cudagraph_config(self) -> Any:
+        """A recorded graph would go past `embed_multimodal`."""
+        config = super().get_encoder_cudagraph_config()  # type: ignore[misc]
+        return config if self._method is None else replace(config, modalities=[])
+
+    # --- positions ---
+
+    def get_mrope_input_positions(
+        self, input_tokens: list[int], mm_features: list[Any]
+    ) -> tuple[Tensor, int]:
+        """[3, N] positions of a prompt, and what to add for later ones."""
+        if self._method is None:
+            return super().get_mrope_input_positions(input_tokens, mm_features)  # type: ignore[misc]
+        media = []
+        for feature in sorted(mm_features, key=lambda f: f.mm_position.offset):
+            grid_thw = feature.data[f"{feature.modality}_grid_thw"].data.tolist()
+            frames, rows, columns = self._tokens(grid_thw)
+            per_frame = 1.0
+            if feature.modality == "video":
+                seconds = feature.data.get("second_per_grid_ts")
+                item = {} if seconds is None else {"second_per_grid_ts": seconds.data.reshape(1)}
+                per_frame = self._per_frame(item)
+            extent = max(int((frames - 1) * per_frame) + 1, rows, columns)
+            position = feature.mm_position
+            media.append(Media(position.offset, position.length, extent))
+        return prompt_positions(len(input_tokens), media)
+
+    def recompute_mrope_positions(
+        self,
+        input_ids: list[int] | Tensor,
+        multimodal_embeddings: Sequence[Tensor],
+        mrope_positions: Tensor,
+        num_computed_tokens: int,
+    ) -> tuple[Sequence[Tensor], Tensor, int]:
+        """Features without their places, positions with these tokens in theirs, what to add later.
+
+        Args:
+            input_ids: [N], the prompt.
+            multimodal_embeddings: rows of the items in this chunk of it, in order.
+            mrope_positions: [3, N].
+            num_computed_tokens: tokens of the prompt before the chunk.
+        """
+        me: Any = self
+        if self._method is None:
+            found: tuple[Sequence[Tensor], Tensor, int]
+            found = super().recompute_mrope_positions(  # type: ignore[misc]
+                input_ids=input_ids,
+                multimodal_embeddings=multimodal_embeddings,
+                mrope_positions=mrope_positions,
+                num_computed_tokens=num_computed_tokens,
+            )
+            return found
+        parts = [split_places(rows) for rows in multimodal_embeddings]
+        if parts:
+            ids = torch.as_tensor(input_ids, device=mrope_positions.device)
+            is_media = (ids == me.config.image_token_id) | (ids == me.config.video_token_id)
+            numbers = torch.cat([numbers for _, numbers in parts])
+            mrope_positions = place_tokens(mrope_positions, is_media, numbers, num_computed_tokens)
+        # A prompt ends with text (see `processor`), which has the largest position.
+        later = int(mrope_positions[0, -1]) + 1 - mrope_positions.shape[1]
+        return [features for features, _ in parts], mrope_positions, later
+
+
+@carved_processor
+class CarvedQwen2VL(_CarvedGrid, Qwen2VLForConditionalGeneration):  # type: ignore[misc]
+    """Qwen2-VL."""
+
+
+@carved_processor
+class CarvedQwen2_5_VL(  # noqa: N801
+    _CarvedGrid,
+    Qwen2_5_VLForConditionalGeneration,  # type: ignore[misc]
+):
+    """Qwen2.5-VL: the tower sorts tokens by attention window, and sorts its features back."""
+
+    def _to_tokens(self, patches: Tensor, grid_thw: Sequence[int]) -> Tensor:
+        me: Any = self
+        windows, _ = me.visual.get_window_index_thw(*grid_thw)
+        merged = super()._to_tokens(patches, grid_thw)
+        return merged[windows.argsort().to(merged.device)]
+
+
+@carved_processor
+class CarvedQwen3VL(_CarvedGrid, Qwen3VLForConditionalGeneration):  # type: ignore[misc]
+    """Qwen3-VL: features for deeper layers lie beside each token's, and are carved with it."""

@@ -1,0 +1,124 @@
+"""The "foveate" entry of vLLM's --additional-config, and the methods that can act in vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from foveate.carve.method import Need
+from foveate.carve.methods import METHODS, Method
+from foveate.carve.spec import parse_method
+from foveate.core.budget import Budget
+from foveate.errors import ConfigError, MethodError
+
+__all__ = ["KEY", "check_method", "method_of", "servable_methods", "to_settings"]
+
+KEY = "foveate"
+DEFAULT_METHOD = "tokencarve"
+# The vision tower is all that has run when vLLM's plugin decides.
+OF_THE_TOWER: frozenset[Need] = frozenset({"vision_attention", "vision_keys"})
+_WORDS: Mapping[Need, str] = {
+    "attention": "the attention of a decoder layer",
+    "attention_output": "the attention output of a decoder layer",
+    "text": "the text of the prompt",
+    "text_attention": "the attention of the text in a decoder layer",
+}
+
+
+def method_of(additional_config: Any) -> Method | None:
+    """The method that the engine's configuration asks for; None where it asks for none.
+
+    Args:
+        additional_config: vLLM's, e.g. `{"foveate": {"method": "tokencarve", "keep_ratio": 0.25}}`.
+            "method" is written as for `foveate run --method`, settings in brackets, and may be left
+            out; exactly one of "keep_ratio" and "keep_tokens" is needed.
+
+    Raises:
+        ConfigError: the entry has another form.
+        MethodError: an unknown method, or one that cannot act before the language model.
+        BudgetError: an impossible budget.
+
+    Example:
+        >>> print(method_of({"foveate": {"keep_ratio": 0.25}}))
+        tokencarve(keep=25%, prune_layer=0, where='encoder')
+    """
+    if not isinstance(additional_config, Mapping) or KEY not in additional_config:
+        return None
+    entry = additional_config[KEY]
+    known = ("method", "keep_ratio", "keep_tokens")
+    if not isinstance(entry, Mapping):
+        raise ConfigError(
+            f'"{KEY}": {entry!r} in --additional-config is no object; write '
+            f'{{"{KEY}": {{"method": "{DEFAULT_METHOD}", "keep_ratio": 0.25}}}}.'
+        )
+    for key in entry:
+        if key not in known:
+            raise ConfigError(
+                f'"{KEY}" in --additional-config has no setting {key!r}; it has '
+                f"{', '.join(known)}. Settings of a method go in brackets behind its name, e.g. "
+                f'"method": "tokencarve(attention_weight=0.3)".'
+            )
+    name = entry.get("method", DEFAULT_METHOD)
+    if not isinstance(name, str):
+        raise ConfigError(f'"method": {name!r} is no text; write e.g. "{DEFAULT_METHOD}".')
+    budget = Budget(keep_tokens=entry.get("keep_tokens"), keep_ratio=entry.get("keep_ratio"))
+    return check_method(parse_method(name, budget, where="encoder"))
+
+
+def to_settings(method: str, budget: Budget) -> dict[str, Any]:
+    """The entry that `method_of` reads."""
+    of_budget = (
+        {"keep_tokens": budget.keep_tokens}
+        if budget.keep_ratio is None
+        else {"keep_ratio": budget.keep_ratio}
+    )
+    return {KEY: {"method": method, **of_budget}}
+
+
+def check_method(method: Method) -> Method:
+    """The method as it acts in vLLM: before the first decoder layer.
+
+    Raises:
+        MethodError: it cannot.
+    """
+    reason = _obstacle(method)
+    if reason is not None:
+        raise MethodError(
+            f"{method.name} {reason}; use one of {', '.join(servable_methods())}, or this method "
+            "in transformers (`foveate run`)."
+        )
+    return replace(method, prune_layer=0)
+
+
+def servable_methods() -> list[str]:
+    """Names of the methods that can act in vLLM, as `method_of` builds them."""
+    budget = Budget(keep_ratio=0.5)
+    return [
+        name
+        for name in METHODS
+        if name != "stack" and _obstacle(parse_method(name, budget, where="encoder")) is None
+    ]
+
+
+_DEEP = 64  # decoder layers, enough for the steps of every method to be apart
+
+
+def _obstacle(method: Method) -> str | None:
+    """Why it cannot act there, as the rest of a sentence."""
+    if method.name == "stack":
+        return "cuts in several places, and vLLM lets a plugin cut in one"
+    if method.where == "vision_tower":
+        return "acts inside the vision tower, which is vLLM's own"
+    if len(method.layers(_DEEP, 0)) > 1:
+        return "cuts between decoder layers, and vLLM's KV cache has one length for all of them"
+    beyond = method.reads - OF_THE_TOWER
+    if beyond:
+        words = " and ".join(sorted(_WORDS[need] for need in beyond))
+        return f"reads {words}, and in vLLM it decides before there is any"
+    if method.prune_layer:
+        return (
+            f"is to cut before decoder layer {method.prune_layer}, and vLLM's KV cache has one "
+            "length for all layers"
+        )
+    return None

@@ -1,0 +1,110 @@
+"""The shipped text encoder: reads, ignores what is masked, and fits its size."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from foveate.assets import reader_path
+from foveate.text_image.render import Renderer, Strips
+from foveate.vist.encoder.reading import edit_distance
+from foveate.vist.encoder.text_encoder import TextEncoder, load_text_encoder
+
+PARAGRAPH = (
+    "On the 3rd of March 1889 the keeper, Mrs. Adelaide O'Rourke, wrote in her log: \"Wind "
+    "north-west, force 8; lamp lit at 17:42, burned 11.5 gallons. A barque (the Wizard of "
+    'Quay?) stood off until dawn & signalled for pilots." Nobody answered. Her brother Felix, '
+    "who joked that zinc, jute, ivory and fog were all he had ever exported, rowed out alone; "
+    "he found ninety-six crates marked #K7/b and a cat. By Thursday every inn from here to "
+    "Galway told it differently.\nSome said the crates held clocks, others gunpowder.\n"
+)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return load_text_encoder(reader_path())
+
+
+def show(encoder: TextEncoder, text: str) -> tuple[torch.Tensor, torch.Tensor, Strips]:
+    strips = Renderer(encoder.style).render(text)
+    return torch.from_numpy(strips.pixels.copy()), torch.from_numpy(strips.patch_mask), strips
+
+
+@pytest.fixture(scope="module")
+def shown(encoder) -> tuple[torch.Tensor, torch.Tensor, Strips]:
+    return show(encoder, PARAGRAPH * 2)
+
+
+@pytest.fixture(scope="module")
+def features(encoder, shown) -> torch.Tensor:
+    return encoder(*shown[:2])
+
+
+def test_it_fits_five_megabytes_in_half_precision() -> None:
+    file = reader_path() / "model.safetensors"
+    assert file.stat().st_size <= 5_000_000
+    with safe_open(file, framework="pt") as weights:
+        kinds = {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
+    assert kinds == {"F16"}
+
+
+def test_it_reads_a_paragraph(encoder, shown) -> None:
+    pixels, mask, strips = shown
+    read = encoder.read(pixels, mask)
+    assert len(read) == len(strips)
+    wrong = 0
+    for page, text in enumerate(read):
+        start, stop = strips.char_range(page)
+        wrong += edit_distance(text, (PARAGRAPH * 2)[start:stop])
+    assert 1 - wrong / len(PARAGRAPH * 2) >= 0.99
+
+
+def test_it_reads_what_cannot_be_guessed(encoder) -> None:
+    rng = random.Random(7)
+    text = " ".join(f"{rng.getrandbits(40):010x}" for _ in range(50))
+    read = encoder.read(*show(encoder, text)[:2])[0]
+    assert 1 - edit_distance(read, text) / len(text) >= 0.99
+
+
+def test_white_patches_change_nothing(encoder, shown, features) -> None:
+    pixels, mask, _ = shown
+    assert not mask.all()
+    hidden = (~mask).repeat_interleave(encoder.config.patch, 1)[:, None].expand(pixels.shape)
+    noise = np.random.default_rng(0).integers(0, 256, tuple(pixels.shape), dtype=np.uint8)
+    spoiled = torch.where(hidden, torch.from_numpy(noise), pixels)
+    assert torch.equal(encoder(spoiled, mask), features)
+    assert not features[~mask].any()
+
+
+def test_batch_row_equals_single_run(encoder, shown, features) -> None:
+    pixels, mask, _ = shown
+    for row in range(len(pixels)):
+        alone = encoder(pixels[row : row + 1], mask[row : row + 1])[0]
+        torch.testing.assert_close(features[row], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_the_example_of_the_card_runs(capsys) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (reader_path() / "README.md").read_text(), re.S)
+    exec(block, {})
+    shown = capsys.readouterr().out
+    assert "torch.Size([1, 256, 192])" in shown
+    assert "0x3fa9 stays 0x3fa9" in shown
+
+
+def test_the_card_quotes_the_scores() -> None:
+    """The figures of the card are those of docs/results/reader.json."""
+    results = reader_path().parents[2] / "docs" / "results" / "reader.json"
+    if not results.is_file():
+        pytest.skip("docs/results is not part of an installed package")
+    scores = json.loads(results.read_text())["scores"]
+    card = (reader_path() / "README.md").read_text()
+    for domain, row in scores.items():
+        assert f"| {domain} | {100 * row['character_accuracy']['value']:.2f} " in card, domain
+        if domain != "exact strings, mixed":  # with accents, rare signs and runs of blanks
+            assert row["character_accuracy"]["value"] >= 0.99, domain

@@ -1,0 +1,389 @@
+"""Each method on an example small enough to work out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+import foveate
+from foveate.carve.methods.mmtok import greedy_coverage
+from foveate.core.determinant import greedy_log_det
+from foveate.core.plan import KeepPlan, compose, merge_to_owners
+from foveate.core.visual import VisualTokens
+
+
+def tokens(hidden: list[list[float]], attention: list[float] | None = None) -> VisualTokens:
+    row = None if attention is None else torch.tensor(attention).view(1, 1, -1)
+    return VisualTokens(hidden=torch.tensor(hidden).unsqueeze(0), attention=row, grids=(None,))
+
+
+def test_tokencarve() -> None:
+    """Orthogonal-ish rows, so that the information score is the row norm.
+
+    T = 2 of 6, R = 3, A = {best}, B = {next two}, one merge.
+    information 6 5 4 3 2 1 (ranks 0..5); attention ranks 1 0 2 3 4 5. With equal weights the fused
+    scores are (5+6)/2, (6+5)/2, 4, 3, 2, 1: tokens 0 and 1 tie, the lower index comes first. So
+    top = 0 1 2, A = {0}, B = {1, 2}; the one more similar to token 0 is merged into it.
+    """
+    hidden = torch.diag(torch.tensor([6.0, 5.0, 4.0, 3.0, 2.0, 1.0]))
+    hidden[2, 0] = 1e-3  # token 2 leans towards token 0, token 1 does not
+    attention = [0.2, 0.3, 0.15, 0.1, 0.05, 0.01]
+    visual = tokens(hidden.tolist(), attention)
+    plan = foveate.TokenCarve(keep_tokens=2).plan(visual, 2)
+    assert plan.keep_idx.tolist() == [[0, 1]]
+    assert plan.merge_src.tolist() == [[2]]
+    assert plan.merge_dst.tolist() == [[0]]
+    torch.testing.assert_close(plan.apply(visual.hidden)[0, 0], (hidden[0] + hidden[2]) / 2)
+    torch.testing.assert_close(
+        plan.scores["fused"][0], torch.tensor([5.5, 5.5, 4.0, 3.0, 2.0, 1.0]).double()
+    )
+
+
+def test_tokencarve_attention_output_is_scored_but_layer_output_is_merged() -> None:
+    hidden = torch.eye(4)
+    visual = VisualTokens(
+        hidden=hidden.unsqueeze(0),
+        attention=torch.tensor([[[0.1, 0.1, 0.1, 0.1]]]),
+        attention_output=torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0])).unsqueeze(0),
+    )
+    method = foveate.TokenCarve(
+        keep_tokens=1,
+        attention_weight=0.0,
+        merge_fraction=0.0,
+        information_input="attention_output",
+    )
+    assert method.plan(visual, 1).keep_idx.tolist() == [[3]]
+
+
+def test_tokencarve_behind_the_vision_tower() -> None:
+    """The same fusion with the tower's attention in place of the last prompt token's."""
+    hidden = torch.diag(torch.tensor([6.0, 5.0, 4.0, 3.0, 2.0, 1.0]))
+    hidden[2, 0] = 1e-3
+    attention = [0.2, 0.3, 0.15, 0.1, 0.05, 0.01]
+    inside = tokens(hidden.tolist(), attention)
+    behind = VisualTokens(hidden=inside.hidden, vision_attention=torch.tensor([attention]))
+    method = foveate.TokenCarve(keep_tokens=2, where="encoder")
+    assert method.needs == {"vision_attention"}
+    assert method.layers(8, 0) == (0,)
+    expected = foveate.TokenCarve(keep_tokens=2).plan(inside, 2)
+    assert method.plan(behind, 2).to_dict() == expected.to_dict()
+
+
+def test_fastv() -> None:
+    """Mean over heads, then the highest."""
+    visual = VisualTokens(
+        hidden=torch.zeros(1, 4, 2),
+        attention=torch.tensor([[[0.6, 0.0, 0.1, 0.3], [0.0, 0.2, 0.5, 0.3]]]),
+    )
+    plan = foveate.FastV(keep_tokens=2).plan(visual, 2)  # means .30 .10 .30 .30: ties by index
+    assert plan.keep_idx.tolist() == [[0, 2]]
+
+
+def test_divprune() -> None:
+    """Unit vectors at 0, 10, 90 and 180 degrees.
+
+    The point whose nearest neighbour is farthest: 90 (80 degrees from 10) against 180 (90 from 90):
+    180 first. Farthest from it is 0 (180 degrees), then 90.
+    """
+    angles = torch.tensor([0.0, 10.0, 90.0, 180.0]).deg2rad()
+    visual = tokens(torch.stack([angles.cos(), angles.sin()], dim=-1).tolist())
+    assert foveate.DivPrune(keep_tokens=1).plan(visual, 1).keep_idx.tolist() == [[3]]
+    assert foveate.DivPrune(keep_tokens=2).plan(visual, 2).keep_idx.tolist() == [[0, 3]]
+    assert foveate.DivPrune(keep_tokens=3).plan(visual, 3).keep_idx.tolist() == [[0, 2, 3]]
+
+
+def test_uniform_grid() -> None:
+    """A 4 x 4 grid to 4 tokens: the 2 x 2 grid of cell centres."""
+    visual = VisualTokens(hidden=torch.zeros(1, 16, 2), grids=((4, 4),))
+    plan = foveate.UniformGrid(keep_tokens=4).plan(visual, 4)
+    assert plan.keep_idx.tolist() == [[5, 7, 13, 15]]
+
+
+def test_average_pooling() -> None:
+    """A row of 6 tokens to 2: cells of three around tokens 1 and 4."""
+    visual = VisualTokens(hidden=torch.arange(6.0).view(1, 6, 1), grids=((1, 6),))
+    plan = foveate.AveragePooling(keep_tokens=2).plan(visual, 2)
+    assert plan.keep_idx.tolist() == [[1, 4]]
+    assert plan.apply(visual.hidden).flatten().tolist() == [1.0, 4.0]
+    assert plan.num_dropped == 0
+
+
+def test_random_depends_on_seed_and_serial_only() -> None:
+    def kept(seed: int, *serials: int) -> list[list[int]]:
+        visual = VisualTokens(hidden=torch.zeros(len(serials), 50, 2), serials=serials)
+        plan = foveate.RandomTokens(keep_tokens=10, seed=seed).plan(visual, 10)
+        return plan.keep_idx.tolist()
+
+    assert kept(0, 4, 7) == [*kept(0, 4), *kept(0, 7)]
+    assert kept(0, 4) != kept(0, 7)
+    assert kept(0, 4) != kept(1, 4)
+
+
+def test_noop_keeps_everything() -> None:
+    visual = VisualTokens(hidden=torch.zeros(2, 5, 3))
+    assert foveate.NoOp().plan(visual, 5).keep_idx.tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_visionzip() -> None:
+    """8 tokens to 4, a half contextual: 2 dominant by attention, 2 contextual of the other 6.
+
+    Dominant: tokens 5 and 2. The rest 0 1 3 4 6 7 is sampled at places floor(0.5 * 3) = 1 and
+    floor(1.5 * 3) = 4: tokens 1 and 6. Keys of 0 and 3 point as token 1's, those of 4 and 7 as
+    token 6's.
+    """
+    east, north = [1.0, 0.1], [0.1, 1.0]
+    visual = VisualTokens(
+        hidden=torch.zeros(1, 8, 2),
+        vision_attention=torch.tensor([[0.1, 0.1, 0.3, 0.0, 0.0, 0.4, 0.1, 0.0]]),
+        vision_keys=torch.tensor([[east, [1.0, 0.0], east, east, north, north, [0.0, 2.0], north]]),
+    )
+    method = foveate.VisionZip(keep_tokens=4, contextual_fraction=0.5)
+    plan = method.plan(visual, 4)
+    assert plan.keep_idx.tolist() == [[1, 2, 5, 6]]
+    assert plan.merge_src.tolist() == [[0, 3, 4, 7]]
+    assert plan.merge_dst.tolist() == [[1, 1, 6, 6]]
+
+
+def test_dart() -> None:
+    """Pivots: the longest visual token (0, east) and the text token (north). Three to keep.
+
+    The first turn is the visual pivot's: the token least like east is 4 (west). Then the text's:
+    of those left, the one least like north is 5 (south).
+    """
+    compass = [[3.0, 0.0], [1.0, 0.2], [0.2, 1.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]
+    visual = VisualTokens(
+        hidden=torch.tensor([compass]),
+        text=torch.tensor([[[0.0, 2.0]]]),
+        text_mask=torch.tensor([[True]]),
+    )
+    method = foveate.Dart(keep_tokens=3, visual_pivots=1, text_pivots=1)
+    assert method.plan(visual, 3).keep_idx.tolist() == [[0, 4, 5]]
+
+
+def test_cdpruner() -> None:
+    """Relevance is the cosine with the text (north): 0, 0.6, 1, 1, scaled to the same.
+
+    Tokens 2 and 3 are one and the same, so after 2 nothing is left of 3. Token 1 keeps
+    0.6^2 (1 - 0.6^2) = 0.2304 of its square, token 0 has relevance 0.
+    """
+    visual = VisualTokens(
+        hidden=torch.tensor([[[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.0, 1.0]]]),
+        text=torch.tensor([[[0.0, 5.0]]]),
+        text_mask=torch.tensor([[True]]),
+    )
+    method = foveate.CdPruner(keep_tokens=2)
+    plan = method.plan(visual, 2)
+    assert plan.keep_idx.tolist() == [[1, 2]]
+    torch.testing.assert_close(plan.scores["relevance"], torch.tensor([[0.0, 0.6, 1.0, 1.0]]))
+    relevance = torch.tensor([0.0, 0.6, 1.0, 1.0])
+    kernel = relevance[:, None] * (visual.hidden[0] @ visual.hidden[0].T) * relevance
+    _, gains = greedy_log_det(kernel[None].double(), 2)
+    torch.testing.assert_close(gains, torch.tensor([[1.0, 0.2304]]).double())
+
+
+def test_mmtok_covers_text_first_then_image() -> None:
+    """Two text tokens, east and north; with alpha = 0 the two tokens that match them are kept."""
+    visual = VisualTokens(
+        hidden=torch.tensor([[[-1.0, 0.0], [1.0, 0.0], [0.7, 0.7], [0.0, 1.0], [0.0, -1.0]]]),
+        text=torch.tensor([[[2.0, 0.0], [0.0, 3.0]]]),
+        text_mask=torch.tensor([[True, True]]),
+    )
+    method = foveate.MmTok(keep_tokens=2, alpha=0.0)
+    assert method.plan(visual, 2).keep_idx.tolist() == [[1, 3]]
+
+
+def test_coverage_counts_what_is_not_covered_yet() -> None:
+    """Column sums are 5, 4, 3; after column 0 column 1 adds 0 and column 2 adds 3."""
+    weights = torch.tensor([[[3.0, 2.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 3.0]]])
+    assert greedy_coverage(weights, 3).tolist() == [[0, 2, 1]]
+
+
+def test_pyramiddrop() -> None:
+    """16 tokens, a mean of 4 over two equal stages: q = (sqrt(3) - 1) / 2, so 5.86 and 2.14."""
+    method = foveate.PyramidDrop(keep_tokens=4, stages=2, prune_layer=2)
+    assert method.layers(6, 0) == (2, 4)
+    assert method.keeps(4, 16, (2, 4), 6) == (6, 2)
+    visual = tokens([[0.0]] * 4, [0.1, 0.4, 0.3, 0.2])
+    assert method.plan(visual, 2).keep_idx.tolist() == [[1, 2]]
+
+
+def test_sparsevlm() -> None:
+    """Text token 0 resembles the image and rates it, text token 1 does not.
+
+    Scores are the attention of token 0 alone: 0.4, 0.3, 0.2, 0.1, 0, 0 for tokens 0 to 5. Of 3 to
+    keep, one slot is for a cluster of the 3 best that were cut (2, 3, 4): 3 and 4 are the same, 2
+    is apart, so the densest and its double are one peak.
+    """
+    image = [[1.0, 0.0], [1.0, 0.0], [0.9, -0.5], [1.0, 0.3], [1.0, 0.3], [1.0, 0.0]]
+    visual = VisualTokens(
+        hidden=torch.tensor([image]),
+        text=torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]),
+        text_mask=torch.tensor([[True, True]]),
+        text_attention=torch.tensor([[[0.4, 0.3, 0.2, 0.1, 0.0, 0.0], [0, 0, 0, 0, 0, 1.0]]]),
+    )
+    method = foveate.SparseVlm(keep_tokens=3, recycled=1.0, cluster_fraction=0.34)
+    plan = method.plan(visual, 3)
+    torch.testing.assert_close(
+        plan.scores["raters"], torch.tensor([[0.4, 0.3, 0.2, 0.1, 0.0, 0.0]])
+    )
+    assert plan.keep_idx.tolist() == [[0, 1, 3]]
+    assert plan.merge_src.tolist() == [[2, 4]]
+    assert plan.merge_dst.tolist() == [[3, 3]]
+
+
+def test_tome_matches_odd_tokens_into_even_ones() -> None:
+    """Tokens 1 and 3 look for partners among 0, 2 and 4; 3 is closest to 4, then 1 to 2."""
+    keys = torch.tensor([[[1.0, 0.0], [0.2, 1.0], [0.0, 1.0], [-1.0, 0.1], [-1.0, 0.1]]])
+    method = foveate.ToMe(keep_tokens=3)
+    assert method.merges(5, 3, 2) == (1, 1)
+    src, dst = method.match(keys, torch.zeros(1, 5), 2)
+    assert src.tolist() == [[3, 1]]
+    assert dst.tolist() == [[4, 2]]
+
+
+def test_prune_and_merge_folds_the_unimportant() -> None:
+    """Tokens 0 and 2 get the least attention; each goes to the kept one most like it."""
+    keys = torch.tensor([[[1.0, 0.1], [1.0, 0.0], [0.1, 1.0], [0.0, 1.0]]])
+    importance = torch.tensor([[0.1, 0.4, 0.2, 0.3]])
+    src, dst = foveate.PruneAndMerge(keep_tokens=2).match(keys, importance, 2)
+    assert src.tolist() == [[0, 2]]
+    assert dst.tolist() == [[1, 3]]
+
+
+def test_owners_become_a_plan() -> None:
+    plan = merge_to_owners(torch.tensor([[0, 0, 2, 2], [1, 1, 2, 1]]))
+    assert plan.keep_idx.tolist() == [[0, 2], [1, 2]]
+    assert plan.merge_src.tolist() == [[1, 3], [0, 3]]
+    assert plan.merge_dst.tolist() == [[0, 2], [1, 1]]
+
+
+def test_two_steps_compose() -> None:
+    """6 -> 4 (5 merged into 4, 1 dropped) -> 2 (of 0 2 3 4: 4 merged into 2, 3 dropped)."""
+
+    def plan(n: int, keep: list[int], src: list[int], dst: list[int]) -> KeepPlan:
+        return KeepPlan(
+            num_tokens=n,
+            keep_idx=torch.tensor([keep]),
+            merge_src=torch.tensor([src]),
+            merge_dst=torch.tensor([dst]),
+        )
+
+    both = compose(plan(6, [0, 2, 3, 4], [5], [4]), plan(4, [0, 1], [3], [1]))
+    assert both.to_dict() == plan(6, [0, 2], [5, 4], [2, 2]).to_dict()
+    lost = compose(plan(6, [0, 2, 3, 4], [5], [3]), plan(4, [0, 1], [3], [1]))
+    assert lost.merge_src.tolist() == [[4]], "5 went with 3, which was dropped"
+
+
+def test_greedy_log_det_takes_the_largest_gain_each_time() -> None:
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(2, 9, 5, generator=generator).double()
+    kernel = x @ x.transpose(1, 2)
+    chosen, gains = greedy_log_det(kernel, 5)
+    for image in range(2):
+        picked: list[int] = []
+        value = 1.0
+        for step in range(5):
+            determinants = {
+                i: float(torch.linalg.det(kernel[image][[*picked, i]][:, [*picked, i]]))
+                for i in range(9)
+                if i not in picked
+            }
+            best = max(determinants, key=lambda i: determinants[i])
+            assert int(chosen[image, step]) == best
+            torch.testing.assert_close(
+                gains[image, step], torch.tensor(determinants[best] / value).double()
+            )
+            picked.append(best)
+            value = determinants[best]
+
+
+def test_foveacarve_kernel() -> None:
+    """The mean is 0, the mean squared length 1; squared distances from token 0 are 4, 2, 2."""
+    rows = [[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
+    kernel = foveate.FoveaCarve(keep_tokens=2, gaussian=0.5).kernel(tokens(rows))
+    across = 0.5 * math.exp(-1)
+    expected = torch.tensor([1.5, -1 + 0.5 * math.exp(-2), across, across]).double()
+    torch.testing.assert_close(kernel[0, 0], expected)
+
+
+def test_foveacarve_blind() -> None:
+    """The mean is (0, 0). Squared lengths 9, 9, 4, 4, 0: token 0 first (a tie, the lower index).
+
+    Token 1 points the other way along the same line, so less is left of it than of 2 and 3, equally
+    long across; the lower index is next. Token 4 is the mean itself.
+    """
+    rows = [[3.0, 0.0], [-3.0, 0.0], [0.0, 2.0], [0.0, -2.0], [0.0, 0.0]]
+    for gaussian in (0.0, 0.1, 1.0):
+        method = foveate.FoveaCarve(keep_tokens=2, gaussian=gaussian)
+        assert method.plan(tokens(rows), 1).keep_idx.tolist() == [[0]]
+        assert method.plan(tokens(rows), 2).keep_idx.tolist() == [[0, 2]]
+
+
+def test_foveacarve_sees_beyond_the_rank() -> None:
+    """On a line the Gram matrix is spent with one token, and length takes the neighbour next.
+
+    The Gaussian part takes the other end.
+    """
+    rows = [[4.0], [3.9], [-2.6], [-2.65], [-2.65]]
+    alone = foveate.FoveaCarve(keep_tokens=2, gaussian=0.0).plan(tokens(rows), 2)
+    both = foveate.FoveaCarve(keep_tokens=2, gaussian=1.0).plan(tokens(rows), 2)
+    assert alone.keep_idx.tolist() == [[0, 1]]
+    assert both.keep_idx.tolist() == [[0, 3]]
+
+
+def test_foveacarve_conditioned() -> None:
+    """Relevance 0, 1, 0.5, 1, 0: squared lengths become 0, 9, 1, 4, 0; first 1, then 3."""
+    rows = [[3.0, 0.0], [-3.0, 0.0], [0.0, 2.0], [0.0, -2.0], [0.0, 0.0]]
+    visual = tokens(rows, [0.0, 0.2, 0.1, 0.2, 0.0])
+    plan = foveate.FoveaCarve(keep_tokens=2).plan(visual, 2)
+    assert plan.keep_idx.tolist() == [[1, 3]]
+    torch.testing.assert_close(plan.scores["relevance"], torch.tensor([[0.0, 1.0, 0.5, 1.0, 0.0]]))
+
+
+def test_foveacarve_spends_what_one_cut_would() -> None:
+    """8 layers, 196 tokens, 12 kept from layer 2 on: 2 * 196 + 6 * 12 = 464 token-layers.
+
+    196 (5 q + 3 q^2) = 464 in q = 0.385: 75.4, so 75, and (464 - 375) / 3 = 29. Before the first
+    layer it is 8 * 12 = 96, q = 0.093: 18 and 2.
+    """
+    method = foveate.FoveaCarve(keep_tokens=12)
+    assert method.layers(8, 0) == (0, 5)
+    assert method.keeps(12, 196, (0, 5), 8) == (75, 29)
+    blind, late = method.steps(8, 0)
+    assert blind.reads == frozenset()
+    assert late.reads == {"attention"}
+    before = foveate.FoveaCarve(keep_tokens=12, prune_layer=0)
+    assert before.keeps(12, 196, (0, 5), 8) == (18, 2)
+    # A family that lets nobody cut before layer 3: the cut is there, 5 * 12 = 60 token-layers.
+    assert method.layers(8, 3) == (3, 5)
+    assert method.keeps(12, 196, (3, 5), 8) == (25, 3)
+
+
+def test_foveacarve_cuts_late_only_below_enough() -> None:
+    """98 of 196 is half: below it the later step keeps less, above it both keep the same."""
+    before = foveate.FoveaCarve(keep_tokens=98, prune_layer=0)
+    assert before.keeps(98, 196, (0, 5), 8) == (98, 98)
+    assert before.keeps(147, 196, (0, 5), 8) == (147, 147)
+    # 8 * 80 = 640 token-layers: 98 in five layers leave 150 for three.
+    assert before.keeps(80, 196, (0, 5), 8) == (98, 50)
+    assert before.keeps(196, 196, (0, 5), 8) == (196, 196)
+
+
+def test_foveacarve_before_the_language_model() -> None:
+    """One blind cut, of what the budget says."""
+    method = foveate.FoveaCarve(keep_tokens=12, where="encoder")
+    assert method.layers(8, 0) == (0,)
+    assert method.layers(8, 3) == (3,)
+    assert method.keeps(12, 196, (0,), 8) == (12,)
+    assert method.reads == method.steps(8, 0)[0].reads == frozenset()
+
+
+def test_greedy_log_det_beyond_the_rank_goes_by_length() -> None:
+    """Five points on one line: the longest, then by length, however rounding falls."""
+    line = torch.tensor([1.0, 3.0, 0.5, 4.0, 2.0]).double()
+    direction = torch.tensor([0.1, 0.7, 1.3]).double()
+    x = line[:, None] * direction
+    chosen, gains = greedy_log_det((x @ x.T)[None], 5)
+    assert chosen.tolist() == [[3, 1, 4, 0, 2]]
+    assert gains[0, 1:].max() < 1e-9 * gains[0, 0]

@@ -1,0 +1,88 @@
+"""Methods as people type them."""
+
+from __future__ import annotations
+
+import pytest
+
+from foveate.carve.methods import METHODS, DivPrune, FastV, Method, RandomTokens, TokenCarve
+from foveate.carve.spec import parse_method, spec_name, split_outside
+from foveate.carve.stack import Stack
+from foveate.core.budget import Budget
+from foveate.errors import BudgetError, MethodError
+
+QUARTER = Budget(keep_ratio=0.25)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tokencarve", TokenCarve(keep_ratio=0.25)),
+        (" tokencarve( attention_weight = 0.3 ) ",
+         TokenCarve(keep_ratio=0.25, attention_weight=0.3)),
+        ("tokencarve(attention_weight=1,information_score=norm)",
+         TokenCarve(keep_ratio=0.25, attention_weight=1, information_score="norm")),
+        ("tokencarve(information_score='norm')",
+         TokenCarve(keep_ratio=0.25, information_score="norm")),
+        ("fastv()", FastV(keep_ratio=0.25)),
+    ],
+)  # fmt: skip
+def test_names_and_settings(text: str, expected: Method) -> None:
+    assert parse_method(text, QUARTER) == expected
+
+
+def test_counts_and_shared_settings() -> None:
+    assert parse_method("fastv", Budget(keep_tokens=9)) == FastV(keep_tokens=9)
+    # Shared settings go to the methods that have them, and what is written wins.
+    assert parse_method("random", QUARTER, seed=4) == RandomTokens(keep_ratio=0.25, seed=4)
+    assert parse_method("random(seed=2)", QUARTER, seed=4) == RandomTokens(keep_ratio=0.25, seed=2)
+    assert parse_method("divprune", QUARTER, seed=4) == DivPrune(keep_ratio=0.25)
+
+
+def test_stacks() -> None:
+    stack = parse_method("divprune:50% + random(prune_layer=1):70+fastv(prune_layer=3)", QUARTER,
+                         seed=1)  # fmt: skip
+    assert isinstance(stack, Stack)
+    assert stack.stages == (
+        DivPrune(keep_ratio=0.5),
+        RandomTokens(keep_tokens=70, prune_layer=1, seed=1),
+        FastV(keep_ratio=0.25, prune_layer=3),
+    )
+    assert stack.budget == QUARTER
+    first = parse_method("divprune(prune_layer=1):50%+fastv", QUARTER)
+    assert isinstance(first, Stack)
+    assert first.stages[0] == DivPrune(keep_ratio=0.5, prune_layer=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("toktok", "unknown method 'toktok'; choose one of"),
+        ("tokencarve:50%", "budget of its own, which only stages of a stack may have"),
+        ("tokencarve(", "does not name a method; write e.g. tokencarve"),
+        ("tokencarve(0.3)", "'0.3' is not setting=value"),
+        ("tokencarve(weight=0.3)", "tokencarve has no setting 'weight'; it has"),
+        ("tokencarve(attention_weight=low)", "a setting has a value of the wrong type"),
+        ("tokencarve(attention_weight=3)", r"attention_weight=3 is outside \[0, 1\]"),
+        ("fastv(keep_ratio=0.5)", "the budget is not a setting here; give it with --keep"),
+        ("", "does not name a method"),
+    ],
+)
+def test_what_is_refused(text: str, words: str) -> None:
+    with pytest.raises(MethodError, match=words):
+        parse_method(text, QUARTER)
+
+
+def test_stacks_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(METHODS, "stack", raising=False)
+    with pytest.raises(MethodError, match="a stack of 2 methods, which this version cannot run"):
+        parse_method("divprune:50%+fastv", QUARTER)
+    monkeypatch.setitem(METHODS, "stack", Stack)
+    with pytest.raises(BudgetError, match="budget 'half' is not a count or a share"):
+        parse_method("divprune:half+fastv", QUARTER)
+    with pytest.raises(MethodError, match="gives its last stage a budget of its own"):
+        parse_method("divprune+fastv:10%", QUARTER)
+
+
+def test_text_helpers() -> None:
+    assert spec_name(" a ( b = 1 ) + c ") == "a(b=1)+c"
+    assert split_outside("a(b=1,c='x,y'), d,[1,2]", ",") == ["a(b=1,c='x,y')", "d", "[1,2]"]

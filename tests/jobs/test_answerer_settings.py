@@ -1,0 +1,80 @@
+"""`name=value` settings -> model, method and prompt; what is unknown is an error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import foveate
+from foveate.assets import vlm_path
+from foveate.errors import BudgetError, InputError, MethodError
+from foveate.jobs.answerer_settings import AnswererSettings
+
+BASE = {"pretrained": "embedded", "method": "tokencarve", "keep_tokens": 48}
+
+
+def test_what_is_not_ours_is_the_methods() -> None:
+    settings = AnswererSettings.of(
+        {**BASE, "attention_weight": 0.5, "prune_layer": 2, "batch_size": "8", "device": "cpu"}
+    )
+    assert settings.method == foveate.TokenCarve(
+        keep_tokens=48, attention_weight=0.5, prune_layer=2
+    )
+    assert settings.batch_size == 8
+    assert settings.device == "cpu"
+    assert settings.source == str(vlm_path())
+    assert settings.attn_implementation is None
+
+
+def test_a_hub_id_is_loaded_from_the_hub() -> None:
+    settings = AnswererSettings.of({**BASE, "pretrained": "llava-hf/llava-1.5-7b-hf"})
+    assert settings.source == "llava-hf/llava-1.5-7b-hf"
+
+
+def test_noop_needs_no_budget() -> None:
+    settings = AnswererSettings.of({"pretrained": "embedded", "method": "noop"})
+    assert settings.method.budget.count(576) == 576
+
+
+def test_quotes_that_kept_a_comma_together_are_dropped() -> None:
+    settings = AnswererSettings.of({**BASE, "system_prompt": "'Be brief, please.'"})
+    assert settings.system_prompt == "Be brief, please."
+
+
+def test_a_method_with_settings_in_brackets() -> None:
+    settings = AnswererSettings.of({**BASE, "method": "tokencarve(attention_weight=0.3)"})
+    assert settings.method == foveate.TokenCarve(keep_tokens=48, attention_weight=0.3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"keep_token": 4}, r"got keep_token=4, which is no setting here; there are pretrained, "
+                            r"method, device.* and of tokencarve: .*keep_tokens, keep_ratio"),
+        ({"device_map": "auto"}, r"got device_map='auto', which is no setting"),
+        ({"batch_size": "auto"}, r"batch_size='auto' is not a whole number; give one, e.g."),
+        ({"batch_size": 0}, r"batch_size=0 is below 1"),
+        ({"max_pixels": 1.5}, r"max_pixels=1.5 is not a whole number"),
+        ({"image_aspect_ratio": "square"}, r"'square' is unknown; use original or pad"),
+        ({"attention_weight": "low"}, r"a setting has a value of the wrong kind"),
+        ({"method": "tokencarve(attention_weight=0.3)", "prune_layer": 3},
+         r"got prune_layer=3.*of the budget of 'tokencarve\(attention_weight=0.3\)': keep_tokens"),
+    ],
+)  # fmt: skip
+def test_refusals(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        AnswererSettings.of({**BASE, **given})
+
+
+@pytest.mark.parametrize("name", ["pretrained", "method"])
+def test_what_is_missing(name: str) -> None:
+    with pytest.raises(InputError, match=rf"{name} is missing; give e.g. {name}="):
+        AnswererSettings.of({key: value for key, value in BASE.items() if key != name})
+
+
+def test_the_methods_own_errors() -> None:
+    with pytest.raises(MethodError, match="unknown method 'carve'; choose one of"):
+        AnswererSettings.of({**BASE, "method": "carve"})
+    with pytest.raises(BudgetError, match="got neither of keep_tokens and keep_ratio"):
+        AnswererSettings.of({"pretrained": "embedded", "method": "fastv"})

@@ -1,0 +1,216 @@
+"""Two halves on shared ground: one rule per room, and no arrow runs back up."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "foveate"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Room -> the rooms it uses, listed from the ground up: a room may use only rooms above its line
+# here. A room is a folder; in the two halves, one of their folders, or a file beside them. The
+# errors and the version stand under everything. A line permits what the code uses and no more.
+RULES: dict[str, str] = {
+    # Shared ground.
+    "assets": "",
+    "core": "",
+    "tasks": "",
+    "text_image": "",
+    "measure": "core",
+    "draw": "core",
+    "models": "core",
+    # Carve: fewer visual tokens.
+    "carve/method": "core",
+    "carve/tower_method": "core carve/method",
+    "carve/stack": "core carve/method carve/methods",
+    "carve/methods": "core carve/method carve/tower_method carve/stack",
+    "carve/spec": "core carve/methods",
+    "carve/tower": "core models carve/method carve/tower_method",
+    "carve/engine": "core models carve/method carve/stack carve/tower",
+    "carve/pages": "assets core tasks text_image models carve/method carve/methods carve/engine",
+    "carve/compare": "core tasks measure models carve/method carve/methods carve/spec carve/engine",
+    # Vist: far text as latents.
+    "vist/config": "",
+    "vist/checkpoint": "vist/config",
+    "vist/encoder": "text_image models",
+    "vist/latents": "text_image vist/config",
+    "vist/fusion": "models vist/config vist/latents carve/engine",
+    "vist/parts": "text_image vist/config vist/latents vist/fusion",
+    "vist/run": "assets text_image models vist/config vist/checkpoint vist/encoder vist/latents "
+    "vist/fusion vist/parts carve/engine",
+    "vist/train": "assets text_image draw models vist/config vist/checkpoint vist/encoder "
+    "vist/latents vist/fusion vist/parts vist/run",
+    "vist/cepe": "text_image vist/config vist/checkpoint vist/latents vist/fusion vist/parts "
+    "vist/run vist/train",
+    "vist/eval": "tasks measure vist/config vist/encoder vist/latents vist/fusion vist/run "
+    "vist/cepe",
+    # Where both are put to work.
+    "vllm": "core measure carve/method carve/methods carve/spec",
+    "__init__": "core carve/methods carve/engine carve/pages vist/run",
+    "jobs": "assets core tasks measure models carve/methods carve/spec carve/engine __init__",
+    "app": "assets core tasks text_image draw models carve/method carve/methods carve/spec "
+    "carve/engine carve/compare vist/run",
+    "cli": "assets core tasks text_image measure draw models carve/methods carve/spec carve/engine "
+    "carve/pages carve/compare vist/parts vist/run vist/train vist/cepe vist/eval vllm jobs app "
+    "__init__",
+    "__main__": "cli",
+}
+GROUND = ("errors", "version")
+# Cut next: the registry of attachments, a circle of three files, and the registry of methods.
+KNOWN_BACK = {
+    ("vist/fusion", "carve/engine"),
+    ("vist/run", "carve/engine"),
+    ("carve/stack", "carve/methods"),
+}
+
+
+def imported(path: Path) -> list[str]:
+    """Every module a file names in an import, also inside functions and for type checkers."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from package import module` names the module.
+            names += [
+                f"{node.module}.{alias.name}"
+                if _is_module(f"{node.module}.{alias.name}")
+                else node.module
+                for alias in node.names
+            ]
+    return names
+
+
+def _is_module(name: str) -> bool:
+    place = PACKAGE.parent / name.replace(".", "/")
+    return place.with_suffix(".py").exists() or (place / "__init__.py").exists()
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def module_of(path: Path) -> str:
+    parts = ["foveate", *path.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")[1:]
+    if not parts:
+        return "__init__"
+    return "/".join(parts[:2] if parts[0] in ("carve", "vist") else parts[:1])
+
+
+def rooms_used() -> dict[str, dict[str, list[str]]]:
+    """Room -> the rooms it uses -> the files that do."""
+    used: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for path in FILES:
+        here = room_of(module_of(path))
+        for name in imported(path):
+            if name.split(".")[0] == "foveate" and room_of(name) not in (here, *GROUND):
+                used[here][room_of(name)].append(name_of(path))
+    return used
+
+
+USED = rooms_used()
+
+
+def is_script(path: Path) -> bool:
+    return 'if __name__ == "__main__"' in path.read_text()
+
+
+def test_every_room_has_a_rule() -> None:
+    # The faces of the two halves define nothing.
+    rooms = {room_of(module_of(path)) for path in FILES} - {*GROUND, "carve", "vist"}
+    assert rooms == set(RULES)
+
+
+@pytest.mark.parametrize("room", RULES)
+def test_a_room_uses_what_its_rule_says(room: str) -> None:
+    assert {name: USED[room][name] for name in USED[room] if name not in RULES[room].split()} == {}
+    assert set(RULES[room].split()) == set(USED[room]), "the rule permits more than the code uses"
+
+
+def test_no_arrow_runs_back_up() -> None:
+    floors = list(RULES)
+    back = {(a, b) for a in floors for b in RULES[a].split() if floors.index(b) >= floors.index(a)}
+    assert back == {("carve/stack", "carve/methods")}
+
+
+def test_the_two_halves_do_not_know_each_other() -> None:
+    between = {(a, b) for a in USED for b in USED[a] if {a[:5], b[:5]} == {"carve", "vist/"}}
+    assert between == KNOWN_BACK - {("carve/stack", "carve/methods")}
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    arrows = {
+        module_of(path): {n for n in imported(path) if n.split(".")[0] == "foveate"}
+        for path in FILES
+    }
+    rest = {module for module in arrows if module != "foveate"}
+    while gone := {m for m in rest if not arrows[m] & (rest - {m})}:
+        rest -= gone
+    while gone := {m for m in rest if not any(m in arrows[other] for other in rest - {m})}:
+        rest -= gone
+    assert {m for m in rest if m.startswith("foveate.vist.run")} == {
+        "foveate.vist.run.attached",
+        "foveate.vist.run.load",
+        "foveate.vist.run.vist",
+    }
+
+
+@pytest.mark.parametrize("room", ["core", "carve/method", "carve/methods", "text_image", "tasks"])
+def test_pure_rooms_know_no_model_library(room: str) -> None:
+    files = [path for path in FILES if room_of(module_of(path)) == room]
+    assert files
+    for path in files:
+        tops = {name.split(".")[0] for name in imported(path)}
+        assert not tops & {"transformers", "tokenizers"}, name_of(path)
+
+
+@pytest.mark.parametrize(
+    ("library", "users"),
+    [
+        ("lmms_eval", {"jobs/lmms_eval.py"}),
+        ("gradio", {"app/page.py", "app/serve.py"}),
+    ],
+)
+def test_only_its_adapter_imports(library: str, users: set[str]) -> None:
+    found = {name_of(p) for p in FILES if library in {n.split(".")[0] for n in imported(p)}}
+    assert found == users
+
+
+def test_only_its_folder_imports_vllm() -> None:
+    users = [p for p in FILES if any(n.split(".")[0] == "vllm" for n in imported(p))]
+    assert users
+    assert {str(path.parent.relative_to(PACKAGE)) for path in users} == {"vllm"}
+
+
+def test_importing_foveate_is_light_and_silent() -> None:
+    code = "import sys, foveate; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in FILES if not name_of(p).startswith("cli/") and not is_script(p)],
+    ids=name_of,
+)
+def test_only_the_command_line_prints(path: Path) -> None:
+    calls = [
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+    ]
+    assert not calls

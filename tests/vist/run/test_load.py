@@ -1,0 +1,133 @@
+"""Checkpoints: trained parts only, base and encoder by reference and hash."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+from safetensors.torch import load_file, save_file
+
+from foveate import Vist
+from foveate.errors import ConfigError, InputError
+from foveate.vist.checkpoint import WEIGHTS
+from tests.vist import tiny_vist
+from tests.vist.tiny_vist import FORMS, ids
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("base")
+    tiny_vist.model().save_pretrained(path)
+    tiny_vist.tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def saved(base: Path, tmp_path: Path) -> Path:
+    llm = tf.AutoModelForCausalLM.from_pretrained(base)
+    return tiny_vist.vist(llm, "lora").save(tmp_path / "vist", training={"steps": 3})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_round_trip(base: Path, tmp_path: Path, form: str) -> None:
+    llm = tf.AutoModelForCausalLM.from_pretrained(base)
+    first = tiny_vist.vist(llm, form)
+    first.parts.half().float()  # what fp16 keeps
+    folder = first.save(tmp_path / "vist")
+    assert sorted(path.name for path in folder.iterdir()) == ["vist.json", "vist.safetensors"]
+    stored = load_file(folder / WEIGHTS)
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    assert not any("embed_tokens" in key or "tower" in key for key in stored)
+    second = Vist.load(folder, encoder=tiny_vist.TinyEncoder())
+    assert second.config == first.config
+    assert {p.dtype for p in second.parts.parameters()} == {torch.float32}
+    memory = first.read(tiny_vist.TEXT)
+    again = second.read(tiny_vist.TEXT)
+    assert torch.equal(memory.latents, again.latents)
+    assert (memory.parts, memory.encoder) == (again.parts, again.encoder)
+    want = first.nll(memory, ids(2), ids(9), 5)
+    assert torch.equal(second.nll(memory, ids(2), ids(9), 5), want)
+
+
+def test_the_base_may_be_given(saved: Path, base: Path) -> None:
+    llm = tf.AutoModelForCausalLM.from_pretrained(base)
+    encoder = tiny_vist.TinyEncoder()
+    for given in (llm, base, str(base)):
+        assert Vist.load(saved, given, encoder=encoder).config.fusion.lora_rank == 2
+    assert json.loads((saved / "vist.json").read_text())["training"] == {"steps": 3}
+
+
+def test_another_base_or_encoder_is_refused(saved: Path) -> None:
+    other = tiny_vist.model()
+    with torch.no_grad():
+        other.model.norm.weight[0] += 0.1
+    encoder = tiny_vist.TinyEncoder()
+    with pytest.raises(InputError, match=r"was trained with the base model .* and got one with"):
+        Vist.load(saved, other, tokenizer=tiny_vist.tokenizer(), encoder=encoder)
+    with torch.no_grad():
+        encoder.weight[0, 0] += 1
+    with pytest.raises(InputError, match="was trained with the encoder"):
+        Vist.load(saved, encoder=encoder)
+    with pytest.raises(InputError, match="encoder of the user's own class; pass encoder="):
+        Vist.load(saved)
+    with pytest.raises(InputError, match=r"base model '.*none' cannot be loaded"):
+        Vist.load(saved, saved / "none", encoder=encoder)
+
+
+def edit(path: Path, **changes: Any) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, **changes}))
+
+
+def test_broken_files_are_named(saved: Path, tmp_path: Path) -> None:
+    encoder = tiny_vist.TinyEncoder()
+    stored = load_file(saved / WEIGHTS)
+    name = "resampler.latents"
+    for content, message in (
+        ({key: value for key, value in stored.items() if key != name}, "lacks weights resampler"),
+        ({**stored, "extra": torch.zeros(1)}, "has unknown weights extra"),
+        ({**stored, name: torch.zeros(3, 3)}, r"latents of .* is \(3, 3\), vist.json asks for"),
+    ):
+        save_file(content, saved / WEIGHTS)
+        with pytest.raises(InputError, match=message):
+            Vist.load(saved, encoder=encoder)
+    (saved / WEIGHTS).write_bytes(b"no tensors")
+    with pytest.raises(InputError, match=r"vist\.safetensors' cannot be read"):
+        Vist.load(saved, encoder=encoder)
+    edit(saved / "vist.json", format=9)
+    with pytest.raises(InputError, match="has format 9, this version reads 1; update"):
+        Vist.load(saved)
+    edit(saved / "vist.json", format=1, base={"path": "x"})
+    with pytest.raises(InputError, match="lacks or misnames a field"):
+        Vist.load(saved)
+    edit(saved / "vist.json", config={"depth": 3})
+    with pytest.raises(ConfigError, match="unknown fields depth"):
+        Vist.load(saved)
+    (saved / "vist.json").write_text("{")
+    with pytest.raises(InputError, match="is broken"):
+        Vist.load(saved)
+    with pytest.raises(InputError, match=r"has no readable vist\.json"):
+        Vist.load(tmp_path)
+
+
+def test_diverged_weights_are_not_saved(tmp_path: Path) -> None:
+    vist = tiny_vist.vist(tiny_vist.model())
+    with torch.no_grad():
+        vist.parts.resampler.cls[0, 0] = 1e6
+    with pytest.raises(InputError, match=r"resampler\.cls holds values that fp16 cannot"):
+        vist.save(tmp_path / "vist")
+
+
+def test_half_precision_base() -> None:
+    llm = tiny_vist.model().to(torch.bfloat16)
+    for form in FORMS:
+        vist = tiny_vist.vist(llm, form)
+        memory = vist.read(tiny_vist.TEXT)
+        assert memory.latents.dtype == torch.float32
+        assert bool(vist.nll(memory, ids(2), ids(9), 5).isfinite().all())
+        with vist.attach(memory):
+            assert llm.generate(ids(5)[None], max_new_tokens=3).shape == (1, 8)

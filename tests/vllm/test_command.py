@@ -1,0 +1,195 @@
+"""The command line of `foveate serve`, and what it promises."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import foveate
+from foveate.core.budget import Budget
+from foveate.errors import ConfigError, InputError, MethodError, UnsupportedModelError
+from foveate.vllm import command
+from foveate.vllm.command import check_installed, serve_command
+from foveate.vllm.config_hook import configure, method_in
+from foveate.vllm.expectation import expected_saving
+
+QUARTER = Budget(keep_ratio=0.25)
+ENTRY = {"foveate": {"method": "tokencarve", "keep_ratio": 0.25}}
+
+
+def options_of(made: list[str]) -> dict[str, str]:
+    return dict(itertools.pairwise(made))
+
+
+def test_vllm_s_options_go_on_as_they_are() -> None:
+    rest = ["--port", "9", "--tensor-parallel-size=2", "--trust-remote-code"]
+    made = serve_command("some/model", "tokencarve", QUARTER, rest)
+    start = made.index("--host")
+    assert "some/model" in made[:start]
+    assert made[start : start + 6] == ["--host", "127.0.0.1", *rest]
+    assert json.loads(options_of(made)["--additional-config"]) == ENTRY
+
+
+@pytest.mark.parametrize("host", [["--host", "0.0.0.0"], ["--host=0.0.0.0"]])
+def test_another_host_when_asked_for(host: list[str]) -> None:
+    made = serve_command("m", "tokencarve", QUARTER, host)
+    assert "127.0.0.1" not in made
+
+
+@pytest.mark.parametrize(
+    "form", [["--additional-config", '{"a": 1}'], ['--additional-config={"a": 1}']]
+)
+def test_other_additional_config_stays(form: list[str]) -> None:
+    made = serve_command("m", "tokencarve", QUARTER, [*form, "--port", "1"])
+    assert json.loads(options_of(made)["--additional-config"]) == {"a": 1, **ENTRY}
+    assert [option for option in made if option.startswith("--additional-config")] == [
+        "--additional-config"
+    ]
+    assert options_of(made)["--port"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            ["--additional-config", json.dumps(ENTRY)],
+            "--additional-config has 'foveate' settings already; give them with --method and "
+            "--keep, or start `vllm serve` itself.",
+        ),
+        (["--additional-config", "[1]"], "--additional-config got '[1]'; it takes a JSON object."),
+        (["--additional-config"], "--additional-config got nothing; it takes a JSON object."),
+        (
+            ["--additional-config.a", "1"],
+            "got '--additional-config.a'; write --additional-config as one JSON object, so that "
+            "the entry of foveate can be added.",
+        ),
+        (["other/model"], "got 'other/model' behind the model 'm'; serve one model."),
+    ],
+)
+def test_options_that_cannot_be(options: list[str], text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        serve_command("m", "tokencarve", QUARTER, options)
+    assert str(caught.value) == text
+
+
+def test_the_method_is_checked_before_vllm_starts() -> None:
+    with pytest.raises(MethodError, match="fastv reads the attention of a decoder layer"):
+        serve_command("m", "fastv", QUARTER, [])
+
+
+def test_builds_of_vllm_under_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command.importlib.metadata, "version", lambda name: "0.32.0")
+    whole = serve_command("m", "tokencarve", QUARTER, [])
+    assert whole[:4] == ["-m", "vllm.entrypoints.cli.main", "serve", "m"]
+
+    def missing(name: str) -> str:
+        raise command.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(command.importlib.metadata, "version", missing)
+    other = serve_command("m", "tokencarve", QUARTER, [])
+    assert other[:4] == ["-m", "vllm.entrypoints.openai.api_server", "--model", "m"]
+
+
+def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs vLLM; install it with pip .*foveate\[vllm\]"):
+        check_installed({})
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(InputError) as caught:
+        check_installed({"VLLM_PLUGINS": "lora"})
+    assert str(caught.value) == (
+        "VLLM_PLUGINS=lora keeps vLLM from loading the plugin; add foveate to it, or unset it."
+    )
+    check_installed({"VLLM_PLUGINS": "lora,foveate"})
+    monkeypatch.setattr(command.importlib.metadata, "entry_points", lambda group: [])
+    with pytest.raises(InputError, match=r"without its entry point 'vllm\.general_plugins'"):
+        check_installed({})
+
+
+def test_the_expectation_of_a_fixed_image() -> None:
+    path = Path(foveate.__file__).parent / "assets" / "vlm" / "config.json"
+    assert expected_saving(json.loads(path.read_text()), QUARTER) == (
+        "49 of the 196 visual tokens of an image go on to the language model. With 64 text tokens "
+        "that is 2.6 times fewer FLOPs of the language model in prefill, and 43% of the KV cache; "
+        "the vision tower runs in full."
+    )
+
+
+def test_the_expectation_where_images_differ_or_sizes_are_not_said() -> None:
+    assert expected_saving({"model_type": "qwen2_5_vl"}, QUARTER) == (
+        "256 of 1024, say, visual tokens of an image go on to the language model."
+    )
+
+
+def engine(architecture: str, additional: Any = ENTRY, **model: Any) -> Any:
+    multimodal = SimpleNamespace(
+        language_model_only=False,
+        video_pruning_rate=None,
+        enable_mm_embeds=False,
+        mm_encoder_tp_mode="weights",
+    )
+    hf_config = SimpleNamespace(
+        vision_config=SimpleNamespace(model_type="clip_vision_model"),
+        vision_feature_select_strategy="default",
+    )
+    return SimpleNamespace(
+        additional_config=additional,
+        lora_config=None,
+        compilation_config=SimpleNamespace(compile_mm_encoder=False),
+        parallel_config=SimpleNamespace(tensor_parallel_size=1),
+        model_config=SimpleNamespace(
+            architecture=architecture, hf_config=hf_config, multimodal_config=multimodal, **model
+        ),
+    )
+
+
+def test_the_entry_travels_in_the_model_s_configuration() -> None:
+    config = engine("LlavaForConditionalGeneration")
+    method = configure(config)
+    assert method is not None
+    assert method.positions == "renumbered"
+    assert config.model_config.hf_config.foveate == ENTRY["foveate"]
+    found = method_in(config.model_config.hf_config)
+    assert found is not None
+    assert found.budget == QUARTER
+
+
+def test_without_an_entry_nothing_is_touched() -> None:
+    config = engine("AnyModel", additional={})
+    assert configure(config) is None
+    assert not hasattr(config.model_config.hf_config, "foveate")
+
+
+def test_a_model_that_cannot_be_compressed() -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        configure(engine("Gemma3ForConditionalGeneration"))
+    assert str(caught.value) == (
+        "--additional-config asks for foveate, and Gemma3ForConditionalGeneration cannot be "
+        "compressed in vLLM; serve one of LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL, "
+        "Qwen2.5-VL, Qwen3-VL, or leave foveate out."
+    )
+
+
+def test_a_tower_that_is_spread_over_devices_by_image() -> None:
+    config = engine("LlavaForConditionalGeneration")
+    config.model_config.multimodal_config.mm_encoder_tp_mode = "data"
+    configure(config)  # one device
+    config.parallel_config.tensor_parallel_size = 2
+    with pytest.raises(Exception, match="use --mm-encoder-tp-mode weights, or a method"):
+        configure(config)
+
+
+def test_a_tower_that_is_not_known() -> None:
+    config = engine("LlavaForConditionalGeneration")
+    config.model_config.hf_config.vision_config.model_type = "pixtral"
+    with pytest.raises(UnsupportedModelError) as caught:
+        configure(config)
+    assert str(caught.value) == (
+        "this LLaVA-1.5 has a pixtral tower; towers that can be compressed are clip_vision_model "
+        "and siglip_vision_model."
+    )

@@ -1,0 +1,1 @@
+"""Scripts that trained the shipped weights; not part of the wheel."""

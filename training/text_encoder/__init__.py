@@ -1,0 +1,1 @@
+"""How the embedded text encoder was trained and scored."""

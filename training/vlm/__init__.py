@@ -1,0 +1,1 @@
+"""How the embedded vision-language model was trained and scored."""
