@@ -70,7 +70,7 @@ def test_the_families_are_those_that_are_served() -> None:
 
 
 def test_the_counters_are_those_of_the_code() -> None:
-    source = (ROOT / "foveate" / "engines" / "vllm" / "metrics.py").read_text()
+    source = (ROOT / "foveate" / "vllm" / "metrics.py").read_text()
     names = re.findall(r'Counter\("(\w+)"', source)
     assert re.findall(r"`(foveate_\w+)_total`", section("Metrics")) == names
 

@@ -10,13 +10,13 @@ import torch
 
 from foveate.errors import InputError
 from foveate.text_image.render import Renderer
+from foveate.vist.encoder import text_encoder as encoder_module
 from foveate.vist.encoder.text_encoder import (
     TextEncoder,
     TextEncoderConfig,
     load_text_encoder,
     save_text_encoder,
 )
-from foveate.vist.encoder.text_encoder import text_encoder as encoder_module
 
 PATCHES = 32
 CONFIG = TextEncoderConfig(

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from foveate.vist.config import FusionConfig, ResamplerConfig, VistConfig
-from foveate.vist.fusion.fusion import prefix
+from foveate.vist.fusion import prefix
 from foveate.vist.fusion.kv_prefix import rotate
 from foveate.vist.latents.memory import Memory, concat, pack_pages, pad_memories
 from foveate.vist.run.vist import Vist
