@@ -21,6 +21,7 @@ class Limits:
 
     Args:
         file_bytes: of an uploaded file.
+        folder_bytes: of all uploads together.
         pixels: of an image, checked on its header before anything is decoded.
         question_chars: of a question.
         text_chars: of a long text.
@@ -31,6 +32,7 @@ class Limits:
     """
 
     file_bytes: int = 10 * MB
+    folder_bytes: int = 200 * MB
     pixels: int = 20_000_000
     question_chars: int = 1_000
     text_chars: int = 100_000

@@ -20,6 +20,7 @@ from foveate.app.read_html import (
     strips_html,
     text_parts_html,
 )
+from foveate.app.uploads import Uploads
 from foveate.carve.compare.agreement import Agreement
 from foveate.carve.methods import METHODS
 from foveate.errors import FoveateError
@@ -37,7 +38,12 @@ BROKEN = "something went wrong in the playground; its terminal says what."
 
 
 def build_page(
-    carver: Carver, reader: TextReader | None, limits: Limits, *, no_reader: str = ""
+    carver: Carver,
+    reader: TextReader | None,
+    limits: Limits,
+    uploads: Uploads,
+    *,
+    no_reader: str = "",
 ) -> Any:
     """The page as Gradio Blocks.
 
@@ -45,6 +51,7 @@ def build_page(
         carver: of the Carve tab.
         reader: of the Read tab; None where there is no Vist to read with.
         limits: of uploads and texts.
+        uploads: the only folder whose files are opened.
         no_reader: why there is none, a sentence.
     """
     with gr.Blocks(
@@ -56,16 +63,17 @@ def build_page(
         )
         with gr.Tabs():
             with gr.Tab("Carve"):
-                _carve_tab(carver, limits)
+                _carve_tab(carver, limits, uploads)
             with gr.Tab("Read"):
                 if reader is None:
                     gr.HTML(error_html(no_reader), elem_classes="results")
                 else:
-                    _read_tab(reader, limits)
+                    _read_tab(reader, limits, uploads)
+    _fetch_nothing(page, uploads)
     return page
 
 
-def _carve_tab(carver: Carver, limits: Limits) -> None:
+def _carve_tab(carver: Carver, limits: Limits, uploads: Uploads) -> None:
     examples = {example.name: example for example in image_examples()}
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
@@ -117,7 +125,7 @@ def _carve_tab(carver: Carver, limits: Limits) -> None:
     def checked(path: str | None) -> str:
         """Say at once what is wrong with an upload."""
         if path is not None:
-            limits.image(path)
+            limits.image(uploads.own(path))
         return ""
 
     def run(
@@ -128,7 +136,7 @@ def _carve_tab(carver: Carver, limits: Limits) -> None:
         new_tokens: float,
         progress: Any = gr.Progress(),  # noqa: B008
     ) -> Iterator[tuple[Any, Any, Any, str]]:
-        asked = limits.image(path), limits.question(text)
+        asked = limits.image(path and uploads.own(path)), limits.question(text)
         longest_answer = limits.answer_length(new_tokens)
         progress(0.1, desc="Answering")
         carving = carver.carve(*asked, name, percent / 100, max_new_tokens=longest_answer)
@@ -150,7 +158,7 @@ def _carve_tab(carver: Carver, limits: Limits) -> None:
     )
 
 
-def _read_tab(reader: TextReader, limits: Limits) -> None:
+def _read_tab(reader: TextReader, limits: Limits, uploads: Uploads) -> None:
     examples = {example.name: example for example in text_examples()}
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
@@ -158,6 +166,7 @@ def _read_tab(reader: TextReader, limits: Limits) -> None:
             file = gr.File(
                 label="Or a text file (UTF-8)", type="filepath", file_count="single", height=120
             )
+            file.preprocess = _path_of
             example = gr.Dropdown(
                 list(examples), value=None, label="Or a bundled text", filterable=False
             )
@@ -187,7 +196,9 @@ def _read_tab(reader: TextReader, limits: Limits) -> None:
         return examples[name].text, examples[name].question
 
     def opened(path: str | None) -> tuple[str, Any]:
-        return ("", limits.text_file(path)) if path is not None else ("", gr.skip())
+        if path is None:
+            return "", gr.skip()
+        return "", limits.text_file(uploads.own(path))
 
     def run(
         pasted: str,
@@ -217,6 +228,27 @@ def _read_tab(reader: TextReader, limits: Limits) -> None:
         [error, counts, answers, strips, parts],
         **QUEUE,
     )
+
+
+def _fetch_nothing(page: Any, uploads: Uploads) -> None:
+    """Leave every path that a request or an answer names where it is.
+
+    For any component Gradio would copy a file it is told of into its folder, and download what
+    looks like a web address. All that this page shows lies in its folder already.
+    """
+
+    def staying(block: Any) -> Any:
+        async def stay(path: Any) -> str | None:
+            if path is None:
+                return None
+            own = str(uploads.own(path))
+            block.temp_files.add(own)  # forgotten when it is old
+            return own
+
+        return stay
+
+    for block in page.blocks.values():
+        block.async_move_resource_to_block_cache = staying(block)
 
 
 def _path_of(payload: Any) -> str | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,25 +51,49 @@ def play(
     from foveate.app.limits import MB, Limits
 
     limits = Limits(file_bytes=int(max_upload * MB), pixels=int(max_pixels * 1e6))
+    check_host(host)
     carver, reader, no_reader = load_models(model, vist, device)
     with err.status("Starting"):
+        from foveate.app.guard import is_private
         from foveate.app.page import build_page
-        from foveate.app.serve import is_loopback, launch
-
-        page = build_page(carver, reader, limits, no_reader=no_reader)
-    if not is_loopback(host):
-        err.print(
-            f"[yellow]{host} can be reached from other machines, and there is no password.[/yellow]"
-        )
+        from foveate.app.serve import launch
+        from foveate.app.uploads import Uploads
+    uploads = Uploads(most_bytes=limits.folder_bytes)
+    # Uploads do not outlive the page, however it is ended.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        address = launch(page, limits, host=host, port=port)
-    except OSError as error:
+        page = build_page(carver, reader, limits, uploads, no_reader=no_reader)
+        if not is_private(host):
+            err.print(
+                f"[yellow]{host} may be reached by others, and there is no password: whoever "
+                "reaches it can use the model and see nothing else of this machine.[/yellow]"
+            )
+        try:
+            served = launch(page, limits, uploads, host=host, port=port)
+        except OSError as error:
+            raise InputError(
+                f"{host}, port {port} cannot be used: another program has it, or the address is "
+                "not this machine's; choose others with --host and --port."
+            ) from error
+        try:
+            out.print(f"foveate play: {served.address}  (Ctrl-C ends it)", soft_wrap=True)
+            served.wait()
+        finally:
+            served.close()
+    finally:
+        uploads.close()
+
+
+def check_host(host: str) -> None:
+    """Refuse, before anything is loaded, what is neither an address nor localhost."""
+    if host == "localhost":
+        return
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError as error:
         raise InputError(
-            f"{host}, port {port} cannot be used: another program has it, or the address is not "
-            "this machine's; choose others with --host and --port."
+            f"host {host!r} is no address; use 127.0.0.1, ::1, or an address of this machine."
         ) from error
-    out.print(f"foveate play: {address}  (Ctrl-C ends it)", soft_wrap=True)
-    page.block_thread()
 
 
 def load_models(

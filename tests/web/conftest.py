@@ -61,14 +61,15 @@ def _server_stays_local() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def address(_server_stays_local: None) -> Iterator[str]:
-    """Where the playground with the embedded models is served."""
+def served(_server_stays_local: None) -> Iterator[Any]:
+    """The playground with the embedded models, and the folder of its uploads."""
     from foveate.app.carve import Carver
     from foveate.app.examples import image_examples
     from foveate.app.limits import Limits
     from foveate.app.page import build_page
     from foveate.app.read import TextReader
     from foveate.app.serve import launch
+    from foveate.app.uploads import Uploads
     from foveate.assets import vist_path, vlm_path
     from foveate.models.load import load_vlm
     from foveate.models.smollm2 import is_installed
@@ -79,11 +80,26 @@ def address(_server_stays_local: None) -> Iterator[str]:
         reader = TextReader(Vist.load(vist_path()))
         reader.warm_up()
     limits = Limits(file_bytes=200_000, pixels=1_000_000, text_chars=20_000)
+    uploads = Uploads(most_bytes=5_000_000)
     carver = Carver(load_vlm(vlm_path()))
     carver.warm_up(image_examples()[0].image)
-    page = build_page(carver, reader, limits, no_reader="no Vist here.")
-    yield launch(page, limits, host="127.0.0.1", port=0)
-    page.close()
+    page = build_page(carver, reader, limits, uploads, no_reader="no Vist here.")
+    started = launch(page, limits, uploads, host="127.0.0.1", port=0)
+    yield started, uploads
+    started.close()
+    uploads.close()
+
+
+@pytest.fixture(scope="session")
+def address(served: Any) -> str:
+    """Where it is served."""
+    return str(served[0].address)
+
+
+@pytest.fixture(scope="session")
+def uploads(served: Any) -> Any:
+    """The folder of its uploads."""
+    return served[1]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,149 @@
+"""The guard before the page, as plain ASGI: hosts, origins, uploads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foveate.app.guard import Guard, is_private
+from foveate.app.uploads import Uploads
+from foveate.errors import InputError
+
+
+@pytest.fixture
+def uploads() -> Iterator[Uploads]:
+    made = Uploads(most_bytes=1000)
+    yield made
+    made.close()
+
+
+def answer(
+    uploads: Uploads,
+    bound: str,
+    *headers: tuple[str, str],
+    path: str = "/",
+    method: str = "GET",
+    kind: str = "http",
+) -> int:
+    """Status of a request; 200 is the page behind the guard."""
+    sent: list[Any] = []
+
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": kind,
+        "method": method,
+        "path": path,
+        "headers": [(key.encode(), value.encode()) for key, value in headers],
+    }
+    asyncio.run(Guard(page, host=bound, uploads=uploads)(scope, None, send))
+    if sent[0]["type"] == "websocket.close":
+        return 403
+    names = [name for name, _ in sent[0]["headers"]]
+    assert b"content-security-policy" in names
+    return int(sent[0]["status"])
+
+
+@pytest.mark.parametrize(
+    ("bound", "host", "expected"),
+    [
+        ("127.0.0.1", "127.0.0.1:7860", 200), ("127.0.0.1", "localhost", 200),
+        ("127.0.0.1", "[::1]:80", 200), ("127.0.0.1", "example.org", 400),
+        ("127.0.0.1", "localhost.example.org", 400), ("127.0.0.1", "127.0.0.2", 400),
+        ("127.0.0.1", "", 400), ("127.0.0.1", "[::1", 400),
+        ("::1", "[::1]:7860", 200), ("::1", "example.org:7860", 400),
+        ("192.168.0.7", "192.168.0.7:7860", 200), ("192.168.0.7", "evil.example", 400),
+        ("192.168.0.7", "192.168.0.8", 400), ("192.168.0.7", "LOCALHOST:1", 200),
+        ("0.0.0.0", "10.0.0.3:7860", 200), ("0.0.0.0", "evil.example", 400),
+        ("::", "[2001:db8::1]:7860", 200), ("::", "evil.example", 400),
+    ],
+)  # fmt: skip
+def test_hosts(uploads: Uploads, bound: str, host: str, expected: int) -> None:
+    assert answer(uploads, bound, ("host", host)) == expected
+    assert answer(uploads, bound, ("host", host), kind="websocket") in (expected, 403)
+
+
+def test_no_host_and_two_hosts(uploads: Uploads) -> None:
+    assert answer(uploads, "127.0.0.1") == 400
+    two = (("host", "localhost"), ("host", "example.org"))
+    assert answer(uploads, "127.0.0.1", *two) == 400
+
+
+@pytest.mark.parametrize("bound", ["127.0.0.1", "::1", "192.168.0.7", "0.0.0.0"])
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ("http://localhost:7860", 200), ("https://localhost:7860", 200),
+        ("http://localhost:7861", 403), ("http://localhost", 403), ("null", 403),
+        ("https://example.org", 403), ("http://localhost:7860.example.org", 403),
+        ("file://localhost:7860", 403),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+def test_origins(uploads: Uploads, bound: str, origin: str, expected: int, method: str) -> None:
+    headers = (("host", "localhost:7860"), ("origin", origin))
+    assert answer(uploads, bound, *headers, method=method) == expected
+
+
+def test_uploads_say_their_size_and_fit(uploads: Uploads) -> None:
+    def upload(*length: str) -> int:
+        headers = [("host", "localhost"), *(("content-length", text) for text in length)]
+        return answer(uploads, "127.0.0.1", *headers, path="/gradio_api/upload", method="POST")
+
+    assert upload("900") == 200
+    assert upload("1001") == 413
+    assert upload() == 411
+    assert upload("-5") == 411
+    assert upload("1", "2") == 411
+    (uploads.folder / "held").write_bytes(b"x" * 500)
+    assert upload("900") == 413
+    assert upload("400") == 200
+
+
+def test_only_uploads_are_opened(uploads: Uploads, tmp_path: Path) -> None:
+    own = uploads.folder / "a" / "b.png"
+    own.parent.mkdir()
+    own.write_bytes(b"x")
+    assert uploads.own(own) == own
+    assert uploads.own(str(uploads.folder / "a" / ".." / "a" / "b.png")) == own
+    outside = tmp_path / "c.png"
+    outside.write_bytes(b"x")
+    link, loop, pipe = (uploads.folder / name for name in ("link", "loop", "pipe"))
+    link.symlink_to(outside)
+    loop.symlink_to(loop)
+    os.mkfifo(pipe)
+    sideways = Path(f"{uploads.folder}-other")
+    for wrong in (outside, link, loop, pipe, own.parent, uploads.folder / "no", sideways, "a\0b",
+                  uploads.folder / ".." / "x", "http://127.0.0.1/a.png", ""):  # fmt: skip
+        with pytest.raises(InputError, match="that is no upload of this page; drop the file again"):
+            uploads.own(wrong)
+
+
+def test_the_folder_is_private_and_goes(uploads: Uploads) -> None:
+    assert stat.S_IMODE(uploads.folder.stat().st_mode) == 0o700
+    assert os.environ["GRADIO_TEMP_DIR"] == str(uploads.folder)
+    (uploads.folder / "a").write_bytes(b"12345")
+    assert uploads.used() == 5
+    uploads.close()
+    uploads.close()
+    assert not uploads.folder.exists()
+    assert "GRADIO_TEMP_DIR" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("host", "private"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("127.9.9.9", False),
+     ("0.0.0.0", False), ("192.168.0.7", False), ("example.org", False)],
+)  # fmt: skip
+def test_addresses_that_need_no_warning(host: str, private: bool) -> None:
+    assert is_private(host) is private
