@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from foveate.errors import InputError
+from foveate.files import open_regular, replacing
 from foveate.jobs.batch_answerer import Outcome
 from foveate.jobs.batch_input import InputFile, read_row
-from foveate.jobs.journal import fsync_folder, read_journal, record_at
+from foveate.jobs.journal import read_journal, record_at
 
 __all__ = ["JobFiles", "JobSummary", "merge", "read_facts", "write_facts", "writing"]
 
@@ -98,7 +98,7 @@ def merge(questions: InputFile, files: JobFiles) -> JobSummary:
         )
     errors = before = kept = 0
     with ExitStack() as stack:
-        journals = {path: stack.enter_context(path.open("rb")) for path in files.journals()}
+        journals = {path: stack.enter_context(open_regular(path)) for path in files.journals()}
         source = stack.enter_context(questions.path.open("rb"))
         # Closed in reverse: the errors are there before the output is.
         good = stack.enter_context(_replacing(files.output))
@@ -148,16 +148,9 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A draft to write; at the end it is on the disk and takes the file's place at once."""
-    draft = path.with_name(f"{path.name}.draft")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-        fsync_folder(path.parent)
+    """As `replacing`, with errors that name the path."""
+    with writing(path), replacing(path) as file:
+        yield file
 
 
 def _answer_line(line: bytes, outcome: Outcome) -> bytes:

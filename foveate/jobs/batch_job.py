@@ -25,12 +25,12 @@ kill in between leaves journals that are whole, and the next run writes the same
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from foveate.errors import InputError
+from foveate.files import refuse_link
 from foveate.jobs.batch_answerer import Outcome
 from foveate.jobs.batch_files import (
     JobFiles,
@@ -109,6 +109,7 @@ class BatchJob:
                 f"{taken[0]} exists and is not of a job that could go on ({files.manifest} is "
                 "missing); choose another --output or --errors, or delete it."
             )
+        refuse_link(files.parts)
         with writing(files.parts):
             files.parts.mkdir(parents=True, exist_ok=True)
         journal = Journal(files.journal(self.index))
@@ -119,7 +120,7 @@ class BatchJob:
                     for path in (*files.journals(), files.model):
                         if path != journal.path:
                             path.unlink(missing_ok=True)
-                    os.truncate(journal.path, 0)
+                    journal.empty()
                 write_facts(files.manifest, self.facts)
                 files.summary.unlink(missing_ok=True)
             self._agree(files.manifest, self.facts)

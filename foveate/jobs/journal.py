@@ -18,8 +18,9 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from foveate.errors import InputError
+from foveate.files import NO_LINK, fsync_folder, open_regular
 
-__all__ = ["Journal", "fsync_folder", "read_journal", "record_at"]
+__all__ = ["Journal", "read_journal", "record_at"]
 
 MARK = 9  # eight digits and the space
 
@@ -38,12 +39,14 @@ class Journal:
         self.path = path
         try:
             is_new = not path.exists()
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            # A link that somebody planted here would have its target cut and written.
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | NO_LINK
+            self._file = os.open(path, flags, 0o666)
         except OSError as error:
             raise self._unwritable(error) from error
         try:
             _lock(self._file)
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 end = sum(len(line) for _, line in _whole_lines(file))
             os.ftruncate(self._file, end)
             os.fsync(self._file)
@@ -73,6 +76,11 @@ class Journal:
         except OSError as error:
             raise self._unwritable(error) from error
 
+    def empty(self) -> None:
+        """Forget all records. Raises OSError where the file cannot be cut."""
+        os.ftruncate(self._file, 0)
+        os.fsync(self._file)
+
     def close(self) -> None:
         """Let other processes write it."""
         os.close(self._file)
@@ -97,7 +105,7 @@ class Journal:
 
 def read_journal(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(place in the file, record) of every whole record up to the first that is not."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for place, line in _whole_lines(file):
             yield place, json.loads(line[MARK:])
 
@@ -107,17 +115,6 @@ def record_at(file: BinaryIO, place: int) -> dict[str, Any]:
     file.seek(place)
     record: dict[str, Any] = json.loads(file.readline()[MARK:])
     return record
-
-
-def fsync_folder(folder: Path) -> None:
-    """Put names of new and renamed files on the disk."""
-    if os.name == "nt":  # folders cannot be opened there
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from foveate.errors import InputError
+from foveate.files import replacing
 
 __all__ = ["Parts"]
 
@@ -92,9 +93,7 @@ class Parts:
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(f".{os.getpid()}.draft")
-        draft.write_text(json.dumps(content) + "\n")
-        draft.replace(file)
+        with replacing(file, mark=f".{os.getpid()}") as draft:
+            draft.write(f"{json.dumps(content)}\n".encode())
     except OSError as error:
         raise InputError(f"{file} cannot be written ({error}); choose another --output.") from error

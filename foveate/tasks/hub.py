@@ -6,19 +6,21 @@ import hashlib
 import io
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from foveate.errors import InputError
-from foveate.tasks.image_file import to_rgb
+from foveate.files import open_regular
+from foveate.tasks.image_file import decode_image
 from foveate.tasks.question import Question
 
 __all__ = ["HUB", "Columns", "hub_questions", "public_hub_name"]
 
 HUB = "hub:"
+MOST_BYTES = 200_000_000  # of a picture's file
 SPLITS = ("test", "validation", "val", "dev", "train")  # the first that a data set has
 SAVED = ("dataset_dict.json", "state.json")  # written by datasets' own save_to_disk
 
@@ -80,6 +82,7 @@ def hub_questions(name: str, *, limit: int, columns: Columns | None = None) -> I
     if not source:
         raise InputError(f"data {name!r} names no data set; write hub:OWNER/NAME[:SPLIT[:CONFIG]].")
     rows, split = _open(source, split, config)
+    rows = _undecoded(rows, columns.image or "image")
     label = Path(source).name
     count = 0
     for number, row in enumerate(itertools.islice(rows, limit)):
@@ -142,22 +145,53 @@ def _value(row: Mapping[str, Any], column: str, where: str) -> Any:
 
 
 def _image(value: Any, where: str) -> Image.Image:
-    """RGB pixels of a decoded image, its bytes, or a list with one of those."""
+    """RGB pixels of an image's bytes, of its file, or of a list with one of those."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, Mapping) and value.get("bytes"):
         value = value["bytes"]
-    try:
-        if isinstance(value, bytes):
-            value = Image.open(io.BytesIO(value))
-        if isinstance(value, Image.Image):
-            return to_rgb(ImageOps.exif_transpose(value))
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"{where}: the image cannot be decoded ({error}).") from error
+    if isinstance(value, Image.Image):
+        raise InputError(
+            f"{where}: the image came decoded, past the limits on formats and sizes; save the data "
+            "set with a column of the kind datasets.Image."
+        )
+    if isinstance(value, Mapping) and isinstance(value.get("path"), str):
+        value = _fetched(value["path"], where)
+    if isinstance(value, bytes):
+        return decode_image(io.BytesIO(value), f"of {where}")
     raise InputError(
-        f"{where}: got {type(value).__name__} as the image; one picture is needed, decoded or as "
-        "bytes."
+        f"{where}: got {type(value).__name__} as the image; one picture is needed, as a column of "
+        "images or as bytes."
     )
+
+
+def _fetched(path: str, where: str) -> bytes:
+    """A picture that a data set holds as a file of its own, here or on the Hub."""
+    from datasets.utils.file_utils import xopen
+
+    try:
+        if Path(path).exists():
+            with open_regular(path) as own:
+                return own.read(MOST_BYTES)
+        with xopen(path, "rb") as file:
+            return bytes(file.read(MOST_BYTES))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{where}: the image cannot be read ({error}).") from error
+
+
+def _undecoded(rows: Any, column: str) -> Any:
+    """The rows with images as bytes: `datasets` would open any format, without our limits."""
+    feature = (getattr(rows, "features", None) or {}).get(column)
+    return rows if feature is None else rows.cast_column(column, _without_decoding(feature))
+
+
+def _without_decoding(feature: Any) -> Any:
+    import datasets
+
+    if isinstance(feature, datasets.Image):
+        return datasets.Image(mode=feature.mode, decode=False)
+    inner = getattr(feature, "feature", None)
+    return feature if inner is None else replace(feature, feature=_without_decoding(inner))
 
 
 def _answers(row: Mapping[str, Any], column: str, where: str) -> tuple[str, ...]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from foveate.errors import InputError
+from foveate.files import open_regular
 
-__all__ = ["FORMATS", "MAX_PIXELS", "open_image", "to_rgb"]
+__all__ = ["FORMATS", "MAX_PIXELS", "decode_image", "open_image"]
 
 # Checked on the header, before anything is decoded: 64 megapixels are 192 MB as RGB.
 MAX_PIXELS = 64_000_000
@@ -29,32 +31,50 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
         max_pixels: largest width x height that is decoded.
 
     Raises:
-        InputError: the file is missing, a folder, not an image, corrupt, truncated or too large.
+        InputError: the file is missing, a folder, a pipe or device, not an image, corrupt,
+            truncated or too large.
     """
     path = Path(path)
     if path.is_dir():
         raise InputError(f"image {str(path)!r} is a folder; give the file itself.")
     if not path.exists():
         raise InputError(f"image {str(path)!r} does not exist; check the path.")
+    try:
+        file = open_regular(path)
+    except PermissionError:
+        raise InputError(f"image {str(path)!r} may not be read; check permissions.") from None
+    with file:
+        return decode_image(file, repr(str(path)), max_pixels=max_pixels)
+
+
+def decode_image(file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The same for an open file, or bytes as one (io.BytesIO), whoever they come from.
+
+    Args:
+        file: can be read and sought.
+        name: of the image in errors.
+        max_pixels: largest width x height that is decoded.
+
+    Raises:
+        InputError: it is no image of FORMATS, corrupt, truncated or too large.
+    """
     with warnings.catch_warnings():
         # Our own limit below is lower than the one Pillow warns about.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            image = Image.open(path, formats=_formats())
+            image = Image.open(file, formats=_formats())
         except Image.DecompressionBombError:
-            raise InputError(_too_large(path, "more than Pillow's limit of", max_pixels)) from None
-        except PermissionError:
-            raise InputError(f"image {str(path)!r} may not be read; check permissions.") from None
+            raise InputError(_too_large(name, "more than Pillow's limit of", max_pixels)) from None
         except Exception:  # Pillow's plug-ins raise nearly anything on damaged headers
             raise InputError(
-                f"{str(path)!r} is not an image that can be read; use one of {', '.join(FORMATS)}."
+                f"{name} is not an image that can be read; use one of {', '.join(FORMATS)}."
             ) from None
     with image:
         width, height = image.size
         if width < 1 or height < 1:
-            raise InputError(f"image {str(path)!r} is {width} x {height} pixels, so it is empty.")
+            raise InputError(f"image {name} is {width} x {height} pixels, so it is empty.")
         if width * height > max_pixels:
-            raise InputError(_too_large(path, f"{width} x {height} =", max_pixels, width * height))
+            raise InputError(_too_large(name, f"{width} x {height} =", max_pixels, width * height))
         try:
             image.seek(0)
             image.load()
@@ -62,7 +82,7 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
         except Exception as error:  # as above, now on damaged pixel data
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
-                f"image {str(path)!r} is damaged or cut off ({reason}); save or copy it again."
+                f"image {name} is damaged or cut off ({reason}); save or copy it again."
             ) from None
 
 
@@ -92,9 +112,9 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _too_large(path: Path, size: str, max_pixels: int, pixels: int | None = None) -> str:
+def _too_large(name: str, size: str, max_pixels: int, pixels: int | None = None) -> str:
     counted = pixels if pixels is not None else 2 * (Image.MAX_IMAGE_PIXELS or 0)
     return (
-        f"image {str(path)!r} has {size} {counted:,} pixels, above the limit of {max_pixels:,}; "
+        f"image {name} has {size} {counted:,} pixels, above the limit of {max_pixels:,}; "
         "scale it down first."
     )

@@ -13,8 +13,14 @@ import numpy.typing as npt
 from PIL import ImageFont
 
 from foveate.errors import InputError
+from foveate.files import open_regular
 
 __all__ = ["check_font_file", "code_points", "find_fonts", "open_font", "shipped_font"]
+
+# The largest fonts in use, with all of Chinese, Japanese and Korean, stay below a third of it.
+MOST_BYTES = 128 << 20
+LAST_POINT = 0x10FFFF
+MOST_NAMED = 4 * LAST_POINT  # code points in all groups of a table; a sound one has each once
 
 SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
 
@@ -65,11 +71,19 @@ def open_font(path: str | Path, size: int) -> ImageFont.FreeTypeFont:
 
 
 def check_font_file(path: str | Path) -> None:
-    """Raises InputError if there is no file at the path."""
+    """Raises InputError if there is no regular file of a font's size at the path."""
     path = Path(path)
-    if path.is_dir() or not path.exists():
-        state = "is a folder" if path.is_dir() else "does not exist"
+    if not path.is_file():
+        state = "does not exist"
+        if path.exists():
+            state = "is a folder" if path.is_dir() else "is a pipe, a device or a socket"
         raise InputError(f"font {str(path)!r} {state}; give a .ttf, .otf or .ttc file.")
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise InputError(
+            f"font {str(path)!r} has {size:,} bytes, above the limit of {MOST_BYTES:,}; give "
+            "another file."
+        )
 
 
 def code_points(path: str | Path) -> npt.NDArray[np.int64]:
@@ -83,7 +97,8 @@ def code_points(path: str | Path) -> npt.NDArray[np.int64]:
     """
     check_font_file(path)
     try:
-        return _read_cmap(Path(path).read_bytes())
+        with open_regular(path) as file:
+            return _read_cmap(file.read(MOST_BYTES))
     except (struct.error, IndexError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
@@ -105,8 +120,9 @@ def _read_cmap(data: bytes) -> npt.NDArray[np.int64]:
     else:
         raise ValueError("no cmap table")
     (num_encodings,) = struct.unpack_from(">H", data, cmap + 2)
-    found: list[npt.NDArray[np.int64]] = []
-    seen = set()
+    # A mark for each code point: tables that name the same ones again and again take no more room.
+    is_covered = np.zeros(LAST_POINT + 1, dtype=np.bool_)
+    num_tables, seen = 0, set()
     for index in range(num_encodings):
         platform, encoding, offset = struct.unpack_from(">HHI", data, cmap + 4 + 8 * index)
         # Platform 0 is Unicode; 3 is Windows, whose encodings 1 and 10 are Unicode.
@@ -115,15 +131,16 @@ def _read_cmap(data: bytes) -> npt.NDArray[np.int64]:
             seen.add(offset)
             (kind,) = struct.unpack_from(">H", data, cmap + offset)
             if kind == 4:
-                found.append(_segments(data, cmap + offset))
+                _mark_segments(data, cmap + offset, is_covered)
             elif kind == 12:
-                found.append(_groups(data, cmap + offset))
-    if not found:
+                _mark_groups(data, cmap + offset, is_covered)
+            num_tables += kind in (4, 12)
+    if not num_tables:
         raise ValueError("no Unicode character table")
-    return np.unique(np.concatenate(found))
+    return np.flatnonzero(is_covered).astype(np.int64)
 
 
-def _segments(data: bytes, at: int) -> npt.NDArray[np.int64]:
+def _mark_segments(data: bytes, at: int, is_covered: npt.NDArray[np.bool_]) -> None:
     """Code points of a format 4 subtable: segments of the basic multilingual plane."""
     length, _, double = struct.unpack_from(">HHH", data, at + 2)
     count = double // 2
@@ -131,7 +148,8 @@ def _segments(data: bytes, at: int) -> npt.NDArray[np.int64]:
     ends = words[7 : 7 + count]
     starts, deltas, offsets = (words[8 + n * count : 8 + (n + 1) * count] for n in (1, 2, 3))
     base = 8 + 3 * count
-    covered = []
+    if int(np.maximum(ends - starts + 1, 0).sum()) > MOST_NAMED:
+        raise ValueError("a character table that names the same characters over and over")
     for segment in range(count):
         points = np.arange(starts[segment], ends[segment] + 1)
         if offsets[segment]:
@@ -141,20 +159,21 @@ def _segments(data: bytes, at: int) -> npt.NDArray[np.int64]:
             glyph = np.where(glyph, (glyph + deltas[segment]) & 0xFFFF, 0)
         else:
             glyph = (points + deltas[segment]) & 0xFFFF
-        covered.append(points[(glyph != 0) & (points != 0xFFFF)])
-    return np.concatenate(covered) if covered else np.empty(0, np.int64)
+        is_covered[points[(glyph != 0) & (points != 0xFFFF)]] = True
 
 
-def _groups(data: bytes, at: int) -> npt.NDArray[np.int64]:
+def _mark_groups(data: bytes, at: int, is_covered: npt.NDArray[np.bool_]) -> None:
     """Code points of a format 12 subtable: groups over all of Unicode."""
     (count,) = struct.unpack_from(">I", data, at + 12)
-    covered = []
+    named = 0
     for index in range(count):
         first, last, glyph = struct.unpack_from(">III", data, at + 16 + 12 * index)
-        if last < first or last > 0x10FFFF:
+        if last < first or last > LAST_POINT:
             raise ValueError("damaged character table")
-        covered.append(np.arange(first + (glyph == 0), last + 1, dtype=np.int64))
-    return np.concatenate(covered) if covered else np.empty(0, np.int64)
+        named += last - first + 1
+        if named > MOST_NAMED:
+            raise ValueError("a character table that names the same characters over and over")
+        is_covered[first + (glyph == 0) : last + 1] = True
 
 
 def _usable(path: Path) -> bool:

@@ -48,7 +48,7 @@ def read_text_file(path: str | Path, encoding: str = "utf-8") -> Iterator[str]:
     if not path.exists():
         raise InputError(f"text file {str(path)!r} does not exist; check the path.")
     try:
-        stream = path.open("rb")
+        stream = path.open("rb")  # a pipe is welcome: texts come from other programs
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise InputError(f"{str(path)!r} cannot be read ({reason}); check it.") from None
@@ -71,11 +71,7 @@ def decode_text(stream: BinaryIO, name: str, encoding: str = "utf-8") -> Iterato
         InputError: no text at all, NUL characters, more than 5 % undecodable bytes in 64 kB, or an
             encoding that Python does not know.
     """
-    try:
-        codec = codecs.getincrementaldecoder("utf-8-sig" if _is_utf8(encoding) else encoding)
-    except LookupError:
-        raise InputError(f"encoding {encoding!r} is not known; utf-8 is usual.") from None
-    decoder = io.IncrementalNewlineDecoder(codec("surrogateescape"), translate=True)
+    decoder = io.IncrementalNewlineDecoder(_decoder(encoding), translate=True)
     done = replaced = 0
     found, data = False, b"-"
     while data:
@@ -84,9 +80,10 @@ def decode_text(stream: BinaryIO, name: str, encoding: str = "utf-8") -> Iterato
             _check_mark(data, name, encoding)
         try:
             text = decoder.decode(data, final=not data)
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
+            reason = getattr(error, "reason", None) or str(error)
             raise InputError(
-                f"{name} is not {encoding} text ({error.reason} after {done:,} bytes); give the "
+                f"{name} is not {encoding} text ({reason} after {done:,} bytes); give the "
                 "encoding it was written in."
             ) from None
         if "\0" in text:
@@ -116,6 +113,23 @@ def decode_text(stream: BinaryIO, name: str, encoding: str = "utf-8") -> Iterato
 def _closing(stream: BinaryIO, name: str, encoding: str) -> Iterator[str]:
     with stream:
         yield from decode_text(stream, name, encoding)
+
+
+def _decoder(encoding: str) -> codecs.IncrementalDecoder:
+    """What decodes bytes piece by piece.
+
+    Raises:
+        InputError: Python does not know the encoding, or it is none of text (base64, zip, rot13).
+    """
+    try:
+        # Python's own open() asks the same; there is no public name for it.
+        is_text = getattr(codecs.lookup(encoding), "_is_text_encoding", True)
+        made = codecs.getincrementaldecoder("utf-8-sig" if _is_utf8(encoding) else encoding)
+    except (LookupError, ValueError, UnicodeError):
+        raise InputError(f"encoding {encoding[:40]!r} is not known; utf-8 is usual.") from None
+    if not is_text:
+        raise InputError(f"{encoding!r} is no encoding of text; utf-8 is usual.")
+    return made("surrogateescape")
 
 
 def _is_utf8(encoding: str) -> bool:

@@ -51,3 +51,14 @@ def test_failed_conversion_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         smollm2.convert(tmp_path / "nowhere", tmp_path / "cache" / "model")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@needs_smollm2
+def test_another_file_in_the_wheel_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever puts another model, or another tokenizer, into the package is found out."""
+    smollm2.gguf_folder()
+    monkeypatch.setattr(smollm2, "GGUF_SHA256", "0" * 64)
+    with pytest.raises(InputError, match=r"carries: its sha256 differs\. Install it again: pip"):
+        smollm2.smollm2_path(tmp_path)

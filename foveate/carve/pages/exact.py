@@ -7,9 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import regex
+
 from foveate.errors import InputError
 
+Pattern = Any  # re.Pattern of ours, regex.Pattern of a user's own expression
+
 MARKED = "marked"
+MOST_CHARS = 1000  # of a pattern
+MATCH_SECONDS = 2.0  # that a user's expression may take on a text
+_BLANKS = re.compile(r"\s+")
 KINDS = ("url", "email", "hex", "date", "identifier", "number")
 # Most important first: what the user marked, then what nobody can guess from context.
 _RANK = {kind: rank for rank, kind in enumerate((MARKED, *KINDS))}
@@ -139,30 +146,41 @@ class ExactList:
         return "\n".join(f"Page {i}: {', '.join(page)}" for i, page in lines if page)
 
 
-def compile_mark(pattern: str) -> re.Pattern[str]:
+def compile_mark(pattern: str) -> Pattern:
     """The regular expression that a user's mark stands for, see ExactRules.
 
     Raises:
-        InputError: it is empty, does not compile, or matches the empty string.
+        InputError: it is empty or too long, does not compile, or matches the empty string.
     """
+    if len(pattern) > MOST_CHARS:
+        raise InputError(
+            f"a pattern to keep has {len(pattern):,} characters, above the limit of "
+            f"{MOST_CHARS:,}; give several shorter ones."
+        )
     if not pattern.strip() or pattern == "//":
         raise InputError("got an empty pattern to keep; give a name or /a regular expression/.")
     if len(pattern) > 2 and pattern[0] == pattern[-1] == "/":
-        try:
-            compiled = re.compile(pattern[1:-1])
-        except re.error as error:
-            raise InputError(
-                f"pattern {pattern} is no regular expression ({error}); leave out the slashes to "
-                "mark a plain name."
-            ) from error
-        if compiled.fullmatch(""):
-            raise InputError(f"pattern {pattern} matches the empty string; make it ask for more.")
-        return compiled
-    words = r"\s+".join(re.escape(word) for word in pattern.split())
+        return _compile_expression(pattern)
+    words = r"\s+".join(map(re.escape, pattern.split()))
     # A border is needed only beside a letter or digit: C++ has none after it.
     before = _OPEN if re.match(rf"[{_WORD}]", pattern.lstrip()) else ""
     after = _SHUT if re.match(rf"[{_WORD}]", pattern.rstrip()[-1]) else ""
     return re.compile(before + words + after)
+
+
+def _compile_expression(pattern: str) -> Pattern:
+    try:
+        # Not `re`: its matching has no limit of time, and some patterns take forever.
+        compiled = regex.compile(pattern[1:-1])
+    except (regex.error, OverflowError, RecursionError, MemoryError, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(
+            f"pattern {pattern[:80]} is no regular expression ({reason}); leave out the slashes to "
+            "mark a plain name."
+        ) from error
+    if compiled.fullmatch("", timeout=MATCH_SECONDS):
+        raise InputError(f"pattern {pattern} matches the empty string; make it ask for more.")
+    return compiled
 
 
 def find_exact(text: str, rules: ExactRules | None = None) -> list[ExactString]:
@@ -244,11 +262,23 @@ def _sorted_into(
     return tuple(tuple(page) for page in listed)
 
 
-def _matches(text: str, kind: str, pattern: re.Pattern[str]) -> Iterator[ExactString]:
-    for match in pattern.finditer(text):
-        if match.end() > match.start():
-            said = re.sub(r"\s*[\r\n]\s*", " ", match.group())
-            yield ExactString(said, kind, match.start(), match.end())
+def _matches(text: str, kind: str, pattern: Pattern) -> Iterator[ExactString]:
+    limit = {} if isinstance(pattern, re.Pattern) else {"timeout": MATCH_SECONDS}
+    try:
+        for match in pattern.finditer(text, **limit):
+            if match.end() > match.start():
+                said = _BLANKS.sub(_joined, match.group())
+                yield ExactString(said, kind, match.start(), match.end())
+    except TimeoutError:
+        raise InputError(
+            f"pattern /{pattern.pattern}/ takes more than {MATCH_SECONDS:g} s on this text; make "
+            "it simpler (no repeat inside a repeat)."
+        ) from None
+
+
+def _joined(blanks: re.Match[str]) -> str:
+    """White space with a line end in it is one space."""
+    return " " if "\n" in blanks[0] or "\r" in blanks[0] else blanks[0]
 
 
 def _is_identifier(item: ExactString) -> bool:
