@@ -343,8 +343,8 @@ def main() -> None:
         "interval resamples documents. Tokens are means per document, without the question, "
         "counted by the model's tokenizer and image processor; `pays` is the share of documents "
         "whose pages cost fewer tokens than the text, which `foveate pages` asks before it "
-        "renders. `KV / text` is the KV cache after prefill against the text as text. All methods prune "
-        f"before layer {PRUNE_LAYER} of 8.",
+        "renders. `KV / text` is the KV cache after prefill against the text as text. All methods "
+        f"prune before layer {PRUNE_LAYER} of 8.",
         table,
         data,
     )
