@@ -48,8 +48,7 @@ RULES: dict[str, str] = {
     "vist/latents vist/fusion vist/parts vist/run",
     "vist/cepe": "text_image vist/config vist/checkpoint vist/latents vist/fusion vist/parts "
     "vist/run vist/train",
-    "vist/eval": "tasks measure vist/config vist/encoder vist/latents vist/fusion vist/run "
-    "vist/cepe",
+    "vist/eval": "tasks measure vist/fusion vist/latents vist/run",
     # Where both are put to work.
     "vllm": "core measure carve/method carve/methods carve/spec",
     "__init__": "core carve/methods carve/engine carve/pages vist/run",
