@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,7 +36,7 @@ def _draw(
     size: int,
     count: int,
     shape_share: float,
-) -> tuple[list, list, list, list]:  # type: ignore[type-arg]
+) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
     images, labels, asked, kinds = [], [], [], []
     for slot in range(size):
         rng = random.Random(f"joint/{index}/{slot}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,9 +21,10 @@ from training.vlm.start import SCALE, structured_start
 __all__ = ["BLIND_LAYERS", "AnswerTrainee", "train_language"]
 
 BLIND_LAYERS = 3
+_Batch = tuple[list[Any], list[Any], list[Any]]  # labels, questions with answers, kinds
 
 
-def _page_batch(index: int, size: int, lines: int, count: int) -> tuple[list, list, list]:  # type: ignore[type-arg]
+def _page_batch(index: int, size: int, lines: int, count: int) -> _Batch:
     labels, asked, kinds = [], [], []
     for slot in range(size):
         rng = random.Random(f"language/{index}/{slot}")
@@ -35,7 +37,7 @@ def _page_batch(index: int, size: int, lines: int, count: int) -> tuple[list, li
     return labels, asked, kinds
 
 
-def _shape_batch(index: int, size: int, count: int) -> tuple[list, list, list]:  # type: ignore[type-arg]
+def _shape_batch(index: int, size: int, count: int) -> _Batch:
     labels, asked, kinds = [], [], []
     for slot in range(size):
         rng = random.Random(f"language/shape/{index}/{slot}")
