@@ -238,8 +238,6 @@ def read_with_vlm(
     """The road over pages: no training, any vision-language model."""
     reader = page_reader(vlm, options, device)
     text = read_at_most(chunks, reader.most_chars)
-    from foveate.models.prompt import unknown_words
-
     with err.status("Reading"):
         answer = reader.read(
             text,
@@ -249,7 +247,7 @@ def read_with_vlm(
             compare=not options.no_compare,
         )
     files = save_images(answer, options.save_pages)
-    unknown = unknown_words(reader.vlm, question)
+    unknown = reader.vlm.unknown_words(question)
     if as_json:
         result: dict[str, Any] = {
             "question": question,
@@ -299,8 +297,9 @@ def page_reader(vlm: str, options: PageOptions, device: str) -> PageReader:
     """A reader with the user's settings."""
     page = parse_page(options.page)
     with err.status("Loading the libraries"):
+        from foveate.assets import EMBEDDED
         from foveate.carve.methods import METHODS
-        from foveate.carve.pages.reader import EMBEDDED, EMBEDDED_PRUNE_LAYER, PageReader
+        from foveate.carve.pages.reader import EMBEDDED_PRUNE_LAYER, PageReader
         from foveate.cli.method import build_method
         from foveate.models.load import quiet_transformers
         from foveate.text_image.font_file import find_fonts

@@ -7,20 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from foveate.carve.engine.attach import attach
+from foveate.carve.answerer import Answerer, Said
 from foveate.jobs.answerer_settings import AnswererSettings
 from foveate.jobs.generation_settings import GenerationSettings
 from foveate.jobs.tally import Asked, Tally
-from foveate.models.generation import (
-    Continuation,
-    Generated,
-    continuation_ids,
-    generate_texts,
-    score_continuations,
-)
-from foveate.models.load import VisionLanguageModel, load_vlm
+from foveate.models.continuations import Continuation, continuation_ids
+from foveate.models.generation import Answer
+from foveate.models.load import load_vlm
 from foveate.models.picture_size import limit_pixels, mean_colour, pad_to_square
-from foveate.models.prompt import Turn, chat_inputs
+from foveate.models.prompt import Turn, num_images
+from foveate.models.vlm import VisionLanguageModel
 
 __all__ = ["CarvedAnswerer", "Request"]
 
@@ -47,10 +43,10 @@ class Request:
 
 
 class CarvedAnswerer:
-    """A model with a method attached for the whole of an evaluation.
+    """A model with a method, for the whole of an evaluation.
 
     Args:
-        vlm: the model; it is restored by `close`.
+        vlm: the model; the method is on it only while a batch is answered.
         settings: the method, the batch size and how prompts are made.
 
     Attributes:
@@ -61,15 +57,15 @@ class CarvedAnswerer:
     Example:
         settings = AnswererSettings.of({"pretrained": "embedded", "method": "fastv",
                                         "keep_ratio": 0.5})
-        with CarvedAnswerer.load(settings) as answerer:
-            answers = answerer.answer(requests)
+        answerer = CarvedAnswerer.load(settings)
+        answers = answerer.answer(requests)
         print(answerer.tally)
     """
 
     def __init__(self, vlm: VisionLanguageModel, settings: AnswererSettings) -> None:
         self.vlm = vlm
         self.settings = settings
-        self.run = attach(vlm.model, settings.method)
+        self._answerer = Answerer(vlm, settings.method)
         self.start_tally()
 
     @classmethod
@@ -79,9 +75,10 @@ class CarvedAnswerer:
         Raises:
             InputError, UnsupportedModelError: as foveate.models.load.load_vlm; or pixel limits
                 for a family that has none.
+            FoveateError: as `foveate.attach`, where the method does not fit the model.
         """
         vlm = load_vlm(
-            settings.source,
+            settings.pretrained,
             device=settings.device,
             dtype=settings.dtype,
             attention=settings.attn_implementation,
@@ -99,7 +96,7 @@ class CarvedAnswerer:
 
     def answer(
         self, requests: Sequence[Request], progress: Progress = lambda done: None
-    ) -> list[Generated]:
+    ) -> list[Answer]:
         """One answer per request, in their order.
 
         Requests that share their settings are answered in batches, in the order given.
@@ -107,17 +104,17 @@ class CarvedAnswerer:
         Raises:
             NotFiredError: a request had images and nothing was compressed.
         """
-        answers: dict[int, Generated] = {}
+        answers: dict[int, Answer] = {}
         for settings, members in _by_settings(requests).items():
             for batch in self._batches(members):
                 started = time.perf_counter()
                 inputs = self._inputs([requests[i] for i in batch])
-                made = generate_texts(
-                    self.vlm, inputs.model, stop=settings.until, **dict(settings.arguments)
+                said = self._answerer.answer(
+                    inputs.model, stop=settings.until, **dict(settings.arguments)
                 )
-                self._count(inputs.asked, started, rows_per_request=settings.num_beams)
-                self.num_tokens += sum(answer.num_tokens for answer in made)
-                answers.update(zip(batch, made, strict=True))
+                self._count(inputs, said, started, rows_per_request=settings.num_beams)
+                self.num_tokens += sum(answer.num_tokens for answer in said.rows)
+                answers.update(zip(batch, said.rows, strict=True))
                 progress(len(batch))
         return [answers[i] for i in range(len(requests))]
 
@@ -141,36 +138,26 @@ class CarvedAnswerer:
                 continuation_ids(self.vlm, turns, requests[i].continuation())
                 for i, turns in zip(batch, inputs.turns, strict=True)
             ]
-            scores += score_continuations(self.vlm, inputs.model, ids)
-            self._count(inputs.asked, started)
+            said = self._answerer.score(inputs.model, ids)
+            scores += said.rows
+            self._count(inputs, said, started)
             self.num_tokens += sum(map(len, ids))
             progress(len(batch))
         return scores
-
-    def close(self) -> None:
-        """Restore the model. Harmless if done already."""
-        self.run.detach()
-
-    def __enter__(self) -> CarvedAnswerer:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def _batches(self, members: Sequence[int]) -> Iterator[Sequence[int]]:
         size = self.settings.batch_size
         return (members[start : start + size] for start in range(0, len(members), size))
 
     def _inputs(self, requests: Sequence[Request]) -> _Batch:
-        self.run.reports.clear()  # whoever else used the model is not counted
         turns = [self._shaped(request.turns()) for request in requests]
         return _Batch(
             turns=turns,
             asked=[
-                Asked(label=request.label, num_images=_num_images(conversation))
+                Asked(label=request.label, num_images=num_images(conversation))
                 for request, conversation in zip(requests, turns, strict=True)
             ],
-            model=chat_inputs(self.vlm, turns),
+            model=self.vlm.chat_inputs(turns),
         )
 
     def _shaped(self, turns: Sequence[Turn]) -> list[Turn]:
@@ -189,9 +176,11 @@ class CarvedAnswerer:
             return part
         return {"type": "image", "image": pad_to_square(part["image"], mean_colour(self.vlm))}
 
-    def _count(self, asked: Sequence[Asked], started: float, *, rows_per_request: int = 1) -> None:
+    def _count(
+        self, batch: _Batch, said: Said[Any], started: float, *, rows_per_request: int = 1
+    ) -> None:
         self.seconds += time.perf_counter() - started
-        self.tally.add(asked, self.run.reports, rows_per_request=rows_per_request)
+        self.tally.add(batch.asked, said.reports, rows_per_request=rows_per_request)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +197,3 @@ def _by_settings(requests: Sequence[Request]) -> dict[GenerationSettings, list[i
     for i, request in enumerate(requests):
         groups.setdefault(request.settings, []).append(i)
     return groups
-
-
-def _num_images(turns: Sequence[Turn]) -> int:
-    return sum(part["type"] == "image" for turn in turns for part in turn["content"])
