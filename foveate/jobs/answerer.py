@@ -107,14 +107,8 @@ class CarvedAnswerer:
         answers: dict[int, Answer] = {}
         for settings, members in _by_settings(requests).items():
             for batch in self._batches(members):
-                started = time.perf_counter()
-                inputs = self._inputs([requests[i] for i in batch])
-                said = self._answerer.answer(
-                    inputs.model, stop=settings.until, **dict(settings.arguments)
-                )
-                self._count(inputs, said, started, rows_per_request=settings.num_beams)
-                self.num_tokens += sum(answer.num_tokens for answer in said.rows)
-                answers.update(zip(batch, said.rows, strict=True))
+                made = self._ask([requests[i] for i in batch], self._answers, settings.num_beams)
+                answers.update(zip(batch, made, strict=True))
                 progress(len(batch))
         return [answers[i] for i in range(len(requests))]
 
@@ -132,16 +126,7 @@ class CarvedAnswerer:
         """
         scores: list[Continuation] = []
         for batch in self._batches(range(len(requests))):
-            started = time.perf_counter()
-            inputs = self._inputs([requests[i] for i in batch])
-            ids = [
-                continuation_ids(self.vlm, turns, requests[i].continuation())
-                for i, turns in zip(batch, inputs.turns, strict=True)
-            ]
-            said = self._answerer.score(inputs.model, ids)
-            scores += said.rows
-            self._count(inputs, said, started)
-            self.num_tokens += sum(map(len, ids))
+            scores += self._ask([requests[i] for i in batch], self._scores)
             progress(len(batch))
         return scores
 
@@ -149,16 +134,34 @@ class CarvedAnswerer:
         size = self.settings.batch_size
         return (members[start : start + size] for start in range(0, len(members), size))
 
-    def _inputs(self, requests: Sequence[Request]) -> _Batch:
+    def _ask(
+        self, requests: Sequence[Request], ask: Callable[..., Said[Any]], rows_per_request: int = 1
+    ) -> list[Any]:
+        """One of the two methods below on a batch, and what it did in the tally."""
+        started = time.perf_counter()
         turns = [self._shaped(request.turns()) for request in requests]
-        return _Batch(
-            turns=turns,
-            asked=[
-                Asked(label=request.label, num_images=num_images(conversation))
-                for request, conversation in zip(requests, turns, strict=True)
-            ],
-            model=self.vlm.chat_inputs(turns),
-        )
+        said = ask(requests, turns, self.vlm.chat_inputs(turns))
+        self.seconds += time.perf_counter() - started
+        asked = [
+            Asked(label=request.label, num_images=num_images(conversation))
+            for request, conversation in zip(requests, turns, strict=True)
+        ]
+        self.tally.add(asked, said.reports, rows_per_request=rows_per_request)
+        self.num_tokens += sum(row.num_tokens for row in said.rows)
+        return said.rows
+
+    def _answers(self, requests: Sequence[Request], _: Any, inputs: Any) -> Said[Answer]:
+        settings = requests[0].settings  # the batch's
+        return self._answerer.answer(inputs, stop=settings.until, **dict(settings.arguments))
+
+    def _scores(
+        self, requests: Sequence[Request], turns: Sequence[list[Turn]], inputs: Any
+    ) -> Said[Continuation]:
+        ids = [
+            continuation_ids(self.vlm, conversation, request.continuation())
+            for request, conversation in zip(requests, turns, strict=True)
+        ]
+        return self._answerer.score(inputs, ids)
 
     def _shaped(self, turns: Sequence[Turn]) -> list[Turn]:
         """With the system turn, and pictures of the wanted shape."""
@@ -175,21 +178,6 @@ class CarvedAnswerer:
         if part["type"] != "image" or self.settings.image_aspect_ratio != "pad":
             return part
         return {"type": "image", "image": pad_to_square(part["image"], mean_colour(self.vlm))}
-
-    def _count(
-        self, batch: _Batch, said: Said[Any], started: float, *, rows_per_request: int = 1
-    ) -> None:
-        self.seconds += time.perf_counter() - started
-        self.tally.add(batch.asked, said.reports, rows_per_request=rows_per_request)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Batch:
-    """Conversations of a batch, what they hold, and the model's inputs made of them."""
-
-    turns: list[list[Turn]]
-    asked: list[Asked]
-    model: dict[str, Any]
 
 
 def _by_settings(requests: Sequence[Request]) -> dict[GenerationSettings, list[int]]:

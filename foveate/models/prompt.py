@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,6 @@ __all__ = [
     "chat_text",
     "conversations_of",
     "num_images",
-    "unknown_words",
 ]
 
 # An image, or the path of an image file.
@@ -120,23 +118,6 @@ def chat_text(processor: Any, model_type: str, turns: Sequence[Turn]) -> str:
 def num_images(turns: Sequence[Turn]) -> int:
     """Images of a conversation."""
     return sum(part["type"] == "image" for turn in turns for part in turn["content"])
-
-
-def unknown_words(tokenizer: Any, text: str) -> list[str]:
-    """Words of `text` that a tokenizer can only write as its unknown token, without repeats.
-
-    Tokenizers that spell any word from pieces have none; the embedded model's has many.
-    """
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    if unknown is None:
-        return []
-
-    def is_known(word: str) -> bool:
-        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
-        return bool(ids) and unknown not in ids  # some tokenizers drop what they cannot write
-
-    words = dict.fromkeys(re.findall(r"\w+(?:'\w+)?", text))
-    return [word for word in words if not is_known(word)]
 
 
 def _has_chat_template(processor: Any) -> bool:

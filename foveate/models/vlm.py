@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,6 @@ from foveate.models.prompt import (
     chat_tensors,
     chat_text,
     conversations_of,
-    unknown_words,
 )
 
 __all__ = ["VisionLanguageModel"]
@@ -122,7 +122,17 @@ class VisionLanguageModel:
 
         Tokenizers that spell any word from pieces have none; the embedded model's has many.
         """
-        return unknown_words(self.tokenizer, text)
+        tokenizer = self.tokenizer
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        if unknown is None:
+            return []
+
+        def is_known(word: str) -> bool:
+            ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+            return bool(ids) and unknown not in ids  # some tokenizers drop what they cannot write
+
+        words = dict.fromkeys(re.findall(r"\w+(?:'\w+)?", text))
+        return [word for word in words if not is_known(word)]
 
     # --- answers ---
 
