@@ -26,7 +26,7 @@ from rich.progress import Progress
 import foveate
 from benchmarks.results import write_results
 from foveate.carve.method import Method
-from foveate.carve.pages.defaults import EMBEDDED, PageDefaults
+from foveate.carve.pages.defaults import PageDefaults
 from foveate.carve.pages.exact import ExactRules
 from foveate.carve.pages.fact_sheet import PER_PAGE, FactSheetLayout, fact_sheet
 from foveate.carve.pages.layout import Layout, TextLayout
@@ -36,8 +36,7 @@ from foveate.carve.pages.report import PageCost
 from foveate.measure.manifest import manifest
 from foveate.measure.quality import Interval, accuracy, exact_match, paired_difference
 from foveate.measure.timing import interleaved, ratio_of_medians, wall_seconds
-from foveate.models.load import VisionLanguageModel
-from foveate.models.prompt import generate_answers, prompt_inputs
+from foveate.models.vlm import VisionLanguageModel
 from foveate.tasks.reading import SEEDS, Asked, page_at, questions_about
 from foveate.tasks.reading_page import GROUNDS, SIZE, Cell, visible_colours
 
@@ -180,7 +179,7 @@ def prepare(vlm: VisionLanguageModel, arm: Arm, sheets: Sequence[Document]) -> P
             contents.append(before + question.text)
             pictures.append(images)
     batches = [
-        prompt_inputs(vlm, contents[i : i + BATCH], pictures[i : i + BATCH])
+        vlm.inputs(contents[i : i + BATCH], pictures[i : i + BATCH])
         for i in range(0, len(asked), BATCH)
     ]
     return Prompts(asked, batches, costs, num_pages)
@@ -191,7 +190,7 @@ def measure(vlm: VisionLanguageModel, arm: Arm, prompts: Prompts) -> dict[str, A
     said: list[str] = []
     with foveate.attach(vlm.model, arm.method):  # one run, so that random never repeats a choice
         for inputs in prompts.batches:
-            said += generate_answers(vlm, inputs, max_new_tokens=MAX_NEW_TOKENS)
+            said += vlm.answer(inputs, max_new_tokens=MAX_NEW_TOKENS)
     correct = [
         exact_match(answer, [question.answer])
         for answer, (_, question) in zip(said, prompts.asked, strict=True)
@@ -266,13 +265,13 @@ def times(vlm: VisionLanguageModel, sheet: Document, rounds: int) -> dict[str, A
 
     def pages(reader: PageReader) -> None:
         images = reader.layout_for(sheet.text).lay_out(sheet.text).images
-        inputs = prompt_inputs(vlm, [question], [images])
+        inputs = vlm.inputs(question, images)
         with foveate.attach(vlm.model, reader.method):
-            generate_answers(vlm, inputs, max_new_tokens=MAX_NEW_TOKENS)
+            vlm.answer(inputs, max_new_tokens=MAX_NEW_TOKENS)
 
     def text() -> None:
-        inputs = prompt_inputs(vlm, [text_prompt(sheet.text, question)], [[]])
-        generate_answers(vlm, inputs, max_new_tokens=MAX_NEW_TOKENS)
+        inputs = vlm.inputs(text_prompt(sheet.text, question))
+        vlm.answer(inputs, max_new_tokens=MAX_NEW_TOKENS)
 
     work = {name: partial(pages, reader) for name, reader in readers.items()}
     seconds = interleaved(
@@ -294,7 +293,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     started = time.time()
 
-    vlm = PageReader(EMBEDDED).vlm
+    vlm = foveate.load_vlm("embedded")
     data: dict[str, Any] = {}
     table: list[str] = []
     sets = ((1, arguments.documents), (2, arguments.long_documents))

@@ -20,11 +20,12 @@ RULES: dict[str, str] = {
     # Shared ground.
     "assets": "",
     "core": "",
-    "tasks": "",
+    "image_file": "",
+    "tasks": "image_file",
     "text_image": "",
     "measure": "core",
     "draw": "core",
-    "models": "core",
+    "models": "assets core image_file",
     # Carve: fewer visual tokens.
     "carve/method": "core",
     "carve/tower_method": "core carve/method",
@@ -33,8 +34,10 @@ RULES: dict[str, str] = {
     "carve/spec": "core carve/methods",
     "carve/tower": "core models carve/method carve/tower_method",
     "carve/engine": "core models carve/method carve/stack carve/tower",
+    "carve/answerer": "core models carve/method carve/engine",
     "carve/pages": "assets core tasks text_image models carve/method carve/methods carve/engine",
-    "carve/compare": "core tasks measure models carve/method carve/methods carve/spec carve/engine",
+    "carve/compare": "core tasks measure models carve/method carve/methods carve/spec carve/engine "
+    "carve/answerer",
     # Vist: far text as latents.
     "vist/config": "",
     "vist/checkpoint": "vist/config",
@@ -51,13 +54,14 @@ RULES: dict[str, str] = {
     "vist/eval": "tasks measure vist/fusion vist/latents vist/run",
     # Where both are put to work.
     "vllm": "core measure carve/method carve/methods carve/spec",
-    "__init__": "core carve/methods carve/engine carve/pages vist/run",
-    "jobs": "assets core tasks measure models carve/methods carve/spec carve/engine __init__",
-    "app": "assets core tasks text_image draw models carve/method carve/methods carve/spec "
-    "carve/engine carve/compare vist/run",
-    "cli": "assets core tasks text_image measure draw models carve/methods carve/spec carve/engine "
-    "carve/pages carve/compare vist/parts vist/run vist/train vist/cepe vist/eval vllm jobs app "
+    "__init__": "core tasks models carve/methods carve/engine carve/pages vist/run",
+    "jobs": "assets core image_file measure models carve/methods carve/spec carve/answerer "
     "__init__",
+    "app": "assets core image_file tasks text_image draw models carve/method carve/methods "
+    "carve/spec carve/engine carve/answerer carve/compare vist/run",
+    "cli": "assets core image_file tasks text_image measure draw models carve/methods carve/spec "
+    "carve/engine carve/pages carve/compare vist/parts vist/run vist/train vist/cepe vist/eval "
+    "vllm jobs app __init__",
     "__main__": "cli",
 }
 GROUND = ("errors", "version")

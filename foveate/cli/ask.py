@@ -47,7 +47,7 @@ def ask(
     *paths, question = items
     if Path(question).is_file():
         raise InputError(f"the last argument, {question!r}, is a file; put the question last.")
-    from foveate.tasks.image_file import open_image
+    from foveate.image_file import open_image
 
     images = [open_image(path) for path in paths]
     from foveate.cli.method import build_method
@@ -56,14 +56,13 @@ def ask(
     compressor = build_method(method, keep, prune_layer=prune_layer)
     vlm = load_model(model, device=device)
     import foveate
-    from foveate.models.prompt import generate_answers, prompt_inputs, unknown_words
 
     with err.status("Answering"):
-        inputs = prompt_inputs(vlm, [question], [images])
-        full = generate_answers(vlm, inputs, max_new_tokens=max_new_tokens)[0]
+        inputs = vlm.inputs(question, images)
+        full = vlm.answer(inputs, max_new_tokens=max_new_tokens)[0]
         with foveate.attach(vlm.model, compressor) as run:
-            carved = generate_answers(vlm, inputs, max_new_tokens=max_new_tokens)[0]
-    unknown = unknown_words(vlm, question)
+            carved = vlm.answer(inputs, max_new_tokens=max_new_tokens)[0]
+    unknown = vlm.unknown_words(question)
     if overlay is not None:
         title = f'"{question}" {compressor}: {carved}'
         save_picture(draw_run(vlm, run, images, 0, title), overlay)

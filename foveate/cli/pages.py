@@ -85,7 +85,6 @@ def pages(
         from foveate.carve.pages.reader import PageReader
         from foveate.cli.method import build_method
         from foveate.models.load import quiet_transformers
-        from foveate.models.prompt import unknown_words
         from foveate.text_image.font_file import find_fonts
 
         quiet_transformers()
@@ -110,7 +109,7 @@ def pages(
             text, ask, max_new_tokens=max_new_tokens, or_text=or_text, compare=not no_compare
         )
     files = save_images(answer, save_pages)
-    unknown = unknown_words(reader.vlm, ask)
+    unknown = reader.vlm.unknown_words(ask)
     if as_json:
         result: dict[str, Any] = {
             "question": ask,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from foveate.carve.engine.attach import Run
-    from foveate.models.load import VisionLanguageModel
+    from foveate.models.vlm import VisionLanguageModel
 
 __all__ = ["draw_run", "save_picture"]
 

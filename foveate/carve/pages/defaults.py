@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from foveate.assets import EMBEDDED
 from foveate.carve.method import Method
 from foveate.carve.methods import METHODS, TokenCarve
 from foveate.carve.pages.exact import KINDS, ExactRules
 from foveate.carve.pages.fact_sheet import FactSheetLayout
 from foveate.carve.pages.layout import Layout
 
-__all__ = ["EMBEDDED", "PageDefaults"]
+__all__ = ["PageDefaults"]
 
-EMBEDDED = "embedded"
 KEEP_RATIO = 0.25
 
 
