@@ -299,8 +299,8 @@ def page_reader(vlm: str, options: PageOptions, device: str) -> PageReader:
     """A reader with the user's settings."""
     page = parse_page(options.page)
     with err.status("Loading the libraries"):
-        from foveate.carve.methods import METHODS
         from foveate.carve.pages.reader import EMBEDDED, EMBEDDED_PRUNE_LAYER, PageReader
+        from foveate.carve.spec import method_class
         from foveate.cli.method import build_method
         from foveate.models.load import quiet_transformers
         from foveate.text_image.font_file import find_fonts
@@ -308,8 +308,9 @@ def page_reader(vlm: str, options: PageOptions, device: str) -> PageReader:
         quiet_transformers()
     name = options.method or METHOD
     layer = options.prune_layer
-    if layer is None and vlm == EMBEDDED and name in METHODS and METHODS[name].default_layer:
-        layer = EMBEDDED_PRUNE_LAYER
+    if layer is None and vlm == EMBEDDED:
+        cls = method_class(name)
+        layer = EMBEDDED_PRUNE_LAYER if cls and cls.default_layer else None
     carving = build_method(name, options.keep or KEEP, prune_layer=layer)
     rules = exact_rules(options, by_default=vlm != EMBEDDED)
     fonts = (*options.font, *(find_fonts() if options.installed_fonts else ()))

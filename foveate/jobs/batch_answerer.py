@@ -13,7 +13,7 @@ import torch
 from foveate import __version__
 from foveate.assets import vlm_path
 from foveate.carve.engine.attach import Run
-from foveate.carve.methods import Method
+from foveate.carve.method import Method
 from foveate.core.report import ImageReport, Report
 from foveate.errors import BudgetError, InputError, WindowError
 from foveate.jobs.batch_input import LinePlace, read_row, row_turns

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from foveate.carve.methods import METHODS, DivPrune, FastV, Method, RandomTokens, TokenCarve
+from foveate.carve.method import Method
+from foveate.carve.methods import DivPrune, FastV, RandomTokens, TokenCarve
 from foveate.carve.spec import parse_method, spec_name, split_outside
 from foveate.carve.stack import Stack
 from foveate.core.budget import Budget

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from foveate.carve.methods import METHODS
+from foveate.carve.method import METHODS
 from foveate.models.anatomy import FAMILIES
 from foveate.version import __version__
 from tests.cli.conftest import Foveate
