@@ -60,9 +60,9 @@ RULES: dict[str, str] = {
     "jobs": "assets core tasks measure models carve/method carve/spec carve/engine __init__",
     "app": "assets core tasks text_image draw models carve/method carve/registry carve/methods "
     "carve/spec carve/engine carve/compare vist/run",
-    "cli": "assets core tasks text_image measure draw models carve/method carve/registry carve/spec "
-    "carve/engine carve/pages carve/compare vist/parts vist/run vist/train vist/cepe vist/eval "
-    "vllm jobs app __init__",
+    "cli": "assets core tasks text_image measure draw models carve/method carve/registry "
+    "carve/spec carve/engine carve/pages carve/compare vist/parts vist/run vist/train vist/cepe "
+    "vist/eval vllm jobs app __init__",
     "__main__": "cli",
 }
 GROUND = ("errors", "version")

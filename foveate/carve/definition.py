@@ -61,7 +61,7 @@ def make_plain(method: Any) -> None:
     Raises:
         BudgetError, MethodError: a value of another kind.
     """
-    cls = type(method)
+    cls: Any = type(method)
     for f in fields(method):
         value = plain_setting(
             f.name,
@@ -76,7 +76,7 @@ def make_plain(method: Any) -> None:
 
 
 @functools.cache
-def kinds(cls: type[Any]) -> dict[str, Any]:
+def kinds(cls: Any) -> dict[str, Any]:
     """Name -> annotation of a class's settings.
 
     Raises:

@@ -109,7 +109,7 @@ class Method(ABC):
         super().__init_subclass__(**kwargs)
         own_check = cls.__dict__.get("__post_init__")
         if own_check is not None:
-            cls.__post_init__ = on_plain_settings(own_check)  # type: ignore[method-assign]
+            cls.__post_init__ = on_plain_settings(own_check)  # type: ignore[assignment, method-assign]
         if "name" in cls.__dict__ and not is_abstract(cls):
             register(cls, METHODS)
 

@@ -1,7 +1,7 @@
 """Methods as people type them: a name, its settings in brackets, stages joined by a plus.
 
-`tokencarve`, `tokencarve(attention_weight=0.3)`, `visionzip:50%+tokencarve`, and for a class that no
-name was given to `package.module:Class(keep_first=3)`.
+`tokencarve`, `tokencarve(attention_weight=0.3)`, `visionzip:50%+tokencarve`; a class without an
+installed package is `package.module:Class`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ def parse_method(text: str, budget: Budget, **shared: Any) -> Method:
 
     Args:
         text: `NAME`, `NAME(setting=value, ...)`, or stages of that form joined by `+`, first to
-            last. NAME is one that `foveate methods` lists, or `package.module:Class`. All stages but the last may have a budget of their own, `NAME:50%` or `NAME:64`,
-            of the tokens that the image had at first.
+            last. NAME is one that `foveate methods` lists, or `package.module:Class`. All stages
+            but the last may have a budget of their own, `NAME:50%` or `NAME:64`, of the tokens that
+            the image had at first.
         budget: of the method; in a stack, of the stages without a budget of their own.
         shared: settings for every stage that has them and does not set them itself, e.g. a seed.
 

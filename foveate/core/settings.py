@@ -60,7 +60,8 @@ def plain_setting(
     if options:
         either = " or ".join(options) if len(options) < 3 else f"one of {', '.join(options)}"
         raise error(f"{name}={value!r} is unknown; use {either}.")
-    fix = fix or f"write e.g. {name}={_example(kind) if example is None else example!r}"
+    shown = _example(kind) if example is None else repr(example)
+    fix = fix or f"write e.g. {name}={shown}"
     raise error(f"{name}={value!r} is no {_noun(kind)}; {fix}.")
 
 

@@ -49,8 +49,9 @@ def test_example_of_the_embedded_vist_s_card(capsys: pytest.CaptureFixture[str])
     assert latents < tokens / 2.7
 
 
+@pytest.mark.usefixtures("own_methods")
 def test_add_a_method_example() -> None:
-    (block,) = python_blocks("docs/add-a-method.md")
+    block, _ = python_blocks("docs/add-a-method.md")  # tests/carve/test_packages.py installs both
     names: dict[str, Any] = {"__name__": "example"}
     exec(block, names)
     method = names["LargestNorm"](keep_tokens=2)
@@ -58,7 +59,7 @@ def test_add_a_method_example() -> None:
     plan = method.plan(VisualTokens(hidden=hidden), 2)
     plan.check(2)
     assert plan.keep_idx.tolist() == [[1, 3]]
-    assert "norm" not in foveate.METHODS
+    assert foveate.METHODS["norm"] is names["LargestNorm"]
 
 
 def test_rendering_example(capsys: pytest.CaptureFixture[str]) -> None:
