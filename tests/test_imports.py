@@ -35,7 +35,7 @@ RULES: dict[str, str] = {
     "carve": "carve/methods carve/stack",
     "carve/spec": "core carve/definition carve/method carve/registry carve/stack",
     "carve/tower": "core models carve/method carve/tower_method",
-    "carve/engine": "core models carve/method carve/stack carve/spec carve/tower",
+    "carve/engine": "core models carve/method carve/spec carve/tower",
     "carve/pages": "assets core tasks text_image models carve/method carve/methods carve/engine",
     "carve/compare": "core tasks measure models carve/method carve/spec carve/engine",
     # Vist: far text as latents.

@@ -142,6 +142,11 @@ class Method(ABC):
         return Budget(keep_tokens=self.keep_tokens, keep_ratio=self.keep_ratio)
 
     @property
+    def members(self) -> tuple[Method, ...]:
+        """The methods that act, first to last: itself, or what it is made of."""
+        return (self,)
+
+    @property
     def needs(self) -> frozenset[Need]:
         """What `plan` reads beside the hidden states."""
         return frozenset()

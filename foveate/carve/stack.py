@@ -72,6 +72,10 @@ class Stack(Method):
         """Where its first method acts."""
         return self.stages[0].where
 
+    @property
+    def members(self) -> tuple[Method, ...]:
+        return tuple(member for stage in self.stages for member in stage.members)
+
     def steps(self, num_layers: int, first_layer: int) -> tuple[Step, ...]:
         found = [step for s in self.stages for step in s.steps(num_layers, first_layer)]
         for before, after in itertools.pairwise(found):

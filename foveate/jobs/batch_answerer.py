@@ -126,8 +126,7 @@ class BatchAnswerer:
         )
         # Random choices are numbered from the first image of a batch on, so whatever draws gets
         # every line by itself: else its answers would depend on the batch.
-        stages = getattr(settings.method, "stages", (settings.method,))
-        self._alone = any(hasattr(stage, "seed") for stage in stages)
+        self._alone = any(hasattr(member, "seed") for member in settings.method.members)
 
     def answers(self, batches: Iterable[Sequence[LinePlace]]) -> Iterator[list[Outcome]]:
         """What became of each batch, one after another."""

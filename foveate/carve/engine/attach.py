@@ -108,7 +108,7 @@ class Run:
         if not isinstance(method, Method):
             raise MethodError(
                 f"got {method!r} as the method; pass an instance such as "
-                "foveate.TokenCarve(keep_tokens=128), or its name and keep= to foveate.attach."
+                "foveate.TokenCarve(keep_tokens=128), or a name with keep=."
             )
         if isinstance(model, getattr(torch._dynamo.eval_frame, "OptimizedModule", ())):
             raise UnsupportedModeError(
