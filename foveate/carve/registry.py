@@ -42,6 +42,8 @@ def find_method(name: str) -> type[Method]:
     Raises:
         MethodError: nobody has the name, or there is no method at the address.
     """
+    if not isinstance(name, str):
+        raise MethodError(f"got {name!r} as a method's name; write e.g. 'tokencarve'.")
     if ":" in name:
         return _at(name)
     if name not in METHODS:

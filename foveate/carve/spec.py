@@ -109,12 +109,7 @@ def _stage(text: str, budget: Budget, shared: dict[str, Any], *, alone: bool) ->
     known = {entry.name for entry in fields(cls)}
     settings = {key: value for key, value in shared.items() if key in known and value is not None}
     settings |= _settings(found["settings"] or "", text)
-    try:
-        return cls.from_dict({**settings, **{key: getattr(budget, key) for key in BUDGET}})
-    except TypeError as error:  # a stranger's method may check less than it should
-        raise MethodError(
-            f"{text!r}: a setting has a value of the wrong type ({error})."
-        ) from error
+    return cls.from_dict({**settings, **{key: getattr(budget, key) for key in BUDGET}})
 
 
 def _find(name: str) -> type[Method]:

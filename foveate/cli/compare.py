@@ -56,8 +56,8 @@ def compare(
         list[str] | None,
         typer.Option(
             help="See `foveate methods`, or package.module:Class; settings in brackets, stages "
-            "joined by +, e.g. 'visionzip:50%+tokencarve(attention_weight=0.3)'. random and uniform "
-            "always run."
+            "joined by +, e.g. 'visionzip:50%+tokencarve(attention_weight=0.3)'. random and "
+            "uniform always run."
         ),
     ] = None,
     keep: Annotated[

@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 import importlib
 import re
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +52,11 @@ def test_example_of_the_embedded_vist_s_card(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.usefixtures("own_methods")
-def test_add_a_method_example() -> None:
+def test_add_a_method_example(monkeypatch: pytest.MonkeyPatch) -> None:
     block, _ = python_blocks("docs/add-a-method.md")  # tests/carve/test_packages.py installs both
-    names: dict[str, Any] = {"__name__": "example"}
+    example = types.ModuleType("example")
+    monkeypatch.setitem(sys.modules, "example", example)
+    names = vars(example)
     exec(block, names)
     method = names["LargestNorm"](keep_tokens=2)
     hidden = torch.tensor([[[1.0], [5.0], [0.0], [-3.0]]])
@@ -84,6 +88,7 @@ def test_read_example(capsys: pytest.CaptureFixture[str]) -> None:
     "module",
     [
         "foveate.core.budget",
+        "foveate.core.settings",
         "foveate.carve.methods.tokencarve",
         "foveate.text_image.render",
         "foveate.text_image.strip_style",

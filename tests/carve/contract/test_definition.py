@@ -111,6 +111,7 @@ def test_no_setting_takes_a_value_of_another_kind(name: str) -> None:
         ({"stages": ("fastv", "tome")}, r"stages=\('fastv', 'tome'\) is no tuple of methods"),
         ({"stages": [{"keep_tokens": 3}, {}]}, "is no tuple of methods"),
         ({"stages": [{"name": "nerm"}, {"name": "fastv"}]}, "unknown method 'nerm'"),
+        ({"stages": [{"name": 3}, {"name": "fastv"}]}, "got 3 as a method's name"),
     ],
 )
 def test_stages_that_are_none(settings: dict[str, Any], words: str) -> None:
