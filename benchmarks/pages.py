@@ -25,6 +25,7 @@ from rich.progress import Progress
 
 import foveate
 from benchmarks.results import write_results
+from foveate.assets import EMBEDDED
 from foveate.carve.method import Method
 from foveate.carve.pages.defaults import PageDefaults
 from foveate.carve.pages.exact import ExactRules
