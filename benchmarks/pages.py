@@ -25,12 +25,14 @@ from rich.progress import Progress
 
 import foveate
 from benchmarks.results import write_results
+from foveate.assets import EMBEDDED
 from foveate.carve.method import Method
+from foveate.carve.pages.defaults import PageDefaults
 from foveate.carve.pages.exact import ExactRules
 from foveate.carve.pages.fact_sheet import PER_PAGE, FactSheetLayout, fact_sheet
 from foveate.carve.pages.layout import Layout, TextLayout
 from foveate.carve.pages.plan import text_prompt
-from foveate.carve.pages.reader import EMBEDDED_PRUNE_LAYER, PageReader
+from foveate.carve.pages.reader import PageReader
 from foveate.carve.pages.report import PageCost
 from foveate.measure.manifest import manifest
 from foveate.measure.quality import Interval, accuracy, exact_match, paired_difference
@@ -53,6 +55,7 @@ KINDS = (
 )
 BUDGETS = (0.25, 0.125)
 METHODS = ("tokencarve", "fastv", "divprune", "random", "uniform")
+PRUNE_LAYER = PageDefaults.of(EMBEDDED).prune_layer
 NONE = ExactRules(kinds=())
 BATCH = 12
 MAX_NEW_TOKENS = 4
@@ -144,7 +147,7 @@ def arms(with_all: bool) -> list[Arm]:
 def carving(name: str, keep: float) -> Method:
     """Every method before the same layer, so that equal budgets are equal costs."""
     settings: dict[str, Any] = {"seed": SEED} if name == "random" else {}
-    return foveate.method(name, keep_ratio=keep, prune_layer=EMBEDDED_PRUNE_LAYER, **settings)
+    return foveate.method(name, keep_ratio=keep, prune_layer=PRUNE_LAYER, **settings)
 
 
 @dataclass(frozen=True)
@@ -291,7 +294,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     started = time.time()
 
-    vlm = foveate.load_vlm("embedded")
+    vlm = foveate.load_vlm(EMBEDDED)
     data: dict[str, Any] = {}
     table: list[str] = []
     sets = ((1, arguments.documents), (2, arguments.long_documents))
@@ -324,7 +327,7 @@ def main() -> None:
         model="embedded",
         weights=vlm.weights,
         split=SPLIT,
-        prune_layer=EMBEDDED_PRUNE_LAYER,
+        prune_layer=PRUNE_LAYER,
         minutes=round((time.time() - started) / 60),
     )
     for name in [name for name in data if name.endswith("_page")]:
@@ -339,9 +342,9 @@ def main() -> None:
         "which was trained on such pages and on no text but short questions. Exact match; the 95 % "
         "interval resamples documents. Tokens are means per document, without the question, "
         "counted by the model's tokenizer and image processor; `pays` is the share of documents "
-        "whose pages cost fewer tokens than the text, which `foveate read` asks before it renders. "
-        "`KV / text` is the KV cache after prefill against the text as text. All methods prune "
-        f"before layer {EMBEDDED_PRUNE_LAYER} of 8.",
+        "whose pages cost fewer tokens than the text, which `foveate pages` asks before it "
+        "renders. `KV / text` is the KV cache after prefill against the text as text. All methods "
+        f"prune before layer {PRUNE_LAYER} of 8.",
         table,
         data,
     )

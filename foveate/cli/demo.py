@@ -9,13 +9,13 @@ import typer
 from rich import box
 from rich.table import Table
 
-from foveate.cli.ask import draw_run, save_picture
 from foveate.cli.compare_output import comparison_table, write_comparison
 from foveate.cli.compare_run import run_comparison
 from foveate.cli.console import err, out
 from foveate.cli.demo_reading import show_far_reading
 from foveate.cli.method import build_method
 from foveate.cli.model import load_model
+from foveate.cli.pictures import draw_run, save_picture
 
 if TYPE_CHECKING:
     from foveate.carve.compare.comparison import Comparison

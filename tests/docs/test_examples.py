@@ -73,7 +73,7 @@ def test_rendering_example(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_read_example(capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = python_blocks("docs/read.md")
+    (block,) = python_blocks("docs/pages.md")
     exec(block, {})
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "14"

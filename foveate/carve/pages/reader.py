@@ -10,12 +10,11 @@ from typing import Any
 
 from PIL import Image
 
-from foveate.assets import EMBEDDED
 from foveate.carve.engine.attach import attach
 from foveate.carve.method import Method
-from foveate.carve.methods import NoOp, TokenCarve
+from foveate.carve.methods import NoOp
+from foveate.carve.pages.defaults import PageDefaults
 from foveate.carve.pages.exact import ExactRules
-from foveate.carve.pages.fact_sheet import FactSheetLayout
 from foveate.carve.pages.layout import Layout, TextLayout
 from foveate.carve.pages.plan import (
     PagePlan,
@@ -29,10 +28,6 @@ from foveate.carve.pages.size import PageSize, page_size
 from foveate.errors import DeclinedError, InputError, WindowError
 from foveate.models.load import load_vlm
 from foveate.models.vlm import VisionLanguageModel
-
-KEEP_RATIO = 0.25
-# The embedded model fetches answers in layers 3 and 4 (see its card).
-EMBEDDED_PRUNE_LAYER = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,19 +86,18 @@ class PageReader:
         fonts: tuple[str, ...] = (),
         device: str = "auto",
     ) -> None:
-        is_embedded = vlm == EMBEDDED
+        defaults = PageDefaults.of(vlm)
         if not isinstance(vlm, VisionLanguageModel):
             vlm = load_vlm(vlm, device=device)
         self.vlm = vlm
-        prune_layer = EMBEDDED_PRUNE_LAYER if is_embedded else None
-        self.method = method or TokenCarve(keep_ratio=KEEP_RATIO, prune_layer=prune_layer)
-        self.rules = rules or ExactRules(**({"kinds": ()} if is_embedded else {}))
-        self.reads_fact_sheets_only = is_embedded
+        self.method = method or defaults.method
+        self.rules = rules or defaults.rules
+        self.reads_fact_sheets_only = defaults.layout is not None
         self._counter = PromptCounter(vlm)
         self._layout = layout
         self._page, self._font_px, self._flow, self._fonts = page, font_px, flow, fonts
-        # Asking for another page or font leaves the style that the embedded model knows.
-        self._own = FactSheetLayout() if is_embedded and not (page or font_px or flow) else None
+        # Asking for another page or font leaves the style that the model knows.
+        self._own = None if page or font_px or flow else defaults.layout
 
     @property
     def most_chars(self) -> int | None:
