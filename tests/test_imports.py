@@ -37,18 +37,18 @@ RULES: dict[str, str] = {
     "carve/compare": "core tasks measure models carve/method carve/methods carve/spec carve/engine",
     # Vist: far text as latents.
     "vist/config": "",
-    "vist/checkpoint": "vist/config",
+    "vist/checkpoint": "core vist/config",
     "vist/encoder": "text_image models",
     "vist/latents": "text_image vist/config",
-    "vist/fusion": "models vist/config vist/latents carve/engine",
-    "vist/parts": "text_image vist/config vist/latents vist/fusion",
+    "vist/fusion": "core models vist/config vist/latents carve/engine",
+    "vist/parts": "core text_image vist/config vist/latents vist/fusion",
     "vist/run": "assets text_image models vist/config vist/checkpoint vist/encoder vist/latents "
     "vist/fusion vist/parts carve/engine",
     "vist/train": "assets text_image draw models vist/config vist/checkpoint vist/encoder "
     "vist/latents vist/fusion vist/parts vist/run",
-    "vist/cepe": "text_image vist/config vist/checkpoint vist/latents vist/fusion vist/parts "
+    "vist/cepe": "core text_image vist/config vist/checkpoint vist/latents vist/fusion vist/parts "
     "vist/run vist/train",
-    "vist/eval": "tasks measure vist/config vist/encoder vist/latents vist/fusion vist/run "
+    "vist/eval": "core tasks measure vist/config vist/encoder vist/latents vist/fusion vist/run "
     "vist/cepe",
     # Where both are put to work.
     "vllm": "core measure carve/method carve/methods carve/spec",

@@ -21,9 +21,9 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import ConfigError
 from foveate.vist.config import (
-    DecoderShape,
     ResamplerConfig,
     VistConfig,
     _check_positive,
