@@ -46,10 +46,10 @@ RULES: dict[str, str] = {
     "vist/fusion vist/parts carve/engine",
     "vist/train": "assets text_image draw models vist/config vist/checkpoint vist/encoder "
     "vist/latents vist/fusion vist/parts vist/run",
-    "vist/cepe": "core text_image vist/config vist/checkpoint vist/latents vist/fusion vist/parts "
-    "vist/run vist/train",
-    "vist/eval": "core tasks measure vist/config vist/encoder vist/latents vist/fusion vist/run "
-    "vist/cepe",
+    "vist/cepe": "core text_image models vist/config vist/checkpoint vist/latents "
+    "vist/fusion vist/parts vist/run vist/train",
+    "vist/eval": "core tasks measure models vist/config vist/encoder vist/latents vist/fusion "
+    "vist/run vist/cepe",
     # Where both are put to work.
     "vllm": "core measure carve/method carve/methods carve/spec",
     "__init__": "core carve/methods carve/engine carve/pages vist/run",

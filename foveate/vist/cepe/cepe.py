@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from foveate.errors import InputError
+from foveate.models.token_offsets import token_of_char, tokenise
 from foveate.text_image.render import StripStyle
 from foveate.vist.cepe.encoder import CepeConfig, CepeParts, ChunkRenderer, TokenEmbeddings
 from foveate.vist.checkpoint import (
@@ -26,7 +27,6 @@ from foveate.vist.checkpoint import (
 from foveate.vist.fusion.prefix import decoder_shape, reader_of
 from foveate.vist.latents.memory import Memory
 from foveate.vist.parts import weights_hash
-from foveate.vist.run.read_document import token_of_char, token_offsets
 from foveate.vist.run.vist import Vist
 
 __all__ = ["Cepe"]
@@ -84,7 +84,7 @@ class Cepe(Vist):
                 f"the text fills {len(chunks)} chunks, more than max_pages="
                 f"{self.config.max_pages}; read it in parts, or raise max_pages."
             )
-        offsets = token_offsets(self.tokenizer, whole)
+        offsets = tokenise(self.tokenizer, whole).offsets
         owners = token_of_char(offsets, len(whole))
         where = self.parts.positions(
             owners, chunks.char_page, chunks.char_patch, chunks.patch_mask, num_latents
@@ -155,6 +155,6 @@ class Cepe(Vist):
         load_weights(path, made.parts)
         return made
 
-    def _tokenise(self, text: str) -> tuple[list[int], NDArray[np.float64]]:
-        owners = token_of_char(token_offsets(self.tokenizer, text), len(text))
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"], owners
+    def _tokenise(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        ids, offsets = tokenise(self.tokenizer, text)
+        return ids, token_of_char(offsets, len(text))
