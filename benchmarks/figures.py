@@ -103,7 +103,7 @@ def main(folder: Path) -> None:
     draw_kept(carving, folder / "kept.svg")
     draw_scores(carving, folder / "scores.png")
     draw_agreement(carver, carving, folder / "agreement.svg")
-    vist = Vist.load(vist_path())
+    vist = Vist.from_pretrained(vist_path())
     text = (vist_path() / "README.md").read_text(encoding="utf-8")
     far = DocumentReader(vist, recent=128).split(text).far
     draw_strip(

@@ -161,7 +161,6 @@ def test_no_files_import_each_other_in_a_circle() -> None:
         rest -= gone
     assert {m for m in rest if m.startswith("foveate.vist.run")} == {
         "foveate.vist.run.attached",
-        "foveate.vist.run.load",
         "foveate.vist.run.vist",
     }
 

@@ -130,7 +130,7 @@ def read(
         bool, typer.Option("--no-compare", help="Do not also run the text as text.")
     ] = False,
     model: Annotated[
-        Path | None, typer.Option(help="Folder of a Vist; default: the embedded one.")
+        Path | None, typer.Option(help="Vist: folder or hub id; default: the embedded one.")
     ] = None,
     base: Annotated[
         str | None, typer.Option(help="The Vist's language model, where it is not found by name.")
@@ -193,13 +193,15 @@ def read_with_vist(
 
         quiet_transformers()
     folder = options.model if options.model is not None else foveate.assets.vist_path()
-    if not (folder / "vist.json").exists():
+    if folder.is_dir() and not (folder / "vist.json").exists():
         raise InputError(
             f"{str(folder)!r} holds no Vist (no vist.json); train one (foveate train), name one "
             "with --model, or let a vision-language model read pages: --vlm embedded."
         )
     with err.status("Loading the model (the first time converts it, a minute)"):
-        vist = Vist.load(folder, base=options.base, device=None if device == "auto" else device)
+        vist = Vist.from_pretrained(
+            folder, base=options.base, device=None if device == "auto" else device
+        )
     recent = options.recent if options.recent is not None else RECENT
     reader = DocumentReader(vist, recent=recent)
     # A strip holds hundreds of characters; more than these are refused by the reader.

@@ -106,7 +106,8 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         version = content["format"]
     except OSError as error:
         raise InputError(
-            f"folder {str(folder)!r} has no readable {ABOUT}; give a folder written by Vist.save."
+            f"folder {str(folder)!r} has no readable {ABOUT}; give a folder written by "
+            "save_pretrained."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -416,7 +416,7 @@ class Trainer:
         whole = Vist(
             self.vist.model, self.vist.tokenizer, self.vist.encoder, self.vist.config, parts
         )
-        whole.save(
+        whole.save_pretrained(
             self.folder / EXPORT,
             base=self.recipe.model.llm,
             training={
