@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+import foveate
 from foveate.app.carve import Carver, Carving
 from foveate.app.examples import image_examples
-from foveate.assets import vist_path, vlm_path
+from foveate.assets import vist_path
 from foveate.draw.agreement_plot import BudgetPoint, agreement_plot
 from foveate.draw.palette import KEPT, MERGED
 from foveate.draw.token_map import token_map
-from foveate.models.load import load_vlm
 from foveate.models.token_offsets import tokenise
 from foveate.text_image.render import Renderer, Strips
 from foveate.vist.latents.memory import Memory
@@ -97,7 +97,7 @@ def draw_strip(strips: Strips, memory: Memory, offsets: np.ndarray, path: Path) 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    carver = Carver(load_vlm(vlm_path()))
+    carver = Carver(foveate.load_vlm("embedded"))
     example = image_examples()[EXAMPLE]
     carving = carver.carve(example.image, example.question, "tokencarve", KEEP)
     draw_kept(carving, folder / "kept.svg")

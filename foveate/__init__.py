@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from foveate.core.plan import KeepPlan as KeepPlan
     from foveate.core.report import ImageReport as ImageReport
     from foveate.core.report import Report as Report
+    from foveate.models.load import load_vlm as load_vlm
+    from foveate.models.vlm import VisionLanguageModel as VisionLanguageModel
+    from foveate.tasks.reading import example_page as example_page
     from foveate.vist.run.vist import Vist as Vist
 
 # Loaded on first use, so that `foveate --help` does not wait for torch and transformers.
@@ -28,6 +31,9 @@ _HOMES = {
     "Run": "foveate.carve.engine.attach",
     "attach": "foveate.carve.engine.attach",
     "PageReader": "foveate.carve.pages.reader",
+    "VisionLanguageModel": "foveate.models.vlm",
+    "example_page": "foveate.tasks.reading",
+    "load_vlm": "foveate.models.load",
     "Vist": "foveate.vist.run.vist",
 }
 

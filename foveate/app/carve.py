@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from PIL import Image
 
+from foveate.carve.answerer import Answerer
 from foveate.carve.compare.agreement import Agreement, agreement_over_budgets
 from foveate.carve.engine.attach import attach
 from foveate.carve.engine.token_scores import StepScores, step_scores
@@ -20,10 +20,9 @@ from foveate.core.layout import ImageSpan
 from foveate.core.plan import KeepPlan
 from foveate.core.report import Report
 from foveate.errors import FoveateError, InputError
-from foveate.models.answer_tokens import TokenAnswer, answer_by_token
-from foveate.models.load import VisionLanguageModel
-from foveate.models.prompt import generate_answers, prompt_inputs, unknown_words
+from foveate.models.generation import Answer
 from foveate.models.view import Box, seen_box
+from foveate.models.vlm import VisionLanguageModel
 
 __all__ = ["Carver", "Carving", "suitable_methods"]
 
@@ -51,8 +50,8 @@ class Carving:
     image: Image.Image = field(repr=False)
     question: str
     method: Method
-    full: TokenAnswer
-    carved: TokenAnswer
+    full: Answer
+    carved: Answer
     full_kv_bytes: int | None
     kv_bytes: int | None
     report: Report
@@ -98,7 +97,7 @@ class Carver:
     def warm_up(self, image: Image.Image) -> None:
         """One short answer, so that the first timed one does not pay for being the first."""
         with self._lock:
-            generate_answers(self.vlm, self._inputs(image, "warm up"), max_new_tokens=1)
+            self.vlm.answer(self.vlm.inputs("warm up", image), max_new_tokens=1)
 
     def method(self, name: str, keep_ratio: float) -> Method:
         """A method of the list at a budget.
@@ -138,14 +137,15 @@ class Carver:
         """
         chosen = self.method(method, keep_ratio)
         with self._lock:
-            inputs = self._inputs(image, question)
+            inputs = self.vlm.inputs(question, image)
             # NoOp changes nothing and sees the cache.
-            with attach(self.vlm.model, NoOp()) as plain:
-                full = answer_by_token(self.vlm, inputs, max_new_tokens=max_new_tokens)
-            with attach(self.vlm.model, chosen) as run:
-                carved = answer_by_token(self.vlm, inputs, max_new_tokens=max_new_tokens)
-        assert plain.report is not None
-        assert run.report is not None
+            both = [Answerer(self.vlm, one) for one in (NoOp(), chosen)]
+            full, carved = (
+                one.answer(inputs, probabilities=True, max_new_tokens=max_new_tokens)
+                for one in both
+            )
+            run = both[1].run
+        assert run is not None
         if len(run.plans) != 1:
             raise InputError(
                 f"the model made {len(run.plans)} token groups of one image, so they cannot be "
@@ -156,26 +156,23 @@ class Carver:
             image=image,
             question=question,
             method=chosen,
-            full=full,
-            carved=carved,
-            full_kv_bytes=plain.report.kv_bytes,
-            kv_bytes=run.report.kv_bytes,
-            report=run.report,
+            full=full.rows[0],
+            carved=carved.rows[0],
+            full_kv_bytes=full.reports[-1].kv_bytes,
+            kv_bytes=carved.reports[-1].kv_bytes,
+            report=carved.reports[-1],
             span=entry.span,
             plan=entry.plan,
             steps=step_scores(run),
             seen=seen_box(self.vlm.processor, image.size),
-            unknown=tuple(unknown_words(self.vlm, question)),
+            unknown=tuple(self.vlm.unknown_words(question)),
         )
 
     def agreement(self, carving: Carving) -> Iterator[Agreement]:
         """The same question and method at all budgets, one after the other."""
         name = carving.method.name
         with self._lock:
-            inputs = self._inputs(carving.image, carving.question)
+            inputs = self.vlm.inputs(carving.question, carving.image)
             yield from agreement_over_budgets(
                 self.vlm, inputs, carving.full.ids, lambda ratio: self.method(name, ratio)
             )
-
-    def _inputs(self, image: Image.Image, question: str) -> dict[str, Any]:
-        return prompt_inputs(self.vlm, [question], [[image]])

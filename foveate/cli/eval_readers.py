@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from foveate.assets import EMBEDDED_MODEL
 from foveate.cli.console import err
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
     from foveate.vist.eval.arms import Readers
 
-EMBEDDED = "embedded model"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_HEAD = "the tokenizer's beginning of text"
 
@@ -98,7 +98,7 @@ def model_facts(readers: Readers, model: str | None, cepe: str | None) -> dict[s
     vist: Any = readers.vist
     config = vist.vist.config
     return {
-        "model": public_name(model) if model else EMBEDDED,
+        "model": public_name(model) if model else EMBEDDED_MODEL,
         "parts_sha256": weights_hash(vist.vist.parts),
         "cepe": public_name(cepe) if cepe else None,
         "dtype": str(next(vist.vist.model.parameters()).dtype).removeprefix("torch."),

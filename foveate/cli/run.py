@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from foveate.assets import EMBEDDED
 from foveate.cli.compare_run import launched_on
 from foveate.cli.console import err, out, print_json
 from foveate.cli.eval_output import progress_of
@@ -38,7 +39,7 @@ def run(
     ],
     model: Annotated[
         str, typer.Option(help="Local folder or hub id; default: the embedded model.")
-    ] = "embedded",
+    ] = EMBEDDED,
     method: Annotated[
         str,
         typer.Option(help="See `foveate methods`; settings in brackets, stages joined by +."),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from foveate.assets import vlm_path
+from foveate.assets import EMBEDDED
 from foveate.carve.methods import METHODS, Method, method
 from foveate.carve.spec import parse_method
 from foveate.core.budget import Budget
@@ -14,7 +14,6 @@ from foveate.errors import InputError
 
 __all__ = ["AnswererSettings"]
 
-EMBEDDED = "embedded"
 BUDGET = ("keep_tokens", "keep_ratio")
 AspectRatio = Literal["original", "pad"]
 
@@ -57,11 +56,6 @@ class AnswererSettings:
             )
         if self.batch_size < 1:
             raise InputError(f"batch_size={self.batch_size} is below 1; use at least 1.")
-
-    @property
-    def source(self) -> str:
-        """What to load the model from."""
-        return str(vlm_path()) if self.pretrained == EMBEDDED else self.pretrained
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> AnswererSettings:

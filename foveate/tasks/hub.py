@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from foveate.errors import InputError
-from foveate.tasks.image_file import to_rgb
+from foveate.image_file import to_rgb
 from foveate.tasks.question import Question
 
 __all__ = ["HUB", "Columns", "hub_questions", "public_hub_name"]

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from foveate.cli.main import app
 from tests.cli.conftest import Foveate
 from tests.cli.vlm_folder import tiny_processor
-from tests.tasks.test_image_file import header_only_png
+from tests.test_image_file import header_only_png
 
 QUESTION = "what color is the shape?"
 

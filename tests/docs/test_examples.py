@@ -27,6 +27,8 @@ def test_readme_example(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {}
     exec(carve, names)
     shown = capsys.readouterr().out
+    assert shown.startswith("what is the price of cake? 69 (the page says 69)\n")
+    assert re.findall(r"import .*", carve) == ["import foveate"]
     assert "196 -> 48 kept" in shown
     assert names["run"].report.fired
 
@@ -71,7 +73,7 @@ def test_rendering_example(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_read_example(capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = python_blocks("docs/read.md")
+    (block,) = python_blocks("docs/pages.md")
     exec(block, {})
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "14"

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 import foveate
-from foveate.assets import vlm_path
 from foveate.errors import BudgetError, InputError, MethodError
 from foveate.jobs.answerer_settings import AnswererSettings
 
@@ -23,13 +22,8 @@ def test_what_is_not_ours_is_the_methods() -> None:
     )
     assert settings.batch_size == 8
     assert settings.device == "cpu"
-    assert settings.source == str(vlm_path())
+    assert settings.pretrained == "embedded"
     assert settings.attn_implementation is None
-
-
-def test_a_hub_id_is_loaded_from_the_hub() -> None:
-    settings = AnswererSettings.of({**BASE, "pretrained": "llava-hf/llava-1.5-7b-hf"})
-    assert settings.source == "llava-hf/llava-1.5-7b-hf"
 
 
 def test_noop_needs_no_budget() -> None:

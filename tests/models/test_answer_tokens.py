@@ -8,12 +8,10 @@ import pytest
 import torch
 
 import foveate
-from foveate.assets import vlm_path
 from foveate.carve.engine.token_scores import step_scores
 from foveate.errors import InputError
-from foveate.models.answer_tokens import answer_by_token
-from foveate.models.load import VisionLanguageModel, load_vlm
-from foveate.models.prompt import prompt_inputs
+from foveate.models.load import load_vlm
+from foveate.models.vlm import VisionLanguageModel
 from foveate.tasks.reading import reading_questions
 
 QUESTIONS = list(reading_questions(split="dev", num_pages=2, per_page=1))
@@ -21,17 +19,17 @@ QUESTIONS = list(reading_questions(split="dev", num_pages=2, per_page=1))
 
 @pytest.fixture(scope="module")
 def vlm() -> VisionLanguageModel:
-    return load_vlm(vlm_path())
+    return load_vlm("embedded")
 
 
 def inputs_of(vlm: VisionLanguageModel, count: int = 1) -> dict[str, Any]:
     asked = QUESTIONS[:count]
-    return prompt_inputs(vlm, [q.question for q in asked], [[q.image] for q in asked])
+    return vlm.inputs([q.question for q in asked], [q.image for q in asked])
 
 
 def test_probabilities_equal_a_forward_pass(vlm: VisionLanguageModel) -> None:
     inputs = inputs_of(vlm)
-    found = answer_by_token(vlm, inputs, max_new_tokens=4)
+    (found,) = vlm.generate(inputs, max_new_tokens=4, probabilities=True)
     assert found.tokens[-1].id == vlm.tokenizer.eos_token_id
     assert "".join(token.text for token in found.tokens).strip() == found.text
     ids = torch.cat([inputs["input_ids"], torch.tensor([found.ids])], dim=1)
@@ -43,11 +41,22 @@ def test_probabilities_equal_a_forward_pass(vlm: VisionLanguageModel) -> None:
         assert token.runner_up_probability == pytest.approx(float(row.topk(2).values[1]), abs=1e-4)
 
 
-def test_one_question_at_a_time(vlm: VisionLanguageModel) -> None:
-    with pytest.raises(InputError, match="inputs have 2 rows; ask one question at a time"):
-        answer_by_token(vlm, inputs_of(vlm, 2))
+def test_a_row_has_the_probabilities_that_it_has_alone(vlm: VisionLanguageModel) -> None:
+    both = vlm.generate(inputs_of(vlm, 2), max_new_tokens=4, probabilities=True)
+    for question, answer in zip(QUESTIONS, both, strict=True):
+        inputs = vlm.inputs(question.question, question.image)
+        (alone,) = vlm.generate(inputs, max_new_tokens=4, probabilities=True)
+        assert answer.ids == alone.ids == tuple(token.id for token in answer.tokens)
+        assert [token.text for token in answer.tokens] == [token.text for token in alone.tokens]
+        chances = [[token.probability for token in one.tokens] for one in (answer, alone)]
+        assert chances[0] == pytest.approx(chances[1], abs=1e-4)
+
+
+def test_what_has_no_answer_or_no_probabilities(vlm: VisionLanguageModel) -> None:
     with pytest.raises(InputError, match="max_new_tokens=0 is below 1"):
-        answer_by_token(vlm, inputs_of(vlm), max_new_tokens=0)
+        vlm.answer(inputs_of(vlm), max_new_tokens=0)
+    with pytest.raises(InputError, match="num_beams=2 mixes the tokens of several answers"):
+        vlm.generate(inputs_of(vlm), probabilities=True, num_beams=2)
 
 
 def test_scores_of_each_image_of_a_batch(vlm: VisionLanguageModel) -> None:
@@ -59,9 +68,7 @@ def test_scores_of_each_image_of_a_batch(vlm: VisionLanguageModel) -> None:
     assert len(answers) == 2
     asked = QUESTIONS[1]
     with foveate.attach(vlm.model, method) as run:
-        vlm.model.generate(
-            **prompt_inputs(vlm, [asked.question], [[asked.image]]), max_new_tokens=1
-        )
+        vlm.model.generate(**vlm.inputs(asked.question, asked.image), max_new_tokens=1)
         alone = step_scores(run)
     assert len(alone) == len(both[1]) == 3
     for batched, single in zip(both[1], alone, strict=True):

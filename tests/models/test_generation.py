@@ -12,10 +12,10 @@ from PIL import Image
 
 import foveate
 from foveate.errors import InputError
-from foveate.models.generation import Continuation, continuation_ids, generate_texts
-from foveate.models.generation import score_continuations as score
-from foveate.models.load import VisionLanguageModel, load_vlm
-from foveate.models.prompt import chat_inputs, prompt_inputs, prompt_text
+from foveate.models.continuations import Continuation, continuation_ids
+from foveate.models.continuations import score_continuations as score
+from foveate.models.load import load_vlm
+from foveate.models.vlm import VisionLanguageModel
 from tests import tiny_vlm as tiny
 from tests.cli.vlm_folder import save_tiny_vlm
 
@@ -125,8 +125,8 @@ def user(*parts: Any) -> dict[str, Any]:
 
 
 def test_a_question_is_a_conversation_of_one_turn(vlm: VisionLanguageModel) -> None:
-    one = prompt_inputs(vlm, ["what color ?"], [[RED]])
-    other = chat_inputs(vlm, [[user(RED, "what color ?")]])
+    one = vlm.inputs("what color ?", RED)
+    other = vlm.chat_inputs([[user(RED, "what color ?")]])
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
 
@@ -137,12 +137,12 @@ def test_several_turns_and_images_inside_the_text(vlm: VisionLanguageModel) -> N
         {"role": "assistant", "content": [{"type": "text", "text": "no"}]},
         user("what shape ?"),
     ]
-    assert prompt_text(vlm, turns) == (
+    assert vlm.chat_text(turns) == (
         "USER: is <image> a circle ? ASSISTANT: no USER: what shape ? ASSISTANT:"
     )
-    inputs = chat_inputs(vlm, [turns, [user("what color ?")]])
+    inputs = vlm.chat_inputs([turns, [user("what color ?")]])
     assert inputs["input_ids"].shape[0] == 2
-    (text,) = {generate_texts(vlm, inputs, max_new_tokens=2, do_sample=False)[0].text}
+    (text,) = {vlm.generate(inputs, max_new_tokens=2)[0].text}
     assert isinstance(text, str)
 
 
@@ -158,9 +158,9 @@ def test_a_continuation_is_written_as_it_follows_the_prompt(vlm: VisionLanguageM
 
 def test_without_a_chat_template_there_is_one_user_turn(tmp_path: Path) -> None:
     plain = load_vlm(save_tiny_vlm(tmp_path, template=None))
-    assert prompt_text(plain, [user(RED, "what ?")]) == "<image>\nwhat ?\n"
+    assert plain.chat_text([user(RED, "what ?")]) == "<image>\nwhat ?\n"
     system = {"role": "system", "content": [{"type": "text", "text": "no"}]}
     with pytest.raises(
         InputError, match=r"no chat template, so it takes one user turn, not 2 turns \(system, user"
     ):
-        chat_inputs(plain, [[system, user(RED, "what ?")]])
+        plain.chat_inputs([[system, user(RED, "what ?")]])

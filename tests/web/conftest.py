@@ -69,7 +69,7 @@ def address(_server_stays_local: None) -> Iterator[str]:
     from foveate.app.page import build_page
     from foveate.app.read import TextReader
     from foveate.app.serve import launch
-    from foveate.assets import vist_path, vlm_path
+    from foveate.assets import vist_path
     from foveate.models.load import load_vlm
     from foveate.models.smollm2 import is_installed
     from foveate.vist.run.vist import Vist
@@ -79,7 +79,7 @@ def address(_server_stays_local: None) -> Iterator[str]:
         reader = TextReader(Vist.from_pretrained(vist_path()))
         reader.warm_up()
     limits = Limits(file_bytes=200_000, pixels=1_000_000, text_chars=20_000)
-    carver = Carver(load_vlm(vlm_path()))
+    carver = Carver(load_vlm("embedded"))
     carver.warm_up(image_examples()[0].image)
     page = build_page(carver, reader, limits, no_reader="no Vist here.")
     yield launch(page, limits, host="127.0.0.1", port=0)

@@ -41,7 +41,7 @@ class ImageCache:
         cache = ImageCache(vlm.model)
         for method in methods:
             with cache.in_use(), foveate.attach(vlm.model, method):
-                answers = generate_answers(vlm, inputs)
+                answers = vlm.answer(inputs)
     """
 
     def __init__(self, model: nn.Module) -> None:

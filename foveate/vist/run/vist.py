@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.carve.engine.attach import ATTACHED
 from foveate.errors import AttachError, ConfigError, InputError
+from foveate.models.attachment import attached_to
 from foveate.vist.config import VistConfig
 from foveate.vist.fusion.fusion import PrefixCache, empty_prefix, fit_span, stack_prefixes
 from foveate.vist.fusion.prefix import compute_prefix, decoder_shape, reader_of
 from foveate.vist.latents.glance_resampler import GlanceResampler
 from foveate.vist.latents.memory import Memory, MemoryBatch, pad_memories
 from foveate.vist.parts import VistParts, weights_hash
-from foveate.vist.run.attached import VistReport, VistRun
+from foveate.vist.run.attached import VistRun
 from foveate.vist.run.load import load_parts
 from foveate.vist.run.pretrained import Pretrained
 from foveate.vist.run.read_document import read_document
@@ -31,6 +31,7 @@ from foveate.vist.run.text_rows import (
     score_rows,
     text_rows,
 )
+from foveate.vist.run.vist_report import VistReport
 from foveate.vist.run.vocabulary import learn_vocabulary
 
 
@@ -261,7 +262,15 @@ class Vist(Pretrained):
         for memory in memories:
             if isinstance(memory, Memory):
                 self._check_memory(memory)
-        self._run = VistRun(self, memories, memory_at)
+        self._run = VistRun(
+            self.anatomy,
+            self.parts.fusion,
+            memories,
+            memory_at,
+            embed=self.embed,
+            compute=self.compute,
+            window=self.window,
+        )
         return self._run.attach()
 
     def forward_train(
@@ -355,11 +364,9 @@ class Vist(Pretrained):
         return pad_memories(rows) if any(row is not None for row in rows) else None
 
     def _check_free(self, what: str) -> None:
-        base = self.anatomy.base
-        if base in ATTACHED:
-            raise AttachError(
-                f"the model runs {ATTACHED[base].method}; detach it before {what} with vist."
-            )
+        running = attached_to(self.anatomy.base)
+        if running is not None:
+            raise AttachError(f"the model runs {running.label}; detach it before {what} with vist.")
 
     # --- identities ---
 

@@ -19,7 +19,7 @@ from foveate.vist.train.checkpoint import latest, read_snapshot
 from foveate.vist.train.distillation import DistillationConfig
 from foveate.vist.train.history import History, read_history
 from foveate.vist.train.loop import EXPORT, Trainer
-from foveate.vist.train.recipe import StageConfig
+from foveate.vist.train.recipe_tables import StageConfig
 from tests.vist.train.tiny import perceiver, recipe, trainer
 
 

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from foveate.core.decoder_shape import DecoderShape
-from foveate.errors import InputError
-from foveate.vist.config import ResamplerConfig
-from foveate.vist.encoder.encoder_config import TextEncoderConfig
-from foveate.vist.eval.cost_arithmetic import (
+from benchmarks.vist_cost.arithmetic import (
     HALF,
     PAGES_AT_A_TIME,
     SCORE_BYTES,
@@ -16,6 +12,10 @@ from foveate.vist.eval.cost_arithmetic import (
     EncoderShape,
     pieces_of,
 )
+from foveate.core.decoder_shape import DecoderShape
+from foveate.errors import InputError
+from foveate.vist.config import ResamplerConfig
+from foveate.vist.encoder.encoder_config import TextEncoderConfig
 
 Kernel = Literal["eager", "fused"]
 

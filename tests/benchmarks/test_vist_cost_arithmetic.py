@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.vist_cost.arithmetic import ARMS, CostShape, EncoderShape, llm_piece, pieces_of
+from benchmarks.vist_cost.memory import memory_lines
+from benchmarks.vist_cost.models import count_flops
 from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import InputError
 from foveate.vist.config import ResamplerConfig
 from foveate.vist.encoder.encoder_config import TextEncoderConfig
-from foveate.vist.eval.cost_arithmetic import ARMS, CostShape, EncoderShape, llm_piece, pieces_of
-from foveate.vist.eval.cost_memory import memory_lines
-from foveate.vist.eval.cost_models import count_flops
 
 PAPER = CostShape()
 SMALL = CostShape(

@@ -1,6 +1,6 @@
 """The cost table's arms really run at a reduced scale; peak memory each in a process of its own.
 
-`python -m foveate.vist.eval.cost_probe ARM TOTAL FAR RAW NEW` prints the bytes that one run adds,
+`python -m benchmarks.vist_cost.probe ARM TOTAL FAR RAW NEW` prints the bytes that one run adds,
 as JSON.
 """
 
@@ -113,13 +113,7 @@ class ProbeArms:
 
 
 def _in_own_process(arm: str, total: int, split: tuple[int, int], new_tokens: int) -> int:
-    command = [
-        sys.executable,
-        "-m",
-        "foveate.vist.eval.cost_probe",
-        arm,
-        *map(str, (total, *split)),
-    ]
+    command = [sys.executable, "-m", __spec__.name, arm, *map(str, (total, *split))]
     done = subprocess.run([*command, str(new_tokens)], capture_output=True, text=True, timeout=3600)
     if done.returncode:
         said = done.stderr.strip().split("\n")[-1]

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from benchmarks.vist_cost.arithmetic import ARMS
+from benchmarks.vist_cost.probe import ProbeArms
+from benchmarks.vist_cost.table import CostSettings, evaluate_cost
 from foveate.errors import InputError
-from foveate.vist.eval.cost_arithmetic import ARMS
-from foveate.vist.eval.cost_probe import ProbeArms
-from foveate.vist.eval.cost_table import CostSettings, evaluate_cost
 
 
 @dataclass
@@ -86,7 +86,7 @@ def test_an_unknown_arm(probe: ProbeArms) -> None:
 def test_added_bytes() -> None:
     """In a process of its own, as the probe runs: another test's freed memory would be reused."""
     code = (
-        "import torch; from foveate.vist.eval.cost_probe import added_bytes\n"
+        "import torch; from benchmarks.vist_cost.probe import added_bytes\n"
         "print(added_bytes(lambda: torch.ones(16_000_000)), added_bytes(lambda: None))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from foveate.errors import InputError
-from foveate.tasks.image_file import MAX_PIXELS, open_image
+from foveate.image_file import MAX_PIXELS, open_image
 
 
 def photo(width: int = 12, height: int = 8) -> Image.Image:

@@ -24,7 +24,7 @@ from foveate.vist.encoder.text_encoder import TextEncoder
 from foveate.vist.fusion.cross_attention import CrossAttention
 from foveate.vist.latents.resampler import PerceiverResampler
 
-__all__ = ["count_flops", "llama_shape"]
+__all__ = ["count_flops"]
 
 
 def llama_config(shape: Any, vocabulary: int, positions: int) -> LlamaConfig:
@@ -38,18 +38,6 @@ def llama_config(shape: Any, vocabulary: int, positions: int) -> LlamaConfig:
         num_key_value_heads=shape.num_kv_heads,
         head_dim=shape.head_dim,
         max_position_embeddings=positions,
-    )
-
-
-def llama_shape(shape: Any) -> DecoderShape:
-    """The same sizes as the fusion wants them."""
-    return DecoderShape(
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_layers=shape.num_layers,
-        num_heads=shape.num_heads,
-        num_kv_heads=shape.num_kv_heads,
-        head_dim=shape.head_dim,
     )
 
 
@@ -138,7 +126,7 @@ def _text(shape: Any) -> nn.Module:
 
 def _cross(shape: Any, arm: str, raw: int, entries: int) -> int:
     width = shape.text.width if arm == "cepe" else shape.resampler.width
-    llm = llama_shape(shape.llm)
+    llm: DecoderShape = shape.llm
     with torch.device("meta"):
         module = CrossAttention(
             width,

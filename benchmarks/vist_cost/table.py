@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from benchmarks.vist_cost.arithmetic import ARMS, CostShape, pieces_of
+from benchmarks.vist_cost.memory import memory_lines
 from foveate.errors import InputError
 from foveate.measure.manifest import manifest
 from foveate.measure.quality import Interval
 from foveate.measure.timing import interleaved, ratio_of_medians, wall_seconds
 from foveate.vist.eval.arms import Progress, no_progress
-from foveate.vist.eval.cost_arithmetic import ARMS, CostShape, pieces_of
-from foveate.vist.eval.cost_memory import memory_lines
 from foveate.vist.eval.result import Curve, EvalResult, Table, json_ready, shown
 
 # Table 1 of the paper: (TFLOPs, GB) by arm and total tokens; its vist has 146 tokens an image.
@@ -79,7 +79,7 @@ def evaluate_cost(
     Args:
         settings: what to compare.
         shape: of the models; None is the paper's.
-        count: the counter (hf.cost_models.count_flops); needed where settings.count.
+        count: the counter (benchmarks.vist_cost.models.count_flops); needed where settings.count.
         probe: what runs the reduced scale: `run(arm, total, split, new_tokens)` and
             `peak(arm, total, split, new_tokens)`; needed where settings.measured.
         seed: of the timing's bootstrap.
