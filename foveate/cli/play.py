@@ -29,7 +29,7 @@ def play(
         ),
     ] = None,
     vist: Annotated[
-        Path | None, typer.Option(help="Folder of a Vist for the Read tab; default: the embedded.")
+        Path | None, typer.Option(help="Vist of the Read tab: folder or hub id; default: embedded.")
     ] = None,
     method: Annotated[
         list[str] | None,
