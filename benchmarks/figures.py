@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+import foveate
 from foveate.app.carve import Carver, Carving
 from foveate.app.examples import image_examples
-from foveate.assets import vist_path, vlm_path
+from foveate.assets import vist_path
 from foveate.draw.agreement_plot import BudgetPoint, agreement_plot
 from foveate.draw.palette import KEPT, MERGED
 from foveate.draw.token_map import token_map
-from foveate.models.load import load_vlm
+from foveate.models.token_offsets import tokenise
 from foveate.text_image.render import Renderer, Strips
 from foveate.vist.latents.memory import Memory
 from foveate.vist.run.document_reader import DocumentReader
-from foveate.vist.run.read_document import token_offsets
 from foveate.vist.run.vist import Vist
 
 FOLDER = Path("docs/images")
@@ -97,19 +97,19 @@ def draw_strip(strips: Strips, memory: Memory, offsets: np.ndarray, path: Path) 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    carver = Carver(load_vlm(vlm_path()))
+    carver = Carver(foveate.load_vlm("embedded"))
     example = image_examples()[EXAMPLE]
     carving = carver.carve(example.image, example.question, "tokencarve", KEEP)
     draw_kept(carving, folder / "kept.svg")
     draw_scores(carving, folder / "scores.png")
     draw_agreement(carver, carving, folder / "agreement.svg")
-    vist = Vist.load(vist_path())
+    vist = Vist.from_pretrained(vist_path())
     text = (vist_path() / "README.md").read_text(encoding="utf-8")
     far = DocumentReader(vist, recent=128).split(text).far
     draw_strip(
         Renderer(vist.encoder.style).render(far),
         vist.read(far),
-        token_offsets(vist.tokenizer, far),
+        tokenise(vist.tokenizer, far).offsets,
         folder / "strip.png",
     )
 

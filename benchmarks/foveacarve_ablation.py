@@ -16,18 +16,17 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+import foveate
 from benchmarks.results import write_results
 from foveate.carve.engine.attach import Run
 from foveate.carve.engine.image_cache import ImageCache
 from foveate.carve.methods import FoveaCarve
-from foveate.cli.model import load_model
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import others, top_k
 from foveate.core.similarity import best_match, cosine, farthest_points
 from foveate.core.visual import VisualTokens
 from foveate.measure.manifest import manifest
 from foveate.measure.quality import accuracy, exact_match
-from foveate.models.prompt import generate_answers, prompt_inputs
 from foveate.tasks.reading import reading_questions
 
 BATCH = 50
@@ -120,7 +119,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    vlm = load_model(None, device="cpu")
+    vlm = foveate.load_vlm("embedded", device="cpu")
     questions = list(reading_questions(split="dev", num_pages=arguments.pages))
     images = [question.image_id for question in questions]
     arms = [
@@ -134,11 +133,11 @@ def main() -> None:
         task = progress.add_task("asking", total=-(-len(questions) // BATCH) * len(arms))
         for start in range(0, len(questions), BATCH):
             batch = questions[start : start + BATCH]
-            inputs = prompt_inputs(vlm, [q.question for q in batch], [[q.image] for q in batch])
+            inputs = vlm.inputs([q.question for q in batch], [q.image for q in batch])
             with cache.in_use():
                 for name, layer, keep, run in arms:
                     with run:
-                        said = generate_answers(vlm, inputs, max_new_tokens=8)
+                        said = vlm.answer(inputs, max_new_tokens=8)
                     right[name, layer, keep] += [
                         exact_match(a, q.answers) for a, q in zip(said, batch, strict=True)
                     ]

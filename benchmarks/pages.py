@@ -25,18 +25,19 @@ from rich.progress import Progress
 
 import foveate
 from benchmarks.results import write_results
+from foveate.assets import EMBEDDED
 from foveate.carve.method import Method
+from foveate.carve.pages.defaults import PageDefaults
 from foveate.carve.pages.exact import ExactRules
 from foveate.carve.pages.fact_sheet import PER_PAGE, FactSheetLayout, fact_sheet
 from foveate.carve.pages.layout import Layout, TextLayout
 from foveate.carve.pages.plan import text_prompt
-from foveate.carve.pages.reader import EMBEDDED, EMBEDDED_PRUNE_LAYER, PageReader
+from foveate.carve.pages.reader import PageReader
 from foveate.carve.pages.report import PageCost
 from foveate.measure.manifest import manifest
 from foveate.measure.quality import Interval, accuracy, exact_match, paired_difference
 from foveate.measure.timing import interleaved, ratio_of_medians, wall_seconds
-from foveate.models.load import VisionLanguageModel
-from foveate.models.prompt import generate_answers, prompt_inputs
+from foveate.models.vlm import VisionLanguageModel
 from foveate.tasks.reading import SEEDS, Asked, page_at, questions_about
 from foveate.tasks.reading_page import GROUNDS, SIZE, Cell, visible_colours
 
@@ -54,6 +55,7 @@ KINDS = (
 )
 BUDGETS = (0.25, 0.125)
 METHODS = ("tokencarve", "fastv", "divprune", "random", "uniform")
+PRUNE_LAYER = PageDefaults.of(EMBEDDED).prune_layer
 NONE = ExactRules(kinds=())
 BATCH = 12
 MAX_NEW_TOKENS = 4
@@ -145,7 +147,7 @@ def arms(with_all: bool) -> list[Arm]:
 def carving(name: str, keep: float) -> Method:
     """Every method before the same layer, so that equal budgets are equal costs."""
     settings: dict[str, Any] = {"seed": SEED} if name == "random" else {}
-    return foveate.method(name, keep_ratio=keep, prune_layer=EMBEDDED_PRUNE_LAYER, **settings)
+    return foveate.method(name, keep_ratio=keep, prune_layer=PRUNE_LAYER, **settings)
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def prepare(vlm: VisionLanguageModel, arm: Arm, sheets: Sequence[Document]) -> P
             contents.append(before + question.text)
             pictures.append(images)
     batches = [
-        prompt_inputs(vlm, contents[i : i + BATCH], pictures[i : i + BATCH])
+        vlm.inputs(contents[i : i + BATCH], pictures[i : i + BATCH])
         for i in range(0, len(asked), BATCH)
     ]
     return Prompts(asked, batches, costs, num_pages)
@@ -189,7 +191,7 @@ def measure(vlm: VisionLanguageModel, arm: Arm, prompts: Prompts) -> dict[str, A
     said: list[str] = []
     with foveate.attach(vlm.model, arm.method):  # one run, so that random never repeats a choice
         for inputs in prompts.batches:
-            said += generate_answers(vlm, inputs, max_new_tokens=MAX_NEW_TOKENS)
+            said += vlm.answer(inputs, max_new_tokens=MAX_NEW_TOKENS)
     correct = [
         exact_match(answer, [question.answer])
         for answer, (_, question) in zip(said, prompts.asked, strict=True)
@@ -264,13 +266,13 @@ def times(vlm: VisionLanguageModel, sheet: Document, rounds: int) -> dict[str, A
 
     def pages(reader: PageReader) -> None:
         images = reader.layout_for(sheet.text).lay_out(sheet.text).images
-        inputs = prompt_inputs(vlm, [question], [images])
+        inputs = vlm.inputs(question, images)
         with foveate.attach(vlm.model, reader.method):
-            generate_answers(vlm, inputs, max_new_tokens=MAX_NEW_TOKENS)
+            vlm.answer(inputs, max_new_tokens=MAX_NEW_TOKENS)
 
     def text() -> None:
-        inputs = prompt_inputs(vlm, [text_prompt(sheet.text, question)], [[]])
-        generate_answers(vlm, inputs, max_new_tokens=MAX_NEW_TOKENS)
+        inputs = vlm.inputs(text_prompt(sheet.text, question))
+        vlm.answer(inputs, max_new_tokens=MAX_NEW_TOKENS)
 
     work = {name: partial(pages, reader) for name, reader in readers.items()}
     seconds = interleaved(
@@ -292,7 +294,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     started = time.time()
 
-    vlm = PageReader(EMBEDDED).vlm
+    vlm = foveate.load_vlm(EMBEDDED)
     data: dict[str, Any] = {}
     table: list[str] = []
     sets = ((1, arguments.documents), (2, arguments.long_documents))
@@ -325,7 +327,7 @@ def main() -> None:
         model="embedded",
         weights=vlm.weights,
         split=SPLIT,
-        prune_layer=EMBEDDED_PRUNE_LAYER,
+        prune_layer=PRUNE_LAYER,
         minutes=round((time.time() - started) / 60),
     )
     for name in [name for name in data if name.endswith("_page")]:
@@ -340,9 +342,9 @@ def main() -> None:
         "which was trained on such pages and on no text but short questions. Exact match; the 95 % "
         "interval resamples documents. Tokens are means per document, without the question, "
         "counted by the model's tokenizer and image processor; `pays` is the share of documents "
-        "whose pages cost fewer tokens than the text, which `foveate read` asks before it renders. "
-        "`KV / text` is the KV cache after prefill against the text as text. All methods prune "
-        f"before layer {EMBEDDED_PRUNE_LAYER} of 8.",
+        "whose pages cost fewer tokens than the text, which `foveate pages` asks before it "
+        "renders. `KV / text` is the KV cache after prefill against the text as text. All methods "
+        f"prune before layer {PRUNE_LAYER} of 8.",
         table,
         data,
     )

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 import foveate
+from benchmarks.random_decoder import random_llama
 from benchmarks.results import write_results
 from foveate.measure.manifest import manifest
 from foveate.measure.timing import interleaved, ratio_of_medians, wall_seconds
-from foveate.models.random_decoder import random_llama
 
 SYSTEM, IMAGE, QUESTION = 36, 576, 40
 LENGTH = SYSTEM + IMAGE + QUESTION

@@ -20,10 +20,10 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import Progress
 
+from benchmarks.random_decoder import random_llama
 from benchmarks.results import write_results
 from foveate.measure.manifest import manifest
 from foveate.measure.timing import interleaved, ratio_of_medians
-from foveate.models.random_decoder import random_llama
 from foveate.text_image.font_file import shipped_font
 from foveate.text_image.render import Renderer
 

@@ -30,7 +30,8 @@ from foveate.vist.eval.result import shown
 from foveate.vist.train.build import build_source, build_vist, take_over, tiny_recipe, tiny_vist
 from foveate.vist.train.loop import Trainer, make_accelerator
 from foveate.vist.train.pve import PveConfig
-from foveate.vist.train.recipe import Recipe, StageConfig, load_recipe
+from foveate.vist.train.recipe import Recipe, load_recipe
+from foveate.vist.train.recipe_tables import StageConfig
 
 RECIPE = "vist-smollm2-cpu"
 # What reads tokens; the rest of the parts is what the rows are about.

@@ -11,12 +11,19 @@ from foveate.version import __version__ as __version__
 if TYPE_CHECKING:
     from foveate.carve.engine.attach import Run as Run
     from foveate.carve.engine.attach import attach as attach
+    from foveate.carve.method import METHODS as METHODS
+    from foveate.carve.method import Method as Method
     from foveate.carve.methods import *  # noqa: F403
     from foveate.carve.pages.reader import PageReader as PageReader
+    from foveate.carve.registry import method as method
+    from foveate.carve.stack import Stack as Stack
     from foveate.core.budget import Budget as Budget
     from foveate.core.plan import KeepPlan as KeepPlan
     from foveate.core.report import ImageReport as ImageReport
     from foveate.core.report import Report as Report
+    from foveate.models.load import load_vlm as load_vlm
+    from foveate.models.vlm import VisionLanguageModel as VisionLanguageModel
+    from foveate.tasks.reading import example_page as example_page
     from foveate.vist.run.vist import Vist as Vist
 
 # Loaded on first use, so that `foveate --help` does not wait for torch and transformers.
@@ -25,15 +32,22 @@ _HOMES = {
     "KeepPlan": "foveate.core.plan",
     "ImageReport": "foveate.core.report",
     "Report": "foveate.core.report",
+    "METHODS": "foveate.carve.method",
+    "Method": "foveate.carve.method",
+    "method": "foveate.carve.registry",
+    "Stack": "foveate.carve.stack",
     "Run": "foveate.carve.engine.attach",
     "attach": "foveate.carve.engine.attach",
     "PageReader": "foveate.carve.pages.reader",
+    "VisionLanguageModel": "foveate.models.vlm",
+    "example_page": "foveate.tasks.reading",
+    "load_vlm": "foveate.models.load",
     "Vist": "foveate.vist.run.vist",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Everything else public is a method or the registry: foveate.TokenCarve, foveate.METHODS."""
+    """Everything else public is a built-in method: foveate.TokenCarve."""
     if name.startswith("_"):
         raise AttributeError(f"module 'foveate' has no attribute {name!r}")
     home = importlib.import_module(_HOMES.get(name, "foveate.carve.methods"))
@@ -46,6 +60,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    methods = importlib.import_module("foveate.carve.methods").METHODS.values()
-    names = [cls.__name__ for cls in methods]
-    return sorted([*_HOMES, *names, "METHODS", "Method", "method", "FoveateError", "__version__"])
+    home = importlib.import_module("foveate.carve.methods")
+    names = [name for name, value in vars(home).items() if isinstance(value, type)]
+    return sorted([*_HOMES, *names, "FoveateError", "__version__"])

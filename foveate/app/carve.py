@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from PIL import Image
 
+from foveate.carve.answerer import Answerer
 from foveate.carve.compare.agreement import Agreement, agreement_over_budgets
 from foveate.carve.engine.attach import attach
 from foveate.carve.engine.token_scores import StepScores, step_scores
 from foveate.carve.method import Method
-from foveate.carve.methods import METHODS, NoOp
+from foveate.carve.methods import NoOp
+from foveate.carve.registry import all_methods
 from foveate.carve.spec import parse_method
 from foveate.core.budget import Budget
 from foveate.core.layout import ImageSpan
 from foveate.core.plan import KeepPlan
 from foveate.core.report import Report
 from foveate.errors import FoveateError, InputError
-from foveate.models.answer_tokens import TokenAnswer, answer_by_token
-from foveate.models.load import VisionLanguageModel
-from foveate.models.prompt import generate_answers, prompt_inputs, unknown_words
+from foveate.models.generation import Answer
 from foveate.models.view import Box, seen_box
+from foveate.models.vlm import VisionLanguageModel
 
 __all__ = ["Carver", "Carving", "suitable_methods"]
 
@@ -37,6 +37,7 @@ class Carving:
 
     Args:
         image, question: what was asked.
+        choice: the method as it was chosen, one of Carver.methods.
         method: that carved.
         full, carved: answers by token, with their times.
         full_kv_bytes, kv_bytes: of the KV cache after the prompt; None without a cache.
@@ -50,9 +51,10 @@ class Carving:
 
     image: Image.Image = field(repr=False)
     question: str
+    choice: str
     method: Method
-    full: TokenAnswer
-    carved: TokenAnswer
+    full: Answer
+    carved: Answer
     full_kv_bytes: int | None
     kv_bytes: int | None
     report: Report
@@ -69,13 +71,13 @@ class Carving:
 
 
 def suitable_methods(vlm: VisionLanguageModel) -> list[str]:
-    """Registered methods that can be put on a model with their own defaults."""
+    """Methods that can be put on a model with their own defaults, those of packages too."""
     found = []
-    for name in METHODS:
+    for name in all_methods():
         if name in NOT_OFFERED:
             continue
         try:
-            attach(vlm.model, parse_method(name, Budget(keep_ratio=0.5))).detach()
+            attach(vlm.model, name, keep=0.5).detach()
         except FoveateError:
             continue
         found.append(name)
@@ -87,18 +89,24 @@ class Carver:
 
     Args:
         vlm: the model.
+        more: methods to offer beside those that `foveate methods` lists, as --method writes them.
+
+    Raises:
+        FoveateError: one of `more` cannot be put on the model.
     """
 
-    def __init__(self, vlm: VisionLanguageModel) -> None:
+    def __init__(self, vlm: VisionLanguageModel, more: Sequence[str] = ()) -> None:
         self.vlm = vlm
-        self.methods = suitable_methods(vlm)
+        for text in more:
+            attach(vlm.model, text, keep=0.5).detach()
+        self.methods = list(dict.fromkeys([*suitable_methods(vlm), *more]))
         # A model holds one run at a time.
         self._lock = threading.Lock()
 
     def warm_up(self, image: Image.Image) -> None:
         """One short answer, so that the first timed one does not pay for being the first."""
         with self._lock:
-            generate_answers(self.vlm, self._inputs(image, "warm up"), max_new_tokens=1)
+            self.vlm.answer(self.vlm.inputs("warm up", image), max_new_tokens=1)
 
     def method(self, name: str, keep_ratio: float) -> Method:
         """A method of the list at a budget.
@@ -138,14 +146,15 @@ class Carver:
         """
         chosen = self.method(method, keep_ratio)
         with self._lock:
-            inputs = self._inputs(image, question)
+            inputs = self.vlm.inputs(question, image)
             # NoOp changes nothing and sees the cache.
-            with attach(self.vlm.model, NoOp()) as plain:
-                full = answer_by_token(self.vlm, inputs, max_new_tokens=max_new_tokens)
-            with attach(self.vlm.model, chosen) as run:
-                carved = answer_by_token(self.vlm, inputs, max_new_tokens=max_new_tokens)
-        assert plain.report is not None
-        assert run.report is not None
+            both = [Answerer(self.vlm, one) for one in (NoOp(), chosen)]
+            full, carved = (
+                one.answer(inputs, probabilities=True, max_new_tokens=max_new_tokens)
+                for one in both
+            )
+            run = both[1].run
+        assert run is not None
         if len(run.plans) != 1:
             raise InputError(
                 f"the model made {len(run.plans)} token groups of one image, so they cannot be "
@@ -155,27 +164,27 @@ class Carver:
         return Carving(
             image=image,
             question=question,
+            choice=method,
             method=chosen,
-            full=full,
-            carved=carved,
-            full_kv_bytes=plain.report.kv_bytes,
-            kv_bytes=run.report.kv_bytes,
-            report=run.report,
+            full=full.rows[0],
+            carved=carved.rows[0],
+            full_kv_bytes=full.reports[-1].kv_bytes,
+            kv_bytes=carved.reports[-1].kv_bytes,
+            report=carved.reports[-1],
             span=entry.span,
             plan=entry.plan,
             steps=step_scores(run),
             seen=seen_box(self.vlm.processor, image.size),
-            unknown=tuple(unknown_words(self.vlm, question)),
+            unknown=tuple(self.vlm.unknown_words(question)),
         )
 
     def agreement(self, carving: Carving) -> Iterator[Agreement]:
         """The same question and method at all budgets, one after the other."""
-        name = carving.method.name
         with self._lock:
-            inputs = self._inputs(carving.image, carving.question)
+            inputs = self.vlm.inputs(carving.question, carving.image)
             yield from agreement_over_budgets(
-                self.vlm, inputs, carving.full.ids, lambda ratio: self.method(name, ratio)
+                self.vlm,
+                inputs,
+                carving.full.ids,
+                lambda ratio: self.method(carving.choice, ratio),
             )
-
-    def _inputs(self, image: Image.Image, question: str) -> dict[str, Any]:
-        return prompt_inputs(self.vlm, [question], [[image]])

@@ -10,7 +10,7 @@ from foveate.app.carve import Carving
 from foveate.carve.compare.agreement import BUDGETS, Agreement
 from foveate.draw.agreement_plot import BudgetPoint, agreement_plot
 from foveate.draw.token_map import Fate, fates_of, token_map
-from foveate.models.answer_tokens import AnswerToken, TokenAnswer
+from foveate.models.generation import Answer, AnswerToken
 
 __all__ = [
     "agreement_html",
@@ -148,7 +148,7 @@ def _against(count: int | None, full: int | None) -> str:
     return f"{megabytes(count)} ({100 * count / full:.0f} %)"
 
 
-def _card(title: str, answer: TokenAnswer, facts: Sequence[tuple[str, str]]) -> str:
+def _card(title: str, answer: Answer, facts: Sequence[tuple[str, str]]) -> str:
     rows = [*facts, ("time", f"{1000 * answer.seconds:.0f} ms")]
     told = "".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in rows)
     tokens = "".join(f"<li>{_chip(token)}</li>" for token in answer.tokens)

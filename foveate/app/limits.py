@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from foveate.errors import ConfigError, InputError
-from foveate.tasks.image_file import open_image
+from foveate.image_file import open_image
 
 __all__ = ["Limits"]
 

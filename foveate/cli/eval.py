@@ -1,4 +1,4 @@
-"""`foveate eval vist`: what far context is worth, and costs; each evaluation with its controls."""
+"""`foveate eval vist`: what far context is worth; each evaluation with its controls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from foveate.cli.eval_options import (
     Seed,
     numbers,
     run_and_write,
-    shares,
 )
 from foveate.cli.eval_output import split_list
 from foveate.cli.eval_readers import load_readers, model_facts
@@ -110,51 +109,6 @@ def perplexity(
     run_and_write(work, output, as_json)
 
 
-def cost(
-    tokens: Annotated[str, typer.Option(help="Tokens of text.")] = "1024,2048,4096,8192,16384",
-    tokens_per_image: Annotated[
-        str, typer.Option(help="That one strip holds: the paper's, and ours.")
-    ] = "146,187",
-    arms: Annotated[
-        str, typer.Option(help="raw, cepe, cepe-resampled, vist, vist-reader; default: all.")
-    ] = "",
-    count: Annotated[bool, typer.Option(help="Count FLOPs on the meta device too.")] = True,
-    measure: Annotated[
-        str, typer.Option(help="Tokens to really run at a reduced scale; '' runs nothing.")
-    ] = "1024,4096",
-    new_tokens: Annotated[int, typer.Option(help="Decoded in a real run.")] = 32,
-    rounds: Annotated[int, typer.Option(help="Timing rounds of the real runs.")] = 3,
-    output: Output = Path("out/eval"),
-    seed: Seed = 0,
-    as_json: AsJson = False,
-) -> None:
-    """FLOPs, memory and throughput in the paper's shape, against CEPE and raw text."""
-    with err.status("Loading the libraries"):
-        from foveate.models.load import quiet_transformers
-        from foveate.vist.eval.cost_models import count_flops
-        from foveate.vist.eval.cost_probe import ProbeArms
-        from foveate.vist.eval.cost_table import CostSettings, evaluate_cost
-
-        quiet_transformers()
-    settings = CostSettings(
-        totals=numbers(tokens, "--tokens"),
-        tokens_per_image=shares(tokens_per_image, "--tokens-per-image"),
-        arms=split_list(arms),
-        count=count,
-        measured=numbers(measure, "--measure"),
-        new_tokens=new_tokens,
-        rounds=rounds,
-    )
-    probe = ProbeArms(seed) if settings.measured else None
-    run_and_write(
-        lambda progress: evaluate_cost(
-            settings, count=count_flops, probe=probe, seed=seed, progress=progress
-        ),
-        output,
-        as_json,
-    )
-
-
 def _protocol(name: str | None, context: str, window: int | None) -> tuple[tuple[int, ...], int]:
     """Far lengths and the raw window of a protocol, with what was given instead."""
     presets = {"near": ((512,), 0), "far": ((2048,), 256)}
@@ -173,5 +127,5 @@ def _named(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-for command in (perplexity, icl, qa, recall, cost):
+for command in (perplexity, icl, qa, recall):
     vist.command()(command)

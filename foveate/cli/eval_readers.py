@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from foveate.assets import EMBEDDED_MODEL
 from foveate.cli.console import err
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
     from foveate.vist.eval.arms import Readers
 
-EMBEDDED = "embedded model"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_HEAD = "the tokenizer's beginning of text"
 
@@ -40,7 +40,7 @@ def load_readers(
         if cepe is not None:
             from foveate.vist.cepe.cepe import Cepe
 
-            text_encoder = Cepe.load(cepe, vist.model, tokenizer=vist.tokenizer)
+            text_encoder = Cepe.from_pretrained(cepe, base=vist.model, tokenizer=vist.tokenizer)
         if dtype != "auto":  # last: checkpoints name their base by a hash of its weights
             import torch
 
@@ -70,12 +70,12 @@ def _other_latents(reader: Any, num_latents: int) -> Any:
 
 
 def load_vist(model: str | None, base: str | None, device: str) -> Any:
-    """A Vist from its folder; None is the embedded one."""
+    """A Vist from its folder or hub id; None is the embedded one."""
     from foveate.models.load import pick_device
     from foveate.vist.run.vist import Vist
 
     folder = model or embedded_vist()
-    return Vist.load(folder, base, device=pick_device(device))
+    return Vist.from_pretrained(folder, base=base, device=pick_device(device))
 
 
 def embedded_vist() -> str:
@@ -85,7 +85,7 @@ def embedded_vist() -> str:
     path = getattr(embedded, "vist_path", lambda: None)()
     if path is None or not (path / "vist.json").exists():
         raise InputError(
-            "this installation has no embedded Vist; name a checkpoint with --model FOLDER."
+            "this installation has no embedded Vist; name one with --model (a folder or a hub id)."
         )
     return str(path)
 
@@ -98,7 +98,7 @@ def model_facts(readers: Readers, model: str | None, cepe: str | None) -> dict[s
     vist: Any = readers.vist
     config = vist.vist.config
     return {
-        "model": public_name(model) if model else EMBEDDED,
+        "model": public_name(model) if model else EMBEDDED_MODEL,
         "parts_sha256": weights_hash(vist.vist.parts),
         "cepe": public_name(cepe) if cepe else None,
         "dtype": str(next(vist.vist.model.parameters()).dtype).removeprefix("torch."),

@@ -14,6 +14,7 @@ from foveate.cli.demo import demo
 from foveate.cli.eval import eval_app
 from foveate.cli.methods import methods
 from foveate.cli.models import models
+from foveate.cli.pages import pages
 from foveate.cli.play import play
 from foveate.cli.read import read
 from foveate.cli.render import render
@@ -45,7 +46,7 @@ app = typer.Typer(
 )
 app.command()(ask)
 app.command(cls=ListOptions)(compare)
-for command in (demo, methods, models, play, read, render, run, train):
+for command in (demo, methods, models, pages, play, read, render, run, train):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
 app.add_typer(eval_app, name="eval")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from foveate.assets import EMBEDDED
 from foveate.cli.console import err
-from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.models.load import VisionLanguageModel
-
-EMBEDDED = "embedded model"
+    from foveate.models.vlm import VisionLanguageModel
 
 
 def load_model(
@@ -22,25 +19,5 @@ def load_model(
         from foveate.models.load import load_vlm, quiet_transformers
 
         quiet_transformers()
-    if name is not None:
-        with err.status(f"Loading {name}"):
-            return load_vlm(name, device=device, dtype=dtype)
-    # Its folder lies wherever foveate was installed, which would say nothing in a report.
-    return replace(load_vlm(embedded_path(), device=device, dtype=dtype), name=EMBEDDED)
-
-
-def embedded_path() -> str:
-    """Folder of the embedded model."""
-    try:
-        from foveate.assets import vlm_path
-
-        path = vlm_path()
-    except (ImportError, OSError) as error:
-        raise InputError(
-            "this installation has no embedded model; name one with --model PATH_OR_ID."
-        ) from error
-    if not (path / "config.json").exists():
-        raise InputError(
-            "this installation has no embedded model; name one with --model PATH_OR_ID."
-        )
-    return str(path)
+    with err.status(f"Loading {name or 'the embedded model'}"):
+        return load_vlm(EMBEDDED if name is None else name, device=device, dtype=dtype)

@@ -132,7 +132,7 @@ def _write(sheets: Iterator[npt.NDArray[np.uint8]], output: Path, drawn: _Drawn)
     """One sheet goes to the file named, several to numbered ones."""
     from PIL import Image
 
-    from foveate.cli.ask import save_picture
+    from foveate.cli.pictures import save_picture
 
     waiting = next(sheets)
     for sheet in sheets:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from foveate.assets import EMBEDDED
 from foveate.cli.compare_run import launched_on
 from foveate.cli.console import err, out, print_json
 from foveate.cli.eval_output import progress_of
@@ -38,10 +39,13 @@ def run(
     ],
     model: Annotated[
         str, typer.Option(help="Local folder or hub id; default: the embedded model.")
-    ] = "embedded",
+    ] = EMBEDDED,
     method: Annotated[
         str,
-        typer.Option(help="See `foveate methods`; settings in brackets, stages joined by +."),
+        typer.Option(
+            help="See `foveate methods`, or package.module:Class; settings in brackets, stages "
+            "joined by +."
+        ),
     ] = "tokencarve",
     keep: Annotated[
         str, typer.Option(help="Visual tokens to keep of each image: 64, 25% or 0.25.")

@@ -10,10 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from foveate.assets import vlm_path
+from foveate.assets import model_folder
 from foveate.cli.console import err
-
-EMBEDDED = "embedded"
 
 
 def serve(
@@ -37,8 +35,7 @@ def serve(
     from foveate.vllm.command import check_installed, serve_command
     from foveate.vllm.expectation import expected_saving
 
-    if model == EMBEDDED:
-        model = str(vlm_path())
+    model = model_folder(model)
     budget = parse_budget(keep)
     command = serve_command(model, method, budget, context.args)
     check_installed(os.environ)

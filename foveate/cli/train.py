@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,7 +53,7 @@ def train(
 ) -> None:
     """Train Vist: text as pictures that a language model reads."""
     with err.status("Loading the libraries"):
-        _check_accelerate()
+        _check_packages()
         from foveate.models.load import quiet_transformers
         from foveate.vist.train.build import tiny_recipe
         from foveate.vist.train.recipe import load_recipe
@@ -74,13 +75,12 @@ def train(
         _run(wanted, Path(folder), resume=False, tiny=True, **options)
 
 
-def _check_accelerate() -> None:
-    try:
-        import accelerate  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            "training needs the package accelerate; install it with pip install 'foveate[train]'."
-        ) from error
+def _check_packages() -> None:
+    for name in ("accelerate", "pydantic"):
+        if importlib.util.find_spec(name) is None:
+            raise InputError(
+                f"training needs the package {name}; install it with pip install 'foveate[train]'."
+            )
 
 
 def _run(

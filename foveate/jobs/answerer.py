@@ -7,20 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from foveate.carve.engine.attach import attach
+from foveate.carve.answerer import Answerer, Said
 from foveate.jobs.answerer_settings import AnswererSettings
 from foveate.jobs.generation_settings import GenerationSettings
 from foveate.jobs.tally import Asked, Tally
-from foveate.models.generation import (
-    Continuation,
-    Generated,
-    continuation_ids,
-    generate_texts,
-    score_continuations,
-)
-from foveate.models.load import VisionLanguageModel, load_vlm
+from foveate.models.continuations import Continuation, continuation_ids
+from foveate.models.generation import Answer
+from foveate.models.load import load_vlm
 from foveate.models.picture_size import limit_pixels, mean_colour, pad_to_square
-from foveate.models.prompt import Turn, chat_inputs
+from foveate.models.prompt import Turn, num_images
+from foveate.models.vlm import VisionLanguageModel
 
 __all__ = ["CarvedAnswerer", "Request"]
 
@@ -47,10 +43,10 @@ class Request:
 
 
 class CarvedAnswerer:
-    """A model with a method attached for the whole of an evaluation.
+    """A model with a method, for the whole of an evaluation.
 
     Args:
-        vlm: the model; it is restored by `close`.
+        vlm: the model; the method is on it only while a batch is answered.
         settings: the method, the batch size and how prompts are made.
 
     Attributes:
@@ -61,15 +57,15 @@ class CarvedAnswerer:
     Example:
         settings = AnswererSettings.of({"pretrained": "embedded", "method": "fastv",
                                         "keep_ratio": 0.5})
-        with CarvedAnswerer.load(settings) as answerer:
-            answers = answerer.answer(requests)
+        answerer = CarvedAnswerer.load(settings)
+        answers = answerer.answer(requests)
         print(answerer.tally)
     """
 
     def __init__(self, vlm: VisionLanguageModel, settings: AnswererSettings) -> None:
         self.vlm = vlm
         self.settings = settings
-        self.run = attach(vlm.model, settings.method)
+        self._answerer = Answerer(vlm, settings.method)
         self.start_tally()
 
     @classmethod
@@ -79,9 +75,10 @@ class CarvedAnswerer:
         Raises:
             InputError, UnsupportedModelError: as foveate.models.load.load_vlm; or pixel limits
                 for a family that has none.
+            FoveateError: as `foveate.attach`, where the method does not fit the model.
         """
         vlm = load_vlm(
-            settings.source,
+            settings.pretrained,
             device=settings.device,
             dtype=settings.dtype,
             attention=settings.attn_implementation,
@@ -99,7 +96,7 @@ class CarvedAnswerer:
 
     def answer(
         self, requests: Sequence[Request], progress: Progress = lambda done: None
-    ) -> list[Generated]:
+    ) -> list[Answer]:
         """One answer per request, in their order.
 
         Requests that share their settings are answered in batches, in the order given.
@@ -107,16 +104,10 @@ class CarvedAnswerer:
         Raises:
             NotFiredError: a request had images and nothing was compressed.
         """
-        answers: dict[int, Generated] = {}
+        answers: dict[int, Answer] = {}
         for settings, members in _by_settings(requests).items():
             for batch in self._batches(members):
-                started = time.perf_counter()
-                inputs = self._inputs([requests[i] for i in batch])
-                made = generate_texts(
-                    self.vlm, inputs.model, stop=settings.until, **dict(settings.arguments)
-                )
-                self._count(inputs.asked, started, rows_per_request=settings.num_beams)
-                self.num_tokens += sum(answer.num_tokens for answer in made)
+                made = self._ask([requests[i] for i in batch], self._answers, settings.num_beams)
                 answers.update(zip(batch, made, strict=True))
                 progress(len(batch))
         return [answers[i] for i in range(len(requests))]
@@ -135,43 +126,42 @@ class CarvedAnswerer:
         """
         scores: list[Continuation] = []
         for batch in self._batches(range(len(requests))):
-            started = time.perf_counter()
-            inputs = self._inputs([requests[i] for i in batch])
-            ids = [
-                continuation_ids(self.vlm, turns, requests[i].continuation())
-                for i, turns in zip(batch, inputs.turns, strict=True)
-            ]
-            scores += score_continuations(self.vlm, inputs.model, ids)
-            self._count(inputs.asked, started)
-            self.num_tokens += sum(map(len, ids))
+            scores += self._ask([requests[i] for i in batch], self._scores)
             progress(len(batch))
         return scores
-
-    def close(self) -> None:
-        """Restore the model. Harmless if done already."""
-        self.run.detach()
-
-    def __enter__(self) -> CarvedAnswerer:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def _batches(self, members: Sequence[int]) -> Iterator[Sequence[int]]:
         size = self.settings.batch_size
         return (members[start : start + size] for start in range(0, len(members), size))
 
-    def _inputs(self, requests: Sequence[Request]) -> _Batch:
-        self.run.reports.clear()  # whoever else used the model is not counted
+    def _ask(
+        self, requests: Sequence[Request], ask: Callable[..., Said[Any]], rows_per_request: int = 1
+    ) -> list[Any]:
+        """One of the two methods below on a batch, and what it did in the tally."""
+        started = time.perf_counter()
         turns = [self._shaped(request.turns()) for request in requests]
-        return _Batch(
-            turns=turns,
-            asked=[
-                Asked(label=request.label, num_images=_num_images(conversation))
-                for request, conversation in zip(requests, turns, strict=True)
-            ],
-            model=chat_inputs(self.vlm, turns),
-        )
+        said = ask(requests, turns, self.vlm.chat_inputs(turns))
+        self.seconds += time.perf_counter() - started
+        asked = [
+            Asked(label=request.label, num_images=num_images(conversation))
+            for request, conversation in zip(requests, turns, strict=True)
+        ]
+        self.tally.add(asked, said.reports, rows_per_request=rows_per_request)
+        self.num_tokens += sum(row.num_tokens for row in said.rows)
+        return said.rows
+
+    def _answers(self, requests: Sequence[Request], _: Any, inputs: Any) -> Said[Answer]:
+        settings = requests[0].settings  # the batch's
+        return self._answerer.answer(inputs, stop=settings.until, **dict(settings.arguments))
+
+    def _scores(
+        self, requests: Sequence[Request], turns: Sequence[list[Turn]], inputs: Any
+    ) -> Said[Continuation]:
+        ids = [
+            continuation_ids(self.vlm, conversation, request.continuation())
+            for request, conversation in zip(requests, turns, strict=True)
+        ]
+        return self._answerer.score(inputs, ids)
 
     def _shaped(self, turns: Sequence[Turn]) -> list[Turn]:
         """With the system turn, and pictures of the wanted shape."""
@@ -189,26 +179,9 @@ class CarvedAnswerer:
             return part
         return {"type": "image", "image": pad_to_square(part["image"], mean_colour(self.vlm))}
 
-    def _count(self, asked: Sequence[Asked], started: float, *, rows_per_request: int = 1) -> None:
-        self.seconds += time.perf_counter() - started
-        self.tally.add(asked, self.run.reports, rows_per_request=rows_per_request)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Batch:
-    """Conversations of a batch, what they hold, and the model's inputs made of them."""
-
-    turns: list[list[Turn]]
-    asked: list[Asked]
-    model: dict[str, Any]
-
 
 def _by_settings(requests: Sequence[Request]) -> dict[GenerationSettings, list[int]]:
     groups: dict[GenerationSettings, list[int]] = {}
     for i, request in enumerate(requests):
         groups.setdefault(request.settings, []).append(i)
     return groups
-
-
-def _num_images(turns: Sequence[Turn]) -> int:
-    return sum(part["type"] == "image" for turn in turns for part in turn["content"])

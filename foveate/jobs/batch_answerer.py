@@ -11,22 +11,21 @@ from typing import Any
 import torch
 
 from foveate import __version__
-from foveate.assets import vlm_path
-from foveate.carve.engine.attach import Run
-from foveate.carve.methods import Method
+from foveate.assets import EMBEDDED
+from foveate.carve.answerer import Answerer
+from foveate.carve.method import Method
 from foveate.core.report import ImageReport, Report
 from foveate.errors import BudgetError, InputError, WindowError
 from foveate.jobs.batch_input import LinePlace, read_row, row_turns
 from foveate.jobs.generation_settings import GenerationSettings
 from foveate.jobs.tally import Asked, Tally
 from foveate.measure.manifest import public_name
-from foveate.models.generation import generate_texts
-from foveate.models.load import VisionLanguageModel, load_vlm
-from foveate.models.prompt import Turn, chat_inputs
+from foveate.models.load import load_vlm
+from foveate.models.prompt import Turn, num_images
+from foveate.models.vlm import VisionLanguageModel
 
 __all__ = ["BatchAnswerer", "BatchSettings", "Outcome"]
 
-EMBEDDED = "embedded"
 # Random choices follow from the number of the line and of the image in it.
 IMAGES_PER_LINE = 1000
 
@@ -69,8 +68,7 @@ class BatchSettings:
 
     def load(self) -> VisionLanguageModel:
         """The model. Raises as foveate.models.load.load_vlm."""
-        source = vlm_path() if self.model == EMBEDDED else self.model
-        return load_vlm(source, device=self.device, dtype=self.dtype)
+        return load_vlm(self.model, device=self.device, dtype=self.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +116,7 @@ class BatchAnswerer:
             "foveate": __version__,
             **{name: importlib.metadata.version(name) for name in ("torch", "transformers")},
         }
-        self._run = Run(vlm.model, settings.method)
+        self._answerer = Answerer(vlm, settings.method)
         greedy = GenerationSettings.of({"max_new_tokens": settings.max_new_tokens})
         self._generation = dict(greedy.arguments)
         self._window: int | None = getattr(
@@ -126,8 +124,7 @@ class BatchAnswerer:
         )
         # Random choices are numbered from the first image of a batch on, so whatever draws gets
         # every line by itself: else its answers would depend on the batch.
-        stages = getattr(settings.method, "stages", (settings.method,))
-        self._alone = any(hasattr(stage, "seed") for stage in stages)
+        self._alone = any(hasattr(member, "seed") for member in settings.method.members)
 
     def answers(self, batches: Iterable[Sequence[LinePlace]]) -> Iterator[list[Outcome]]:
         """What became of each batch, one after another."""
@@ -166,22 +163,20 @@ class BatchAnswerer:
         if not group:
             return []
         try:
-            with self._run:
-                return self._generate(group)
+            return self._generate(group)
         except (InputError, BudgetError) as error:
             if len(group) == 1:
                 return [Outcome(line=group[0][0], error=str(error))]
             return [outcome for line in group for outcome in self._group([line])]
 
     def _generate(self, group: Sequence[tuple[int, list[Turn]]]) -> list[Outcome]:
-        inputs = chat_inputs(self.vlm, [turns for _, turns in group])
+        inputs = self.vlm.chat_inputs([turns for _, turns in group])
         self._check_window(int(inputs["attention_mask"].sum(dim=1).max()))
-        self._run.reports.clear()
-        self._run.next_serial = group[0][0] * IMAGES_PER_LINE
-        said = generate_texts(self.vlm, inputs, **self._generation)
-        asked = [Asked(label=f"line {n}", num_images=_num_images(turns)) for n, turns in group]
-        Tally(method=self.settings.method).add(asked, self._run.reports)  # raises NotFiredError
-        seen = [_images(self._run.reports, row) for row in range(len(group))]
+        first_image = group[0][0] * IMAGES_PER_LINE
+        said = self._answerer.answer(inputs, first_image=first_image, **self._generation)
+        asked = [Asked(label=f"line {n}", num_images=num_images(turns)) for n, turns in group]
+        Tally(method=self.settings.method).add(asked, said.reports)  # raises NotFiredError
+        seen = [_images(said.reports, row) for row in range(len(group))]
         return [
             Outcome(
                 line=number,
@@ -189,7 +184,7 @@ class BatchAnswerer:
                 before=sum(image.before for image in images),
                 kept=sum(image.kept for image in images),
             )
-            for (number, _), answer, images in zip(group, said, seen, strict=True)
+            for (number, _), answer, images in zip(group, said.rows, seen, strict=True)
         ]
 
     def _check_window(self, longest: int) -> None:
@@ -199,10 +194,6 @@ class BatchAnswerer:
                 f"the prompt has {longest} tokens and the answer may have {room}, above the "
                 f"model's window of {self._window}; ask for less, or lower --max-new-tokens."
             )
-
-
-def _num_images(turns: Sequence[Turn]) -> int:
-    return sum(part["type"] == "image" for turn in turns for part in turn["content"])
 
 
 def _images(reports: Sequence[Report], row: int) -> list[ImageReport]:

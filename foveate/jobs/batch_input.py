@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from foveate.errors import InputError
+from foveate.image_file import open_image
 from foveate.jobs.harness_turns import question_turns
 from foveate.models.prompt import Turn
-from foveate.tasks.image_file import open_image
 
 __all__ = ["EXAMPLE", "RESULTS", "InputFile", "LinePlace", "read_row", "row_turns"]
 

@@ -17,8 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from foveate.assets import EMBEDDED
 from foveate.errors import FoveateError, InputError
-from foveate.jobs.batch_answerer import EMBEDDED, BatchAnswerer, BatchSettings, Outcome
+from foveate.jobs.batch_answerer import BatchAnswerer, BatchSettings, Outcome
 from foveate.jobs.batch_input import LinePlace
 
 __all__ = ["Answerer", "RayAnswers", "transformers_answerer"]

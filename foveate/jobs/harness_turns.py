@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image
 
 from foveate.errors import InputError
+from foveate.image_file import open_image
 from foveate.models.prompt import Turn
-from foveate.tasks.image_file import open_image
 
 __all__ = ["question_turns", "turns_of_messages"]
 

@@ -112,9 +112,7 @@ class FoveateHf(lmms):  # type: ignore[misc]
         )
 
     def clean(self) -> None:
-        """Called once all requests are done: restore and release the model."""
-        if self.answerer is not None:
-            self.answerer.close()
+        """Called once all requests are done: release the model."""
         self.answerer = None
         super().clean()
 

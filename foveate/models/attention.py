@@ -13,7 +13,6 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from foveate.core.layout import PAD
 
 PROBED = "foveate_probed"
 _CHUNK = 64  # rows computed at a time: [B, H, 64, L] is all that ever exists of the map
-_probes: WeakKeyDictionary[nn.Module, Probe] = WeakKeyDictionary()
+_PLACE = "_foveate_probe"  # the module itself holds its probe, so that both are freed together
 
 
 class Probe(ABC):
@@ -44,7 +43,7 @@ class Probe(ABC):
         stand_in._attn_implementation_internal = PROBED
         self.stand_in = stand_in
         module.config = stand_in
-        _probes[module] = self
+        module.__dict__[_PLACE] = self
         ALL_ATTENTION_FUNCTIONS.register(PROBED, probed_attention)
 
     @abstractmethod
@@ -53,7 +52,7 @@ class Probe(ABC):
 
     def remove(self) -> None:
         self.module.config = self.original
-        _probes.pop(self.module, None)
+        self.module.__dict__.pop(_PLACE, None)
 
     @property
     def kernel(self) -> str:
@@ -112,7 +111,7 @@ def probed_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Let the module's probe read what it wants, then run the model's own kernel unchanged."""
-    probe = _probes[module]
+    probe: Probe = module.__dict__[_PLACE]
     if probe.wants:
         with torch.no_grad():
             probe.read(query, key, attention_mask, **kwargs)

@@ -1,12 +1,10 @@
-"""Answers with any generation settings, and how likely given continuations of a prompt are.
-
-Both go through `model.generate`, so they work on a carved model exactly as greedy answers do.
-"""
+"""Answers of a model, with any settings of `model.generate`, carved or not."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,16 +12,8 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 from foveate.errors import InputError
-from foveate.models.load import VisionLanguageModel
-from foveate.models.prompt import Turn, prompt_text
 
-__all__ = [
-    "Continuation",
-    "Generated",
-    "continuation_ids",
-    "generate_texts",
-    "score_continuations",
-]
+__all__ = ["Answer", "AnswerToken", "end_ids", "generate"]
 
 # A letter takes four tokens at most (a byte each), and the end of a stop text may share its token
 # with what follows.
@@ -31,36 +21,43 @@ TOKENS_PER_LETTER, SPARE = 4, 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generated:
+class AnswerToken:
+    """One token of an answer.
+
+    Args:
+        id: in the vocabulary.
+        text: what it adds to the answer; "" for the end mark and other special tokens.
+        probability: of it, given the prompt and the tokens before; in [0, 1].
+        runner_up: text of the second most likely token.
+        runner_up_probability: of that.
+    """
+
+    id: int
+    text: str
+    probability: float
+    runner_up: str
+    runner_up_probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
     """One answer.
 
     Args:
         text: without the prompt, special tokens, and everything from the first stop text on.
-        num_tokens: tokens that were decoded for it, the end mark included.
+        ids: of the tokens that were decoded for it, the end mark included where it was reached.
+        seconds: wall time of generating the batch that it was in.
+        tokens: the same tokens with their probabilities, where they were asked for.
     """
 
     text: str
-    num_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Continuation:
-    """How likely a given text is to follow a prompt.
-
-    Args:
-        log_likelihood: natural logarithm, summed over its tokens.
-        is_greedy: whether greedy decoding would have written exactly this text.
-        num_tokens: how many tokens it has.
-    """
-
-    log_likelihood: float
-    is_greedy: bool
-    num_tokens: int
+    ids: tuple[int, ...]
+    seconds: float = field(compare=False)
+    tokens: tuple[AnswerToken, ...] = ()
 
     @property
-    def loss(self) -> float:
-        """Mean negative log-likelihood of a token."""
-        return -self.log_likelihood / self.num_tokens
+    def num_tokens(self) -> int:
+        return len(self.ids)
 
 
 class _StopAtText(StoppingCriteria):
@@ -83,119 +80,101 @@ class _StopAtText(StoppingCriteria):
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 
 
-def generate_texts(
-    vlm: VisionLanguageModel,
+def generate(
+    model: Any,
+    tokenizer: Any,
     inputs: dict[str, Any],
     *,
+    max_new_tokens: int = 32,
     stop: Sequence[str] = (),
+    probabilities: bool = False,
     **settings: Any,
-) -> list[Generated]:
-    """Answers, one per row of `inputs`.
+) -> list[Answer]:
+    """Answers, one per row of `inputs`; greedy unless the settings say otherwise.
 
     Args:
-        inputs: what `prompt_inputs` or `chat_inputs` returned.
+        model: of transformers, plain or carved.
+        tokenizer: of its processor.
+        inputs: of `model.generate`, padded on the left.
+        max_new_tokens: longest answer.
         stop: texts that end an answer and do not belong to it.
-        settings: of `model.generate`, e.g. max_new_tokens=16, do_sample=False.
-    """
-    tokenizer = vlm.tokenizer
-    length = inputs["input_ids"].shape[1]
-    if stop:
-        settings["stopping_criteria"] = [_StopAtText(tokenizer, stop, length)]
-    output = vlm.model.generate(**inputs, pad_token_id=tokenizer.pad_token_id, **settings)
-    new = output[:, length:]
-    texts = tokenizer.batch_decode(new, skip_special_tokens=True)
-    ends = _end_ids(vlm)
-    return [
-        Generated(text=_cut(text, stop).strip(), num_tokens=_num_tokens(row.tolist(), ends))
-        for text, row in zip(texts, new, strict=True)
-    ]
-
-
-def continuation_ids(
-    vlm: VisionLanguageModel, turns: Sequence[Turn], continuation: str
-) -> list[int]:
-    """Token ids of a text as it stands behind the prompt of a conversation.
-
-    A tokenizer may write the same text differently alone and behind other text, so prompt and text
-    are written in one piece where the prompt's own tokens stay what they are.
+        probabilities: also tell how likely each token was, before any processing of the logits.
+        settings: others of `model.generate`, e.g. do_sample=True, temperature=0.7.
 
     Raises:
-        InputError: the text is empty, or none of it can be written.
+        InputError: max_new_tokens below 1, or probabilities of a beam search.
     """
-    tokenizer = vlm.tokenizer
-    prompt = prompt_text(vlm, turns)
-    before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    whole = tokenizer(prompt + continuation, add_special_tokens=False)["input_ids"]
-    if whole[: len(before)] == before and len(whole) > len(before):
-        ids = whole[len(before) :]
-    else:
-        ids = tokenizer(continuation, add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise InputError(
-            f"continuation {continuation!r} has no tokens, so it has no likelihood; give a text "
-            "that the tokenizer can write."
-        )
-    return list(ids)
-
-
-def score_continuations(
-    vlm: VisionLanguageModel, inputs: dict[str, Any], continuations: Sequence[Sequence[int]]
-) -> list[Continuation]:
-    """How likely each row's continuation is.
-
-    Greedy generation is led along the continuation, a token a step. A forward pass with labels is
-    no way: a carved prefill has logits for kept tokens only.
-
-    Args:
-        inputs: what `prompt_inputs` or `chat_inputs` returned, B rows.
-        continuations: B lists of token ids, see `continuation_ids`.
-    """
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens={max_new_tokens} is below 1; ask for at least one.")
     length = inputs["input_ids"].shape[1]
-    end = min(_end_ids(vlm), default=int(vlm.tokenizer.pad_token_id))
-
-    def led(row: int, ids: Tensor) -> list[int]:
-        step = ids.shape[-1] - length
-        wanted = continuations[row]
-        return [wanted[step] if step < len(wanted) else end]
-
-    output = vlm.model.generate(
-        **inputs,
-        pad_token_id=vlm.tokenizer.pad_token_id,
-        max_new_tokens=max(map(len, continuations)),
-        do_sample=False,
-        num_beams=1,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        prefix_allowed_tokens_fn=led,
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
-    logits = torch.stack(output.logits, dim=1)  # [B, steps, vocabulary], before any processing
-    scored = []
-    for row, wanted in zip(logits, continuations, strict=True):
-        steps = row[: len(wanted)].float()
-        ids = torch.tensor(list(wanted), device=steps.device)
-        taken = steps.log_softmax(dim=-1).gather(1, ids[:, None])
-        scored.append(
-            Continuation(
-                log_likelihood=float(taken.sum()),
-                is_greedy=bool((steps.argmax(dim=-1) == ids).all()),
-                num_tokens=len(wanted),
+    settings = {"do_sample": False, "max_new_tokens": max_new_tokens, **settings}
+    if stop:
+        settings["stopping_criteria"] = [_StopAtText(tokenizer, stop, length)]
+    if probabilities:
+        if settings.setdefault("num_beams", 1) != 1:
+            raise InputError(
+                f"num_beams={settings['num_beams']} mixes the tokens of several answers, so they "
+                "have no probabilities of their own; use num_beams=1."
             )
-        )
-    return scored
+        settings |= {"return_dict_in_generate": True, "output_logits": True}
+    begun = time.perf_counter()
+    output = model.generate(**inputs, pad_token_id=tokenizer.pad_token_id, **settings)
+    seconds = time.perf_counter() - begun
+    new = getattr(output, "sequences", output)[:, length:]
+    texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+    ends = end_ids(model, tokenizer)
+    answers = []
+    for row, text in enumerate(texts):
+        ids = _decoded(new[row].tolist(), ends, tokenizer.pad_token_id if stop else None)
+        tokens: tuple[AnswerToken, ...] = ()
+        if probabilities:
+            logits = [step[row] for step in output.logits[: len(ids)]]
+            tokens = tuple(_tokens(tokenizer, ids, logits))
+        said = _cut(text, stop).strip()
+        answers.append(Answer(text=said, ids=tuple(ids), seconds=seconds, tokens=tokens))
+    return answers
 
 
-def _end_ids(vlm: VisionLanguageModel) -> set[int]:
-    ends = vlm.model.generation_config.eos_token_id
+def end_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Tokens that end an answer."""
+    ends = model.generation_config.eos_token_id
     if ends is None:
-        ends = vlm.tokenizer.eos_token_id
+        ends = tokenizer.eos_token_id
     return set(ends) if isinstance(ends, list) else {ends} - {None}
 
 
-def _num_tokens(row: Sequence[int], ends: set[int]) -> int:
-    return next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
+def _decoded(row: list[int], ends: set[int], pad: int | None) -> list[int]:
+    """A row without what fills it up: after its end mark, or after the text that stopped it."""
+    for place, token in enumerate(row):
+        if token in ends:
+            return row[: place + 1]
+    length = len(row)
+    while length and row[length - 1] == pad:
+        length -= 1
+    return row[:length]
+
+
+def _tokens(tokenizer: Any, ids: Sequence[int], logits: Sequence[Tensor]) -> list[AnswerToken]:
+    """Of one row; `logits` are [vocabulary] for each of the ids."""
+    tokens = []
+    # The first three bytes of a four-byte letter have no text yet, so texts are differences.
+    said = ""
+    for place, (token, step) in enumerate(zip(ids, logits, strict=True)):
+        chances = step.float().softmax(dim=-1)
+        best = torch.topk(chances, 2)
+        other = next(i for i in (0, 1) if int(best.indices[i]) != token)
+        longer = tokenizer.decode(ids[: place + 1], skip_special_tokens=True)
+        tokens.append(
+            AnswerToken(
+                id=token,
+                text=longer[len(said) :],
+                probability=float(chances[token]),
+                runner_up=tokenizer.decode([int(best.indices[other])]),
+                runner_up_probability=float(best.values[other]),
+            )
+        )
+        said = longer
+    return tokens
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:

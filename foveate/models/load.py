@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,54 +11,17 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from foveate.assets import EMBEDDED, EMBEDDED_MODEL, model_folder
 from foveate.errors import FoveateError, InputError, UnsupportedModelError
-from foveate.models.anatomy import ADD_FAMILY_PAGE, FAMILIES, TEXT_DECODERS, Family
+from foveate.models.anatomy import ADD_FAMILY_PAGE, FAMILIES, TEXT_DECODERS
 from foveate.models.processor import load_processor
+from foveate.models.vlm import VisionLanguageModel
 
 logger = logging.getLogger(__name__)
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ENDS = 4 << 20  # bytes at each end of a weight file that identify it
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisionLanguageModel:
-    """A model that is ready to answer, with everything needed to ask it.
-
-    Args:
-        name: the path or hub id it was loaded from, as given, or what else to call it.
-        model: in eval mode on its device.
-        processor: turns images and text into the model's inputs; pads on the left.
-        weights: tells checkpoints apart: the hub's commit, or a hash of local files; "" if unknown.
-    """
-
-    name: str
-    model: Any = field(repr=False)
-    processor: Any = field(repr=False)
-    weights: str = ""
-
-    @property
-    def family(self) -> Family:
-        return FAMILIES[self.model.config.model_type]
-
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = self.model.device
-        return device
-
-    @property
-    def dtype(self) -> str:
-        return str(self.model.dtype).removeprefix("torch.")
-
-    @property
-    def attention(self) -> str:
-        """Name of the attention kernel."""
-        return str(self.model.config._attn_implementation)
-
-    @property
-    def tokenizer(self) -> Any:
-        return getattr(self.processor, "tokenizer", self.processor)
 
 
 def load_vlm(
@@ -69,10 +31,12 @@ def load_vlm(
     dtype: str = "auto",
     attention: str | None = None,
 ) -> VisionLanguageModel:
-    """Load what `AutoModelForImageTextToText` and `AutoProcessor` load, from a folder or the hub.
+    """Load what `AutoModelForImageTextToText` and `AutoProcessor` load: safetensors only.
 
     Args:
-        name: a local folder, or a hub id such as "llava-hf/llava-1.5-7b-hf".
+        name: a local folder, a hub id such as "llava-hf/llava-1.5-7b-hf", or "embedded" for the
+            tiny model that ships with foveate. That one reads pages of facts only, such as those of
+            `foveate.example_page`.
         device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes CUDA if there is one, else the CPU.
         dtype: "float32", "float16", "bfloat16"; "auto" is float32 on a CPU (half precision is slow
             there and rounds scores) and the checkpoint's own type elsewhere.
@@ -81,8 +45,14 @@ def load_vlm(
     Raises:
         InputError: the checkpoint is missing, broken, incomplete or not in safetensors.
         UnsupportedModelError: the model has no visual tokens, or its family is not in the table.
+
+    Example:
+        vlm = foveate.load_vlm("embedded")
+        image, question, answer = foveate.example_page()
+        print(vlm.answer(vlm.inputs(question, image)), answer)
     """
-    name = str(name)
+    title = EMBEDDED_MODEL if name == EMBEDDED else str(name)
+    name = model_folder(name)
     place = pick_device(device)
     config = _config(name)
     _check_family(name, config)
@@ -106,9 +76,9 @@ def load_vlm(
             f"checkpoint {name!r} lacks {len(missing)} weights of {type(model).__name__} (first: "
             f"{missing[0]}), which would stay random; use a complete checkpoint."
         )
-    logger.info("loaded %s on %s", name, place)
+    logger.info("loaded %s on %s", title, place)
     return VisionLanguageModel(
-        name=name,
+        name=title,
         model=model.to(place).eval(),
         processor=processor,
         weights=_fingerprint(name) or str(getattr(config, "_commit_hash", None) or ""),
@@ -148,7 +118,7 @@ def _config(name: str) -> Any:
         raise InputError(
             f"folder {name!r} has no config.json; give a folder written by save_pretrained."
         )
-    if not path.exists() and _looks_like_path(name):
+    if not path.exists() and looks_like_path(name):
         raise InputError(f"model folder {name!r} does not exist; check the path.")
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -233,7 +203,7 @@ def _is_pickle(path: Path) -> bool:
     return path.suffix in PICKLE_SUFFIXES
 
 
-def _looks_like_path(name: str) -> bool:
+def looks_like_path(name: str) -> bool:
     """A hub id is `name` or `owner/name`; everything else can only be meant as a path."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
 

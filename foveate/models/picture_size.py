@@ -8,7 +8,7 @@ from PIL import Image
 from transformers.image_utils import SizeDict
 
 from foveate.errors import InputError
-from foveate.models.load import VisionLanguageModel
+from foveate.models.vlm import VisionLanguageModel
 
 __all__ = ["limit_pixels", "mean_colour", "pad_to_square"]
 

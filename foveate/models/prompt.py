@@ -1,8 +1,8 @@
-"""Questions about images -> model inputs -> answers, through the processor's own chat template."""
+"""Questions about images -> tensors, through the processor's own chat template."""
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,10 +10,25 @@ import torch
 from PIL import Image
 
 from foveate.errors import InputError
-from foveate.models.load import VisionLanguageModel
+from foveate.image_file import open_image, to_rgb
+
+__all__ = [
+    "Picture",
+    "Pictures",
+    "Turn",
+    "chat_tensors",
+    "chat_text",
+    "conversations_of",
+    "num_images",
+]
+
+# An image, or the path of an image file.
+Picture = Image.Image | str | os.PathLike[str]
+# Those of one question.
+Pictures = Picture | Sequence[Picture] | None
 
 # {"role": "system" | "user" | "assistant", "content": [part, ...]}; a part is
-# {"type": "text", "text": str} or {"type": "image", "image": RGB image}.
+# {"type": "text", "text": str} or {"type": "image", "image": Picture}.
 Turn = Mapping[str, Any]
 
 # For processors without a chat template.
@@ -21,144 +36,135 @@ PLAIN_FORM = "{images}\n{question}\n"
 PLAIN_FORMS = {"paligemma": "{images}answer en {question}"}  # its processor ends the line itself
 
 
-def prompt_inputs(
-    vlm: VisionLanguageModel,
-    questions: Sequence[str],
-    images: Sequence[Sequence[Image.Image]],
-) -> dict[str, Any]:
-    """Inputs of `model.generate` for a batch of questions, padded on the left, on its device.
-
-    Each prompt is one user turn: its images first, then the question, then the start of the answer.
-    Processors without a chat template get PLAIN_FORM, or their family's own of PLAIN_FORMS.
-
-    Args:
-        questions: B plain texts.
-        images: B lists of RGB images; an empty list asks without an image.
+def conversations_of(
+    question: str | Sequence[str], images: Pictures | Sequence[Pictures] = None
+) -> list[list[Turn]]:
+    """Questions as conversations of one user turn: its images first, then the question.
 
     Raises:
-        InputError: the counts differ, or the processor cannot take what it was given.
+        InputError: the counts differ, or there is no question.
     """
-    if not questions or len(questions) != len(images):
+    questions = [question] if isinstance(question, str) else list(question)
+    lists: Any = images
+    if isinstance(question, str):
+        lists = [images]
+    elif images is None:
+        lists = [None] * len(questions)
+    elif _is_picture(images):
         raise InputError(
-            f"got {len(questions)} questions and {len(images)} lists of images; give one list of "
+            f"got {len(questions)} questions and a single image; give one list of images (it may "
+            "be empty) per question."
+        )
+    if not questions or len(questions) != len(lists):
+        raise InputError(
+            f"got {len(questions)} questions and {len(lists)} lists of images; give one list of "
             "images (it may be empty) per question, and at least one question."
         )
-    return chat_inputs(vlm, [[_turn(q, p)] for q, p in zip(questions, images, strict=True)])
+    return [[_turn(text, several)] for text, several in zip(questions, lists, strict=True)]
 
 
-def chat_inputs(
-    vlm: VisionLanguageModel, conversations: Sequence[Sequence[Turn]]
-) -> dict[str, Any]:
-    """Inputs of `model.generate` for a batch of conversations, padded on the left, on its device.
-
-    Unlike in `prompt_inputs`, images may stand anywhere, and there may be several turns and a
-    system turn, as far as the processor's chat template knows them.
+def chat_tensors(
+    processor: Any, model_type: str, conversations: Sequence[Sequence[Turn]]
+) -> dict[str, torch.Tensor]:
+    """What a processor makes of a batch of conversations, padded as its tokenizer pads.
 
     Args:
-        conversations: B lists of turns, see Turn; the start of the next answer is added.
+        processor: of the model.
+        model_type: of its config; PLAIN_FORMS has forms for processors without a chat template.
+        conversations: B lists of turns; the start of the next answer is added.
 
     Raises:
-        InputError: the processor cannot take what it was given, or has no chat template and got
-            more than one user turn.
+        InputError: the processor cannot take what it was given, an image cannot be read, or there
+            is no chat template and more than one user turn.
     """
-    processor = vlm.processor
+    shown = [[_opened(turn) for turn in turns] for turns in conversations]
     try:
-        if has_chat_template(vlm):
-            inputs = processor.apply_chat_template(
-                [list(turns) for turns in conversations],
+        if _has_chat_template(processor):
+            tensors = processor.apply_chat_template(
+                shown,
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
                 processor_kwargs={"padding": True, "return_tensors": "pt"},
             )
         else:
-            plain = [_plain(vlm, turns) for turns in conversations]
+            plain = [_plain(processor, model_type, turns) for turns in shown]
             texts = [text for text, _ in plain]
             pictures = [images for _, images in plain]
             if any(pictures):
-                inputs = processor(text=texts, images=pictures, padding=True, return_tensors="pt")
+                tensors = processor(text=texts, images=pictures, padding=True, return_tensors="pt")
             else:  # PaliGemma's processor refuses to work without images
-                inputs = vlm.tokenizer(texts, padding=True, return_tensors="pt")
+                tokenizer = getattr(processor, "tokenizer", processor)
+                tensors = tokenizer(texts, padding=True, return_tensors="pt")
     except InputError:
         raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise InputError(
             f"{type(processor).__name__} cannot prepare this prompt: {error}"
         ) from error
-    dtype = vlm.model.dtype
-    return {
-        key: value.to(vlm.device, dtype) if value.is_floating_point() else value.to(vlm.device)
-        for key, value in inputs.items()
-        if isinstance(value, torch.Tensor)
-    }
+    return {key: value for key, value in tensors.items() if isinstance(value, torch.Tensor)}
 
 
-def has_chat_template(vlm: VisionLanguageModel) -> bool:
-    return bool(getattr(vlm.processor, "chat_template", None))
-
-
-def prompt_text(vlm: VisionLanguageModel, turns: Sequence[Turn]) -> str:
-    """The text that `chat_inputs` makes of a conversation, one mark per image."""
-    if not has_chat_template(vlm):
-        return _plain(vlm, turns)[0]
-    text: str = vlm.processor.apply_chat_template(
+def chat_text(processor: Any, model_type: str, turns: Sequence[Turn]) -> str:
+    """The text that `chat_tensors` makes of a conversation, one mark per image."""
+    if not _has_chat_template(processor):
+        return _plain(processor, model_type, turns)[0]
+    text: str = processor.apply_chat_template(
         list(turns), add_generation_prompt=True, tokenize=False
     )
     return text
 
 
-def generate_answers(
-    vlm: VisionLanguageModel, inputs: dict[str, Any], *, max_new_tokens: int = 32
-) -> list[str]:
-    """Greedy answers, one per row of `inputs`, without the prompt and special tokens."""
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens={max_new_tokens} is below 1; ask for at least one.")
-    tokenizer = vlm.tokenizer
-    output = vlm.model.generate(
-        **inputs,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    new = output[:, inputs["input_ids"].shape[1] :]
-    return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+def num_images(turns: Sequence[Turn]) -> int:
+    """Images of a conversation."""
+    return sum(part["type"] == "image" for turn in turns for part in turn["content"])
 
 
-def unknown_words(vlm: VisionLanguageModel, text: str) -> list[str]:
-    """Words of `text` that the tokenizer can only write as its unknown token, without repeats.
-
-    Tokenizers that spell any word from pieces have none; the embedded model's has many.
-    """
-    tokenizer = vlm.tokenizer
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    if unknown is None:
-        return []
-
-    def is_known(word: str) -> bool:
-        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
-        return bool(ids) and unknown not in ids  # some tokenizers drop what they cannot write
-
-    words = dict.fromkeys(re.findall(r"\w+(?:'\w+)?", text))
-    return [word for word in words if not is_known(word)]
+def _has_chat_template(processor: Any) -> bool:
+    return bool(getattr(processor, "chat_template", None))
 
 
-def _turn(question: str, images: Sequence[Image.Image]) -> Turn:
-    pictures = [{"type": "image", "image": image} for image in images]
+def _is_picture(given: Any) -> bool:
+    return isinstance(given, (Image.Image, str, os.PathLike))
+
+
+def _turn(question: str, images: Pictures) -> Turn:
+    several = [images] if _is_picture(images) else list(images or ())  # type: ignore[arg-type]
+    pictures = [{"type": "image", "image": image} for image in several]
     return {"role": "user", "content": [*pictures, {"type": "text", "text": question}]}
 
 
-def _plain(vlm: VisionLanguageModel, turns: Sequence[Turn]) -> tuple[str, list[Image.Image]]:
+def _opened(turn: Turn) -> dict[str, Any]:
+    """The turn with RGB images: paths are opened here, not by the processor, which takes URLs."""
+    parts = [
+        {"type": "image", "image": _rgb(part.get("image"))} if part["type"] == "image" else part
+        for part in turn["content"]
+    ]
+    return {**turn, "content": parts}
+
+
+def _rgb(given: Any) -> Image.Image:
+    if isinstance(given, Image.Image):
+        return given if given.mode == "RGB" else to_rgb(given)
+    if _is_picture(given):
+        return open_image(given)
+    raise InputError(
+        f"got {type(given).__name__} as an image; give a PIL image or the path of an image file."
+    )
+
+
+def _plain(processor: Any, model_type: str, turns: Sequence[Turn]) -> tuple[str, list[Image.Image]]:
     """(prompt, images) of the one user turn that a processor without a chat template can ask."""
     if [turn["role"] for turn in turns] != ["user"]:
         roles = ", ".join(turn["role"] for turn in turns)
         raise InputError(
-            f"{type(vlm.processor).__name__} has no chat template, so it takes one user turn, not "
+            f"{type(processor).__name__} has no chat template, so it takes one user turn, not "
             f"{len(turns)} turns ({roles}); leave out system prompts and earlier turns."
         )
     parts = turns[0]["content"]
     images = [part["image"] for part in parts if part["type"] == "image"]
     question = "".join(part["text"] for part in parts if part["type"] == "text")
-    token = str(getattr(vlm.processor, "image_token", "<image>"))
-    form = PLAIN_FORMS.get(vlm.model.config.model_type, PLAIN_FORM)
+    token = str(getattr(processor, "image_token", "<image>"))
+    form = PLAIN_FORMS.get(model_type, PLAIN_FORM)
     text = form.format(images=token * len(images), question=question)
     return text.lstrip("\n"), images

@@ -14,7 +14,7 @@ from PIL import Image
 
 from foveate.errors import InputError
 from foveate.files import open_regular
-from foveate.tasks.image_file import decode_image
+from foveate.image_file import decode_image
 from foveate.tasks.question import Question
 
 __all__ = ["HUB", "Columns", "hub_questions", "public_hub_name"]

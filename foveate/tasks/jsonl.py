@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from foveate.errors import InputError
-from foveate.tasks.image_file import open_image
+from foveate.image_file import open_image
 from foveate.tasks.question import Question
 
 __all__ = ["jsonl_questions"]

@@ -10,6 +10,8 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from PIL import Image
+
 from foveate.tasks.question import Question
 from foveate.tasks.reading_page import (
     BLOCKS,
@@ -22,7 +24,15 @@ from foveate.tasks.reading_page import (
     paint,
 )
 
-__all__ = ["KINDS", "SEEDS", "Asked", "page_at", "questions_about", "reading_questions"]
+__all__ = [
+    "KINDS",
+    "SEEDS",
+    "Asked",
+    "example_page",
+    "page_at",
+    "questions_about",
+    "reading_questions",
+]
 
 SEEDS = {"train": 1, "dev": 2, "test": 3}
 
@@ -77,6 +87,20 @@ def reading_questions(
                 image_id=f"reading-{split}-{index}",
                 id=f"reading-{split}-{index}-{number}",
             )
+
+
+def example_page() -> tuple[Image.Image, str, str]:
+    """(image, question, answer) that the embedded model can read and was not trained on.
+
+    A page lists things, each with its colour, price and stock; this is the first question about a
+    price in the held-out split, not a chosen one. `reading_questions` yields all the others.
+    """
+    asked = next(
+        asked
+        for asked in reading_questions(num_pages=8, per_page=8)
+        if asked.kind == "one_hop/price"
+    )
+    return asked.image, asked.question, asked.answers[0]
 
 
 def questions_about(

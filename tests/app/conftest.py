@@ -6,13 +6,12 @@ import pytest
 
 from foveate.app.carve import Carver
 from foveate.app.examples import ImageExample, image_examples
-from foveate.assets import vlm_path
 from foveate.models.load import load_vlm
 
 
 @pytest.fixture(scope="session")
 def carver() -> Carver:
-    return Carver(load_vlm(vlm_path()))
+    return Carver(load_vlm("embedded"))
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,10 @@ from foveate.app.carve import Carver, suitable_methods
 from foveate.app.carve_html import agreement_html, answers_html, map_html, token_texts
 from foveate.app.examples import ImageExample, image_examples
 from foveate.carve.compare.agreement import BUDGETS
-from foveate.carve.methods import METHODS
+from foveate.carve.method import METHODS
 from foveate.errors import BudgetError, InputError
-from foveate.models.load import VisionLanguageModel, load_vlm
-from foveate.models.prompt import generate_answers, prompt_inputs
+from foveate.models.load import load_vlm
+from foveate.models.vlm import VisionLanguageModel
 from tests import tiny_vlm as tiny
 from tests.cli.vlm_folder import save_tiny_vlm
 
@@ -39,10 +39,10 @@ def test_methods_that_a_family_refuses_are_not_offered() -> None:
 
 def test_both_answers_are_those_of_the_model(carver: Carver, example: ImageExample) -> None:
     found = carver.carve(example.image, example.question, "tokencarve", 0.25)
-    inputs = prompt_inputs(carver.vlm, [example.question], [[example.image]])
-    assert [found.full.text] == generate_answers(carver.vlm, inputs, max_new_tokens=16)
+    inputs = carver.vlm.inputs(example.question, example.image)
+    assert [found.full.text] == carver.vlm.answer(inputs, max_new_tokens=16)
     with foveate.attach(carver.vlm.model, foveate.TokenCarve(keep_ratio=0.25)) as run:
-        assert [found.carved.text] == generate_answers(carver.vlm, inputs, max_new_tokens=16)
+        assert [found.carved.text] == carver.vlm.answer(inputs, max_new_tokens=16)
     assert found.plan is not None
     assert torch.equal(found.plan.keep_idx, run.plans[0].plan.keep_idx)  # type: ignore[union-attr]
     assert found.full_kv_bytes == run.report.kv_bytes_uncompressed  # type: ignore[union-attr]

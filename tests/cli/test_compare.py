@@ -16,7 +16,8 @@ from foveate.carve.compare.run import compare
 from foveate.cli.compare import expand_lists
 from foveate.core.budget import Budget
 from foveate.measure.quality import exact_match
-from foveate.models.load import VisionLanguageModel, load_vlm
+from foveate.models.load import load_vlm
+from foveate.models.vlm import VisionLanguageModel
 from foveate.tasks.named import load_questions
 from foveate.tasks.question import Question
 from tests.cli.conftest import Foveate

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from foveate.carve.compare import answering
+from foveate.carve.answerer import Answerer, Said
 from foveate.carve.compare.answering import Answering
 from foveate.cli.compare_run import PARTS
+from foveate.models.generation import Answer
 from tests.cli.conftest import Foveate
 
 OPTIONS = (
@@ -140,7 +141,8 @@ def test_answers_stay_small(
     foveate: Foveate, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sixty arms cost sixty characters a question."""
-    monkeypatch.setattr(answering, "generate_answers", lambda vlm, inputs, **options: ["red"] * 2)
+    said = Said(rows=[Answer(text="red", ids=(5,), seconds=0.0)] * 2, reports=())
+    monkeypatch.setattr(Answerer, "answer", lambda self, inputs, **options: said)
     budgets = [str(n) for n in range(1, 16)]
     foveate(
         "compare", "--model", checkpoint, "--data", "easy-vqa", "--limit", "2", "--rounds", "0",

@@ -162,20 +162,6 @@ def test_recall(foveate: Foveate, vist: Path, tmp_path: Path) -> None:
     assert few["entries"] * 2 == many["entries"]
 
 
-def test_cost(foveate: Foveate, tmp_path: Path) -> None:
-    result = foveate(
-        "eval", "vist", "cost", "--tokens", "4096,16384", "--no-count", "--measure", "",
-        "--output", tmp_path,
-    )  # fmt: skip
-    assert "16,384 tokens" in result.stdout
-    rows = json.loads((tmp_path / "cost.json").read_text())["rows"]
-    assert {"raw", "cepe", "vist", "vist-reader"} <= {row["arm"] for row in rows}
-    page = (tmp_path / "cost.md").read_text()
-    assert "against CEPE, where the paper reports -16 % and -50 %" in page
-    with Image.open(tmp_path / "cost.png") as plot:
-        assert min(plot.size) > 400
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

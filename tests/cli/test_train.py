@@ -56,7 +56,7 @@ def _fresh() -> None:
     ("arguments", "words"),
     [
         (["no-such-recipe"], "neither a file nor a recipe of foveate"),
-        (["vist-smollm2-cpu", "--set", "run.batch=x"], "run.batch = 'x' is str; give int"),
+        (["vist-smollm2-cpu", "--set", "run.batch=x"], "run.batch = 'x' should be a valid integer"),
         (["vist-smollm2-cpu", "--set", "data.files=['none.txt']"], "none.txt matches no file"),
         (["vist-smollm2-cpu", "--dry-run", "--set", "model.llm_type=gpt2"], "no tiny form"),
     ],

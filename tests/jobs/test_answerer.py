@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from foveate.jobs.answerer_settings import AnswererSettings
 from foveate.jobs.generation_settings import GenerationSettings
 from foveate.jobs.harness_turns import question_turns
 from foveate.models.load import load_vlm
-from foveate.models.prompt import generate_answers, prompt_inputs
 from foveate.tasks.named import load_questions
 from foveate.tasks.question import Question
 from tests.cli.vlm_folder import NUM_VISUAL, save_tiny_vlm
@@ -48,32 +47,27 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny(tiny_folder: Path) -> Iterator[Callable[..., CarvedAnswerer]]:
-    opened = []
-
+def tiny(tiny_folder: Path) -> Callable[..., CarvedAnswerer]:
     def make(**settings: Any) -> CarvedAnswerer:
         given = {"method": "fastv", "keep_tokens": 4, **settings}
-        opened.append(load(**{**given, "pretrained": str(tiny_folder)}))
-        return opened[-1]
+        return load(**{**given, "pretrained": str(tiny_folder)})
 
-    yield make
-    for answerer in opened:
-        answerer.close()
+    return make
 
 
 @pytest.mark.parametrize("name", ["tokencarve", "divprune", "noop"])
 def test_answers_equal_foveates_own(name: str, questions: list[Question]) -> None:
     budget = {} if name == "noop" else {"keep_tokens": 49}
-    with load(method=name, batch_size=4, **budget) as answerer:
-        said = answerer.answer([request_of(question) for question in questions])
-        tally = answerer.tally
-    vlm = load_vlm(answerer.settings.source)
+    answerer = load(method=name, batch_size=4, **budget)
+    said = answerer.answer([request_of(question) for question in questions])
+    tally = answerer.tally
+    vlm = load_vlm("embedded")
     own = []
-    with foveate.attach(vlm.model, foveate.carve.methods.method(name, **budget)):
+    with foveate.attach(vlm.model, foveate.method(name, **budget)):
         for start in range(0, len(questions), 4):
             batch = questions[start : start + 4]
-            inputs = prompt_inputs(vlm, [q.question for q in batch], [[q.image] for q in batch])
-            own += generate_answers(vlm, inputs, max_new_tokens=6)
+            inputs = vlm.inputs([q.question for q in batch], [q.image for q in batch])
+            own += vlm.answer(inputs, max_new_tokens=6)
     assert [answer.text for answer in said] == own
     assert all(1 <= answer.num_tokens <= 6 for answer in said)
     assert tally.kept == 10 * (196 if name == "noop" else 49)
@@ -87,8 +81,7 @@ def test_the_order_is_that_of_the_requests(questions: list[Question]) -> None:
         for i, question in enumerate(questions)
     ]
     done: list[int] = []
-    with load(method="noop", batch_size=3) as answerer:
-        said = answerer.answer(mixed, done.append)
+    said = load(method="noop", batch_size=3).answer(mixed, done.append)
     right = [a.text in q.answers for a, q in zip(said, questions, strict=True)]
     assert sum(right) >= 9
     assert sum(done) == 10
@@ -102,10 +95,10 @@ def test_the_likeliest_option_is_what_the_model_would_say(questions: list[Questi
         for question in questions[:4]
         for option in options
     ]
-    with load(method="tokencarve", keep_tokens=98, batch_size=5) as answerer:
-        said = answerer.answer([request_of(question) for question in questions[:4]])
-        scores = answerer.score(asked)
-        alone = [answerer.score([request])[0] for request in asked[:3]]
+    answerer = load(method="tokencarve", keep_tokens=98, batch_size=5)
+    said = answerer.answer([request_of(question) for question in questions[:4]])
+    scores = answerer.score(asked)
+    alone = [answerer.score([request])[0] for request in asked[:3]]
     for row, answer in enumerate(said):
         losses = [score.loss for score in scores[4 * row : 4 * row + 4]]
         if answer.text in options:
@@ -186,9 +179,11 @@ def test_a_system_turn_and_square_pictures_reach_the_prompt(
     assert square.getpixel((16, 0)) == square.getpixel((16, 31)) == (122, 116, 104)
 
 
-def test_a_method_that_never_fires_is_an_error(tiny: Callable[..., CarvedAnswerer]) -> None:
+def test_a_method_that_never_fires_is_an_error(
+    tiny: Callable[..., CarvedAnswerer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     answerer = tiny()
-    answerer.run.detach()
+    monkeypatch.setattr(foveate.Run, "_install", lambda self: None)
     with pytest.raises(
         NotFiredError, match=r"colors/0 has 1 image, but fastv.* saw no visual token"
     ):
@@ -199,17 +194,17 @@ def test_a_method_that_never_fires_is_an_error(tiny: Callable[..., CarvedAnswere
 
 def test_other_use_of_the_model_is_not_counted(tiny: Callable[..., CarvedAnswerer]) -> None:
     answerer = tiny()
-    inputs = prompt_inputs(answerer.vlm, ["what is the color ?"], [[picture()]])
-    generate_answers(answerer.vlm, inputs, max_new_tokens=2)
+    inputs = answerer.vlm.inputs("what is the color ?", picture())
+    with foveate.attach(answerer.vlm.model, foveate.FastV(keep_tokens=2)):
+        answerer.vlm.answer(inputs, max_new_tokens=2)
     answerer.answer([ask(picture())])
     assert answerer.tally.images == 1
 
 
-def test_the_model_is_restored(tiny: Callable[..., CarvedAnswerer]) -> None:
+def test_the_model_is_restored_after_every_batch(tiny: Callable[..., CarvedAnswerer]) -> None:
     answerer = tiny()
-    answerer.close()
-    answerer.close()
-    assert not answerer.run.attached
+    answerer.answer([ask(picture())])
+    assert "generate" not in vars(answerer.vlm.model)
     with foveate.attach(answerer.vlm.model, foveate.FastV(keep_tokens=2)):
         pass
 

@@ -11,21 +11,21 @@ import pytest
 import torch
 from PIL import Image
 
-from foveate.assets import vlm_path
+from foveate.carve.answerer import Answerer
 from foveate.carve.spec import parse_method
 from foveate.core.budget import Budget
 from foveate.errors import InputError, NotFiredError
 from foveate.jobs.batch_answerer import BatchAnswerer, BatchSettings, Outcome
 from foveate.jobs.batch_input import InputFile
-from foveate.models.load import VisionLanguageModel, load_vlm
-from foveate.models.prompt import generate_answers, prompt_inputs
+from foveate.models.load import load_vlm
+from foveate.models.vlm import VisionLanguageModel
 from foveate.tasks.named import load_questions
 from foveate.tasks.question import Question
 
 
 @pytest.fixture(scope="module")
 def vlm() -> VisionLanguageModel:
-    return load_vlm(vlm_path())
+    return load_vlm("embedded")
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +72,22 @@ def test_the_batch_size_does_not_change_the_output(
     assert len({outcome.answer for outcome in made[0]}) > 2
 
 
+def test_a_method_with_a_number_of_stages_is_no_stack(
+    vlm: VisionLanguageModel, rows: Any, tmp_path: Path
+) -> None:
+    said = outcomes(
+        vlm, rows[:2], tmp_path, settings_of("pyramiddrop(prune_layer=2)", batch_size=2)
+    )
+    assert all(outcome.answer and outcome.kept < 196 for outcome in said)
+
+
 def test_answers_are_foveates_own(
     vlm: VisionLanguageModel, asked: list[Question], rows: Any, tmp_path: Path
 ) -> None:
     settings = settings_of("noop", keep=196, batch_size=8)
     said = outcomes(vlm, rows, tmp_path, settings)
-    inputs = prompt_inputs(vlm, [q.question for q in asked], [[q.image] for q in asked])
-    assert [outcome.answer for outcome in said] == generate_answers(vlm, inputs, max_new_tokens=6)
+    inputs = vlm.inputs([q.question for q in asked], [q.image for q in asked])
+    assert [outcome.answer for outcome in said] == vlm.answer(inputs, max_new_tokens=6)
 
 
 def test_bad_lines_leave_the_others_of_their_batch_alone(
@@ -132,7 +141,7 @@ def test_too_little_memory_says_what_to_do(
     def full(*args: Any, **kwargs: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("foveate.jobs.batch_answerer.generate_texts", full)
+    monkeypatch.setattr(Answerer, "answer", full)
     with pytest.raises(InputError, match=r"lines 1 to 4 do not fit.*--batch-size below 4, what is"):
         outcomes(vlm, rows, tmp_path, settings_of("fastv", batch_size=4))
 

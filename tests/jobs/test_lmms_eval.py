@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from benchmarks.lmms_eval_task import MAX_NEW_TOKENS, options_for, write_task
-from foveate.assets import vlm_path
 from foveate.carve.compare.comparison import CompareSettings
 from foveate.carve.compare.run import compare
 from foveate.core.budget import Budget
@@ -102,7 +101,7 @@ def own(questions: list[Question]) -> dict[str, tuple[float, list[str]]]:
         rounds=0,
         resamples=10,
     )
-    comparison = compare(load_vlm(vlm_path()), questions, settings)
+    comparison = compare(load_vlm("embedded"), questions, settings)
     return {row.method: (row.accuracy.value, list(row.answers)) for row in comparison.rows}
 
 

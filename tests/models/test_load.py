@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from foveate.errors import InputError
-from foveate.models.load import VisionLanguageModel, load_vlm
-from foveate.models.prompt import generate_answers, prompt_inputs, unknown_words
+from foveate.models.load import load_vlm
+from foveate.models.vlm import VisionLanguageModel
 from tests.cli.vlm_folder import NUM_VISUAL, WORDS, save_tiny_vlm
 
 RED = Image.new("RGB", (20, 30), "red")
@@ -33,7 +33,7 @@ def vlm(folder: Path) -> VisionLanguageModel:
 def test_precision(folder: Path, asked: str, expected: torch.dtype) -> None:
     loaded = load_vlm(folder, dtype=asked, device="cpu")
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {expected}
-    inputs = prompt_inputs(loaded, ["what?"], [[RED]])
+    inputs = loaded.inputs(["what?"], [[RED]])
     assert inputs["pixel_values"].dtype == expected
 
 
@@ -62,7 +62,7 @@ def test_attention_kernel_can_be_chosen(folder: Path) -> None:
 
 def test_batch_is_padded_on_the_left(vlm: VisionLanguageModel) -> None:
     questions = ["what?", "what color is the shape?"]
-    inputs = prompt_inputs(vlm, questions, [[RED], [RED, RED]])
+    inputs = vlm.inputs(questions, [[RED], [RED, RED]])
     image = WORDS.index("<image>")
     assert (inputs["input_ids"] == image).sum(-1).tolist() == [NUM_VISUAL, 2 * NUM_VISUAL]
     assert inputs["attention_mask"][0, 0] == 0
@@ -73,18 +73,15 @@ def test_batch_is_padded_on_the_left(vlm: VisionLanguageModel) -> None:
 def test_answers_of_a_batch_equal_those_alone(vlm: VisionLanguageModel) -> None:
     blue = Image.new("RGB", (30, 30), "blue")
     asked = [("what?", [RED]), ("what color is the shape?", [blue, RED]), ("yes?", [])]
-    together = generate_answers(
-        vlm, prompt_inputs(vlm, [q for q, _ in asked], [i for _, i in asked]), max_new_tokens=5
-    )
-    alone = [
-        generate_answers(vlm, prompt_inputs(vlm, [q], [i]), max_new_tokens=5)[0] for q, i in asked
-    ]
+    inputs = vlm.inputs([q for q, _ in asked], [i for _, i in asked])
+    together = vlm.answer(inputs, max_new_tokens=5)
+    alone = [vlm.answer(vlm.inputs(q, i), max_new_tokens=5)[0] for q, i in asked]
     assert together == alone
 
 
 def test_answer_holds_new_tokens_only(vlm: VisionLanguageModel) -> None:
-    inputs = prompt_inputs(vlm, ["what?", "yes?"], [[RED], [RED]])
-    answers = generate_answers(vlm, inputs, max_new_tokens=1)
+    inputs = vlm.inputs(["what?", "yes?"], [[RED], [RED]])
+    answers = vlm.answer(inputs, max_new_tokens=1)
     assert set(answers) <= set(WORDS)
 
 
@@ -93,12 +90,12 @@ def test_counts_must_fit(
     vlm: VisionLanguageModel, questions: list[str], images: list[list[Image.Image]]
 ) -> None:
     with pytest.raises(InputError, match="one list of images"):
-        prompt_inputs(vlm, questions, images)
+        vlm.inputs(questions, images)
 
 
 def test_placeholder_inside_a_question_is_refused(vlm: VisionLanguageModel) -> None:
     with pytest.raises(InputError, match="LlavaProcessor cannot prepare this prompt"):
-        prompt_inputs(vlm, ["what is <image> <image>?"], [[RED]])
+        vlm.inputs("what is <image> <image>?", RED)
 
 
 @pytest.mark.parametrize(
@@ -110,4 +107,4 @@ def test_placeholder_inside_a_question_is_refused(vlm: VisionLanguageModel) -> N
     ],
 )
 def test_unknown_words(vlm: VisionLanguageModel, text: str, expected: list[str]) -> None:
-    assert unknown_words(vlm, text) == expected
+    assert vlm.unknown_words(text) == expected

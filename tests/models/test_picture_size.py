@@ -10,8 +10,8 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from foveate.errors import InputError
-from foveate.models.load import VisionLanguageModel
 from foveate.models.picture_size import limit_pixels, mean_colour, pad_to_square
+from foveate.models.vlm import VisionLanguageModel
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,8 @@ from transformers.utils import is_torchvision_available
 import foveate
 from foveate.draw.overlay import draw_plan
 from foveate.errors import InputError
-from foveate.models.load import VisionLanguageModel
 from foveate.models.processor import load_processor, without_video
-from foveate.models.prompt import generate_answers, prompt_inputs
+from foveate.models.vlm import VisionLanguageModel
 from tests import tiny_vlm as tiny
 
 SQUARE = {"height": 24, "width": 24}
@@ -188,10 +187,10 @@ def test_processor_from_disk_feeds_a_carved_model(name: str, tmp_path: Path) -> 
         name=name, model=model, processor=load_processor(str(tmp_path), model.config.model_type)
     )
     images = [[picture(48, 24)], [picture(30, 50), picture(40, 40)]]
-    inputs = prompt_inputs(vlm, ["what color ?", "what ?"], images)
+    inputs = vlm.inputs(["what color ?", "what ?"], images)
     method = foveate.TokenCarve(keep_ratio=0.4, prune_layer=case.first_layer)
     with foveate.attach(model, method) as run:
-        answers = generate_answers(vlm, inputs, max_new_tokens=4)
+        answers = vlm.answer(inputs, max_new_tokens=4)
     assert len(answers) == 2
     assert run.report is not None
     assert run.report.fired
@@ -211,9 +210,9 @@ def test_text_only_prompt(name: str, tmp_path: Path) -> None:
     vlm = VisionLanguageModel(
         name=name, model=model, processor=load_processor(str(tmp_path), model.config.model_type)
     )
-    inputs = prompt_inputs(vlm, ["what color ?", "what ?"], [[], []])
+    inputs = vlm.inputs(["what color ?", "what ?"], [[], []])
     assert 90 not in inputs["input_ids"]
-    assert len(generate_answers(vlm, inputs, max_new_tokens=2)) == 2
+    assert len(vlm.answer(inputs, max_new_tokens=2)) == 2
 
 
 @pytest.mark.skipif(is_torchvision_available(), reason="torchvision is installed")

@@ -11,9 +11,9 @@ from PIL import Image
 
 from foveate.errors import InputError
 from foveate.files import open_regular, refuse_link, replacing
+from foveate.image_file import open_image
 from foveate.jobs.journal import Journal
 from foveate.measure.parts import Parts
-from foveate.tasks.image_file import open_image
 from tests.cli.conftest import Foveate
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes and links as on Unix")

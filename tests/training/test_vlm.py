@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.vlm import checkpoint
+from foveate.vist.train.muon import orthogonalise
+from training.run import trained_weights
 from training.vlm.export import classic_names
 from training.vlm.language import LanguageModel
-from training.vlm.optim import orthogonalise
 from training.vlm.packing import pack
 from training.vlm.start import structured_start
 from training.vlm.vision import VisionTower
@@ -91,8 +91,8 @@ def test_training_resumes_exactly(tmp_path: Path) -> None:
     train_language(tmp_path / "once", max_steps=3, **settings)
     train_language(tmp_path / "twice", max_steps=1, **settings)
     train_language(tmp_path / "twice", max_steps=3, **settings)
-    once = checkpoint.load_weights(tmp_path / "once" / "language")
-    twice = checkpoint.load_weights(tmp_path / "twice" / "language")
+    once = trained_weights(tmp_path / "once", "language")
+    twice = trained_weights(tmp_path / "twice", "language")
     assert set(once) == set(twice)
     different = [name for name in once if not torch.equal(once[name], twice[name])]
     assert different == []

@@ -70,18 +70,18 @@ def served(_server_stays_local: None) -> Iterator[Any]:
     from foveate.app.read import TextReader
     from foveate.app.serve import launch
     from foveate.app.uploads import Uploads
-    from foveate.assets import vist_path, vlm_path
+    from foveate.assets import vist_path
     from foveate.models.load import load_vlm
     from foveate.models.smollm2 import is_installed
     from foveate.vist.run.vist import Vist
 
     reader = None
     if is_installed():
-        reader = TextReader(Vist.load(vist_path()))
+        reader = TextReader(Vist.from_pretrained(vist_path()))
         reader.warm_up()
     limits = Limits(file_bytes=200_000, pixels=1_000_000, text_chars=20_000)
     uploads = Uploads(most_bytes=5_000_000)
-    carver = Carver(load_vlm(vlm_path()))
+    carver = Carver(load_vlm("embedded"))
     carver.warm_up(image_examples()[0].image)
     page = build_page(carver, reader, limits, uploads, no_reader="no Vist here.")
     started = launch(page, limits, uploads, host="127.0.0.1", port=0)

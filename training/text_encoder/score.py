@@ -45,7 +45,7 @@ _MEASURES = (
 class Tally:
     """Right and total of each measure in one unit (document or excerpt) of a domain."""
 
-    right: Counter[str] = field(default_factory=Counter)
+    right: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     total: Counter[str] = field(default_factory=Counter)
 
     def add(self, measure: str, right: float, total: int) -> None:

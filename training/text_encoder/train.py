@@ -8,8 +8,6 @@ a resumed run continues exactly; the step sizes warm up, stay, and fall to zero 
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +19,8 @@ from torch import nn
 from foveate.vist.encoder.reading import edit_distance, text_of
 from foveate.vist.encoder.text_encoder import TextEncoder, TextEncoderConfig, save_text_encoder
 from foveate.vist.train.reading_loss import character_loss, token_loss, token_table, token_top1
+from training.run import Run
 from training.text_encoder.data import Document, ReaderBatch, ReaderData, read_documents, stack
-from training.vlm import checkpoint
-from training.vlm.optim import Mixed
 
 __all__ = ["Recipe", "Trainee", "held_out_scores", "held_out_strips", "train_reader"]
 
@@ -35,7 +32,7 @@ class Recipe:
     Args:
         steps: length of the whole run; step sizes fall linearly over the last decay_steps.
         batch: strips per step.
-        muon_lr, adam_lr: see `training.vlm.optim.Mixed`.
+        muon_lr, adam_lr: see `training.run.Run`.
         warmup: steps over which step sizes rise.
         token_weight, token_weight_end: weight of the token loss before step ramp[0] and after
             step ramp[1]; linear between.
@@ -80,7 +77,7 @@ class Trainee(nn.Module):
             torch.randn(config.num_classes, config.stem_width) * config.stem_width**-0.5
         )
 
-    def losses(
+    def forward(
         self,
         batch: ReaderBatch,
         table: torch.Tensor,
@@ -167,36 +164,32 @@ def train_reader(
 ) -> Trainee:
     """Train to the recipe's last step, or for `minutes` of this call; resume from `folder`.
 
-    Writes `reader.safetensors` (weights, optimiser), `reader.json` and `reader.log` (JSON lines).
-    A run cut into several calls gives the same weights as one, bit by bit, on one machine.
+    Writes `folder`/reader/step-N (weights, optimiser) and `folder`/reader.log (JSON lines). A run
+    cut into several calls gives the same weights as one, bit by bit, on one machine.
     """
     torch.manual_seed(recipe.seed)
     trainee = Trainee(config)
-    optimiser = Mixed(trainee, muon_lr=recipe.muon_lr, adam_lr=recipe.adam_lr)
-    path = folder / "reader"
-    state = checkpoint.load(path, trainee, optimiser) or {"step": 0, "seconds": 0.0}
-    begun = saved = time.monotonic()
-    before = state["seconds"]
-    running: dict[str, float] = {}
-    while state["step"] < recipe.steps and time.monotonic() - begun < 60 * minutes:
-        step = state["step"]
-        losses = trainee.losses(data.batch(step, recipe.batch), table, recipe, step)
-        losses["total"].backward()
-        nn.utils.clip_grad_norm_(list(optimiser.others.values()), 2.0)
-        optimiser.step(scale=recipe.scale_at(step))
+    run = Run(
+        folder,
+        "reader",
+        trainee,
+        trainee,
+        muon_lr=recipe.muon_lr,
+        adam_lr=recipe.adam_lr,
+        clip=2.0,
+        minutes=minutes,
+        max_steps=recipe.steps,
+        save_every=save_every,
+    )
+    while run.goes_on():
+        losses = run.model(data.batch(run.draw, recipe.batch), table, recipe, run.step)
+        run.learn(losses["total"], recipe.scale_at(run.step))
         for name, value in losses.items():
-            running[name] = 0.95 * running.get(name, value.item()) + 0.05 * value.item()
-        state["step"] += 1
-        state["seconds"] = before + time.monotonic() - begun
-        if state["step"] % report_every == 0:
-            scores = held_out_scores(trainee.encoder, held_out, table) if held_out else {}
-            with (folder / "reader.log").open("a") as log:
-                shown = {k: round(v, 5) for k, v in {**running, **scores}.items()}
-                log.write(json.dumps({**state, **shown}) + "\n")
-        if time.monotonic() - saved > save_every:
-            checkpoint.save(path, trainee, optimiser, state)
-            saved = time.monotonic()
-    checkpoint.save(path, trainee, optimiser, state)
+            run.note(name, value.item())
+        if run.step % report_every == 0:
+            run.log(**held_out_scores(trainee.encoder, held_out, table) if held_out else {})
+        run.keep()
+    run.close()
     return trainee
 
 
@@ -221,7 +214,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     torch.set_num_threads(options["threads"])
     recipe = Recipe(**{name: options[name] for name in asdict(Recipe())})
-    options["folder"].mkdir(parents=True, exist_ok=True)
     vocabulary = load_llm_vocabulary(options["llm"])
     table = token_table(vocabulary.embeddings)
     data = ReaderData(read_documents(options["data"]), vocabulary.tokens_of, seed=recipe.seed)

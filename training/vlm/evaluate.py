@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from training.vlm.joint import JointModel
-from training.vlm.language import LANGUAGE_CONFIG
+from training.vlm.language import LANGUAGE_CONFIG, Attention
 from training.vlm.vocabulary import ANSWER, BEGIN, VOCABULARY
 
 __all__ = ["answers_right", "attention_rows"]
@@ -110,7 +110,7 @@ def _heads(
 
 
 def _attend(
-    attention: torch.nn.Module, x: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor
+    attention: Attention, x: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor
 ) -> torch.Tensor:
     """Llama attention over x [1, T, 192] at ``positions`` [T] with the mask ``seen`` [T, T]."""
     out = F.scaled_dot_product_attention(

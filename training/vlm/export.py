@@ -58,11 +58,11 @@ def classic_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def weights_of(folder: Path, which: str = "current") -> dict[str, torch.Tensor]:
     """The joint model's weights of a training folder: ``current`` or the running ``average``."""
-    from training.vlm.checkpoint import load_weights
+    from training.run import trained_weights
 
     if which not in ("current", "average"):
         raise ValueError(f"which={which!r} is unknown; use 'current' or 'average'")
-    return load_weights(folder / "joint", f"{which}.")
+    return trained_weights(folder, "joint", f"{which}.")
 
 
 def export(state: dict[str, torch.Tensor], target: Path) -> None:

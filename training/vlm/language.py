@@ -7,6 +7,8 @@ training equals ordinary causal attention over "USER: <image> question ASSISTANT
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
@@ -16,7 +18,7 @@ from training.vlm.vocabulary import BEGIN, VOCABULARY
 
 __all__ = ["LANGUAGE_CONFIG", "LanguageModel", "PackedPositions"]
 
-LANGUAGE_CONFIG = {
+LANGUAGE_CONFIG: dict[str, Any] = {
     "hidden_size": WIDTH,
     "intermediate_size": 512,
     "num_hidden_layers": 8,
@@ -66,6 +68,10 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+
     def __init__(self) -> None:
         super().__init__()
         inner = LANGUAGE_CONFIG["num_attention_heads"] * LANGUAGE_CONFIG["head_dim"]
@@ -141,7 +147,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = nn.Module()
+        self.model: Any = nn.Module()
         self.model.embed_tokens = nn.Embedding(len(VOCABULARY), WIDTH)
         self.model.layers = nn.ModuleList(
             Layer() for _ in range(LANGUAGE_CONFIG["num_hidden_layers"])

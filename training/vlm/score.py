@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
-import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ import torch
 from PIL import Image
 
 from foveate.assets import vlm_path
+from foveate.measure.manifest import manifest
 from foveate.tasks.easy_vqa import easy_vqa_image, easy_vqa_questions, split_placement
 from foveate.tasks.question import Question
 from foveate.tasks.reading import SEEDS, page_at, reading_questions
@@ -151,7 +150,7 @@ def markdown(report: dict[str, Any]) -> str:
         *(f"{kind}/{ratio:g}" for kind in ("random", "ink_first") for ratio in RATIOS),
     ]
     lines = ["# Scores of the embedded vision-language model", ""]
-    lines += [f"- {key}: {value}" for key, value in report["run"].items()]
+    lines += fact_lines(report["run"])
     lines += [
         "",
         "Exact match in per cent, 95 % bootstrap interval over pictures below it. "
@@ -172,23 +171,22 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def run_facts(options: argparse.Namespace, seconds: float) -> dict[str, Any]:
-    """Versions, commit, seeds and hardware class; nothing that names the machine."""
-    commit = (
-        subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip()
-        or "unknown"
-    )
+    """What was scored on which pages, in which time, and the manifest of the measurement."""
     facts = {"split": options.split, "reading seed": SEEDS[options.split], "pages": options.pages}
     if hasattr(options, "stride"):
         facts["easy-VQA stride"] = options.stride
-    return facts | {
-        "commit": commit,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), float32",
-        "minutes": round(seconds / 60, 1),
-    }
+    # The seed is the bootstrap's.
+    return facts | manifest(seed=0, dtype="float32", minutes=round(seconds / 60, 1))
+
+
+def fact_lines(run: dict[str, Any]) -> list[str]:
+    """The facts of a run as a Markdown list."""
+    lines = []
+    for key, value in run.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {part}" for name, part in value.items() if part is not None)
+        lines.append(f"- {key}: {value}")
+    return lines
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -20,7 +20,7 @@ from foveate.assets import vlm_path
 from training.vlm.evaluate import answers_right, attention_rows
 from training.vlm.load import load_model
 from training.vlm.packing import pack
-from training.vlm.score import NUM_VISUAL, interval, reading_pictures, run_facts
+from training.vlm.score import NUM_VISUAL, fact_lines, interval, reading_pictures, run_facts
 from training.vlm.vision import pixels_of
 
 LAYERS = (2, 3, 4, 5)
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     lines = [
         "# Random against attention-guided selection, by layer",
         "",
-        *(f"- {key}: {value}" for key, value in run.items()),
+        *fact_lines(run),
         "",
         f"Exact match in per cent on {len(owner)} held-out reading questions, 95 % interval. "
         "Selection happens before the layer named; attention is the last prompt token's in "

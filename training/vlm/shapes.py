@@ -96,7 +96,7 @@ def draw_shape_questions(
         kind = answer if answer in ("yes", "no") else "open"
         groups.setdefault((negated, kind), []).append((question, answer))
     left = [rng.sample(groups[key], len(groups[key])) for key in sorted(groups)]
-    drawn = []
+    drawn: list[tuple[str, str]] = []
     while left and len(drawn) < count:
         group = rng.choice(left)
         drawn.append(group.pop())

@@ -52,7 +52,7 @@ class _Start:
         apart = (of["line"], of["column"], of["colour"], self.numbers)
         names = ("word", "colour", "tens", "units", "shape", "kind")
         text = _orthonormal(1, sum(len(of[n]) for n in names), *apart)
-        self.text = dict(zip(names, text.split([len(of[n]) for n in names]), strict=True))
+        self.text = dict(zip(names, torch.split(text, [len(of[n]) for n in names]), strict=True))
         self.function = _orthonormal(2, 36, *apart, text)
         self.row_word = _orthonormal(3, len(NOUNS), table)
         self.above_word = _orthonormal(4, len(NOUNS), of["line"], of["column"], of["colour"])

@@ -7,10 +7,7 @@ an ordinary LLaVA. No pruning happens in training, and no loss favours any compr
 
 from __future__ import annotations
 
-import json
-import math
 import random
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +16,17 @@ from torch import nn
 
 from foveate.tasks.reading import questions_about
 from foveate.tasks.reading_page import make_page, paint
-from training.vlm import checkpoint
+from training.run import Run, trained_weights
 from training.vlm.codes import code_table, patch_labels
-from training.vlm.joint import Averaged
-from training.vlm.optim import Mixed
+from training.vlm.joint import Averaged, JointModel
 from training.vlm.packing import answer_loss, pack
-from training.vlm.processes import Processes
 from training.vlm.shapes import draw_number, draw_shape_questions, num_images, shape_example
 from training.vlm.start import SCALE
 from training.vlm.train_language import BLIND_LAYERS
 from training.vlm.train_vision import code_loss
 from training.vlm.vision import pixels_of
 
-__all__ = ["train_joint"]
+__all__ = ["JointTrainee", "train_joint"]
 
 _CLOSED = -10.0  # attention logit that still hides 196 visual tokens
 
@@ -41,7 +36,7 @@ def _draw(
     size: int,
     count: int,
     shape_share: float,
-) -> tuple[list, list, list, list]:  # type: ignore[type-arg]
+) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
     images, labels, asked, kinds = [], [], [], []
     for slot in range(size):
         rng = random.Random(f"joint/{index}/{slot}")
@@ -62,6 +57,35 @@ def _draw(
     return images, labels, asked, kinds
 
 
+class JointTrainee(nn.Module):
+    """What one step computes: pixels, packed questions and patch labels -> losses.
+
+    Returns:
+        the loss, exact match per question [B, Q], and the accuracy of the words' codes.
+    """
+
+    def __init__(self, model: JointModel, code_weight: float) -> None:
+        super().__init__()
+        self.model, self.code_weight, self.table = model, code_weight, code_table()
+
+    def forward(
+        self,
+        pixels: torch.Tensor,
+        ids: torch.Tensor,
+        targets: torch.Tensor,
+        labels: torch.Tensor,
+        bias: float,
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+        hidden, visual = self.model(pixels, ids, blind_layers=BLIND_LAYERS, bias=bias)
+        loss, right = answer_loss(hidden, self.model.language.lm_head, targets)
+        seen = {"loss": loss.item(), "word": 0.0}
+        if self.code_weight:
+            extra, accuracy = code_loss(visual / SCALE, labels, self.table)
+            loss = loss + self.code_weight * extra
+            seen["word"] = accuracy["word"]
+        return loss, right, seen
+
+
 def train_joint(
     folder: Path,
     *,
@@ -77,77 +101,50 @@ def train_joint(
     decay_minutes: float = 0.0,
     average: float = 0.01,
     max_steps: int = 0,
-    rank: int = 0,
-    world: int = 1,
 ) -> None:
     """Train until ``minutes`` have passed in this call; resume from ``folder`` exactly.
 
-    ``max_steps`` > 0 also stops at this total number of steps.
-
-    Starts from ``folder``'s vision and language checkpoints. ``world`` processes, started by hand
-    with ranks 0.. and the same arguments, share every step (``batch`` pictures each).
-    ``open_steps`` > 0 opens the blind layers from now on, over this many steps; 1 at once.
+    ``max_steps`` > 0 also stops at this total number of steps. Starts from ``folder``'s vision and
+    language checkpoints; each process draws ``batch`` pictures a step. ``open_steps`` > 0 opens the
+    blind layers from now on, over this many steps; 1 at once.
     """
+    num_images()  # read the data before the clock starts
     pair = Averaged()
     model = pair.current
-    optimiser = Mixed(model, muon_lr=muon_lr, adam_lr=adam_lr, factors={"eye.": eye_factor})
-    path = folder / "joint"
-    state: dict[str, Any] | None = checkpoint.load(path, pair, optimiser)
-    if state is None:
-        model.join(
-            checkpoint.load_weights(folder / "vision"), checkpoint.load_weights(folder / "language")
-        )
+    run = Run(
+        folder,
+        "joint",
+        JointTrainee(model, code_weight),
+        pair,
+        muon_lr=muon_lr,
+        adam_lr=adam_lr,
+        factors={"model.eye": eye_factor},
+        state={"opened": 0},
+        minutes=minutes,
+        max_steps=max_steps,
+        save_every=180.0,
+    )
+    if run.is_fresh:
+        model.join(trained_weights(folder, "vision"), trained_weights(folder, "language"))
         pair.average.load_state_dict(model.state_dict())
-        state = {"step": 0, "cpu_seconds": 0.0}
-    state.setdefault("opened", 0)
-    group = Processes(folder, rank, world)
-    table = code_table()
-    running: dict[str, float] = state.setdefault("running", {})
-    begun = saved = time.time()
-    used = time.process_time()
-    before = state["cpu_seconds"]
-    num_images()
-    while (elapsed := group.mean((time.time() - begun) / 60)) < minutes:
-        step = state["step"]
-        if max_steps and step >= max_steps:
-            break
-        images, labels, asked, kinds = _draw(step * world + rank, batch, questions, shape_share)
-        ids, targets = pack(asked)
+    while run.goes_on():
+        images, labels, asked, kinds = _draw(run.draw, batch, questions, shape_share)
         bias = float("-inf")
         if open_steps:
-            state["opened"] += 1
-            bias = _CLOSED * max(0.0, 1 - state["opened"] / open_steps)
-        hidden, visual = model(pixels_of(images), ids, blind_layers=BLIND_LAYERS, bias=bias)
-        loss, right = answer_loss(hidden, model.language.lm_head, targets)
-        whole = loss
-        if code_weight:
-            extra, seen = code_loss(visual / SCALE, torch.stack(labels), table)
-            whole = loss + code_weight * extra
-        whole.backward()
-        group.share_gradients(model)
-        nn.utils.clip_grad_norm_(list(optimiser.others.values()), 1.0)
-        left = (minutes - elapsed) / decay_minutes if decay_minutes else 1.0
-        optimiser.step(scale=min(1.0, (step + 1) / 20) * max(0.05, min(1.0, left)))
-        pair.update(max(average, 1 / (step + 2)))
+            run.state["opened"] += 1
+            bias = _CLOSED * max(0.0, 1 - run.state["opened"] / open_steps)
+        loss, right, seen = run.model(
+            pixels_of(images), *pack(asked), torch.stack(labels), bias=bias
+        )
+        run.learn(loss, run.scale(20, decay_minutes, floor=0.05))
+        pair.update(max(average, 1 / (run.step + 1)))
         for b, page in enumerate(kinds):
             for q, kind in enumerate(page):
-                value = float(right[b, q])
-                whole_task = "shapes" if kind == "easy_vqa" else "all"
-                for name, rate in ((kind, 0.02), (whole_task, 0.002)):
-                    running[name] = running.get(name, value) * (1 - rate) + rate * value
-        for name, value in (("loss", loss.item()), ("word", seen["word"] if code_weight else 0.0)):
-            running[name] = 0.95 * running.get(name, value) + 0.05 * value
-        state["step"] = step + 1
-        state["cpu_seconds"] = before + (time.process_time() - used) * world
-        if rank == 0 and state["step"] % 10 == 0:
-            if not math.isfinite(running["loss"]):
-                raise RuntimeError("the loss is not finite; resume with a lower muon_lr")
-            with (folder / "joint.log").open("a") as log:
-                shown = {k: round(v, 3) for k, v in sorted(running.items())}
-                log.write(json.dumps({**state, "running": shown}) + "\n")
-        if rank == 0 and time.time() - saved > 180:
-            checkpoint.save(path, pair, optimiser, state)
-            saved = time.time()
-    if rank == 0:
-        checkpoint.save(path, pair, optimiser, state)
-    group.close()
+                run.note(kind, float(right[b, q]), rate=0.02)
+                run.note("shapes" if kind == "easy_vqa" else "all", float(right[b, q]), rate=0.002)
+        for name, value in seen.items():
+            run.note(name, value)
+        if run.step % 10 == 0:
+            run.log()
+        run.keep()
+    run.close()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
 import random
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +11,20 @@ from torch import nn
 
 from foveate.tasks.reading import questions_about
 from foveate.tasks.reading_page import LINES, make_page
-from training.vlm import checkpoint
+from training.run import Run
 from training.vlm.codes import GRID, code_of, code_table, patch_labels
 from training.vlm.language import LanguageModel
-from training.vlm.optim import Mixed
 from training.vlm.packing import answer_loss, pack
-from training.vlm.processes import Processes
 from training.vlm.shapes import draw_number, num_images, shape_example, shape_questions
 from training.vlm.start import SCALE, structured_start
 
-__all__ = ["BLIND_LAYERS", "train_language"]
+__all__ = ["BLIND_LAYERS", "AnswerTrainee", "train_language"]
 
 BLIND_LAYERS = 3
+_Batch = tuple[list[Any], list[Any], list[Any]]  # labels, questions with answers, kinds
 
 
-def _page_batch(index: int, size: int, lines: int, count: int) -> tuple[list, list, list]:  # type: ignore[type-arg]
+def _page_batch(index: int, size: int, lines: int, count: int) -> _Batch:
     labels, asked, kinds = [], [], []
     for slot in range(size):
         rng = random.Random(f"language/{index}/{slot}")
@@ -41,7 +37,7 @@ def _page_batch(index: int, size: int, lines: int, count: int) -> tuple[list, li
     return labels, asked, kinds
 
 
-def _shape_batch(index: int, size: int, count: int) -> tuple[list, list, list]:  # type: ignore[type-arg]
+def _shape_batch(index: int, size: int, count: int) -> _Batch:
     labels, asked, kinds = [], [], []
     for slot in range(size):
         rng = random.Random(f"language/shape/{index}/{slot}")
@@ -51,6 +47,20 @@ def _shape_batch(index: int, size: int, count: int) -> tuple[list, list, list]: 
         asked.append(rng.sample(pairs, min(count, len(pairs))))
         kinds.append(["easy_vqa"] * len(asked[-1]))
     return labels, asked, kinds
+
+
+class AnswerTrainee(nn.Module):
+    """What one step computes: codes and packed questions -> loss and exact match per question."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, codes: torch.Tensor, ids: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = self.model(codes, ids, blind_layers=BLIND_LAYERS)
+        return answer_loss(hidden, self.model.lm_head, targets)
 
 
 def train_language(
@@ -67,76 +77,50 @@ def train_language(
     promote: float = 0.75,
     decay_minutes: float = 0.0,
     max_steps: int = 0,
-    rank: int = 0,
-    world: int = 1,
 ) -> None:
     """Train until ``minutes`` have passed in this call; resume from ``folder`` exactly.
 
-    ``max_steps`` > 0 also stops at this total number of steps.
-
-    Pages start with ``lines`` lines; two more whenever exact match exceeds ``promote``.
-    ``world`` processes, started by hand with ranks 0.. and the same arguments, share every step.
+    ``max_steps`` > 0 also stops at this total number of steps. Pages start with ``lines`` lines;
+    two more whenever exact match exceeds ``promote``.
     """
     torch.manual_seed(2)
     model = LanguageModel()
     structured_start(model)
-    optimiser = Mixed(model, muon_lr=muon_lr, adam_lr=adam_lr, factors={"lm_head": 4.0})
-    path = folder / "language"
-    state: dict[str, Any] = checkpoint.load(path, model, optimiser) or {
-        "step": 0,
-        "lines": lines,
-        "since": 0,
-        "seconds": 0.0,
-    }
-    table = code_table()
-    begun = saved = time.time()
-    before = state["seconds"]
-    running: dict[str, float] = state.setdefault("running", {})
-    state.setdefault("since", 0)
-    num_images()
-    group = Processes(folder, rank, world)
-    while (elapsed := group.mean((time.time() - begun) / 60)) < minutes:
-        step = state["step"]
-        if max_steps and step >= max_steps:
-            break
-        if random.Random(f"language/mix/{step}").random() < shape_share:
-            labels, asked, kinds = _shape_batch(step * world + rank, batch, 10)
+    num_images()  # read the data before the clock starts
+    run = Run(
+        folder,
+        "language",
+        AnswerTrainee(model),
+        model,
+        muon_lr=muon_lr,
+        adam_lr=adam_lr,
+        factors={"model.lm_head": 4.0},
+        state={"lines": lines, "since": 0},
+        minutes=minutes,
+        max_steps=max_steps,
+    )
+    table, state = code_table(), run.state
+    while run.goes_on():
+        if random.Random(f"language/mix/{run.step}").random() < shape_share:
+            labels, asked, kinds = _shape_batch(run.draw, batch, 10)
         else:
-            labels, asked, kinds = _page_batch(
-                step * world + rank, batch, state["lines"], questions
-            )
+            labels, asked, kinds = _page_batch(run.draw, batch, state["lines"], questions)
         codes = code_of(torch.stack(labels), table)
-        generator = torch.Generator().manual_seed(step * world + rank)
+        generator = torch.Generator().manual_seed(run.draw)
         codes = SCALE * (codes + noise * torch.randn(codes.shape, generator=generator))
-        ids, targets = pack(asked)
-        hidden = model(codes, ids, blind_layers=BLIND_LAYERS)
-        loss, right = answer_loss(hidden, model.lm_head, targets)
-        loss.backward()
-        group.share_gradients(model)
-        nn.utils.clip_grad_norm_(list(optimiser.others.values()), 1.0)
-        left = (minutes - elapsed) / decay_minutes if decay_minutes else 1.0
-        optimiser.step(scale=min(1.0, (step + 1) / 20) * max(0.05, min(1.0, left)))
+        loss, right = run.model(codes, *pack(asked))
+        run.learn(loss, run.scale(20, decay_minutes, floor=0.05))
         for b, page in enumerate(kinds):
             for q, kind in enumerate(page):
-                value = float(right[b, q])
-                running[kind] = 0.98 * running.get(kind, value) + 0.02 * value
+                run.note(kind, float(right[b, q]), rate=0.02)
                 if kind != "easy_vqa":
-                    running["all"] = 0.998 * running.get("all", value) + 0.002 * value
-        running["loss"] = 0.95 * running.get("loss", loss.item()) + 0.05 * loss.item()
-        state["step"], state["since"] = step + 1, state["since"] + 1
-        state["seconds"] = before + time.time() - begun
+                    run.note("all", float(right[b, q]), rate=0.002)
+        run.note("loss", loss.item())
+        state["since"] += 1
         ready = state["lines"] < LINES and state["since"] >= 25
-        if ready and group.mean(running.get("all", 0.0)) > promote:
+        if ready and run.mean(run.running.get("all", 0.0)) > promote:
             state["lines"], state["since"] = min(LINES, state["lines"] + 2), 0
-        if rank == 0 and state["step"] % 20 == 0:
-            if not math.isfinite(running["loss"]):
-                raise RuntimeError("the loss is not finite; resume with a lower muon_lr")
-            with (folder / "language.log").open("a") as log:
-                shown = {k: round(v, 3) for k, v in sorted(running.items())}
-                log.write(json.dumps({**state, "running": shown}) + "\n")
-        if rank == 0 and time.time() - saved > 120:
-            checkpoint.save(path, model, optimiser, state)
-            saved = time.time()
-    if rank == 0:
-        checkpoint.save(path, model, optimiser, state)
-    group.close()
+        if run.step % 20 == 0:
+            run.log()
+        run.keep()
+    run.close()

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import math
 import random
-import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from foveate.tasks.reading_page import FONTS, make_page, paint
-from training.vlm import checkpoint
+from training.run import Run
 from training.vlm.codes import FACTORS, code_of, code_table, factor_rows, patch_labels
-from training.vlm.optim import Mixed
 from training.vlm.shapes import shape_example
 from training.vlm.vision import Projector, VisionTower, pixels_of
 
-__all__ = ["Eye", "code_loss", "train_vision"]
+__all__ = ["CodeTrainee", "Eye", "code_loss", "train_vision"]
 
 _SHARPNESS = 8.0
 _FONT_STAGES = (FONTS[:1], FONTS[:2], FONTS)
@@ -78,6 +73,19 @@ def draw_batch(
     return pixels_of(images), torch.stack(labels)
 
 
+class CodeTrainee(nn.Module):
+    """What one step computes: pixels and patch labels -> loss and accuracy per factor."""
+
+    def __init__(self, eye: Eye) -> None:
+        super().__init__()
+        self.eye, self.table = eye, code_table()
+
+    def forward(
+        self, pixels: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        return code_loss(self.eye(pixels), labels, self.table)
+
+
 def train_vision(
     folder: Path,
     *,
@@ -87,49 +95,37 @@ def train_vision(
     adam_lr: float = 0.0015,
     shape_share: float = 0.12,
     decay_minutes: float = 0.0,
+    max_steps: int = 0,
 ) -> None:
     """Train until ``minutes`` have passed in this call; resume from ``folder`` exactly.
 
-    The learning rate is constant, and falls linearly to a tenth over the last ``decay_minutes``.
+    ``max_steps`` > 0 also stops at this total number of steps. The learning rate is constant, and
+    falls linearly to a tenth over the last ``decay_minutes``.
     """
     torch.manual_seed(1)
     eye = Eye()
-    optimiser = Mixed(eye, muon_lr=muon_lr, adam_lr=adam_lr)
-    path = folder / "vision"
-    state: dict[str, Any] = checkpoint.load(path, eye, optimiser) or {
-        "step": 0,
-        "stage": 0,
-        "seconds": 0.0,
-        "word": 0.0,
-    }
-    table = code_table()
-    begun = saved = time.time()
-    before = state["seconds"]
-    running: dict[str, float] = state.setdefault("running", {})
-    while (elapsed := (time.time() - begun) / 60) < minutes:
-        pixels, labels = draw_batch(state["step"], batch, state["stage"], shape_share)
-        loss, scores = code_loss(eye(pixels), labels, table)
-        loss.backward()
-        nn.utils.clip_grad_norm_(list(optimiser.others.values()), 2.0)
-        warm = min(1.0, (state["step"] + 1) / 30)
-        left = (minutes - elapsed) / decay_minutes if decay_minutes else 1.0
-        optimiser.step(scale=warm * max(0.1, min(1.0, left)))
-        scores["loss"] = loss.item()
-        for name, value in scores.items():
-            running[name] = 0.95 * running.get(name, value) + 0.05 * value
-        state["step"] += 1
-        state["seconds"] = before + time.time() - begun
-        state["word"] = running.get("word", 0.0)
-        if state["stage"] + 1 < len(_FONT_STAGES) and state["word"] > 0.7:
-            state["stage"] += 1
-            running["word"] = 0.0
-        if state["step"] % 20 == 0:
-            if not math.isfinite(running["loss"]):
-                raise RuntimeError("the loss is not finite; resume with a lower muon_lr")
-            with (folder / "vision.log").open("a") as log:
-                shown = {k: round(v, 3) for k, v in running.items()}
-                log.write(json.dumps({**state, "running": shown}) + "\n")
-        if time.time() - saved > 120:
-            checkpoint.save(path, eye, optimiser, state)
-            saved = time.time()
-    checkpoint.save(path, eye, optimiser, state)
+    run = Run(
+        folder,
+        "vision",
+        CodeTrainee(eye),
+        eye,
+        muon_lr=muon_lr,
+        adam_lr=adam_lr,
+        clip=2.0,
+        state={"stage": 0},
+        minutes=minutes,
+        max_steps=max_steps,
+    )
+    while run.goes_on():
+        stage = run.state["stage"]
+        loss, scores = run.model(*draw_batch(run.draw, batch, stage, shape_share))
+        run.learn(loss, run.scale(30, decay_minutes, floor=0.1))
+        for name, value in {**scores, "loss": loss.item()}.items():
+            run.note(name, value)
+        if stage + 1 < len(_FONT_STAGES) and run.mean(run.running.get("word", 0.0)) > 0.7:
+            run.state["stage"] += 1
+            run.running["word"] = 0.0
+        if run.step % 20 == 0:
+            run.log()
+        run.keep()
+    run.close()

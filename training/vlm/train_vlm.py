@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -38,11 +39,11 @@ def main(arguments: list[str] | None = None) -> None:
             parser.error("export needs --out; name the folder to write the model to")
         export(weights_of(options.folder, options.weights), options.out)
         return
-    options.folder.mkdir(parents=True, exist_ok=True)
     extra = {}
     for pair in options.set:
         name, _, number = pair.partition("=")
         extra[name] = float(number) if "." in number else int(number)
+    stage: Callable[..., None]
     if options.stage == "vision":
         from training.vlm.train_vision import train_vision as stage
     elif options.stage == "language":

@@ -6,9 +6,12 @@ Parameter names follow the classic LLaVA checkpoint, so exporting is a copy.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from PIL.Image import Image
 from torch import nn
 
 from foveate.tasks.reading_page import PITCH, SIZE
@@ -16,7 +19,7 @@ from training.vlm.codes import GRID, WIDTH
 
 __all__ = ["VISION_CONFIG", "Projector", "VisionTower", "pixels_of"]
 
-VISION_CONFIG = {
+VISION_CONFIG: dict[str, Any] = {
     "hidden_size": 192,
     "intermediate_size": 768,
     "num_hidden_layers": 5,
@@ -31,6 +34,11 @@ _OFFSETS = ((0, -1), (0, 1), (0, -2), (0, 2), (0, 0), (1, 0))
 
 
 class Attention(nn.Module):
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    out_proj: nn.Linear
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -93,6 +101,7 @@ class VisionTower(nn.Module):
         """Initialise: 2-D sine positions, and heads of the first layers that look at neighbours."""
         head = VISION_CONFIG["hidden_size"] // VISION_CONFIG["num_attention_heads"]
         nn.init.normal_(self.patch_embedding.weight, std=0.03)
+        layer: Any
         for layer in self.layers:
             for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
                 linear = getattr(layer.self_attn, name)
@@ -111,10 +120,11 @@ class VisionTower(nn.Module):
         self.position_embedding[1:, -head:] = sine
         self.patch_embedding.weight[-head:] *= 0.1
         for depth, gain in ((0, 2.0), (1, 1.4)):
-            attention = self.layers[depth].self_attn
+            layer = self.layers[depth]
+            attention = layer.self_attn
             for idx, (down, right) in enumerate(_OFFSETS):
                 rows = slice(idx * head, (idx + 1) * head)
-                turn = torch.block_diag(
+                turn: torch.Tensor = torch.block_diag(  # type: ignore[no-untyped-call]
                     *[
                         torch.tensor([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])
                         for shift in (down, right)
@@ -145,7 +155,7 @@ class Projector(nn.Module):
         return self.linear_2(F.gelu(self.linear_1(x)))
 
 
-def pixels_of(images: list) -> torch.Tensor:  # type: ignore[type-arg]
+def pixels_of(images: Sequence[Image]) -> torch.Tensor:
     """PIL RGB images of 224 x 224 -> [B, 3, 224, 224], scaled to -1..1 (mean = std = 0.5)."""
     import numpy as np
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from foveate.carve.engine.attach import attach
-from foveate.carve.engine.image_cache import ImageCache, reads_the_tower
+from foveate.carve.answerer import Answerer
+from foveate.carve.engine.image_cache import ImageCache
 from foveate.carve.method import Method
-from foveate.models.generation import score_continuations
-from foveate.models.load import VisionLanguageModel
+from foveate.models.vlm import VisionLanguageModel
 
 __all__ = ["BUDGETS", "Agreement", "agreement_over_budgets"]
 
@@ -45,19 +43,14 @@ def agreement_over_budgets(
     """Ask the same question at every budget; the image is encoded once.
 
     Args:
-        inputs: what `prompt_inputs` returned, one row.
+        inputs: what `vlm.inputs` returned, one row.
         answer: token ids of the full model's answer, with its end mark.
         method_at: the method at a share of the visual tokens to keep.
         budgets: the shares, each in (0, 1].
     """
     cache = ImageCache(vlm.model)
     for ratio in budgets:
-        method = method_at(ratio)
-        with ExitStack() as stack:
-            if not reads_the_tower(method):
-                stack.enter_context(cache.in_use())
-            stack.enter_context(attach(vlm.model, method))
-            (scored,) = score_continuations(vlm, inputs, [answer])
+        (scored,) = Answerer(vlm, method_at(ratio), images=cache).score(inputs, [answer]).rows
         yield Agreement(
             keep_ratio=ratio, is_same=scored.is_greedy, probability=math.exp(-scored.loss)
         )

@@ -6,17 +6,16 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from foveate.carve.answerer import Answerer
 from foveate.carve.compare.comparison import BLIND, Arm
 from foveate.carve.compare.savings import Savings
-from foveate.carve.engine.attach import Run
-from foveate.carve.engine.image_cache import ImageCache, reads_the_tower
+from foveate.carve.engine.image_cache import ImageCache
+from foveate.core.report import Report
 from foveate.models.anatomy import anatomy_of, visual_token_ids
-from foveate.models.load import VisionLanguageModel
-from foveate.models.prompt import generate_answers, prompt_inputs
+from foveate.models.vlm import VisionLanguageModel
 from foveate.tasks.question import Question
 
 __all__ = ["Answering", "Chunk", "chunks_of"]
@@ -88,8 +87,8 @@ class Answering:
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         self.on_step = on_step
-        self._runs = {arm.key: Run(vlm.model, arm.method) for arm in arms if arm.method is not None}
         self._cache = ImageCache(vlm.model)
+        self._answerers = {arm.key: Answerer(vlm, arm.method, images=self._cache) for arm in arms}
         anatomy = anatomy_of(vlm.model, with_explicit_mask=False)
         self._num_layers = len(anatomy.layers)
         self._visual_ids = tuple(visual_token_ids(anatomy).values())
@@ -98,8 +97,7 @@ class Answering:
         """{arm's key: its answers, what it saved, seconds}, JSON-ready."""
         said: dict[str, list[str]] = {arm.key: [] for arm in arms}
         seconds = dict.fromkeys(said, 0.0)
-        for run in self._runs.values():
-            run.reports.clear()
+        reports: dict[str, list[Report]] = {arm.key: [] for arm in arms}
         text = visual = 0
         for offset in range(0, len(chunk.questions), self.batch_size):
             batch = chunk.questions[offset : offset + self.batch_size]
@@ -110,12 +108,15 @@ class Answering:
             text += int(inputs["attention_mask"].sum()) - seen
             for arm in arms:
                 started = time.perf_counter()
-                with self._on(arm, chunk.start + offset):
-                    said[arm.key] += generate_answers(
-                        self.vlm,
-                        blind if arm.name == BLIND else inputs,
-                        max_new_tokens=self.max_new_tokens,
-                    )
+                # Random choices follow from the image's number in the data set, one image a
+                # question, whichever process or run answers it.
+                made = self._answerers[arm.key].answer(
+                    blind if arm.name == BLIND else inputs,
+                    first_image=chunk.start + offset,
+                    max_new_tokens=self.max_new_tokens,
+                )
+                said[arm.key] += [answer.text for answer in made.rows]
+                reports[arm.key] += made.reports
                 seconds[arm.key] += time.perf_counter() - started
                 self.on_step()
         self._cache.clear()
@@ -123,7 +124,7 @@ class Answering:
         return {
             arm.key: {
                 "answers": said[arm.key],
-                "savings": self._savings(arm, prompts, text, visual),
+                "savings": self._savings(arm, reports[arm.key], prompts, text, visual),
                 "seconds": round(seconds[arm.key], 3),
             }
             for arm in arms
@@ -132,23 +133,12 @@ class Answering:
     def _inputs(self, batch: Sequence[Question]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Inputs with and without the images."""
         texts = [question.question for question in batch]
-        shown = prompt_inputs(self.vlm, texts, [[question.image] for question in batch])
-        return shown, prompt_inputs(self.vlm, texts, [[] for _ in batch])
+        shown = self.vlm.inputs(texts, [question.image for question in batch])
+        return shown, self.vlm.inputs(texts)
 
-    def _on(self, arm: Arm, first: int) -> AbstractContextManager[Any]:
-        """The model under an arm; `first` is the global number of the first question."""
-        stack = ExitStack()
-        if arm.method is None or not reads_the_tower(arm.method):
-            stack.enter_context(self._cache.in_use())
-        if arm.method is not None:
-            run = self._runs[arm.key]
-            # Random choices follow from the image's number in the data set, one image a question,
-            # whichever process or run answers it.
-            run.next_serial = first
-            stack.enter_context(run)
-        return stack
-
-    def _savings(self, arm: Arm, prompts: int, text: int, visual: int) -> dict[str, Any] | None:
+    def _savings(
+        self, arm: Arm, reports: Sequence[Report], prompts: int, text: int, visual: int
+    ) -> dict[str, Any] | None:
         if arm.name == BLIND:
             return None
         if arm.method is None:
@@ -156,5 +146,5 @@ class Answering:
                 prompts=prompts, visual=visual, text=text, num_layers=self._num_layers
             ).to_dict()
         return Savings.of_reports(
-            self._runs[arm.key].reports, prompts=prompts, text=text, num_layers=self._num_layers
+            reports, prompts=prompts, text=text, num_layers=self._num_layers
         ).to_dict()

@@ -15,8 +15,7 @@ from foveate.carve.method import Method
 from foveate.measure.quality import Interval
 from foveate.measure.timing import interleaved, ratio_of_medians
 from foveate.models.anatomy import anatomy_of
-from foveate.models.load import VisionLanguageModel
-from foveate.models.prompt import generate_answers
+from foveate.models.vlm import VisionLanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,7 @@ def time_prefill(
             run.attach()
         try:
             started = stopwatch.now()
-            generate_answers(vlm, inputs, max_new_tokens=1)
+            vlm.answer(inputs, max_new_tokens=1)
             first_token.setdefault(number, []).append(stopwatch.now() - started)
             if run is not None and run.report is not None:
                 selection.setdefault(number, []).append(run.report.select_seconds)

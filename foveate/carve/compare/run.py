@@ -15,8 +15,7 @@ from foveate.carve.compare.rows import comparison_of
 from foveate.errors import InputError
 from foveate.measure.manifest import manifest, public_name
 from foveate.measure.parts import Parts
-from foveate.models.load import VisionLanguageModel
-from foveate.models.prompt import prompt_inputs
+from foveate.models.vlm import VisionLanguageModel
 from foveate.tasks.hub import HUB, public_hub_name
 from foveate.tasks.question import Question
 
@@ -175,7 +174,7 @@ def _times(
     batch = questions[: settings.batch_size]
 
     def make() -> dict[str, Any]:
-        inputs = prompt_inputs(vlm, [q.question for q in batch], [[q.image] for q in batch])
+        inputs = vlm.inputs([q.question for q in batch], [q.image for q in batch])
         ratios = time_prefill(
             vlm,
             inputs,

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from foveate.core.layout import PAD
-from foveate.errors import UnsupportedModeError
-from foveate.models.masks import hide_columns, is_flash, narrow_mask, narrow_tokens
+from foveate.models.masks import is_flash, narrow_mask, narrow_tokens
 
 
 @dataclass
@@ -26,7 +25,6 @@ class LayerInputs:
         batch, length: of the new tokens.
         past: uncompressed length of the cache before the pass.
         device: of the new tokens.
-        rotary: (hidden, position_ids) -> tables; None where positions stay.
     """
 
     kernel: str
@@ -34,7 +32,6 @@ class LayerInputs:
     length: int
     past: int
     device: torch.device
-    rotary: Callable[..., Any] | None = None
     _memo: dict[tuple[Any, ...], tuple[Any, Any]] = field(default_factory=dict)
 
     def remember(self, key: tuple[Any, ...], alive: Any, build: Callable[[], Any]) -> Any:
@@ -84,15 +81,6 @@ class LayerInputs:
         )
         return result
 
-    def hide(self, mask: Any, columns: Tensor, first_row: int) -> Tensor:
-        """No cache: generated tokens do not see what a compact cache has cut."""
-        result: Tensor = self.remember(
-            ("hidden", id(mask), id(columns)),
-            (mask, columns),
-            lambda: hide_columns(mask, columns, first_row, self.kernel),
-        )
-        return result
-
     def narrow_positions(self, kwargs: dict[str, Any], rows: Tensor) -> None:
         """Original positions go with their tokens: rotary tables and position ids."""
         tables = kwargs.get("position_embeddings")
@@ -110,26 +98,6 @@ class LayerInputs:
                 lambda: narrow_tokens(position_ids, rows, token_dim=-1),
             )
             kwargs["position_ids"] = narrowed
-
-    def renumber(self, hidden: Tensor, kwargs: dict[str, Any], shift: Tensor) -> None:
-        """Positions close ranks: rotary tables for ids that are lower by `shift` [B, Q or 1]."""
-        assert self.rotary is not None
-        position_ids = kwargs.get("position_ids")
-        if position_ids is None or position_ids.ndim != 2:
-            raise UnsupportedModeError(
-                "positions='renumbered' needs one-dimensional position_ids in the decoder layers; "
-                "use positions='original'."
-            )
-        moved = self.remember(
-            ("moved", id(position_ids), id(shift)),
-            (position_ids, shift),
-            lambda: position_ids - shift.to(position_ids.device),
-        )
-        rotary = self.rotary
-        kwargs["position_embeddings"] = self.remember(
-            ("moved rotary", id(moved)), moved, lambda: rotary(hidden, moved)
-        )
-        kwargs["position_ids"] = moved
 
     def spare_flash(self, kwargs: dict[str, Any]) -> None:
         """Last: flash kernels take gaps in position ids for borders between sequences.

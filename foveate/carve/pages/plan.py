@@ -14,8 +14,7 @@ from foveate.carve.pages.report import PageCost
 from foveate.core.budget import Budget
 from foveate.errors import WindowError
 from foveate.models.anatomy import anatomy_of, visual_token_ids
-from foveate.models.load import VisionLanguageModel
-from foveate.models.prompt import prompt_inputs
+from foveate.models.vlm import VisionLanguageModel
 
 # No tokenizer averages more characters a token over a whole text, and no page that can be read
 # holds more for each visual token (64 px tokens under a 6 px font: about 150).
@@ -58,7 +57,7 @@ class PromptCounter:
 
     def inputs(self, content: str, images: Sequence[Image.Image] = ()) -> dict[str, Any]:
         """One prompt. `content` is plain text: special tokens spelled in it stay text."""
-        return prompt_inputs(self.vlm, [self.plain(content)], [list(images)])
+        return self.vlm.inputs(self.plain(content), images)
 
     def length(self, inputs: dict[str, Any]) -> int:
         return int(inputs["input_ids"].shape[1])

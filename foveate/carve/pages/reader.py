@@ -10,12 +10,11 @@ from typing import Any
 
 from PIL import Image
 
-from foveate.assets import vlm_path
 from foveate.carve.engine.attach import attach
 from foveate.carve.method import Method
-from foveate.carve.methods import NoOp, TokenCarve
+from foveate.carve.methods import NoOp
+from foveate.carve.pages.defaults import PageDefaults
 from foveate.carve.pages.exact import ExactRules
-from foveate.carve.pages.fact_sheet import FactSheetLayout
 from foveate.carve.pages.layout import Layout, TextLayout
 from foveate.carve.pages.plan import (
     PagePlan,
@@ -27,13 +26,8 @@ from foveate.carve.pages.plan import (
 from foveate.carve.pages.report import PageCost, PageReport
 from foveate.carve.pages.size import PageSize, page_size
 from foveate.errors import DeclinedError, InputError, WindowError
-from foveate.models.load import VisionLanguageModel, load_vlm
-from foveate.models.prompt import generate_answers
-
-EMBEDDED = "embedded"
-KEEP_RATIO = 0.25
-# The embedded model fetches answers in layers 3 and 4 (see its card).
-EMBEDDED_PRUNE_LAYER = 5
+from foveate.models.load import load_vlm
+from foveate.models.vlm import VisionLanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,21 +86,18 @@ class PageReader:
         fonts: tuple[str, ...] = (),
         device: str = "auto",
     ) -> None:
-        is_embedded = vlm == EMBEDDED
+        defaults = PageDefaults.of(vlm)
         if not isinstance(vlm, VisionLanguageModel):
-            vlm = load_vlm(vlm_path() if is_embedded else vlm, device=device)
-        if is_embedded:
-            vlm = replace(vlm, name=f"{EMBEDDED} model")
+            vlm = load_vlm(vlm, device=device)
         self.vlm = vlm
-        prune_layer = EMBEDDED_PRUNE_LAYER if is_embedded else None
-        self.method = method or TokenCarve(keep_ratio=KEEP_RATIO, prune_layer=prune_layer)
-        self.rules = rules or ExactRules(**({"kinds": ()} if is_embedded else {}))
-        self.reads_fact_sheets_only = is_embedded
+        self.method = method or defaults.method
+        self.rules = rules or defaults.rules
+        self.reads_fact_sheets_only = defaults.layout is not None
         self._counter = PromptCounter(vlm)
         self._layout = layout
         self._page, self._font_px, self._flow, self._fonts = page, font_px, flow, fonts
-        # Asking for another page or font leaves the style that the embedded model knows.
-        self._own = FactSheetLayout() if is_embedded and not (page or font_px or flow) else None
+        # Asking for another page or font leaves the style that the model knows.
+        self._own = None if page or font_px or flow else defaults.layout
 
     @property
     def most_chars(self) -> int | None:
@@ -177,7 +168,7 @@ class PageReader:
         self._check(text, question, max_new_tokens)
         if compare:
             # One short run, so that neither of two timed ones pays for being the first.
-            generate_answers(self.vlm, self._counter.inputs(question), max_new_tokens=1)
+            self.vlm.answer(self._counter.inputs(question), max_new_tokens=1)
         started = time.perf_counter()
         try:
             plan = self.plan(text, question, max_new_tokens=max_new_tokens)
@@ -191,7 +182,7 @@ class PageReader:
             reason = f"it is cheaper: {plan.cost}"
             return self._read_text(text, question, max_new_tokens, reason, plan.cost)
         with attach(self.vlm.model, self.method) as run:
-            (answer,) = generate_answers(self.vlm, plan.inputs, max_new_tokens=max_new_tokens)
+            (answer,) = self.vlm.answer(plan.inputs, max_new_tokens=max_new_tokens)
         seconds = time.perf_counter() - started
         assert run.report is not None
         # What really happened, should it ever differ from the plan.
@@ -256,7 +247,7 @@ class PageReader:
         inputs = self._counter.inputs(text_prompt(text, question))
         check_window(self._counter, self._counter.length(inputs), max_new_tokens, "the text")
         with attach(self.vlm.model, NoOp()) as run:  # changes nothing, sees the cache
-            (answer,) = generate_answers(self.vlm, inputs, max_new_tokens=max_new_tokens)
+            (answer,) = self.vlm.answer(inputs, max_new_tokens=max_new_tokens)
         assert run.report is not None
         return {
             "text_answer": answer,

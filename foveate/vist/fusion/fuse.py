@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from foveate.carve.engine.attach import bound_arguments
 from foveate.errors import InputError, UnsupportedModeError
 from foveate.models.anatomy import Anatomy
+from foveate.models.attachment import bound_arguments
 from foveate.models.masks import is_flash, valid_tokens
 from foveate.vist.fusion.fusion import Fusion, PrefixCache
 

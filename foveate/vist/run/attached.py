@@ -2,76 +2,42 @@
 
 from __future__ import annotations
 
-import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from foveate.carve.engine.attach import ATTACHED
-from foveate.errors import AttachError, InputError, UnsupportedModeError
+from foveate.errors import InputError, UnsupportedModeError
+from foveate.models.anatomy import Anatomy
+from foveate.models.attachment import Attachment
 from foveate.vist.fusion.fuse import Fuser, TextPass
-from foveate.vist.fusion.fusion import PrefixCache, empty_prefix, fit_span, stack_prefixes
+from foveate.vist.fusion.fusion import (
+    Fusion,
+    PrefixCache,
+    empty_prefix,
+    fit_span,
+    stack_prefixes,
+)
 from foveate.vist.latents.memory import Memory
-
-if TYPE_CHECKING:
-    from foveate.vist.run.vist import Vist
+from foveate.vist.run.vist_report import VistReport
 
 KEPT_PREFIXES = 32  # (memory, head) pairs whose keys and values an attached run remembers
 
 
-@dataclass(frozen=True, kw_only=True)
-class VistReport:
-    """What the last prompt read.
-
-    Args:
-        form: of the fusion.
-        num_tokens: of the text behind each row's memory, 0 for none.
-        num_latents: each row reads instead.
-        spans: positions each memory takes up; fewer than its tokens where it had to be scaled.
-        window: positions the model has.
-        kv_bytes: of the memories' keys and values, each memory counted for each row.
-        kv_bytes_raw: what the tokens themselves would take.
-    """
-
-    form: str
-    num_tokens: tuple[int, ...]
-    num_latents: tuple[int, ...]
-    spans: tuple[int, ...]
-    window: int
-    kv_bytes: int
-    kv_bytes_raw: int
-
-    @property
-    def is_scaled(self) -> bool:
-        """Whether a document is longer than what the model's positions leave for it."""
-        return any(s < n for s, n in zip(self.spans, self.num_tokens, strict=True))
-
-    def __str__(self) -> str:
-        lines = []
-        for row, (tokens, latents, span) in enumerate(
-            zip(self.num_tokens, self.num_latents, self.spans, strict=True)
-        ):
-            what = f"{tokens} tokens -> {latents} latents" if tokens else "no memory"
-            if span < tokens:
-                what += f", positions scaled to {span} to fit the model's {self.window}"
-            lines.append(f"row {row}  {what}")
-        lines.append(f"memory KV  {self.kv_bytes} B instead of {self.kv_bytes_raw} B ({self.form})")
-        return "\n".join(lines)
-
-
-class VistRun:
+class VistRun(Attachment[VistReport]):
     """Memories on a model. Made by `Vist.attach`; a context manager.
 
     Args:
-        vist: whose model reads.
+        anatomy: of the model that reads.
+        fusion: trained modules.
         memories: one for each prompt (None: that prompt has none), or one for all; prefixes from
             `Vist.prefill` work too.
         memory_at: raw tokens of each prompt before the memory, at least 1: the attention sink.
+        embed: token ids [1, H] -> input embeddings [1, H, hidden_size].
+        compute: (memory, head embeddings [1, H, hidden_size], span, head ids) -> its prefix.
+        window: positions the model was made for.
 
     Attributes:
         reports: of all prompts, oldest first; `report` is the last, None before the first.
@@ -79,67 +45,42 @@ class VistRun:
 
     def __init__(
         self,
-        vist: Vist,
+        anatomy: Anatomy,
+        fusion: Fusion,
         memories: Sequence[Memory | PrefixCache | None],
         memory_at: int | Sequence[int],
+        *,
+        embed: Callable[[Tensor], Tensor],
+        compute: Callable[[Memory, Tensor, int, tuple[int, ...]], PrefixCache],
+        window: int,
     ) -> None:
-        self.vist = vist
+        super().__init__(anatomy)
         self.memories = list(memories)
         self.memory_at = memory_at
-        self.reports: list[VistReport] = []
-        self._fuser = Fuser(vist.anatomy, vist.parts.fusion, self._prefix_for)
+        self._fusion, self._window = fusion, window
+        self._embed, self._compute = embed, compute
+        self._fuser = Fuser(anatomy, fusion, self._prefix_for)
         self._prefix: PrefixCache | None = None
         self._total_length = 0
         self._num_prompts: int | None = None
         self._kept: OrderedDict[Any, tuple[Any, PrefixCache]] = OrderedDict()
 
     @property
-    def report(self) -> VistReport | None:
-        return self.reports[-1] if self.reports else None
+    def label(self) -> str:
+        return f"Vist({self._fusion.config.form})"
 
-    @property
-    def method(self) -> str:
-        """What other attachments call this one."""
-        return f"Vist({self.vist.config.fusion.form})"
-
-    def attach(self) -> VistRun:
-        """Put the hooks on. Raises AttachError if the model has something attached already."""
-        base, host = self.vist.anatomy.base, self.vist.anatomy.model
-        if base in ATTACHED:
-            raise AttachError(
-                f"the model already runs {ATTACHED[base].method}; detach that run first."
-            )
+    def _install(self) -> None:
         self._fuser.install()
-        ATTACHED[base] = self  # type: ignore[assignment]
-        host.__dict__["generate"] = self._guarded_generate(host.generate)
-        return self
+        self._put_on(self._fuser)
+        self._wrap(self._anatomy.model, "generate", self._guarded_generate)
 
-    def detach(self) -> None:
-        """Restore the model exactly. Harmless if already detached."""
-        self._fuser.remove()
-        if ATTACHED.get(self.vist.anatomy.base) is self:
-            del ATTACHED[self.vist.anatomy.base]
-            self.vist.anatomy.model.__dict__.pop("generate", None)
+    def _forget(self) -> None:
         self._prefix = None
         self._kept.clear()
-
-    def __enter__(self) -> VistRun:
-        if ATTACHED.get(self.vist.anatomy.base) is not self:
-            self.attach()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.detach()
 
     def _guarded_generate(self, generate: Callable[..., Any]) -> Callable[..., Any]:
         """Know the number of prompts and the final length before the first pass."""
 
-        @functools.wraps(generate)
         def guarded(inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
             prompts = inputs if inputs is not None else kwargs.get("input_ids")
             if prompts is None:
@@ -147,7 +88,7 @@ class VistRun:
             if prompts is not None:
                 self._num_prompts = int(prompts.shape[0])
                 length = int(prompts.shape[1])
-                self._total_length = length + _new_tokens(self.vist.anatomy.model, length, kwargs)
+                self._total_length = length + _new_tokens(self._anatomy.model, length, kwargs)
             # A static cache makes transformers compile the forward pass, past the hooks.
             kwargs.setdefault("disable_compile", True)
             self._prefix = None if kwargs.get("past_key_values") is None else self._prefix
@@ -170,7 +111,7 @@ class VistRun:
                 "memory for each prompt (None for a prompt without), or one for all."
             )
         if text.past:
-            if self._prefix is None and self.vist.parts.fusion.prefix is None:
+            if self._prefix is None and self._fusion.prefix is None:
                 self._prefix = self._read_heads(text, count)
             if self._prefix is None:
                 raise UnsupportedModeError(
@@ -190,7 +131,7 @@ class VistRun:
         lengths = valid.sum(dim=1).tolist()
         at = self.memory_at
         repeats = text.batch // count
-        if self.vist.parts.fusion.prefix is None:
+        if self._fusion.prefix is None:
             at = 0  # memories come before all text
         heads = [at] * count if isinstance(at, int) else list(at)
         if len(heads) != count:
@@ -223,27 +164,26 @@ class VistRun:
         self, text: TextPass, row: int, memory: Any, head: int, length: int
     ) -> tuple[Any, Callable[[], PrefixCache]]:
         """A key that is equal where a row's prefix is, and what computes it."""
-        vist = self.vist
         columns = text.valid[row].nonzero()[:head, 0]
         ids = text.inputs.get("input_ids")
         if ids is not None:
             head_ids = tuple(ids[row, columns].tolist())
-            embeds, key_head = vist.embed(ids[row : row + 1, columns]), head_ids
+            embeds, key_head = self._embed(ids[row : row + 1, columns]), head_ids
         else:
             embeds = text.inputs["inputs_embeds"][row : row + 1, columns]
             head_ids, key_head = (), (row, text.length)
         if memory is None:
-            return ("none", key_head), lambda: empty_prefix(vist.parts.fusion, embeds)
+            return ("none", key_head), lambda: empty_prefix(self._fusion, embeds)
         if isinstance(memory, PrefixCache):
             self._check_prefix(memory, head_ids, head, length)
             return (id(memory), key_head), lambda: memory
-        span = fit_span(memory.num_tokens, length, vist.window)
-        return (id(memory), key_head, span), lambda: vist.compute(memory, embeds, span, head_ids)
+        span = fit_span(memory.num_tokens, length, self._window)
+        return (id(memory), key_head, span), lambda: self._compute(memory, embeds, span, head_ids)
 
     def _check_prefix(
         self, prefix: PrefixCache, head_ids: tuple[int, ...], head: int, length: int
     ) -> None:
-        if self.vist.parts.fusion.prefix is None:
+        if self._fusion.prefix is None:
             return
         if prefix.memory_at[0] != head or (head_ids and prefix.heads[0] != head_ids):
             raise InputError(
@@ -251,10 +191,10 @@ class VistRun:
                 f"{list(prefix.heads[0])}, and the prompt starts with {list(head_ids)}; use the "
                 "same head text and memory_at, or attach the memory itself."
             )
-        if length + prefix.spans[0] > self.vist.window:
+        if length + prefix.spans[0] > self._window:
             raise InputError(
                 f"the prompt with its new tokens ({length}) and the prefix's {prefix.spans[0]} "
-                f"positions exceed the model's {self.vist.window}; make it with a larger "
+                f"positions exceed the model's {self._window}; make it with a larger "
                 "raw_length, or attach the memory itself."
             )
 
@@ -272,26 +212,25 @@ class VistRun:
         longest = text.past + text.length
         if longest <= self._total_length:
             return
-        if max(prefix.spans) + longest > self.vist.window:
+        if max(prefix.spans) + longest > self._window:
             raise InputError(
                 f"text of {longest} tokens after a memory that takes {max(prefix.spans)} positions "
-                f"exceeds the model's {self.vist.window}; start again with the whole text, so that "
+                f"exceeds the model's {self._window}; start again with the whole text, so that "
                 "the memory is scaled to what is left."
             )
 
     def _report(self, prefix: PrefixCache) -> VistReport:
-        config, vist = self.vist.anatomy.config, self.vist
-        weight: Tensor = vist.anatomy.layers[0].self_attn.k_proj.weight
+        weight: Tensor = self._anatomy.layers[0].self_attn.k_proj.weight
+        shape = self._fusion.shape
         per_token = (
-            2 * len(vist.anatomy.layers) * config.num_key_value_heads
-            * vist.parts.shape.head_dim * weight.element_size()
-        )  # fmt: skip
+            2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * weight.element_size()
+        )
         return VistReport(
-            form=vist.config.fusion.form,
+            form=self._fusion.config.form,
             num_tokens=prefix.num_tokens,
             num_latents=tuple(int(n) for n in prefix.mask.sum(dim=1)),
             spans=prefix.spans,
-            window=vist.window,
+            window=self._window,
             kv_bytes=prefix.num_bytes,
             kv_bytes_raw=per_token * sum(prefix.num_tokens),
         )

@@ -1,74 +1,82 @@
-"""Plain values (from TOML or JSON) become dataclasses, checked field by field."""
+"""Plain values (from TOML or JSON) become dataclasses; pydantic checks them field by field."""
 
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import pydantic
+import pydantic_core
 
 from foveate.errors import ConfigError
 
 __all__ = ["checked"]
 
-
-def checked(kind: Any, value: Any, where: str) -> Any:
-    """`value`, checked and made into `kind`; `where` names it in errors."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return _dataclass(typing.cast(type, kind), value, where)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in inner:
-            return None
-        return checked(_fitting([k for k in inner if k is not type(None)], value), value, where)
-    if origin is Literal:
-        if value not in inner:
-            raise ConfigError(f"{where} = {value!r}; use one of {', '.join(map(str, inner))}.")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where} = {value!r}; give a list.")
-        return tuple(checked(inner[0], item, f"{where}.{i}") for i, item in enumerate(value))
-    if origin in (Mapping, dict) or getattr(origin, "__name__", "") == "Mapping":
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where} = {value!r}; give a table.")
-        return {key: checked(inner[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f"{where} = {value!r} is {type(value).__name__}; give {kind.__name__}.")
-    return value
+_Settings = TypeVar("_Settings")
 
 
-def _fitting(kinds: list[Any], value: Any) -> Any:
-    """Of several dataclasses the one that knows most of the given fields, the first on a tie."""
-    if len(kinds) == 1 or not isinstance(value, Mapping):
-        return kinds[0]
-    return max(kinds, key=lambda kind: len({f.name for f in dataclasses.fields(kind)} & set(value)))
+def checked(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:
+    """`values`, checked and made into the dataclass `kind`, its tables into those of its fields.
+
+    Strict: an int is also a float and a list a tuple, but a text is no number and True no int.
+
+    Raises:
+        ConfigError: names, with dots, every field that is unknown, missing or of the wrong type.
+    """
+    # As JSON, because a strict reader of Python's objects takes no list for a tuple.
+    text = pydantic_core.to_json(values, inf_nan_mode="constants")
+    try:
+        return pydantic.TypeAdapter(kind).validate_json(text, strict=True, extra="forbid")
+    except pydantic.ValidationError as error:
+        sentences = _sentences(kind, error.errors(include_url=False))
+        raise ConfigError(" ".join(sentences)) from error
 
 
-def _dataclass(kind: type, value: Any, where: str) -> Any:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} = {value!r}; give a table.")
-    hints = typing.get_type_hints(kind)
-    known = {f.name: f for f in dataclasses.fields(kind)}
-    dot = f"{where}." if where else ""
-    for name in value:
-        if name not in known:
-            raise ConfigError(
-                f"the recipe sets {dot}{name}, which does not exist; {where or 'a recipe'} has "
-                f"{', '.join(known)}."
-            )
-    missing = [
-        name
-        for name, f in known.items()
-        if name not in value
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
+def _sentences(kind: Any, mistakes: Sequence[Any]) -> list[str]:
+    """One for each mistake, those of only one of two dataclasses that a field may hold."""
+    places = [_place(kind, mistake["loc"]) for mistake in mistakes]
+    unknown: Counter[str] = Counter()
+    for (_, _, choice), mistake in zip(places, mistakes, strict=True):
+        unknown[choice] += mistake["type"] == "unexpected_keyword_argument"
+    # The one that knows most of the given fields, the first on a tie.
+    likely = min((choice for choice in unknown if choice), key=lambda c: unknown[c], default="")
+    return [
+        _sentence(path, owner, mistake)
+        for (path, owner, choice), mistake in zip(places, mistakes, strict=True)
+        if choice in ("", likely)
     ]
-    if missing:
-        raise ConfigError(f"the recipe lacks {dot}{missing[0]}; add it.")
-    return kind(
-        **{name: checked(hints[name], item, f"{dot}{name}") for name, item in value.items()}
-    )
+
+
+def _place(kind: Any, loc: Sequence[int | str]) -> tuple[list[str], Any, str]:
+    """pydantic's `loc` as (keys, the dataclass that holds the last, which of two it chose)."""
+    path, owner, choice = [], None, ""
+    for part in loc:
+        kinds = [k for k in typing.get_args(kind) or (kind,) if dataclasses.is_dataclass(k)]
+        named = [k for k in kinds if len(kinds) > 1 and k.__name__ == part]  # type: ignore[union-attr]
+        if named:
+            kind, choice = named[0], str(part)
+            continue
+        path.append(str(part))
+        if isinstance(part, int):
+            kind = kinds[0] if kinds else None
+        else:
+            owner = kinds[0] if kinds else None
+            kind = typing.get_type_hints(owner).get(part) if owner else None
+    return path, owner, choice
+
+
+def _sentence(path: Sequence[str], owner: Any, mistake: Any) -> str:
+    """What was got and where, the limit, the fix."""
+    where = ".".join(path)
+    if mistake["type"] == "value_error":  # of a __post_init__: a sentence already
+        return str(mistake["ctx"]["error"])
+    if mistake["type"] == "missing":
+        return f"the recipe lacks {where}; add it."
+    if mistake["type"] == "unexpected_keyword_argument":
+        known = ", ".join(field.name for field in dataclasses.fields(owner))
+        above = ".".join(path[:-1]) or "a recipe"
+        return f"the recipe sets {where}, which does not exist; {above} has {known}."
+    return f"{where} = {mistake['input']!r} {mistake['msg'].removeprefix('Input ')}."

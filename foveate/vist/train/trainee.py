@@ -25,7 +25,8 @@ from foveate.vist.train.naming import naming_error
 from foveate.vist.train.objectives import next_token_loss
 from foveate.vist.train.pve import PveHead, choose_mask, info_nce, unmasked_mean
 from foveate.vist.train.reading_loss import token_table
-from foveate.vist.train.recipe import Recipe, StageConfig
+from foveate.vist.train.recipe import Recipe
+from foveate.vist.train.recipe_tables import StageConfig
 from foveate.vist.train.teacher import memory_keys_values, recorded_states, teacher_keys_values
 from foveate.vist.train.token_counts import TokenCounts
 

@@ -17,7 +17,8 @@ from foveate.carve.compare.run import answer_share, compare
 from foveate.core.budget import Budget
 from foveate.errors import InputError
 from foveate.measure.parts import Parts
-from foveate.models.load import VisionLanguageModel, load_vlm
+from foveate.models.load import load_vlm
+from foveate.models.vlm import VisionLanguageModel
 from foveate.tasks.named import load_questions
 from foveate.tasks.question import Question
 from tests.cli.vlm_folder import save_tiny_vlm

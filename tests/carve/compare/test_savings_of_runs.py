@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlavaForConditionalGeneration
 
 import foveate
-from foveate.models.random_decoder import random_llama
+from benchmarks.random_decoder import random_llama
 from tests import tiny_vlm as tiny
 
 SYSTEM, IMAGE, QUESTION = 36, 576, 40

@@ -347,6 +347,19 @@ def test_decoding_after_detach_raises(llava: Any) -> None:
     run.detach()
 
 
+def test_a_cache_that_closed_ranks_goes_on_under_original_positions(llava: Any) -> None:
+    inputs, token = tiny.prompts(llava, "llava", (1,)), torch.tensor([[5]])
+    method = foveate.DivPrune(keep_tokens=5, positions="renumbered")
+    with foveate.attach(llava, method), torch.no_grad():
+        cache = llava(**inputs).past_key_values
+        expected = llava(input_ids=token, past_key_values=cache).logits
+    with foveate.attach(llava, method), torch.no_grad():
+        cache = llava(**inputs).past_key_values
+    with foveate.attach(llava, foveate.DivPrune(keep_tokens=5)), torch.no_grad():
+        got = llava(input_ids=token, past_key_values=cache).logits
+    assert torch.equal(got, expected)
+
+
 def test_attach_again_with_another_method_continues_the_cache(llava: Any) -> None:
     inputs = tiny.prompts(llava, "llava", (1,))
     with foveate.attach(llava, CARVE), torch.no_grad():
@@ -411,7 +424,7 @@ def test_text_model_needs_a_mask() -> None:
 
 def test_not_a_method(llava: Any) -> None:
     with pytest.raises(MethodError, match="pass an instance"):
-        foveate.attach(llava, "tokencarve")  # type: ignore[arg-type]
+        foveate.Run(llava, "tokencarve")  # type: ignore[arg-type]
 
 
 def test_layer_outside_the_model(llava: Any) -> None:

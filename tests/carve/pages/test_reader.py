@@ -15,9 +15,8 @@ from foveate.carve.pages.plan import PromptCounter, text_prompt
 from foveate.carve.pages.reader import PageReader
 from foveate.carve.pages.size import page_size
 from foveate.errors import BudgetError, DeclinedError, InputError, WindowError
-from foveate.models.load import VisionLanguageModel
 from foveate.models.processor import load_processor
-from foveate.models.prompt import generate_answers, prompt_inputs
+from foveate.models.vlm import VisionLanguageModel
 from foveate.tasks.reading import page_at
 from tests import tiny_vlm as tiny
 from tests.models.test_processors import CASES, save_processor
@@ -69,7 +68,7 @@ def test_the_price_is_exact(name: str, vlm_of: Callable[[str], VisionLanguageMod
     plan = reader.plan(TEXT, QUESTION, max_new_tokens=2)
     assert len(plan.pages) > 1
     with foveate.attach(vlm.model, method) as run:
-        generate_answers(vlm, plan.inputs, max_new_tokens=2)
+        vlm.answer(plan.inputs, max_new_tokens=2)
     report, cost = run.report, plan.cost
     assert report is not None
     assert report.fired
@@ -77,10 +76,10 @@ def test_the_price_is_exact(name: str, vlm_of: Callable[[str], VisionLanguageMod
     assert (report.before, report.kept) == (cost.visual_tokens, cost.kept_tokens)
     assert report.length_before == length(plan.inputs) == cost.prompt_tokens
     assert report.length_after == cost.question_tokens + cost.page_tokens
-    bare, raw = (prompt_inputs(vlm, [t], [[]]) for t in (QUESTION, text_prompt(TEXT, QUESTION)))
+    bare, raw = (vlm.inputs(t) for t in (QUESTION, text_prompt(TEXT, QUESTION)))
     assert cost.question_tokens == length(bare)
     assert cost.text_tokens == length(raw) - length(bare)
-    listed = prompt_inputs(vlm, [f"{plan.exact.text}\n\n{QUESTION}"], [[]])
+    listed = vlm.inputs(f"{plan.exact.text}\n\n{QUESTION}")
     assert plan.exact.num_kept == 4
     assert cost.exact_tokens == length(listed) - length(bare) > 0
     assert cost.overhead_tokens >= 0
@@ -142,7 +141,7 @@ def test_a_lower_last_page_has_fewer_tiles(vlm_of: Callable[[str], VisionLanguag
     assert plan.cost.visual_tokens == 45 + 27
     assert plan.cost.kept_tokens == 18 + 11
     with foveate.attach(reader.vlm.model, reader.method) as run:
-        generate_answers(reader.vlm, plan.inputs, max_new_tokens=1)
+        reader.vlm.answer(plan.inputs, max_new_tokens=1)
     assert run.report is not None
     assert [(image.before, image.kept) for image in run.report.images] == [(45, 18), (27, 11)]
 
@@ -183,8 +182,8 @@ def test_reads_the_text_where_that_was_allowed(
     report = answer.report
     assert (report.road, answer.images) == ("text", ())
     assert report.reason.startswith("it is cheaper: ")
-    inputs = prompt_inputs(vlm, [text_prompt(TEXT, QUESTION)], [[]])
-    assert answer.answer == generate_answers(vlm, inputs, max_new_tokens=3)[0]
+    inputs = vlm.inputs(text_prompt(TEXT, QUESTION))
+    assert answer.answer == vlm.answer(inputs, max_new_tokens=3)[0]
     # 5 layers, 2 heads of 12, keys and values, float32
     assert report.kv_bytes == length(inputs) * 5 * 2 * 12 * 2 * 4
     assert report.lines()[0] == ("read as text", report.reason)

@@ -52,6 +52,7 @@ def test_only_linear_maps_are_matrices() -> None:
     module = nn.ModuleDict({"map": nn.Linear(3, 4), "norm": nn.LayerNorm(4)})
     module["lora"] = nn.ParameterDict({"down": nn.Parameter(torch.zeros(2, 4))})
     outer = nn.ModuleDict({"prefix": module, "table": nn.Embedding(5, 3)})
+    outer["lm_head"] = nn.Linear(3, 5)
     assert muon_matrices(outer) == {"prefix.map.weight"}
 
 

@@ -73,15 +73,24 @@ def test_the_resampler_is_known_by_its_fields() -> None:
     [
         ({"modle": {}}, "sets modle, which does not exist; a recipe has name, model"),
         ({"model": {}}, "lacks model.llm"),
-        ({"model": {"llm": 3}}, "model.llm = 3 is int; give str"),
-        ({"model": {"llm": "a", "dtype": "int8"}}, "model.dtype = 'int8'; use one of float32"),
-        ({"model": "a"}, "model = 'a'; give a table"),
-        ({"data": {"files": "x.txt"}}, "data.files = 'x.txt'; give a list"),
-        ({"data": {"files": ["x.txt"], "context": True}}, "data.context = True is bool; give int"),
+        ({"model": {"llm": 3}}, "model.llm = 3 should be a valid string"),
+        ({"model": {"llm": "a", "dtype": "int8"}},
+         "model.dtype = 'int8' should be 'float32', 'bfloat16' or 'float16'"),
+        ({"model": "a"}, "model = 'a' should be an object"),
+        ({"data": {"files": "x.txt"}}, "data.files = 'x.txt' should be a valid array"),
+        ({"data": {"files": ["x.txt"], "context": True}},
+         "data.context = True should be a valid integer"),
+        ({"data": {"files": [3]}}, "data.files.0 = 3 should be a valid string"),
+        ({"model": {"dtype": 1}, "run": {"batsch": 2}},
+         "lacks model.llm; add it. model.dtype = 1 should be .*sets run.batsch.*; run has batch"),
         ({"data": {}}, "neither files nor hub; give one"),
         ({"data": {"files": ["x"], "hub": "y"}}, "both files and hub"),
         ({"data": {"files": ["x"], "context": 0}}, "data got context=0"),
         ({"vist": {"resampler": {"width": 8, "depth": 1}}}, r"sets vist\.resampler\.depth"),
+        ({"vist": {"resampler": {"width": 8, "inner": "16"}}},
+         "^vist.resampler.inner = '16' should be a valid integer.$"),
+        ({"vist": {"resampler": {"width": 8, "inner": 16, "num_latents": 63}}},
+         "^GlanceConfig got num_latents=63 with run=4"),
         ({"stages": []}, "no stages"),
         ({"stages": [{"name": "a", "steps": 1, "lr": 1.0, "objectives": {"ntp": 1.0}}]},
          "stage 'a' names unknown objectives ntp"),
@@ -111,6 +120,15 @@ def test_the_resampler_is_known_by_its_fields() -> None:
 def test_mistakes_are_named(parts: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Recipe.from_dict(changed(**parts))
+
+
+def test_a_setting_replaces_what_is_at_its_place() -> None:
+    recipe = load_recipe(
+        "vist-smollm2-cpu",
+        ['data.files=["a", "a"]', "data.files.1=b", "stages.0.objectives={next_token=1}"],
+    )
+    assert recipe.data.files == ("a", "b")
+    assert recipe.stages[0].objectives == {"next_token": 1.0}
 
 
 @pytest.mark.parametrize(

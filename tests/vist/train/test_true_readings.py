@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foveate.vist.train.frozen import FrozenInputs
 from foveate.vist.train.loop import Trainer
-from foveate.vist.train.recipe import StageConfig
+from foveate.vist.train.recipe_tables import StageConfig
 from tests.vist.train.tiny import recipe, trainer
 
 TAUGHT = StageConfig(name="a", steps=1, lr=1e-3, objectives={"distil": 1.0}, true_readings=True)

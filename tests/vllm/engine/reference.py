@@ -10,9 +10,8 @@ import torch
 from PIL import Image
 
 import foveate
-from foveate.carve.methods import Method
+from foveate.carve.method import Method
 from foveate.models.load import load_vlm
-from foveate.models.prompt import chat_inputs
 from tests.vllm.engine.server import Answer
 
 
@@ -24,9 +23,7 @@ class Reference:
         self.method = method
 
     def inputs(self, images: Sequence[Image.Image], question: str) -> dict[str, Any]:
-        parts = [{"type": "image", "image": image} for image in images]
-        turns = [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
-        return chat_inputs(self.vlm, [turns])
+        return self.vlm.inputs(question, images)
 
     def ask(self, images: Sequence[Image.Image], question: str, *, max_tokens: int = 8) -> Answer:
         """One chat request: images, then a question; greedy."""

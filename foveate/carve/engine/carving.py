@@ -1,0 +1,228 @@
+"""Carving in one pass: decide at each step, narrow the rows, cut what the cache already holds."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foveate.carve.engine.cache import CarvedLayer, check_carvable, ensure_layers
+from foveate.carve.engine.call import Call
+from foveate.carve.engine.decide import Decider, Group, ImagePlan, ImageState
+from foveate.carve.engine.replay import Replay
+from foveate.carve.engine.setting import Setting
+from foveate.carve.engine.units import image_spans
+from foveate.core.layout import PAD, columns_of, kept_rows, last_valid, leading_padding
+from foveate.models.masks import narrow_tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Left:
+    """What is left of the new tokens after a step.
+
+    Args:
+        rows: [B, L] columns that are left; PAD where a row has fewer.
+        keep_mask: [B, S] bool, the same as a mask.
+        visual_mask: [B, S] bool, what was visual.
+        has_filler: whether PAD occurs in `rows`.
+    """
+
+    rows: Tensor
+    keep_mask: Tensor
+    visual_mask: Tensor
+    has_filler: bool
+
+    @cached_property
+    def gone(self) -> Tensor:
+        """Visual tokens that were dropped, [B, S] bool."""
+        return self.visual_mask.to(self.keep_mask.device) & ~self.keep_mask
+
+    @cached_property
+    def num_visual(self) -> int:
+        """Visual tokens of the batch that are left."""
+        return int((self.keep_mask & self.visual_mask.to(self.keep_mask.device)).sum())
+
+
+class Carving:
+    """The steps of one pass over a prompt with visual tokens.
+
+    Args:
+        setting: the run's parts.
+        call: what came.
+        first_serial: running number of the first image.
+        replay: decisions to apply again instead of deciding.
+
+    Attributes:
+        left: what is left of the new tokens; None as long as nothing was dropped.
+        groups: layer -> Groups of images that lost tokens there.
+        attention_output: [B, L, D] of the layer before a step that asks for it.
+        visual_per_layer: visual tokens of the batch that each layer so far has seen.
+        seconds: spent on selection.
+
+    Raises:
+        UnsupportedModeError: the call's cache cannot be carved.
+    """
+
+    def __init__(
+        self, setting: Setting, call: Call, first_serial: int, replay: Replay | None
+    ) -> None:
+        self.setting = setting
+        self.call = call
+        self.first_serial = first_serial
+        self.replay = replay
+        self.left: Left | None = None
+        self.groups: dict[int, list[Group]] = {}
+        self.attention_output: Tensor | None = None
+        self.visual_per_layer: list[int] = []
+        self.seconds = 0.0
+        self._decider: Decider | None = None
+        if call.cache is not None:
+            _make_ready(call)
+
+    @property
+    def image_plans(self) -> list[ImagePlan]:
+        """What became of every image so far; empty before the first step."""
+        return self._decider.image_plans() if self._decider is not None else []
+
+    @cached_property
+    def _num_visual(self) -> int:
+        return int(self.call.visual.sum())
+
+    def enter_layer(self, index: int, hidden: Tensor, cache: Any) -> Tensor:
+        """What goes into a layer: [B, L, D] -> [B, L', D]; `hidden` itself if nothing is dropped.
+
+        Args:
+            index: of the layer.
+            hidden: what came out of the one before.
+            cache: the KV cache the layer is given, None for none.
+        """
+        if index in self.setting.steps:
+            hidden = self._step(index, hidden, cache)
+        left = self.left
+        self.visual_per_layer.append(self._num_visual if left is None else left.num_visual)
+        if index in self.setting.row_recorders and self.replay is None:
+            self._want_rows(index)
+        return hidden
+
+    def _step(self, index: int, hidden: Tensor, cache: Any) -> Tensor:
+        started = _now(hidden)
+        groups = self.groups[index] = self._decide(index, hidden)
+        if not groups:
+            return hidden
+        narrowed, self.left = self._narrow(groups, hidden)
+        if cache is not None:
+            self._carve(index, cache, self.left.keep_mask)
+        self.seconds += _now(hidden) - started
+        return narrowed
+
+    # --- decide ---
+
+    @property
+    def _rows(self) -> Tensor | None:
+        return self.left.rows if self.left is not None else None
+
+    def _decide(self, index: int, hidden: Tensor) -> list[Group]:
+        """What this step does to the images."""
+        if self.replay is not None:
+            return self.replay.groups.get(index, [])
+        if self._decider is None:
+            self._decider = self._make_decider()
+        return self._decider.decide(
+            self.setting.steps[index],
+            hidden,
+            self._rows,
+            self.setting.row_recorders.get(index - 1),
+            self.attention_output,
+        )
+
+    def _make_decider(self) -> Decider:
+        setting, call = self.setting, self.call
+        spans = image_spans(
+            setting.anatomy,
+            setting.recorder,
+            None if call.is_explicit_mask else call.inputs.get("input_ids"),
+            call.visual,
+            call.inputs.get("mm_encoder_outputs") or {},
+        )
+        needs_text = setting.reads("text") or setting.reads("text_attention")
+        return Decider(
+            states=[ImageState.whole(span) for span in spans],
+            text=call.text if needs_text else spans[0].tokens.new_empty(call.batch, 0),
+            first_serial=self.first_serial,
+            num_layers=setting.num_layers,
+            tower=setting.tower,
+        )
+
+    def _want_rows(self, index: int) -> None:
+        """Tell the recorder of layer `index` which attention rows the next step asks for."""
+        recorder = self.setting.row_recorders[index]
+        needs = self.setting.steps[index + 1].reads
+        if "attention" in needs:
+            last = columns_of(last_valid(self.call.valid)[:, None], self._rows)
+            recorder.wanted = last[:, 0]
+        if "text_attention" in needs:
+            columns = self.call.text.to(self.call.device)
+            places = columns_of(columns.clamp_min(0), self._rows)
+            recorder.wanted_text = torch.where(columns == PAD, PAD, places)
+
+    # --- narrow ---
+
+    def _narrow(self, groups: list[Group], hidden: Tensor) -> tuple[Tensor, Left]:
+        """Merge and keep: [B, L, D] -> [B, L', D]."""
+        old = self._rows
+        if self.left is None:
+            keep_mask = ~leading_padding(self.call.valid).to(hidden.device)
+        else:
+            keep_mask = self.left.keep_mask.clone()
+        for group in groups:
+            samples, tokens, plan = group.samples, group.tokens, group.plan
+            kept = tokens.gather(1, plan.keep_idx)
+            keep_mask[samples, tokens] = False
+            keep_mask[samples, kept] = True
+            if plan.num_merged:
+                rows = old[samples[:, 0].to(old.device)] if old is not None else None
+                merged = plan.apply(hidden[samples, columns_of(tokens, rows)])
+                hidden = hidden.index_put((samples, columns_of(kept, rows)), merged)
+        rows = kept_rows(keep_mask)
+        places = torch.where(rows == PAD, PAD, columns_of(rows.clamp_min(0), old))
+        left = Left(rows, keep_mask, self.call.visual, has_filler=bool((rows == PAD).any()))
+        return narrow_tokens(hidden, places, token_dim=-2), left
+
+    # --- carve the cache ---
+
+    def _carve(self, index: int, cache: Any, keep_mask: Tensor) -> None:
+        """Make every cache layer ready for short K/V; cut what the early layers already hold."""
+        check_carvable(cache)
+        is_compact = self.setting.steps[index].method.early_cache == "compact"
+        num_layers, past = self.setting.num_layers, self.call.past
+        ensure_layers(cache, num_layers)
+        for i in range(num_layers):
+            layer = CarvedLayer.of(cache.layers[i], self.call.batch, keep_mask.device)
+            cache.layers[i] = layer
+            if i < index and is_compact:
+                assert layer.index is not None
+                # By position, not by slot: a sliding layer holds only its last tokens.
+                held = layer.index.to(keep_mask.device)
+                is_old = (held != PAD) & (held < past)
+                is_kept = keep_mask.gather(1, (held - past).clamp_min(0))
+                layer.retain(kept_rows(is_old | (is_kept & (held >= past))))
+
+
+def _make_ready(call: Call) -> None:
+    """Prepare the cache of a call before the decoder builds its masks."""
+    check_carvable(call.cache)
+    if call.past:
+        # A plain sliding layer reports a windowed length; masks must be made for the full one.
+        for i, layer in enumerate(call.cache.layers):
+            if layer.is_sliding:
+                call.cache.layers[i] = CarvedLayer.of(layer, call.batch, call.device)
+
+
+def _now(tensor: Tensor) -> float:
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
+    return time.perf_counter()

@@ -1,0 +1,65 @@
+"""The report of one pass: what was kept of each image, and what that saved."""
+
+from __future__ import annotations
+
+from foveate.carve.engine.cache import cache_bytes
+from foveate.carve.engine.decide import ImagePlan
+from foveate.carve.engine.forward_pass import ForwardPass
+from foveate.core.report import ImageReport, Report
+
+
+def pass_report(forward: ForwardPass) -> Report:
+    """What a prefill did.
+
+    Args:
+        forward: after its last layer.
+    """
+    setting, carving, plans = forward.setting, forward.carving, forward.image_plans
+    reason = ""
+    if carving is None:
+        reason = "no visual tokens in the prompt, left bitwise alone"
+    elif not forward.fired:
+        reason = "the budget keeps every visual token, left bitwise alone"
+    cache = forward.used_cache
+    held, full = cache_bytes(cache) if cache is not None else (None, None)
+    return Report(
+        method=str(setting.method),
+        fired=forward.fired,
+        reason=reason,
+        images=tuple(_image_report(image_plan) for image_plan in plans),
+        prune_layer=setting.prune_layer,
+        num_layers=setting.num_layers,
+        length_before=forward.call.past + forward.call.length,
+        length_after=_length_after(forward),
+        kv_bytes=held,
+        kv_bytes_uncompressed=full,
+        select_seconds=carving.seconds if carving is not None else 0.0,
+        tokens_per_layer=tuple(
+            count / max(1, len(plans))
+            for count in (carving.visual_per_layer if carving is not None else ())
+        ),
+    )
+
+
+def _image_report(image_plan: ImagePlan) -> ImageReport:
+    span, plan = image_plan.span, image_plan.plan
+    return ImageReport(
+        sample=span.sample,
+        image=span.image,
+        kind=span.kind,
+        before=span.num_tokens,
+        kept=plan.num_kept if plan else span.num_tokens,
+        merged=plan.num_merged if plan else 0,
+        dropped=plan.num_dropped if plan else 0,
+    )
+
+
+def _length_after(forward: ForwardPass) -> int:
+    call, left = forward.call, forward.left
+    if left is None:
+        return call.past + call.length
+    old = 0
+    if call.cache is not None and call.past:
+        last = call.cache.layers[-1]
+        old = last.keys.shape[-2] - left.rows.shape[1] if last.keys is not None else 0
+    return old + left.rows.shape[1]

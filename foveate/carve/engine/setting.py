@@ -1,0 +1,47 @@
+"""What stays the same over the passes of one run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from foveate.carve.engine.units import FeatureRecorder
+from foveate.carve.method import Method, Step
+from foveate.carve.tower.merge import TowerShortener
+from foveate.carve.tower.record import TowerRecorder
+from foveate.models.anatomy import Anatomy
+from foveate.models.attention import RowRecorder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """The parts of a run.
+
+    Args:
+        anatomy: of the model.
+        method: as given.
+        steps: its steps, by layer.
+        renumbers: whether what is left closes ranks.
+        recorder: of image features.
+        row_recorders: by the layer whose attention is read.
+        tower: of the vision tower, if the method reads or shortens it.
+    """
+
+    anatomy: Anatomy
+    method: Method
+    steps: dict[int, Step]
+    renumbers: bool
+    recorder: FeatureRecorder
+    row_recorders: dict[int, RowRecorder]
+    tower: TowerRecorder | TowerShortener | None
+
+    @property
+    def prune_layer(self) -> int:
+        return min(self.steps)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.anatomy.layers)
+
+    def reads(self, name: str) -> bool:
+        """Whether any step asks for it."""
+        return any(name in step.reads for step in self.steps.values())

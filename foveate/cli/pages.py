@@ -1,0 +1,186 @@
+"""`foveate pages`: a long text shown as pages to a vision-language model that nobody trained."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from foveate.cli.console import err, out, print_json
+from foveate.cli.text_input import open_text, read_at_most
+from foveate.errors import InputError
+
+if TYPE_CHECKING:
+    from foveate.carve.pages.reader import PageAnswer, PageReader
+
+METHOD, KEEP = "tokencarve", "25%"
+NO_KINDS = "none"
+
+
+def pages(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Text file, or - for stdin.")],
+    ask: Annotated[str, typer.Option(help="Question about the text.")],
+    model: Annotated[
+        str, typer.Option(help="Vision-language model: local folder, hub id, or 'embedded'.")
+    ] = "embedded",
+    method: Annotated[str, typer.Option(help="Carving method.")] = METHOD,
+    keep: Annotated[str, typer.Option(help="Visual tokens to keep of each page.")] = KEEP,
+    prune_layer: Annotated[
+        int | None, typer.Option(help="First decoder layer that runs short.")
+    ] = None,
+    keep_exact: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="A name, or /a regular expression/, to keep as text beside the pages.",
+        ),
+    ] = None,
+    exact: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KINDS",
+            help="Kinds kept as text: url,email,hex,date,identifier,number; or none. "
+            "Default: all, and none for the embedded model.",
+        ),
+    ] = None,
+    exact_limit: Annotated[
+        int | None, typer.Option(help="Most tokens for strings kept as text.")
+    ] = None,
+    or_text: Annotated[
+        bool, typer.Option("--or-text", help="Read as text where pages cost more or do not fit.")
+    ] = False,
+    page: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Page in px; default: the model's.")
+    ] = None,
+    font_px: Annotated[
+        int | None, typer.Option(help="Font size in px; default: by the model's tokens.")
+    ] = None,
+    flow: Annotated[
+        bool, typer.Option("--flow", help="Draw line ends as a sign, not as new lines.")
+    ] = False,
+    font: Annotated[
+        list[str] | None, typer.Option(help="Font file for characters that Noto Sans lacks.")
+    ] = None,
+    installed_fonts: Annotated[
+        bool, typer.Option("--installed-fonts", help="Then try the installed fonts.")
+    ] = False,
+    save_pages: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the pages as PNG.")
+    ] = None,
+    no_compare: Annotated[
+        bool, typer.Option("--no-compare", help="Do not also run the text as text.")
+    ] = False,
+    encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8",
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 32,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+) -> None:
+    """Answer a question about a long text, shown as carved pages to a vision-language model."""
+    chunks = open_text(file, encoding)
+    size = parse_page(page)
+    with err.status("Loading the libraries"):
+        from foveate.carve.pages.defaults import PageDefaults
+        from foveate.carve.pages.reader import PageReader
+        from foveate.cli.method import build_method
+        from foveate.models.load import quiet_transformers
+        from foveate.text_image.font_file import find_fonts
+
+        quiet_transformers()
+    defaults = PageDefaults.of(model)
+    layer = prune_layer if prune_layer is not None else defaults.layer_of(method)
+    carving = build_method(method, keep, prune_layer=layer)
+    rules = exact_rules(exact, keep_exact or [], exact_limit, defaults.kinds)
+    with err.status(f"Loading {model}"):
+        reader = PageReader(
+            model,
+            method=carving,
+            rules=rules,
+            page=size,
+            font_px=font_px,
+            flow=flow,
+            fonts=(*(font or ()), *(find_fonts() if installed_fonts else ())),
+            device=device,
+        )
+    text = read_at_most(chunks, reader.most_chars)
+    with err.status("Reading"):
+        answer = reader.read(
+            text, ask, max_new_tokens=max_new_tokens, or_text=or_text, compare=not no_compare
+        )
+    files = save_images(answer, save_pages)
+    unknown = reader.vlm.unknown_words(ask)
+    if as_json:
+        result: dict[str, Any] = {
+            "question": ask,
+            "model": reader.vlm.name,
+            "family": reader.vlm.family.title,
+            "answer": answer.answer,
+            "unknown_words": unknown,
+            "report": answer.report.to_dict(),
+            "pages": [str(path) for path in files],
+        }
+        print_json(result)
+        return
+    for note in notes(reader, text, unknown):
+        out.print(f"[yellow]{note}[/yellow]")
+    out.print(answer.answer or "(nothing)", markup=False, soft_wrap=True)
+    out.print()
+    out.print(str(answer.report), soft_wrap=True, markup=False)
+    for path in files:
+        out.print(str(path), style="dim", soft_wrap=True)
+
+
+def exact_rules(
+    kinds: str | None, marked: list[str], limit: int | None, by_default: tuple[str, ...]
+) -> Any:
+    """--exact, --keep-exact and --exact-limit as ExactRules."""
+    from foveate.carve.pages.exact import ExactRules
+
+    chosen = by_default
+    if kinds is not None:
+        wanted = kinds.replace(",", " ").split()
+        chosen = () if wanted == [NO_KINDS] else tuple(wanted)
+    return ExactRules(kinds=chosen, marked=tuple(marked), max_tokens=limit)
+
+
+def parse_page(text: str | None) -> tuple[int, int] | None:
+    """`448x448`, or `448` for a square."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})(?:[x×](\d{1,5}))?", text.strip())
+    if match is None:
+        raise InputError(f"page {text!r} is no size; write 448x448 or 448.")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def save_images(answer: PageAnswer, folder: Path | None) -> list[Path]:
+    """Write the pages that were shown, as page-001.png and so on."""
+    if folder is None:
+        return []
+    paths = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, image in enumerate(answer.images, start=1):
+            paths.append(folder / f"page-{number:03d}.png")
+            image.save(paths[-1])
+    except OSError as error:
+        raise InputError(
+            f"pages cannot be written to {str(folder)!r} ({error.strerror}); choose another folder."
+        ) from error
+    return paths
+
+
+def notes(reader: PageReader, text: str, unknown: list[str]) -> list[str]:
+    """What the reader of the answer should know."""
+    said = []
+    if unknown:
+        said.append(
+            f"The model does not know: {', '.join(unknown)}; its answer may be meaningless."
+        )
+    if reader.reads_fact_sheets_only and reader.layout_for(text).to_dict()["layout"] == "text":
+        said.append(
+            "The embedded model reads fact sheets only (lines such as: bread red 37 52); its "
+            "answer is meaningless."
+        )
+    return said
