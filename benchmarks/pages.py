@@ -294,7 +294,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     started = time.time()
 
-    vlm = foveate.load_vlm("embedded")
+    vlm = foveate.load_vlm(EMBEDDED)
     data: dict[str, Any] = {}
     table: list[str] = []
     sets = ((1, arguments.documents), (2, arguments.long_documents))
