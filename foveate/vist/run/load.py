@@ -26,6 +26,8 @@ from foveate.vist.encoder.vision_encoder import VisionEncoder, load_vision_encod
 from foveate.vist.fusion.prefix import decoder_shape, reader_of
 from foveate.vist.parts import VistParts, weights_hash
 
+TOWER_OPTIONS = {"normalise", "style"}  # of load_vision_encoder, that a checkpoint may set
+
 
 def base_reference(model: Any, name: str | None, known: Reference | None) -> Reference:
     """How to find a language model again.
@@ -146,6 +148,11 @@ def _encoder(
     if encoder is None and wanted.kind == "text_encoder":
         encoder = load_text_encoder(reader_path())
     elif encoder is None and wanted.kind == "vision_tower":
+        if unknown := sorted(set(wanted.options) - TOWER_OPTIONS):
+            raise InputError(
+                f"the checkpoint has options {', '.join(unknown)} of the vision tower that this "
+                "version does not know; update foveate, or pass encoder=."
+            )
         encoder = load_vision_encoder(wanted.name, **wanted.options, **access)
     elif encoder is None:
         raise InputError(
