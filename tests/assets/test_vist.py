@@ -23,7 +23,7 @@ from tests.wheel import needs_smollm2
 pytestmark = needs_smollm2
 ROOT = Path(__file__).parents[2]
 # Prose that no training saw: this project's own pages.
-PAGES = ("vist", "read", "evaluation", "training", "rendering", "command-line")
+PAGES = ("vist", "pages", "evaluation", "training", "rendering", "command-line")
 
 
 @pytest.fixture(scope="module")
