@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections import defaultdict
@@ -49,8 +50,8 @@ RULES: dict[str, str] = {
     "vist/latents": "text_image vist/config",
     "vist/fusion": "core models vist/config vist/latents",
     "vist/parts": "core text_image vist/config vist/latents vist/fusion",
-    "vist/run": "assets text_image models vist/config vist/checkpoint vist/encoder vist/latents "
-    "vist/fusion vist/parts",
+    "vist/run": "assets core text_image models vist/config vist/checkpoint vist/encoder "
+    "vist/latents vist/fusion vist/parts",
     "vist/train": "assets text_image draw models vist/config vist/checkpoint vist/encoder "
     "vist/latents vist/fusion vist/parts vist/run",
     "vist/cepe": "core text_image models vist/config vist/checkpoint vist/latents vist/fusion "
@@ -71,6 +72,7 @@ RULES: dict[str, str] = {
 GROUND = ("errors", "files", "version")
 
 
+@functools.cache
 def imported(path: Path) -> list[str]:
     """Every module a file names in an import, also inside functions and for type checkers."""
     names = []

@@ -20,6 +20,7 @@ from foveate.errors import MethodError
 
 __all__ = ["method_class", "parse_method", "spec_name", "split_outside"]
 
+MOST_CHARS = 2000
 _NAME = r"(?P<name>[A-Za-z_][\w.]*:[A-Za-z_][\w.]*|[A-Za-z_][\w-]*)"
 _STAGE = re.compile(rf"{_NAME}(?P<first>:[^()]*)?(\((?P<settings>.*)\))?(?P<last>:[^()]*)?")
 
@@ -43,6 +44,11 @@ def parse_method(text: str, budget: Budget, **shared: Any) -> Method:
         >>> str(parse_method("fastv(prune_layer=3)", Budget(keep_ratio=0.5)))
         'fastv(keep=50%, prune_layer=3)'
     """
+    if len(text) > MOST_CHARS:
+        raise MethodError(
+            f"the method has {len(text):,} characters, above the limit of {MOST_CHARS:,}; it "
+            f"begins with {text[:40]!r}."
+        )
     stages = split_outside(text, "+")
     if len(stages) == 1:
         return _stage(stages[0], budget, shared, alone=True)

@@ -57,6 +57,7 @@ def load_vlm(
     config = _config(name)
     _check_family(name, config)
     check_safetensors(name)
+    check_kernel(name, config)
     # The processor is read first: it is small, so a broken one is found before the weights load.
     processor = load_processor(name, config.model_type)
     try:
@@ -150,6 +151,16 @@ def _check_family(name: str, config: Any) -> None:
         f"model {name!r} is of family {kind!r}, which is not supported; supported are {known}. "
         f"Adding one is a table row: see {ADD_FAMILY_PAGE}."
     )
+
+
+def check_kernel(name: str, config: Any) -> None:
+    """Refuse a config.json that names an attention kernel of the hub, which would run its code."""
+    kernel = str(getattr(config, "_attn_implementation", None) or "")
+    if "/" in kernel:
+        raise InputError(
+            f"config.json of {name!r} asks for the attention kernel {kernel!r}, code that would be "
+            "fetched from the hub and run; remove that entry."
+        )
 
 
 def check_safetensors(name: str) -> None:

@@ -6,21 +6,26 @@ The base model and the encoder are named and hashed, never copied.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from foveate.core.decoder_shape import DecoderShape
-from foveate.errors import InputError
-from foveate.vist.config import VistConfig
+from foveate.errors import ConfigError, InputError
+from foveate.files import open_regular
+from foveate.vist.config import MOST_LAYERS, MOST_SIZE, VistConfig
 
 ABOUT, WEIGHTS = "vist.json", "vist.safetensors"
+MOST_BYTES = 1 << 20  # of vist.json
+MOST_CHARS = 1000  # of a name in it
 FORMAT = 1
 
 
@@ -34,6 +39,10 @@ class Reference:
         kind: of an encoder: "text_encoder", "vision_tower" or "" (the user's own class).
         revision: of the hub id, "" if unknown.
         options: what else it takes to load it the same way.
+        tokenizer: of a language model: `tokenizer_hash` of its tokenizer; "" if unknown.
+
+    Raises:
+        ConfigError: a field is of another kind or too long.
     """
 
     name: str
@@ -41,6 +50,19 @@ class Reference:
     kind: str = ""
     revision: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("name", "sha256", "kind", "revision", "tokenizer"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or len(value) > MOST_CHARS or not value.isprintable():
+                raise ConfigError(f"a reference got {name}={str(value)[:80]!r}; use a short text.")
+        for name in ("sha256", "tokenizer"):
+            value = getattr(self, name)
+            if value and not re.fullmatch("[0-9a-f]{64}", value):
+                raise ConfigError(f"a reference got {name}={value!r}; use a sha256, 64 digits.")
+        if not isinstance(self.options, Mapping):
+            raise ConfigError(f"a reference got options={self.options!r}; use an object.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +115,39 @@ def save_checkpoint(folder: str | Path, parts: nn.Module, about: Checkpoint) -> 
     return folder
 
 
+def read_about(folder: str | Path) -> dict[str, Any]:
+    """The object in a folder's vist.json, of any kind of memory.
+
+    Raises:
+        InputError: there is none, or it is too large, nested too deeply or no JSON object.
+    """
+    path = Path(folder) / ABOUT
+    try:
+        with open_regular(path) as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+        content = json.loads(data.decode("utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
+        return content
+    except OSError as error:
+        raise InputError(
+            f"folder {str(folder)!r} has no readable {ABOUT}; give a folder written by "
+            "save_pretrained."
+        ) from error
+    except InputError:
+        raise
+    except RecursionError as error:
+        raise InputError(
+            f"{ABOUT} of {str(folder)!r} is nested too deeply; copy the checkpoint again."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{ABOUT} of {str(folder)!r} is broken ({error}); copy the checkpoint again."
+        ) from error
+
+
 def read_checkpoint(folder: str | Path) -> Checkpoint:
     """Read vist.json.
 
@@ -100,19 +155,8 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         InputError: there is none, it is broken, or of a newer format.
         ConfigError: its configuration is impossible.
     """
-    path = Path(folder) / ABOUT
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content["format"]
-    except OSError as error:
-        raise InputError(
-            f"folder {str(folder)!r} has no readable {ABOUT}; give a folder written by "
-            "save_pretrained."
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{ABOUT} of {str(folder)!r} is broken ({error}); copy the checkpoint again."
-        ) from error
+    content = read_about(folder)
+    version = content.get("format")
     if version != FORMAT:
         raise InputError(
             f"checkpoint {str(folder)!r} has format {version}, this version reads {FORMAT}; update "
@@ -121,16 +165,61 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     try:
         return Checkpoint(
             config=VistConfig.from_dict(content["config"]),
-            shape=DecoderShape(**content["shape"]),
+            shape=_shape(content["shape"]),
             base=Reference(**content["base"]),
             encoder=Reference(**content["encoder"]),
             training=content.get("training", {}),
         )
-    except (KeyError, TypeError) as error:
+    except ConfigError as error:
+        raise ConfigError(f"{ABOUT} of {str(folder)!r}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{ABOUT} of {str(folder)!r} lacks or misnames a field ({error}); copy the checkpoint "
             "again."
         ) from error
+
+
+def _shape(values: Mapping[str, Any]) -> DecoderShape:
+    for name, value in values.items():
+        most = MOST_LAYERS if name == "num_layers" else MOST_SIZE
+        is_count = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
+        is_rms = name == "embedding_rms" and isinstance(value, float) and 0 < value < math.inf
+        if not (is_count or is_rms or (name == "gated" and isinstance(value, bool))):
+            raise ConfigError(
+                f"the shape of the decoder got {name}={repr(value)[:40]}; use a positive number "
+                f"of at most {most:,}."
+            )
+    return DecoderShape(**values)
+
+
+def check_weights(folder: str | Path, parts: nn.Module) -> None:
+    """Hold the header of vist.safetensors to `parts`, which may be on the meta device.
+
+    Raises:
+        InputError: the file is missing or broken, or its keys or shapes are not those of `parts`.
+    """
+    path = Path(folder) / WEIGHTS
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{str(path)!r} cannot be read ({error}); copy the checkpoint again."
+        ) from error
+    wanted = {name: tuple(value.shape) for name, value in parts.state_dict().items()}
+    for found, what in ((wanted.keys() - stored.keys(), "lacks"),
+                        (stored.keys() - wanted.keys(), "has unknown")):  # fmt: skip
+        if found:
+            raise InputError(
+                f"{str(path)!r} {what} weights {', '.join(sorted(found)[:3])} ({len(found)} in "
+                f"all); it does not belong to the {ABOUT} beside it."
+            )
+    for name, shape in stored.items():
+        if shape != wanted[name]:
+            raise InputError(
+                f"weight {name} of {str(path)!r} is {shape}, {ABOUT} asks for {wanted[name]}; use "
+                "files of one checkpoint."
+            )
 
 
 def load_weights(folder: str | Path, parts: nn.Module) -> None:
@@ -139,28 +228,8 @@ def load_weights(folder: str | Path, parts: nn.Module) -> None:
     Raises:
         InputError: the file is missing or broken, or its keys or shapes are not those of `parts`.
     """
-    path = Path(folder) / WEIGHTS
-    try:
-        stored = load_file(str(path))
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{str(path)!r} cannot be read ({error}); copy the checkpoint again."
-        ) from error
-    wanted = parts.state_dict()
-    for found, what in ((wanted.keys() - stored.keys(), "lacks"),
-                        (stored.keys() - wanted.keys(), "has unknown")):  # fmt: skip
-        if found:
-            raise InputError(
-                f"{str(path)!r} {what} weights {', '.join(sorted(found)[:3])} ({len(found)} in "
-                f"all); it does not belong to the {ABOUT} beside it."
-            )
-    for name, value in stored.items():
-        if value.shape != wanted[name].shape:
-            raise InputError(
-                f"weight {name} of {str(path)!r} is {tuple(value.shape)}, {ABOUT} asks for "
-                f"{tuple(wanted[name].shape)}; use files of one checkpoint."
-            )
-    parts.load_state_dict(stored)
+    check_weights(folder, parts)
+    parts.load_state_dict(load_file(str(Path(folder) / WEIGHTS)))
 
 
 def check_reference(what: str, wanted: Reference, found: str) -> None:

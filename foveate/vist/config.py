@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
@@ -11,6 +12,7 @@ from foveate.errors import ConfigError
 FORMS = ("kv_prefix", "cross_attention")
 SOURCES = ("embeddings", "states")
 BIASES = ("none", "window")
+MOST_SIZE, MOST_LAYERS = 1 << 20, 1 << 10
 _Config = TypeVar("_Config", bound="_Dictable")
 
 
@@ -113,6 +115,7 @@ class GlanceConfig(_Dictable):
                      "window", "steps", "pack_width", "run"):  # fmt: skip
             _check_positive("GlanceConfig", name, getattr(self, name))
         for name in ("layers", "key_width", "packed", "group_tokens"):
+            _check_count("GlanceConfig", name, getattr(self, name))
             if getattr(self, name) < 0:
                 raise ConfigError(f"GlanceConfig got {name}={getattr(self, name)}; use 0 or more.")
         if self.key_width and self.layers:
@@ -166,6 +169,8 @@ class FusionConfig(_Dictable):
         _check_choice("FusionConfig", "projection", self.projection, ("linear", "none"))
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
+            for layer in self.layers:
+                _check_count("FusionConfig", "layers", layer)
             if self.form == "kv_prefix":
                 raise ConfigError(
                     f"FusionConfig got layers={self.layers} with form='kv_prefix', which acts in "
@@ -176,6 +181,9 @@ class FusionConfig(_Dictable):
                     f"FusionConfig got layers={self.layers}; name each layer once, and at least "
                     "one (None is every layer)."
                 )
+        _check_count("FusionConfig", "lora_rank", self.lora_rank)
+        if not isinstance(self.lora_scale, (int, float)) or not math.isfinite(self.lora_scale):
+            raise ConfigError(f"FusionConfig got lora_scale={self.lora_scale!r}; use a number.")
         if self.lora_rank < 0:
             raise ConfigError(f"FusionConfig got lora_rank={self.lora_rank}; use 0 or more.")
         if self.lora_rank and (self.form, self.source) != ("kv_prefix", "embeddings"):
@@ -217,10 +225,20 @@ class VistConfig(_Dictable):
 
 
 def _check_positive(owner: str, name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    _check_count(owner, name, value)
+    if value < 1:
         raise ConfigError(f"{owner} got {name}={value!r}; use a positive integer.")
 
 
+def _check_count(owner: str, name: str, value: Any) -> None:
+    """A whole number from 0 to what no sound file exceeds: sizes are multiplied later."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"{owner} got {name}={repr(value)[:40]}; use a positive integer.")
+    most = MOST_LAYERS if name == "layers" else MOST_SIZE
+    if value > most:
+        raise ConfigError(f"{owner} got {name}={value}, above the limit of {most:,}; lower it.")
+
+
 def _check_choice(owner: str, name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ConfigError(f"{owner} got {name}={value!r}; use one of {', '.join(choices)}.")

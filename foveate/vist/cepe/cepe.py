@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,12 @@ from foveate.vist.checkpoint import (
     Reference,
     check_reference,
     load_weights,
+    read_about,
 )
 from foveate.vist.fusion.prefix import decoder_of, decoder_shape
 from foveate.vist.latents.memory import Memory
 from foveate.vist.parts import weights_hash
-from foveate.vist.run.load import load_base
+from foveate.vist.run.load import check_pinned, load_base
 from foveate.vist.run.vist import Vist
 
 __all__ = ["Cepe"]
@@ -119,12 +119,11 @@ class Cepe(Vist):
     ) -> Cepe:
         if encoder is not None:
             raise InputError("a CEPE brings its own encoder; leave out encoder=.")
-        file = folder / ABOUT
+        content = read_about(folder)
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
             kind, wanted = content["encoder"]["kind"], Reference(**content["base"])
             fields = content["config"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise InputError(
                 f"{str(folder)!r} holds no readable {ABOUT} ({error}); give a folder written by "
                 "Cepe.save_pretrained."
@@ -134,6 +133,8 @@ class Cepe(Vist):
                 f"{str(folder)!r} is a Vist that reads pictures, not a CEPE; load it with "
                 "Vist.from_pretrained."
             )
+        if base is None:
+            check_pinned("base model", wanted, "base")
         model, tokenizer = load_base(wanted, base, tokenizer, device, **access)
         check_reference("base model", wanted, weights_hash(decoder_of(model).model))
         made = cls(model, tokenizer, CepeConfig.from_dict(fields))

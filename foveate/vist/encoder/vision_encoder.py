@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from foveate.errors import InputError, UnsupportedModelError
-from foveate.models.load import check_safetensors, first_line
+from foveate.models.load import check_kernel, check_safetensors, first_line
 from foveate.text_image.render import StripStyle
 
 TOWERS: dict[str, Any] = {
@@ -51,6 +51,7 @@ class VisionEncoder(nn.Module):
             the input pixel values in each image"); "processor": mean and std of the tower's own
             image processor.
         mean, std: of the processor, three channels.
+        revision: commit of `name` on the hub, "" if unknown.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class VisionEncoder(nn.Module):
         normalise: Normalise = "image",
         mean: tuple[float, ...] = (0.5, 0.5, 0.5),
         std: tuple[float, ...] = (0.5, 0.5, 0.5),
+        revision: str = "",
     ) -> None:
         super().__init__()
         if normalise not in ("image", "processor"):
@@ -69,6 +71,7 @@ class VisionEncoder(nn.Module):
         config = tower.config
         self.tower = tower.requires_grad_(False).eval()
         self.name = name
+        self.revision = revision
         self.normalise = normalise
         self.style = style if style is not None else strip_style_for(config)
         self.width = int(config.hidden_size)
@@ -169,6 +172,7 @@ def load_vision_encoder(
     local_files_only: bool = False,
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
+    revision: str | None = None,
 ) -> VisionEncoder:
     """The vision tower of a CLIP, SigLIP or SigLIP 2 checkpoint, as an encoder of strips.
 
@@ -178,7 +182,7 @@ def load_vision_encoder(
         style: geometry of the strips; None fits them to the tower.
         dtype: of the tower; features are float32 in any case.
         local_files_only: never look at the hub.
-        cache_dir, token: for the hub, as in huggingface_hub.
+        cache_dir, token, revision: for the hub, as in huggingface_hub.
 
     Raises:
         InputError: the checkpoint is missing, broken or not in safetensors; or
@@ -187,7 +191,10 @@ def load_vision_encoder(
     """
     name = str(name)
     check_safetensors(name)
-    options = {"local_files_only": local_files_only, "cache_dir": cache_dir, "token": token}
+    options = {
+        "local_files_only": local_files_only, "cache_dir": cache_dir, "token": token,
+        "revision": revision,
+    }  # fmt: skip
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
     except Exception as error:  # any config class may raise anything
@@ -195,6 +202,7 @@ def load_vision_encoder(
             f"vision tower {name!r} is neither a local folder nor found on the hub "
             f"({first_line(error)}); check the name and the connection."
         ) from error
+    check_kernel(name, config)
     kind = str(config.model_type).removesuffix("_vision_model")
     if kind not in TOWERS:
         raise UnsupportedModelError(
@@ -226,7 +234,10 @@ def load_vision_encoder(
         stats = _processor_stats(name, options)
     if isinstance(style, dict):
         style = StripStyle.from_dict(style)
-    return VisionEncoder(tower, name=name, style=style, normalise=normalise, **stats)
+    commit = str(getattr(config, "_commit_hash", None) or "")
+    return VisionEncoder(
+        tower, name=name, style=style, normalise=normalise, revision=commit, **stats
+    )
 
 
 def _processor_stats(name: str, options: dict[str, Any]) -> dict[str, tuple[float, ...]]:

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from foveate.errors import InputError
 
+MOST_TOKENS = 1 << 40  # that a memory can say it stands for
+
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
@@ -42,6 +44,15 @@ class Memory:
                 f"Memory got latents {tuple(self.latents.shape)} and positions "
                 f"{tuple(self.positions.shape)}; they must be [M, D] and [M]."
             )
+        for name, most in (("num_tokens", MOST_TOKENS), ("num_pages", MOST_TOKENS)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+                raise InputError(
+                    f"Memory got {name}={value!r}; it must be a whole number from 0 to {most:,}."
+                )
+        for name in ("encoder", "parts"):
+            if not isinstance(getattr(self, name), str):
+                raise InputError(f"Memory got {name}={getattr(self, name)!r}; it must be a text.")
 
     @property
     def num_latents(self) -> int:
@@ -72,7 +83,7 @@ class Memory:
                     positions=file.get_tensor("positions"),
                     **about,
                 )
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise InputError(
                 f"{str(path)!r} is not a memory written by foveate ({type(error).__name__}: "
                 f"{error}); read the document again."

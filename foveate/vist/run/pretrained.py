@@ -31,6 +31,7 @@ class Pretrained:
     """
 
     anatomy: Anatomy
+    tokenizer: Any
     encoder: Any
     config: VistConfig
     parts: VistParts
@@ -171,7 +172,7 @@ class Pretrained:
         return Checkpoint(
             config=self.config,
             shape=self.parts.shape,
-            base=base_reference(self.anatomy.model, base, known and known.base),
+            base=base_reference(self.anatomy.model, self.tokenizer, base, known and known.base),
             encoder=self._encoder_reference(),
             training=training,
         )

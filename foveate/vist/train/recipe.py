@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.errors import ConfigError, InputError
+from foveate.files import open_regular
 from foveate.vist.config import GlanceConfig, VistConfig
 from foveate.vist.train.checked import checked
 from foveate.vist.train.optim import OptimConfig
@@ -29,6 +31,7 @@ else:
 
 __all__ = ["Recipe", "find_recipe", "load_recipe", "recipe_names"]
 
+MOST_BYTES = 1 << 20  # of a recipe
 FOLDER = Path(__file__).parent / "recipes"
 
 
@@ -50,6 +53,12 @@ class Recipe:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
+        # It becomes a folder's name.
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
+            raise ConfigError(
+                f"the recipe's name {self.name[:100]!r} is no plain name; use letters, digits, "
+                "'-', '_' and '.', beginning with a letter or digit."
+            )
         if not self.stages:
             raise ConfigError("the recipe has no stages; add at least one [[stages]].")
         names = [stage.name for stage in self.stages]
@@ -183,16 +192,28 @@ def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
 def _values(path: Path) -> dict[str, Any]:
     """A recipe file laid over the one that it names as its base."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = _toml(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not a TOML file that can be read: {error}.") from error
     base = values.pop("base", None)
     if base is None:
         return values
     under = find_recipe(path.parent / base if (path.parent / str(base)).is_file() else base)
-    if "base" in tomllib.loads(under.read_text(encoding="utf-8")):
+    if "base" in _toml(under):
         raise ConfigError(f"{path} has the base {base}, which has a base itself; name that one.")
     return _laid_over(_values(under), values)
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    """Raises InputError where it is no regular file, OSError and ValueError."""
+    with open_regular(path) as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _laid_over(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,7 +230,7 @@ def _apply(setting: str, values: dict[str, Any]) -> None:
     if not equals or not key.strip():
         raise ConfigError(f"--set got {setting!r}; write key=value, e.g. run.batch=4.")
     value: Any = written
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         value = tomllib.loads(f"value = {written}")["value"]
     *parents, last = key.strip().split(".")
     here: Any = values

@@ -116,7 +116,7 @@ def test_saved_and_loaded(reader: Cepe, tmp_path: Path) -> None:
 
 def test_what_is_no_cepe(tmp_path: Path) -> None:
     model = tiny.model("llama")
-    with pytest.raises(InputError, match=r"give a folder written by Cepe\.save_pretrained"):
+    with pytest.raises(InputError, match=r"give a folder written by save_pretrained"):
         Cepe.from_pretrained(tmp_path, base=model, tokenizer=None)
     vist: Vist = tiny.vist(model)
     vist.save_pretrained(tmp_path)
