@@ -11,9 +11,9 @@ from benchmarks.vist_cost.arithmetic import ARMS, CostShape, pieces_of
 from benchmarks.vist_cost.memory import memory_lines
 from foveate.errors import InputError
 from foveate.measure.manifest import manifest
+from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import Interval
 from foveate.measure.timing import interleaved, ratio_of_medians, wall_seconds
-from foveate.vist.eval.arms import Progress, no_progress
 from foveate.vist.eval.result import Curve, EvalResult, Table, json_ready, shown
 
 # Table 1 of the paper: (TFLOPs, GB) by arm and total tokens; its vist has 146 tokens an image.

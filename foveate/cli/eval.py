@@ -28,7 +28,7 @@ from foveate.cli.eval_tasks import icl, qa, recall
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.vist.eval.arms import Progress
+    from foveate.measure.progress import Progress
     from foveate.vist.eval.result import EvalResult
 
 eval_app = typer.Typer(help="Measure a model against its controls.", no_args_is_help=True)

@@ -14,7 +14,7 @@ from foveate.cli.eval_readers import DEFAULT_HEAD
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.vist.eval.arms import Progress
+    from foveate.measure.progress import Progress
     from foveate.vist.eval.result import EvalResult
 
 Model = Annotated[

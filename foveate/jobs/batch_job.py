@@ -42,11 +42,10 @@ from foveate.jobs.batch_files import (
 )
 from foveate.jobs.batch_input import InputFile, LinePlace
 from foveate.jobs.journal import Journal, read_journal
+from foveate.measure.progress import Progress, no_progress
 
 __all__ = ["Answers", "BatchJob"]
 
-# Called with (what, number done, total).
-Progress = Callable[[str, int, int], None]
 # A back end: batches in, what became of each out, in any order.
 Answers = Callable[[Iterator[list[LinePlace]]], Iterator[list[Outcome]]]
 
@@ -152,12 +151,7 @@ class BatchJob:
         done = self._done()
         return any(place.number not in done for batch in self._share() for place in batch)
 
-    def work(
-        self,
-        answers: Answers,
-        journal: Journal,
-        progress: Progress = lambda what, done, total: None,
-    ) -> None:
+    def work(self, answers: Answers, journal: Journal, progress: Progress = no_progress) -> None:
         """Answer what is left of the share; a batch is on the disk before the next is counted."""
         done = self._done()
         ready = total = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -167,10 +167,3 @@ def derangement(
                 far_off = [i for i in order if clusters[i] != clusters[item]]
                 partner[item] = far_off[int(generator.integers(len(far_off)))]
     return partner
-
-
-Progress = Callable[[str, int, int], None]
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """Says nothing."""

@@ -10,9 +10,10 @@ from typing import Any
 from foveate.errors import InputError
 from foveate.measure.manifest import manifest
 from foveate.measure.parts import Parts
+from foveate.measure.progress import Progress, no_progress
 from foveate.tasks.icl import BLANK, Demonstration, IclSet, shuffle_labels
 from foveate.vist.eval.accuracy import accuracy_rows, accuracy_table, average_rows
-from foveate.vist.eval.arms import ARMS, Arm, Progress, Readers, build_arms, no_progress
+from foveate.vist.eval.arms import ARMS, Arm, Readers, build_arms
 from foveate.vist.eval.context import FarContext, LengthRule, best_option
 from foveate.vist.eval.result import Curve, EvalResult, json_ready
 

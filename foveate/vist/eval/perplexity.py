@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from foveate.measure.manifest import manifest
+from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import Interval, clustered_mean
 from foveate.tasks.documents import Document
-from foveate.vist.eval.arms import ARMS, Arm, Progress, Readers, build_arms, no_progress
+from foveate.vist.eval.arms import ARMS, Arm, Readers, build_arms
 from foveate.vist.eval.perplexity_targets import PerplexitySettings, Target, choose_targets
 from foveate.vist.eval.result import (
     Curve,

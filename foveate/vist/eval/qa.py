@@ -8,11 +8,12 @@ from typing import Any
 
 from foveate.errors import InputError
 from foveate.measure.manifest import manifest
+from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import exact_match
 from foveate.tasks.icl import BLANK
 from foveate.tasks.open_qa import OpenQuestion, passages_text, question_prompt
 from foveate.vist.eval.accuracy import accuracy_rows, accuracy_table
-from foveate.vist.eval.arms import ARMS, Progress, Readers, build_arms, no_progress
+from foveate.vist.eval.arms import ARMS, Readers, build_arms
 from foveate.vist.eval.context import FarContext
 from foveate.vist.eval.result import Curve, EvalResult, json_ready
 

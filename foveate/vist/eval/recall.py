@@ -8,10 +8,11 @@ from typing import Any
 
 from foveate.errors import InputError
 from foveate.measure.manifest import manifest
+from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import Interval, exact_match
 from foveate.tasks.key_value import KINDS, KeyValueItem, Kind, make_items
 from foveate.vist.eval.accuracy import accuracy_rows, accuracy_table
-from foveate.vist.eval.arms import ARMS, Progress, Readers, build_arms, no_progress
+from foveate.vist.eval.arms import ARMS, Readers, build_arms
 from foveate.vist.eval.context import FarContext
 from foveate.vist.eval.result import Curve, EvalResult, Table, json_ready
 
