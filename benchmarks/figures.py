@@ -19,10 +19,10 @@ from foveate.assets import vist_path
 from foveate.draw.agreement_plot import BudgetPoint, agreement_plot
 from foveate.draw.palette import KEPT, MERGED
 from foveate.draw.token_map import token_map
+from foveate.models.token_offsets import tokenise
 from foveate.text_image.render import Renderer, Strips
 from foveate.vist.latents.memory import Memory
 from foveate.vist.run.document_reader import DocumentReader
-from foveate.vist.run.read_document import token_offsets
 from foveate.vist.run.vist import Vist
 
 FOLDER = Path("docs/images")
@@ -103,13 +103,13 @@ def main(folder: Path) -> None:
     draw_kept(carving, folder / "kept.svg")
     draw_scores(carving, folder / "scores.png")
     draw_agreement(carver, carving, folder / "agreement.svg")
-    vist = Vist.load(vist_path())
+    vist = Vist.from_pretrained(vist_path())
     text = (vist_path() / "README.md").read_text(encoding="utf-8")
     far = DocumentReader(vist, recent=128).split(text).far
     draw_strip(
         Renderer(vist.encoder.style).render(far),
         vist.read(far),
-        token_offsets(vist.tokenizer, far),
+        tokenise(vist.tokenizer, far).offsets,
         folder / "strip.png",
     )
 

@@ -25,6 +25,7 @@ from rich.progress import Progress
 
 import foveate
 from benchmarks.results import write_results
+from foveate.assets import EMBEDDED
 from foveate.carve.method import Method
 from foveate.carve.pages.defaults import PageDefaults
 from foveate.carve.pages.exact import ExactRules
@@ -293,7 +294,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     started = time.time()
 
-    vlm = foveate.load_vlm("embedded")
+    vlm = foveate.load_vlm(EMBEDDED)
     data: dict[str, Any] = {}
     table: list[str] = []
     sets = ((1, arguments.documents), (2, arguments.long_documents))

@@ -26,7 +26,8 @@ from rich.progress import Progress
 from benchmarks.prefill import shown
 from benchmarks.results import write_results
 from foveate.core.budget import Budget
-from foveate.measure.cost import DecoderShape, prefill_cost
+from foveate.core.decoder_shape import DecoderShape
+from foveate.measure.flops import prefill_cost
 from foveate.measure.manifest import manifest
 from foveate.measure.timing import interleaved, ratio_of_medians, wall_seconds
 from foveate.vllm.settings import to_settings
@@ -77,8 +78,8 @@ def predicted(keep: int, num_text: int) -> dict[str, float]:
     """How many times more requests, by counting."""
     decoder = DecoderShape.of(DECODER)
     tower = DecoderShape(
-        num_layers=12, hidden=384, intermediate=1536, num_heads=6, num_kv_heads=6, head_dim=64,
-        gated=False,
+        num_layers=12, hidden_size=384, intermediate_size=1536, num_heads=6, num_kv_heads=6,
+        head_dim=64, gated=False,
     )  # fmt: skip
     of_tower = prefill_cost(tower, num_text=1, num_visual=VISUAL).flops
     flops = {

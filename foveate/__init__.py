@@ -11,8 +11,12 @@ from foveate.version import __version__ as __version__
 if TYPE_CHECKING:
     from foveate.carve.engine.attach import Run as Run
     from foveate.carve.engine.attach import attach as attach
+    from foveate.carve.method import METHODS as METHODS
+    from foveate.carve.method import Method as Method
     from foveate.carve.methods import *  # noqa: F403
     from foveate.carve.pages.reader import PageReader as PageReader
+    from foveate.carve.registry import method as method
+    from foveate.carve.stack import Stack as Stack
     from foveate.core.budget import Budget as Budget
     from foveate.core.plan import KeepPlan as KeepPlan
     from foveate.core.report import ImageReport as ImageReport
@@ -28,6 +32,10 @@ _HOMES = {
     "KeepPlan": "foveate.core.plan",
     "ImageReport": "foveate.core.report",
     "Report": "foveate.core.report",
+    "METHODS": "foveate.carve.method",
+    "Method": "foveate.carve.method",
+    "method": "foveate.carve.registry",
+    "Stack": "foveate.carve.stack",
     "Run": "foveate.carve.engine.attach",
     "attach": "foveate.carve.engine.attach",
     "PageReader": "foveate.carve.pages.reader",
@@ -39,7 +47,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Everything else public is a method or the registry: foveate.TokenCarve, foveate.METHODS."""
+    """Everything else public is a built-in method: foveate.TokenCarve."""
     if name.startswith("_"):
         raise AttributeError(f"module 'foveate' has no attribute {name!r}")
     home = importlib.import_module(_HOMES.get(name, "foveate.carve.methods"))
@@ -52,6 +60,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    methods = importlib.import_module("foveate.carve.methods").METHODS.values()
-    names = [cls.__name__ for cls in methods]
-    return sorted([*_HOMES, *names, "METHODS", "Method", "method", "FoveateError", "__version__"])
+    home = importlib.import_module("foveate.carve.methods")
+    names = [name for name, value in vars(home).items() if isinstance(value, type)]
+    return sorted([*_HOMES, *names, "FoveateError", "__version__"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -26,3 +27,16 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture
+def own_methods() -> Iterator[None]:
+    """Methods that the test defines, and packages that it finds, are forgotten after it."""
+    from foveate.carve import registry
+
+    before = dict(registry.METHODS)
+    registry._load_packages.cache_clear()
+    yield
+    registry._load_packages.cache_clear()
+    registry.METHODS.clear()
+    registry.METHODS.update(before)

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import InputError
-from foveate.measure.cost import DecoderShape
 from foveate.vist.config import ResamplerConfig
 from foveate.vist.encoder.encoder_config import TextEncoderConfig
 
@@ -66,7 +66,12 @@ class CostShape:
 
     llm: DecoderShape = field(
         default_factory=lambda: DecoderShape(
-            num_layers=22, hidden=2048, intermediate=5632, num_heads=32, num_kv_heads=4, head_dim=64
+            num_layers=22,
+            hidden_size=2048,
+            intermediate_size=5632,
+            num_heads=32,
+            num_kv_heads=4,
+            head_dim=64,
         )
     )
     vocabulary: int = 32_000
@@ -164,7 +169,7 @@ def resampler_piece(config: ResamplerConfig, inputs: int, count: int) -> Piece:
 def fusion_piece(shape: DecoderShape, width: int, raw: int, entries: int) -> Piece:
     """Cross-attention from `raw` text rows to `entries` memory entries, in every layer."""
     queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    layer = raw * 2 * shape.hidden * queries + entries * 2 * width * keys
+    layer = raw * 2 * shape.hidden_size * queries + entries * 2 * width * keys
     return Piece(
         name="cross-attention",
         projections=2 * shape.num_layers * layer,
@@ -175,11 +180,11 @@ def fusion_piece(shape: DecoderShape, width: int, raw: int, entries: int) -> Pie
 def llm_piece(shape: DecoderShape, vocabulary: int, tokens: int) -> Piece:
     """`tokens` through the decoder, with the output head at every position."""
     queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    layer = shape.hidden * (2 * queries + 2 * keys)
-    layer += shape.hidden * shape.intermediate * (3 if shape.gated else 2)
+    layer = shape.hidden_size * (2 * queries + 2 * keys)
+    layer += shape.hidden_size * shape.intermediate_size * (3 if shape.gated else 2)
     return Piece(
         name="language model",
-        projections=2 * tokens * (shape.num_layers * layer + shape.hidden * vocabulary),
+        projections=2 * tokens * (shape.num_layers * layer + shape.hidden_size * vocabulary),
         attention=2 * shape.num_layers * 2 * tokens**2 * queries,
     )
 

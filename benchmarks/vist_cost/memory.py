@@ -12,8 +12,8 @@ from benchmarks.vist_cost.arithmetic import (
     EncoderShape,
     pieces_of,
 )
+from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import InputError
-from foveate.measure.cost import DecoderShape
 from foveate.vist.config import ResamplerConfig
 from foveate.vist.encoder.encoder_config import TextEncoderConfig
 
@@ -51,7 +51,7 @@ def memory_lines(shape: CostShape, arm: str, total: int, kernel: Kernel) -> dict
         lines["KV of the far context"] = HALF * 2 * shape.llm.num_layers * entries * keys
         queries = shape.llm.num_heads * shape.llm.head_dim
         working["cross-attention"] = (
-            HALF * raw * (2 * shape.llm.hidden + 2 * queries)
+            HALF * raw * (2 * shape.llm.hidden_size + 2 * queries)
             + score * shape.llm.num_heads * raw * entries
         )
         lines.update(_encoder_weights(shape, arm))
@@ -66,14 +66,14 @@ def memory_lines(shape: CostShape, arm: str, total: int, kernel: Kernel) -> dict
 def _llm_weights(shape: DecoderShape, vocabulary: int) -> int:
     """Decoder, embeddings and an output head of its own."""
     queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    layer = shape.hidden * (2 * queries + 2 * keys)
-    layer += shape.hidden * shape.intermediate * (3 if shape.gated else 2)
-    return shape.num_layers * layer + 2 * vocabulary * shape.hidden
+    layer = shape.hidden_size * (2 * queries + 2 * keys)
+    layer += shape.hidden_size * shape.intermediate_size * (3 if shape.gated else 2)
+    return shape.num_layers * layer + 2 * vocabulary * shape.hidden_size
 
 
 def _fusion_weights(shape: DecoderShape, width: int) -> int:
     queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    return shape.num_layers * (2 * shape.hidden * queries + 2 * width * keys)
+    return shape.num_layers * (2 * shape.hidden_size * queries + 2 * width * keys)
 
 
 def _resampler_weights(config: ResamplerConfig) -> int:
@@ -103,8 +103,8 @@ def _encoder_weights(shape: CostShape, arm: str) -> dict[str, int]:
 
 def _llm_layer(shape: DecoderShape, tokens: int, score: int) -> int:
     queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    values = 2 * shape.hidden + 2 * queries + 2 * keys
-    feed_forward = 2 * shape.hidden + (2 if shape.gated else 1) * shape.intermediate
+    values = 2 * shape.hidden_size + 2 * queries + 2 * keys
+    feed_forward = 2 * shape.hidden_size + (2 if shape.gated else 1) * shape.intermediate_size
     attention = HALF * tokens * values + score * shape.num_heads * tokens**2
     return max(attention, HALF * tokens * feed_forward)
 

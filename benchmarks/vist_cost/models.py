@@ -17,38 +17,27 @@ from transformers import (
     RobertaModel,
 )
 
-from foveate.vist.config import DecoderShape, FusionConfig, ResamplerConfig
+from foveate.core.decoder_shape import DecoderShape
+from foveate.vist.config import FusionConfig, ResamplerConfig
 from foveate.vist.encoder.encoder_config import TextEncoderConfig
 from foveate.vist.encoder.text_encoder import TextEncoder
 from foveate.vist.fusion.cross_attention import CrossAttention
 from foveate.vist.latents.resampler import PerceiverResampler
 
-__all__ = ["count_flops", "llama_shape"]
+__all__ = ["count_flops"]
 
 
 def llama_config(shape: Any, vocabulary: int, positions: int) -> LlamaConfig:
-    """A Llama of a `measure.cost.DecoderShape`."""
+    """A Llama of a `DecoderShape`."""
     return LlamaConfig(
         vocab_size=vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
         num_hidden_layers=shape.num_layers,
         num_attention_heads=shape.num_heads,
         num_key_value_heads=shape.num_kv_heads,
         head_dim=shape.head_dim,
         max_position_embeddings=positions,
-    )
-
-
-def llama_shape(shape: Any) -> DecoderShape:
-    """The same sizes as the fusion wants them."""
-    return DecoderShape(
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_layers=shape.num_layers,
-        num_heads=shape.num_heads,
-        num_kv_heads=shape.num_kv_heads,
-        head_dim=shape.head_dim,
     )
 
 
@@ -137,7 +126,7 @@ def _text(shape: Any) -> nn.Module:
 
 def _cross(shape: Any, arm: str, raw: int, entries: int) -> int:
     width = shape.text.width if arm == "cepe" else shape.resampler.width
-    llm = llama_shape(shape.llm)
+    llm: DecoderShape = shape.llm
     with torch.device("meta"):
         module = CrossAttention(
             width,

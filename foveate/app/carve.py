@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -13,7 +13,8 @@ from foveate.carve.compare.agreement import Agreement, agreement_over_budgets
 from foveate.carve.engine.attach import attach
 from foveate.carve.engine.token_scores import StepScores, step_scores
 from foveate.carve.method import Method
-from foveate.carve.methods import METHODS, NoOp
+from foveate.carve.methods import NoOp
+from foveate.carve.registry import all_methods
 from foveate.carve.spec import parse_method
 from foveate.core.budget import Budget
 from foveate.core.layout import ImageSpan
@@ -36,6 +37,7 @@ class Carving:
 
     Args:
         image, question: what was asked.
+        choice: the method as it was chosen, one of Carver.methods.
         method: that carved.
         full, carved: answers by token, with their times.
         full_kv_bytes, kv_bytes: of the KV cache after the prompt; None without a cache.
@@ -49,6 +51,7 @@ class Carving:
 
     image: Image.Image = field(repr=False)
     question: str
+    choice: str
     method: Method
     full: Answer
     carved: Answer
@@ -68,13 +71,13 @@ class Carving:
 
 
 def suitable_methods(vlm: VisionLanguageModel) -> list[str]:
-    """Registered methods that can be put on a model with their own defaults."""
+    """Methods that can be put on a model with their own defaults, those of packages too."""
     found = []
-    for name in METHODS:
+    for name in all_methods():
         if name in NOT_OFFERED:
             continue
         try:
-            attach(vlm.model, parse_method(name, Budget(keep_ratio=0.5))).detach()
+            attach(vlm.model, name, keep=0.5).detach()
         except FoveateError:
             continue
         found.append(name)
@@ -86,11 +89,17 @@ class Carver:
 
     Args:
         vlm: the model.
+        more: methods to offer beside those that `foveate methods` lists, as --method writes them.
+
+    Raises:
+        FoveateError: one of `more` cannot be put on the model.
     """
 
-    def __init__(self, vlm: VisionLanguageModel) -> None:
+    def __init__(self, vlm: VisionLanguageModel, more: Sequence[str] = ()) -> None:
         self.vlm = vlm
-        self.methods = suitable_methods(vlm)
+        for text in more:
+            attach(vlm.model, text, keep=0.5).detach()
+        self.methods = list(dict.fromkeys([*suitable_methods(vlm), *more]))
         # A model holds one run at a time.
         self._lock = threading.Lock()
 
@@ -155,6 +164,7 @@ class Carver:
         return Carving(
             image=image,
             question=question,
+            choice=method,
             method=chosen,
             full=full.rows[0],
             carved=carved.rows[0],
@@ -170,9 +180,11 @@ class Carver:
 
     def agreement(self, carving: Carving) -> Iterator[Agreement]:
         """The same question and method at all budgets, one after the other."""
-        name = carving.method.name
         with self._lock:
             inputs = self.vlm.inputs(carving.question, carving.image)
             yield from agreement_over_budgets(
-                self.vlm, inputs, carving.full.ids, lambda ratio: self.method(name, ratio)
+                self.vlm,
+                inputs,
+                carving.full.ids,
+                lambda ratio: self.method(carving.choice, ratio),
             )

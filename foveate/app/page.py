@@ -21,7 +21,7 @@ from foveate.app.read_html import (
     text_parts_html,
 )
 from foveate.carve.compare.agreement import Agreement
-from foveate.carve.methods import METHODS
+from foveate.carve.spec import method_class
 from foveate.errors import FoveateError
 
 __all__ = ["build_page"]
@@ -225,7 +225,9 @@ def _path_of(payload: Any) -> str | None:
 
 def _about(name: str) -> str:
     """What a method does, in a line."""
-    cls = METHODS[name]
+    cls = method_class(name)
+    if cls is None or not cls.summary:  # settings in brackets say it themselves
+        return ""
     return f"*{cls.summary}*" + (f" ({cls.paper})" if cls.paper else "")
 
 

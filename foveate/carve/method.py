@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from typing_extensions import Self
 
+from foveate.carve.definition import is_abstract, make_plain, on_plain_settings, register
 from foveate.core.budget import Budget
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import others, top_k
@@ -25,6 +26,9 @@ Positions = Literal["original", "renumbered"]
 
 # Read off the decoder layer before the prune layer.
 LAYER_NEEDS: frozenset[Need] = frozenset({"attention", "attention_output", "text_attention"})
+
+# Every method whose class has been defined; `foveate.carve.registry` also finds others.
+METHODS: dict[str, type[Method]] = {}
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,11 @@ class Step:
 class Method(ABC):
     """Settings shared by all methods; a subclass adds its own and implements `plan`.
 
+    A subclass that has a `name` of its own and implements everything enters METHODS as it is
+    defined. Its settings are int, float, str, bool, None, Literal, or tuples of them: on
+    construction, before any `__post_init__`, each becomes the plain value that its annotation says,
+    so numbers of numpy and torch do, and `to_dict` is always JSON.
+
     Args:
         keep_tokens, keep_ratio: the budget of each image; exactly one.
         prune_layer: decoder layer that first sees the shorter sequence; layers before it run in
@@ -66,6 +75,9 @@ class Method(ABC):
             prompt token, "text_attention" of all text tokens, "similarity" (any layer).
 
     Class attributes:
+        name: how it is called, letters, digits, "_" and "-"; one class has it.
+        summary: what it does, in a line.
+        paper: where it is published.
         where: "vision_tower" (fewer tokens inside the vision tower), "encoder" (between the tower
             and the language model: prune_layer 0), "llm" (between two decoder layers).
         exact_budget: False where the budget is a ceiling.
@@ -73,11 +85,12 @@ class Method(ABC):
 
     Raises:
         BudgetError: for an impossible budget.
-        MethodError: for an impossible layer or setting.
+        MethodError: for an impossible layer or setting; where a class is defined, for a name that
+            another class has, or that cannot be typed.
     """
 
     name: ClassVar[str]
-    summary: ClassVar[str]
+    summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     where: ClassVar[Where] = "llm"
     default_layer: ClassVar[int] = 2
@@ -92,18 +105,19 @@ class Method(ABC):
     text_share: float = 0.0
     text_relevance: Relevance = "attention"
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own_check = cls.__dict__.get("__post_init__")
+        if own_check is not None:
+            cls.__post_init__ = on_plain_settings(own_check)  # type: ignore[assignment, method-assign]
+        if "name" in cls.__dict__ and not is_abstract(cls):
+            register(cls, METHODS)
+
     def __post_init__(self) -> None:
+        make_plain(self)
         _ = self.budget  # validates
         if self.prune_layer is not None and self.prune_layer < 0:
             raise MethodError(f"prune_layer={self.prune_layer} is negative; use 0 or more.")
-        if self.early_cache not in ("compact", "full"):
-            raise MethodError(
-                f"early_cache={self.early_cache!r} is unknown; use 'compact' or 'full'."
-            )
-        if self.positions not in ("original", "renumbered"):
-            raise MethodError(
-                f"positions={self.positions!r} is unknown; use 'original' or 'renumbered'."
-            )
         if not 0.0 <= self.text_share <= 1.0:
             raise MethodError(f"text_share={self.text_share} is outside [0, 1].")
         if self.text_share and self.where == "vision_tower":
@@ -126,6 +140,11 @@ class Method(ABC):
     @property
     def budget(self) -> Budget:
         return Budget(keep_tokens=self.keep_tokens, keep_ratio=self.keep_ratio)
+
+    @property
+    def members(self) -> tuple[Method, ...]:
+        """The methods that act, first to last: itself, or what it is made of."""
+        return (self,)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -231,21 +250,35 @@ class Method(ABC):
             says exact_budget=False).
         """
 
+    @classmethod
+    def reference(cls) -> str:
+        """What names the class in every process: its name, or "module:Class" outside foveate."""
+        is_ours = cls.__module__.split(".")[0] == "foveate" and METHODS.get(cls.name) is cls
+        return cls.name if is_ours else f"{cls.__module__}:{cls.__qualname__}"
+
     def to_dict(self) -> dict[str, Any]:
-        """Name and settings, enough to build the method again."""
-        return {"name": self.name, **asdict(self)}
+        """Reference and settings, JSON, enough for `foveate.method` to build the method again."""
+        return {"name": self.reference(), **asdict(self)}
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Self:
-        """Build from `to_dict` output (a "name" entry is checked, then ignored)."""
+        """Build from `to_dict` output (a "name" entry is checked, then ignored).
+
+        Raises:
+            BudgetError, MethodError: the name is another's; a setting is unknown, missing, or
+                cannot be.
+        """
         settings = dict(settings)
         name = settings.pop("name", cls.name)
-        if name != cls.name:
+        if name not in (cls.name, cls.reference()):
             raise MethodError(f"settings are for method {name!r}, not {cls.name!r}.")
-        known = [f.name for f in fields(cls)]
+        known = {f.name: f for f in fields(cls) if f.init}
         for key in settings:
             if key not in known:
                 raise MethodError(f"{cls.name} has no setting {key!r}; it has {', '.join(known)}.")
+        for key, f in known.items():
+            if key not in settings and f.default is MISSING and f.default_factory is MISSING:
+                raise MethodError(f"{cls.name} needs the setting {key!r}; give it.")
         return cls(**settings)
 
     def __str__(self) -> str:

@@ -1,6 +1,7 @@
 """Methods as people type them: a name, its settings in brackets, stages joined by a plus.
 
-`tokencarve`, `tokencarve(attention_weight=0.3)`, `visionzip:50%+tokencarve`.
+`tokencarve`, `tokencarve(attention_weight=0.3)`, `visionzip:50%+tokencarve`; a class without an
+installed package is `package.module:Class`.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ import re
 from dataclasses import fields
 from typing import Any
 
-from foveate.carve.methods import METHODS, Method, method
+from foveate.carve.definition import BUDGET
+from foveate.carve.method import METHODS, Method
+from foveate.carve.registry import find_method
+from foveate.carve.stack import Stack
 from foveate.core.budget import Budget, parse_budget
 from foveate.errors import MethodError
 
-__all__ = ["parse_method", "spec_name", "split_outside"]
+__all__ = ["method_class", "parse_method", "spec_name", "split_outside"]
 
-STACK = "stack"
-_STAGE = re.compile(r"(?P<name>[A-Za-z_][\w-]*)(?P<first>:[^()]*)?(\((?P<settings>.*)\))?"
-                    r"(?P<last>:[^()]*)?")  # fmt: skip
+_NAME = r"(?P<name>[A-Za-z_][\w.]*:[A-Za-z_][\w.]*|[A-Za-z_][\w-]*)"
+_STAGE = re.compile(rf"{_NAME}(?P<first>:[^()]*)?(\((?P<settings>.*)\))?(?P<last>:[^()]*)?")
 
 
 def parse_method(text: str, budget: Budget, **shared: Any) -> Method:
@@ -26,8 +29,9 @@ def parse_method(text: str, budget: Budget, **shared: Any) -> Method:
 
     Args:
         text: `NAME`, `NAME(setting=value, ...)`, or stages of that form joined by `+`, first to
-            last. All stages but the last may have a budget of their own, `NAME:50%` or `NAME:64`,
-            of the tokens that the image had at first.
+            last. NAME is one that `foveate methods` lists, or `package.module:Class`. All stages
+            but the last may have a budget of their own, `NAME:50%` or `NAME:64`, of the tokens that
+            the image had at first.
         budget: of the method; in a stack, of the stages without a budget of their own.
         shared: settings for every stage that has them and does not set them itself, e.g. a seed.
 
@@ -42,18 +46,23 @@ def parse_method(text: str, budget: Budget, **shared: Any) -> Method:
     stages = split_outside(text, "+")
     if len(stages) == 1:
         return _stage(stages[0], budget, shared, alone=True)
-    if STACK not in METHODS:
-        raise MethodError(
-            f"{text!r} is a stack of {len(stages)} methods, which this version cannot run; name "
-            "one method."
-        )
     made = tuple(_stage(stage, budget, shared, alone=False) for stage in stages)
     if made[-1].budget != budget:
         raise MethodError(
             f"{text!r} gives its last stage a budget of its own, which is the stack's; give that "
             "with --keep."
         )
-    return method(STACK, stages=made)  # its budget is the last stage's
+    return Stack(stages=made)  # its budget is the last stage's
+
+
+def method_class(text: str) -> type[Method] | None:
+    """The class, where the text is one name and nothing else; None for settings and stacks.
+
+    Raises:
+        MethodError: an unknown name.
+    """
+    is_name = re.fullmatch(_NAME, text.strip()) is not None
+    return find_method(text.strip()) if is_name else None
 
 
 def spec_name(text: str) -> str:
@@ -89,8 +98,7 @@ def _stage(text: str, budget: Budget, shared: dict[str, Any], *, alone: bool) ->
             "tokencarve(attention_weight=0.3) or visionzip:50%+tokencarve."
         )
     name, own = found["name"], found["first"] or found["last"]
-    if name not in METHODS:
-        raise MethodError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}.")
+    cls = _find(name)
     if own:
         if alone:
             raise MethodError(
@@ -98,15 +106,20 @@ def _stage(text: str, budget: Budget, shared: dict[str, Any], *, alone: bool) ->
                 "with --keep."
             )
         budget = parse_budget(own[1:])
-    known = {entry.name for entry in fields(METHODS[name])}
+    known = {entry.name for entry in fields(cls)}
     settings = {key: value for key, value in shared.items() if key in known and value is not None}
     settings |= _settings(found["settings"] or "", text)
+    return cls.from_dict({**settings, **{key: getattr(budget, key) for key in BUDGET}})
+
+
+def _find(name: str) -> type[Method]:
     try:
-        return method(name, **settings, **_budget_settings(budget))
-    except TypeError as error:  # a value of another type: "attention_weight=low"
-        raise MethodError(
-            f"{text!r}: a setting has a value of the wrong type ({error})."
-        ) from error
+        return find_method(name)
+    except MethodError:
+        first, _, rest = name.partition(":")
+        if rest and first in METHODS:
+            parse_budget(rest)  # "divprune:half": says how a budget is written
+        raise
 
 
 def _settings(text: str, where: str) -> dict[str, Any]:
@@ -116,14 +129,10 @@ def _settings(text: str, where: str) -> dict[str, Any]:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not key.isidentifier() or not value:
             raise MethodError(f"{where!r}: {part!r} is not setting=value.")
-        if key in ("keep_tokens", "keep_ratio"):
+        if key in BUDGET:
             raise MethodError(f"{where!r}: the budget is not a setting here; give it with --keep.")
         try:
             settings[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             settings[key] = value
     return settings
-
-
-def _budget_settings(budget: Budget) -> dict[str, Any]:
-    return {"keep_tokens": budget.keep_tokens, "keep_ratio": budget.keep_ratio}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from typing_extensions import Self
 
+from foveate.carve.definition import BUDGET
 from foveate.carve.method import Method, Step
+from foveate.carve.registry import method
 from foveate.core.plan import KeepPlan
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
@@ -23,6 +26,7 @@ class Stack(Method):
 
     Args:
         stages: methods in the order they act; each must cut in later layers than the one before.
+            All other settings are theirs.
 
     Example:
         >>> from foveate import DivPrune, FastV
@@ -46,6 +50,12 @@ class Stack(Method):
             raise MethodError(
                 f"{inner[0].name} acts inside the vision tower and must come first in the stack."
             )
+        for f in fields(self):
+            if f.name not in (*BUDGET, "stages") and getattr(self, f.name) != f.default:
+                raise MethodError(
+                    f"a stack has no {f.name} of its own, got {getattr(self, f.name)!r}; give it "
+                    "to the stages that should have it."
+                )
         last = self.stages[-1]
         if self.keep_tokens is None and self.keep_ratio is None:
             object.__setattr__(self, "keep_tokens", last.keep_tokens)
@@ -62,6 +72,10 @@ class Stack(Method):
         """Where its first method acts."""
         return self.stages[0].where
 
+    @property
+    def members(self) -> tuple[Method, ...]:
+        return tuple(member for stage in self.stages for member in stage.members)
+
     def steps(self, num_layers: int, first_layer: int) -> tuple[Step, ...]:
         found = [step for s in self.stages for step in s.steps(num_layers, first_layer)]
         for before, after in itertools.pairwise(found):
@@ -76,16 +90,17 @@ class Stack(Method):
         raise MethodError("a stack decides nothing itself; call plan of one of its stages.")
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "stages": [stage.to_dict() for stage in self.stages]}
+        return {"name": self.reference(), "stages": [stage.to_dict() for stage in self.stages]}
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Self:
-        from foveate.carve.methods import method
-
-        stages = tuple(
-            stage if isinstance(stage, Method) else method(**stage)
-            for stage in settings.get("stages", ())
-        )
+        stages = settings.get("stages", ())
+        if isinstance(stages, (list, tuple)):
+            # What is neither a method nor one's settings is refused on construction.
+            stages = tuple(
+                method(**stage) if isinstance(stage, Mapping) and "name" in stage else stage
+                for stage in stages
+            )
         return super().from_dict({**settings, "stages": stages})
 
     def __str__(self) -> str:

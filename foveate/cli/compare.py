@@ -55,8 +55,9 @@ def compare(
     methods: Annotated[
         list[str] | None,
         typer.Option(
-            help="See `foveate methods`; settings in brackets, stages joined by +, e.g. "
-            "'visionzip:50%+tokencarve(attention_weight=0.3)'. random and uniform always run."
+            help="See `foveate methods`, or package.module:Class; settings in brackets, stages "
+            "joined by +, e.g. 'visionzip:50%+tokencarve(attention_weight=0.3)'. random and "
+            "uniform always run."
         ),
     ] = None,
     keep: Annotated[

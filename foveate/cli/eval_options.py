@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from foveate.vist.eval.result import EvalResult
 
 Model = Annotated[
-    str | None, typer.Option("--model", help="Folder of a Vist checkpoint; default: embedded.")
+    str | None, typer.Option("--model", help="Vist: folder or hub id; default: embedded.")
 ]
 Base = Annotated[
     str | None, typer.Option("--base", help="Its language model, if it lies elsewhere now.")
 ]
 Cepe = Annotated[
-    str | None, typer.Option("--cepe", help="Folder of a CEPE checkpoint; adds the arms cepe*.")
+    str | None, typer.Option("--cepe", help="CEPE: folder or hub id; adds the arms cepe*.")
 ]
 Head = Annotated[
     str | None,

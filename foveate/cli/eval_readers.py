@@ -40,7 +40,7 @@ def load_readers(
         if cepe is not None:
             from foveate.vist.cepe.cepe import Cepe
 
-            text_encoder = Cepe.load(cepe, vist.model, tokenizer=vist.tokenizer)
+            text_encoder = Cepe.from_pretrained(cepe, base=vist.model, tokenizer=vist.tokenizer)
         if dtype != "auto":  # last: checkpoints name their base by a hash of its weights
             import torch
 
@@ -70,12 +70,12 @@ def _other_latents(reader: Any, num_latents: int) -> Any:
 
 
 def load_vist(model: str | None, base: str | None, device: str) -> Any:
-    """A Vist from its folder; None is the embedded one."""
+    """A Vist from its folder or hub id; None is the embedded one."""
     from foveate.models.load import pick_device
     from foveate.vist.run.vist import Vist
 
     folder = model or embedded_vist()
-    return Vist.load(folder, base, device=pick_device(device))
+    return Vist.from_pretrained(folder, base=base, device=pick_device(device))
 
 
 def embedded_vist() -> str:
@@ -85,7 +85,7 @@ def embedded_vist() -> str:
     path = getattr(embedded, "vist_path", lambda: None)()
     if path is None or not (path / "vist.json").exists():
         raise InputError(
-            "this installation has no embedded Vist; name a checkpoint with --model FOLDER."
+            "this installation has no embedded Vist; name one with --model (a folder or a hub id)."
         )
     return str(path)
 

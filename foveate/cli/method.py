@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from foveate.carve.methods import Method
+    from foveate.carve.method import Method
 
 
 def build_method(name: str, keep: str, *, prune_layer: int | None = None) -> Method:

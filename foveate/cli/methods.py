@@ -5,32 +5,45 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
-from foveate.cli.console import out, print_json
+from foveate.cli.console import err, out, print_json
 
 if TYPE_CHECKING:
-    from foveate.carve.methods import Method
+    from foveate.carve.method import Method
 
 
 def methods(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the compression methods, one line each."""
-    from foveate.carve.methods import METHODS
+    """List the compression methods, one line each; those of installed packages with the package."""
+    from foveate.carve.registry import all_methods, broken_packages, origin
 
+    listed = all_methods()
+    for sentence in broken_packages():
+        err.print(sentence, markup=False, style="yellow", soft_wrap=True)
     if as_json:
         print_json(
             [
-                {"name": n, "where": _where(cls), "summary": cls.summary, "paper": cls.paper}
-                for n, cls in METHODS.items()
+                {
+                    "name": name,
+                    "where": _where(cls),
+                    "summary": cls.summary,
+                    "paper": cls.paper,
+                    "origin": origin(cls),
+                }
+                for name, cls in listed.items()
             ]
         )
         return
-    width = max(map(len, METHODS))
-    for name, cls in METHODS.items():
-        paper = f"  [dim]{cls.paper}[/dim]" if cls.paper else ""
-        where = f"[dim]{_where(cls):<12}[/dim]"
-        out.print(f"[bold]{name:<{width}}[/bold]  {where}  {cls.summary}{paper}", soft_wrap=True)
+    width = max(map(len, listed))
+    for name, cls in listed.items():
+        line = Text.assemble((f"{name:<{width}}", "bold"), "  ", (f"{_where(cls):<12}", "dim"))
+        line.append(f"  {cls.summary}")
+        whence = origin(cls)
+        for note in (cls.paper, "" if whence == "foveate" else f"from {whence}"):
+            line.append(f"  {note}" if note else "", style="dim")
+        out.print(line, soft_wrap=True)
 
 
 def _where(method: type[Method]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +29,14 @@ def play(
         ),
     ] = None,
     vist: Annotated[
-        Path | None, typer.Option(help="Folder of a Vist for the Read tab; default: the embedded.")
+        Path | None, typer.Option(help="Vist of the Read tab: folder or hub id; default: embedded.")
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A method to offer beside those of `foveate methods`: package.module:Class, "
+            "settings in brackets, stages joined by +. May be repeated."
+        ),
     ] = None,
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 7860,
     host: Annotated[
@@ -48,7 +56,7 @@ def play(
     from foveate.app.limits import MB, Limits
 
     limits = Limits(file_bytes=int(max_upload * MB), pixels=int(max_pixels * 1e6))
-    carver, reader, no_reader = load_models(model, vist, device)
+    carver, reader, no_reader = load_models(model, vist, device, methods=method or ())
     with err.status("Starting"):
         from foveate.app.page import build_page
         from foveate.app.serve import is_loopback, launch
@@ -70,7 +78,7 @@ def play(
 
 
 def load_models(
-    model: str | None, vist: Path | None, device: str
+    model: str | None, vist: Path | None, device: str, *, methods: Sequence[str] = ()
 ) -> tuple[Carver, TextReader | None, str]:
     """Both models, warmed up, and why there is no reader where there is none."""
     import torch
@@ -84,9 +92,12 @@ def load_models(
     with err.status("Warming up"):
         from foveate.app.carve import Carver
         from foveate.app.examples import image_examples
+        from foveate.carve.registry import broken_packages
 
-        carver = Carver(vlm)
+        carver = Carver(vlm, methods)
         carver.warm_up(image_examples()[0].image)
+    for sentence in broken_packages():
+        err.print(sentence, markup=False, style="yellow")
     return carver, *load_reader(vist, device)
 
 

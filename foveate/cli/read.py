@@ -21,7 +21,7 @@ def read(
         bool, typer.Option("--continue", help="Go on writing where the text ends.")
     ] = False,
     model: Annotated[
-        Path | None, typer.Option(help="Folder of a Vist; default: the embedded one.")
+        Path | None, typer.Option(help="Vist: folder or hub id; default: the embedded one.")
     ] = None,
     base: Annotated[
         str | None, typer.Option(help="The Vist's language model, where it is not found by name.")
@@ -49,13 +49,14 @@ def read(
 
         quiet_transformers()
     folder = model if model is not None else foveate.assets.vist_path()
-    if not (folder / "vist.json").exists():
+    if folder.is_dir() and not (folder / "vist.json").exists():
         raise InputError(
             f"{str(folder)!r} holds no Vist (no vist.json); train one (foveate train), name one "
             "with --model, or let a vision-language model read pages (foveate pages)."
         )
     with err.status("Loading the model (the first time converts it, a minute)"):
-        vist = Vist.load(folder, base=base, device=None if device == "auto" else device)
+        place = None if device == "auto" else device
+        vist = Vist.from_pretrained(folder, base=base, device=place)
     reader = DocumentReader(vist, recent=recent if recent is not None else RECENT)
     text = read_at_most(chunks, vist.config.max_pages * CHARS_PER_STRIP)
     with err.status("Reading"):

@@ -42,7 +42,10 @@ def run(
     ] = EMBEDDED,
     method: Annotated[
         str,
-        typer.Option(help="See `foveate methods`; settings in brackets, stages joined by +."),
+        typer.Option(
+            help="See `foveate methods`, or package.module:Class; settings in brackets, stages "
+            "joined by +."
+        ),
     ] = "tokencarve",
     keep: Annotated[
         str, typer.Option(help="Visual tokens to keep of each image: 64, 25% or 0.25.")

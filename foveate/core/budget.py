@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from foveate.core.settings import plain_setting
 from foveate.errors import BudgetError
 
 
@@ -16,8 +17,10 @@ class Budget:
         keep_tokens: visual tokens to keep of each image, at least 1.
         keep_ratio: share of each image's visual tokens to keep, in (0, 1].
 
+    Numbers of numpy and torch become Python's.
+
     Raises:
-        BudgetError: if both or neither are given, or a value is out of range.
+        BudgetError: if both or neither are given, or a value is no number or out of range.
 
     Example:
         >>> Budget(keep_ratio=0.25).count(576)
@@ -35,18 +38,21 @@ class Budget:
                 "e.g. keep_tokens=128 or keep_ratio=0.25."
             )
         if self.keep_tokens is not None:
-            if isinstance(self.keep_tokens, bool) or not isinstance(self.keep_tokens, int):
-                raise BudgetError(
-                    f"keep_tokens={self.keep_tokens!r} is no integer; for a share use keep_ratio."
-                )
-            if self.keep_tokens < 1:
-                raise BudgetError(
-                    f"keep_tokens={self.keep_tokens} is below 1; keep at least 1 token."
-                )
-        if self.keep_ratio is not None and not 0.0 < float(self.keep_ratio) <= 1.0:
-            raise BudgetError(
-                f"keep_ratio={self.keep_ratio} is outside (0, 1]; for a count use keep_tokens."
+            keep_tokens = plain_setting(
+                "keep_tokens", self.keep_tokens, int, BudgetError, fix="for a share use keep_ratio"
             )
+            object.__setattr__(self, "keep_tokens", keep_tokens)
+            if keep_tokens < 1:
+                raise BudgetError(f"keep_tokens={keep_tokens} is below 1; keep at least 1 token.")
+        else:
+            keep_ratio = plain_setting(
+                "keep_ratio", self.keep_ratio, float, BudgetError, example=0.25
+            )
+            object.__setattr__(self, "keep_ratio", keep_ratio)
+            if not 0.0 < keep_ratio <= 1.0:
+                raise BudgetError(
+                    f"keep_ratio={keep_ratio} is outside (0, 1]; for a count use keep_tokens."
+                )
 
     def count(self, num_tokens: int, image: int = 0) -> int:
         """Number of visual tokens to keep of an image that has `num_tokens`.
@@ -72,13 +78,19 @@ class Budget:
         return f"{self.keep_tokens} tokens"
 
 
-def parse_budget(text: str) -> Budget:
-    """Read a budget as people type it: "64" is a count, "25%" and "0.25" are shares.
+def parse_budget(keep: str | int | float) -> Budget:
+    """Read a budget as people write it: "64" and 64 are counts, "25%", "0.25" and 0.25 shares.
 
     Raises:
-        BudgetError: if the text is none of these.
+        BudgetError: if it is none of these, or an impossible one.
     """
-    cleaned = text.strip()
+    if not isinstance(keep, str):
+        number = plain_setting(
+            "keep", keep, int | float, BudgetError, fix="write 64 for a count, 0.25 or '25%'"
+        )
+        is_count = isinstance(number, int)
+        return Budget(keep_tokens=number) if is_count else Budget(keep_ratio=number)
+    cleaned = keep.strip()
     try:
         if cleaned.endswith("%"):
             return Budget(keep_ratio=float(cleaned[:-1]) / 100)
@@ -89,5 +101,5 @@ def parse_budget(text: str) -> Budget:
         raise
     except ValueError:
         raise BudgetError(
-            f"budget {text!r} is not a count or a share; write 64, 25% or 0.25."
+            f"budget {keep!r} is not a count or a share; write 64, 25% or 0.25."
         ) from None

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from foveate.assets import EMBEDDED
-from foveate.carve.methods import METHODS, Method, method
-from foveate.carve.spec import parse_method
+from foveate.carve.method import Method
+from foveate.carve.spec import method_class, parse_method
 from foveate.core.budget import Budget
 from foveate.errors import InputError
 
@@ -85,15 +85,10 @@ class AnswererSettings:
 
 def _method(name: str, settings: dict[str, Any], own_names: list[str]) -> Method:
     """The method from its name and the settings that are left."""
-    if name in METHODS:
-        known = [field.name for field in fields(METHODS[name])]
-        _check_known(settings, own_names, name, known)
-        try:
-            return method(name, **settings)
-        except TypeError as error:  # a word where a number belongs
-            raise InputError(
-                f"method {name}: a setting has a value of the wrong kind ({error})."
-            ) from error
+    cls = method_class(name)
+    if cls is not None:
+        _check_known(settings, own_names, name, [field.name for field in fields(cls)])
+        return cls.from_dict(settings)
     # A stack of methods, or a method with settings in brackets.
     _check_known(settings, own_names, f"the budget of {name!r}", list(BUDGET))
     budget = {key: settings.get(key) for key in BUDGET}

@@ -13,7 +13,7 @@ import torch
 from foveate import __version__
 from foveate.assets import EMBEDDED
 from foveate.carve.answerer import Answerer
-from foveate.carve.methods import Method
+from foveate.carve.method import Method
 from foveate.core.report import ImageReport, Report
 from foveate.errors import BudgetError, InputError, WindowError
 from foveate.jobs.batch_input import LinePlace, read_row, row_turns
@@ -124,8 +124,7 @@ class BatchAnswerer:
         )
         # Random choices are numbered from the first image of a batch on, so whatever draws gets
         # every line by itself: else its answers would depend on the batch.
-        stages = getattr(settings.method, "stages", (settings.method,))
-        self._alone = any(hasattr(stage, "seed") for stage in stages)
+        self._alone = any(hasattr(member, "seed") for member in settings.method.members)
 
     def answers(self, batches: Iterable[Sequence[LinePlace]]) -> Iterator[list[Outcome]]:
         """What became of each batch, one after another."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from foveate.carve.methods import Method
+from foveate.carve.method import Method
 from foveate.core.report import ImageReport, Report
 from foveate.errors import NotFiredError
 

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from foveate.errors import InputError
+from foveate.models.token_offsets import Tokens, check_offsets, tokenise
 
 __all__ = ["LlmVocabulary", "load_llm_vocabulary"]
 
@@ -28,12 +29,9 @@ class LlmVocabulary:
     tokenizer: PreTrainedTokenizerBase
     embeddings: torch.Tensor
 
-    def tokens_of(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids of a text and their (start, stop) characters; no special tokens added."""
-        encoded = self.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        return encoded["input_ids"], encoded["offset_mapping"]
+    def tokens_of(self, text: str) -> Tokens:
+        """Tokens of a text; see `tokenise`."""
+        return tokenise(self.tokenizer, text)
 
 
 def load_llm_vocabulary(folder: str | Path) -> LlmVocabulary:
@@ -58,8 +56,5 @@ def load_llm_vocabulary(folder: str | Path) -> LlmVocabulary:
             "model (with tokenizer files) saved by save_pretrained."
         )
     tokenizer = AutoTokenizer.from_pretrained(path)
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"the tokenizer of {path} gives no character offsets; use a model with a fast one."
-        )
+    check_offsets(tokenizer)
     return LlmVocabulary(tokenizer=tokenizer, embeddings=embeddings)

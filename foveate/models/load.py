@@ -118,7 +118,7 @@ def _config(name: str) -> Any:
         raise InputError(
             f"folder {name!r} has no config.json; give a folder written by save_pretrained."
         )
-    if not path.exists() and _looks_like_path(name):
+    if not path.exists() and looks_like_path(name):
         raise InputError(f"model folder {name!r} does not exist; check the path.")
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -203,7 +203,7 @@ def _is_pickle(path: Path) -> bool:
     return path.suffix in PICKLE_SUFFIXES
 
 
-def _looks_like_path(name: str) -> bool:
+def looks_like_path(name: str) -> bool:
     """A hub id is `name` or `owner/name`; everything else can only be meant as a path."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
 

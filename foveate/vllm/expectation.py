@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from foveate.core.budget import Budget
+from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import InputError
-from foveate.measure.cost import DecoderShape, prefill_cost
+from foveate.measure.flops import prefill_cost
 
 __all__ = ["expected_saving", "tokens_per_image"]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from foveate.carve.method import Need
-from foveate.carve.methods import METHODS, Method
+from foveate.carve.method import Method, Need
+from foveate.carve.registry import all_methods
 from foveate.carve.spec import parse_method
 from foveate.core.budget import Budget
 from foveate.errors import ConfigError, MethodError
@@ -94,11 +95,14 @@ def check_method(method: Method) -> Method:
 def servable_methods() -> list[str]:
     """Names of the methods that can act in vLLM, as `method_of` builds them."""
     budget = Budget(keep_ratio=0.5)
-    return [
-        name
-        for name in METHODS
-        if name != "stack" and _obstacle(parse_method(name, budget, where="encoder")) is None
-    ]
+    found = []
+    for name in all_methods():
+        if name == "stack":
+            continue
+        with suppress(MethodError):  # a package's method may need settings of its own
+            if _obstacle(parse_method(name, budget, where="encoder")) is None:
+                found.append(name)
+    return found
 
 
 _DEEP = 64  # decoder layers, enough for the steps of every method to be apart

@@ -17,7 +17,7 @@ from foveate.app.carve import Carver, suitable_methods
 from foveate.app.carve_html import agreement_html, answers_html, map_html, token_texts
 from foveate.app.examples import ImageExample, image_examples
 from foveate.carve.compare.agreement import BUDGETS
-from foveate.carve.methods import METHODS
+from foveate.carve.method import METHODS
 from foveate.errors import BudgetError, InputError
 from foveate.models.load import load_vlm
 from foveate.models.vlm import VisionLanguageModel

@@ -29,7 +29,7 @@ PAGES = ("vist", "read", "evaluation", "training", "rendering", "command-line")
 @pytest.fixture(scope="module")
 def vist() -> Vist:
     torch.set_num_threads(1)
-    return Vist.load(vist_path())
+    return Vist.from_pretrained(vist_path())
 
 
 def page(name: str) -> str:

@@ -7,15 +7,15 @@ import pytest
 from benchmarks.vist_cost.arithmetic import ARMS, CostShape, EncoderShape, llm_piece, pieces_of
 from benchmarks.vist_cost.memory import memory_lines
 from benchmarks.vist_cost.models import count_flops
+from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import InputError
-from foveate.measure.cost import DecoderShape
 from foveate.vist.config import ResamplerConfig
 from foveate.vist.encoder.encoder_config import TextEncoderConfig
 
 PAPER = CostShape()
 SMALL = CostShape(
     llm=DecoderShape(
-        num_layers=3, hidden=64, intermediate=96, num_heads=4, num_kv_heads=2, head_dim=16
+        num_layers=3, hidden_size=64, intermediate_size=96, num_heads=4, num_kv_heads=2, head_dim=16
     ),
     vocabulary=100,
     vision=EncoderShape(layers=2, width=48, heads=4, mlp=64, tokens=257),

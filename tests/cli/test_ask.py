@@ -121,7 +121,7 @@ def test_method_with_settings(foveate: Foveate, checkpoint: Path, picture: Path)
         "ask", "--model", checkpoint, picture, "what?", "--method",
         "tokencarve(merge_fraction=0, attention_weight=1)", "--keep", "4",
     )  # fmt: skip
-    assert "tokencarve(keep=4 tokens, attention_weight=1, merge_fraction=0)" in result.stdout
+    assert "tokencarve(keep=4 tokens, attention_weight=1.0, merge_fraction=0.0)" in result.stdout
     refused = foveate(
         "ask", "--model", checkpoint, picture, "what?", "--method", "fastv(depth=3)", ok=False
     )

@@ -68,7 +68,7 @@ def test_question_forgotten(foveate: Foveate, picture: Path) -> None:
         ("-4", "keep_tokens=-4 is below 1"),
         ("0%", "keep_ratio=0.0 is outside (0, 1]"),
         ("150%", "keep_ratio=1.5 is outside (0, 1]"),
-        ("nan%", "keep_ratio=nan is outside (0, 1]"),
+        ("nan%", "keep_ratio=nan is no finite number; write e.g. keep_ratio=0.25"),
         ("many", "budget 'many' is not a count or a share"),
         ("", "budget '' is not a count or a share"),
         ("17", "keep_tokens=17 exceeds the 16 visual tokens of image 0"),

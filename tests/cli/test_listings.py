@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from foveate.carve.methods import METHODS
+from foveate.carve.method import METHODS
 from foveate.models.anatomy import FAMILIES
 from foveate.version import __version__
 from tests.cli.conftest import Foveate
@@ -16,10 +16,11 @@ from tests.cli.conftest import Foveate
 
 def test_methods_one_line_each(foveate: Foveate) -> None:
     lines = foveate("methods").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == list(METHODS)
-    assert all(cls.summary in line for cls, line in zip(METHODS.values(), lines, strict=True))
+    assert [line.split()[0] for line in lines] == sorted(METHODS)
+    assert all(METHODS[line.split()[0]].summary in line for line in lines)
     listed = json.loads(foveate("methods", "--json").stdout)
-    assert [entry["name"] for entry in listed] == list(METHODS)
+    assert [entry["name"] for entry in listed] == sorted(METHODS)
+    assert {entry["origin"] for entry in listed} == {"foveate"}
     where = {entry["name"]: entry["where"] for entry in listed}
     assert where["tome"] == "vision_tower"
     assert where["divprune"] == "encoder"

@@ -75,7 +75,7 @@ def save_tiny_vist(folder: Path, **fusion: Any) -> Path:
             fusion=FusionConfig(**fusion),
         ),
     )
-    return vist.save(folder / "vist", base=str(base))
+    return vist.save_pretrained(folder / "vist", base=str(base))
 
 
 def save_tiny_cepe(folder: Path) -> Path:
@@ -91,5 +91,5 @@ def save_tiny_cepe(folder: Path) -> Path:
     )
     llm = tf.AutoModelForCausalLM.from_pretrained(folder / "base")
     cepe = Cepe(llm, letter_tokenizer(), config)
-    cepe.save(folder / "cepe", training={"steps": 1})
+    cepe.save_pretrained(folder / "cepe", training={"steps": 1})
     return folder / "cepe"

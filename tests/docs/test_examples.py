@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 import importlib
 import re
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +53,19 @@ def test_example_of_the_embedded_vist_s_card(capsys: pytest.CaptureFixture[str])
     assert latents < tokens / 2.7
 
 
-def test_add_a_method_example() -> None:
-    (block,) = python_blocks("docs/add-a-method.md")
-    names: dict[str, Any] = {"__name__": "example"}
+@pytest.mark.usefixtures("own_methods")
+def test_add_a_method_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    block, _ = python_blocks("docs/add-a-method.md")  # tests/carve/test_packages.py installs both
+    example = types.ModuleType("example")
+    monkeypatch.setitem(sys.modules, "example", example)
+    names = vars(example)
     exec(block, names)
     method = names["LargestNorm"](keep_tokens=2)
     hidden = torch.tensor([[[1.0], [5.0], [0.0], [-3.0]]])
     plan = method.plan(VisualTokens(hidden=hidden), 2)
     plan.check(2)
     assert plan.keep_idx.tolist() == [[1, 3]]
-    assert "norm" not in foveate.METHODS
+    assert foveate.METHODS["norm"] is names["LargestNorm"]
 
 
 def test_rendering_example(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,6 +90,7 @@ def test_read_example(capsys: pytest.CaptureFixture[str]) -> None:
     "module",
     [
         "foveate.core.budget",
+        "foveate.core.settings",
         "foveate.carve.methods.tokencarve",
         "foveate.text_image.render",
         "foveate.text_image.strip_style",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from foveate.carve.methods import METHODS
+from foveate.carve.method import METHODS
 from foveate.jobs.answerer_settings import AnswererSettings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ import pytest
 import typer
 import yaml
 
-from foveate.carve.methods import METHODS
+from foveate.carve.method import METHODS
 from foveate.cli.main import app
 from tests.docs.test_examples import ROOT, python_blocks
 from tests.wheel import needs_smollm2

@@ -63,7 +63,7 @@ def test_answers_equal_foveates_own(name: str, questions: list[Question]) -> Non
     tally = answerer.tally
     vlm = load_vlm("embedded")
     own = []
-    with foveate.attach(vlm.model, foveate.carve.methods.method(name, **budget)):
+    with foveate.attach(vlm.model, foveate.method(name, **budget)):
         for start in range(0, len(questions), 4):
             batch = questions[start : start + 4]
             inputs = vlm.inputs([q.question for q in batch], [q.image for q in batch])

@@ -51,7 +51,6 @@ def test_a_method_with_settings_in_brackets() -> None:
         ({"batch_size": 0}, r"batch_size=0 is below 1"),
         ({"max_pixels": 1.5}, r"max_pixels=1.5 is not a whole number"),
         ({"image_aspect_ratio": "square"}, r"'square' is unknown; use original or pad"),
-        ({"attention_weight": "low"}, r"a setting has a value of the wrong kind"),
         ({"method": "tokencarve(attention_weight=0.3)", "prune_layer": 3},
          r"got prune_layer=3.*of the budget of 'tokencarve\(attention_weight=0.3\)': keep_tokens"),
     ],
@@ -68,6 +67,8 @@ def test_what_is_missing(name: str) -> None:
 
 
 def test_the_methods_own_errors() -> None:
+    with pytest.raises(MethodError, match="attention_weight='low' is no finite number"):
+        AnswererSettings.of({**BASE, "attention_weight": "low"})
     with pytest.raises(MethodError, match="unknown method 'carve'; choose one of"):
         AnswererSettings.of({**BASE, "method": "carve"})
     with pytest.raises(BudgetError, match="got neither of keep_tokens and keep_ratio"):

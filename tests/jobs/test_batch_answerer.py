@@ -72,6 +72,15 @@ def test_the_batch_size_does_not_change_the_output(
     assert len({outcome.answer for outcome in made[0]}) > 2
 
 
+def test_a_method_with_a_number_of_stages_is_no_stack(
+    vlm: VisionLanguageModel, rows: Any, tmp_path: Path
+) -> None:
+    said = outcomes(
+        vlm, rows[:2], tmp_path, settings_of("pyramiddrop(prune_layer=2)", batch_size=2)
+    )
+    assert all(outcome.answer and outcome.kept < 196 for outcome in said)
+
+
 def test_answers_are_foveates_own(
     vlm: VisionLanguageModel, asked: list[Question], rows: Any, tmp_path: Path
 ) -> None:

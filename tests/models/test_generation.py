@@ -1,166 +1,87 @@
-"""Likelihoods equal those of a plain forward pass; conversations reach the model as they are."""
+"""Probabilities of answer tokens equal those of a plain forward pass; scores keep their places."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 import foveate
+from foveate.carve.engine.token_scores import step_scores
 from foveate.errors import InputError
-from foveate.models.continuations import Continuation, continuation_ids
-from foveate.models.continuations import score_continuations as score
 from foveate.models.load import load_vlm
 from foveate.models.vlm import VisionLanguageModel
-from tests import tiny_vlm as tiny
-from tests.cli.vlm_folder import save_tiny_vlm
+from foveate.tasks.reading import reading_questions
 
-CONTINUATIONS = ([17, 33, 5], [61], [44, 45])
-
-
-def bare(name: str) -> VisionLanguageModel:
-    """A tiny model of a family, with what generation reads of a processor."""
-    tokenizer = SimpleNamespace(pad_token_id=tiny.PAD_ID, eos_token_id=None)
-    return VisionLanguageModel(
-        name=name, model=tiny.build(name), processor=SimpleNamespace(tokenizer=tokenizer)
-    )
-
-
-def by_forward(vlm: VisionLanguageModel, alone: dict[str, Any], ids: list[int]) -> float:
-    """The oracle: one pass over prompt and continuation, without foveate."""
-    new = torch.tensor([ids])
-    inputs = {**alone, "input_ids": torch.cat([alone["input_ids"], new], dim=1)}
-    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    types = tiny.FAMILIES[vlm.name].types
-    if types:
-        inputs[types] = torch.cat([alone[types], torch.zeros_like(new)], dim=1)
-    with torch.no_grad():
-        logits = vlm.model(**inputs).logits[:, -len(ids) - 1 : -1]
-    return float(logits.log_softmax(-1).gather(2, new[..., None]).sum())
-
-
-@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3", "internvl"])
-def test_likelihoods_equal_a_forward_pass(name: str) -> None:
-    vlm = bare(name)
-    num_images = (2, 0, 1)
-    inputs = tiny.prompts(vlm.model, name, num_images)
-    with foveate.attach(vlm.model, foveate.NoOp()):
-        scores = score(vlm, inputs, CONTINUATIONS)
-    for row, (given, wanted) in enumerate(zip(scores, CONTINUATIONS, strict=True)):
-        alone = tiny.row_of(inputs, vlm.model, name, row, num_images)
-        expected = by_forward(vlm, alone, wanted)
-        assert given.log_likelihood == pytest.approx(expected, abs=1e-3 * abs(expected))
-        assert given.num_tokens == len(wanted)
-        assert given.loss == -given.log_likelihood / len(wanted)
-
-
-def test_carved_likelihoods_equal_decoding_on_the_carved_cache() -> None:
-    vlm = bare("llava")
-    inputs = tiny.prompts(vlm.model, "llava", (1,))
-    wanted = CONTINUATIONS[0]
-    with foveate.attach(vlm.model, foveate.FastV(keep_ratio=0.5)) as run:
-        (given,) = score(vlm, inputs, [wanted])
-        assert run.report is not None
-        assert run.report.fired
-        total = 0.0
-        with torch.no_grad():
-            out = vlm.model(**inputs, use_cache=True)
-            for i, token in enumerate(wanted):
-                total += float(out.logits[0, -1].log_softmax(-1)[token])
-                out = vlm.model(
-                    input_ids=torch.tensor([[token]]),
-                    attention_mask=torch.ones(1, inputs["input_ids"].shape[1] + i + 1).long(),
-                    past_key_values=out.past_key_values,
-                )
-    assert given.log_likelihood == pytest.approx(total, rel=1e-4)
-    with foveate.attach(vlm.model, foveate.NoOp()):
-        assert score(vlm, inputs, [wanted]) != [given]
-
-
-@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
-def test_what_generation_writes_is_greedy_and_as_likely_as_there(name: str) -> None:
-    vlm = bare(name)
-    inputs = tiny.prompts(vlm.model, name, (1,))
-    with foveate.attach(vlm.model, foveate.FastV(keep_ratio=0.5)):
-        out = vlm.model.generate(
-            **inputs,
-            max_new_tokens=3,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-        ids = out.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-        other = [ids[0], ids[1], (ids[2] + 1) % 80]
-        (written,) = score(vlm, inputs, [ids])
-        assert not score(vlm, inputs, [other])[0].is_greedy
-    steps = [step[0].log_softmax(-1)[i] for step, i in zip(out.logits, ids, strict=True)]
-    assert written.is_greedy
-    assert written.log_likelihood == pytest.approx(float(sum(steps)), rel=1e-4)
-
-
-def test_loss_is_the_mean_over_tokens() -> None:
-    assert Continuation(log_likelihood=-6.0, is_greedy=False, num_tokens=3).loss == 2.0
+QUESTIONS = list(reading_questions(split="dev", num_pages=2, per_page=1))
 
 
 @pytest.fixture(scope="module")
-def vlm(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
-    return load_vlm(save_tiny_vlm(tmp_path_factory.mktemp("tiny")))
+def vlm() -> VisionLanguageModel:
+    return load_vlm("embedded")
 
 
-RED = Image.new("RGB", (32, 32), "red")
+def inputs_of(vlm: VisionLanguageModel, count: int = 1) -> dict[str, Any]:
+    asked = QUESTIONS[:count]
+    return vlm.inputs([q.question for q in asked], [q.image for q in asked])
 
 
-def user(*parts: Any) -> dict[str, Any]:
-    content = [
-        {"type": "text", "text": part}
-        if isinstance(part, str)
-        else {"type": "image", "image": part}
-        for part in parts
-    ]
-    return {"role": "user", "content": content}
+def test_probabilities_equal_a_forward_pass(vlm: VisionLanguageModel) -> None:
+    inputs = inputs_of(vlm)
+    (found,) = vlm.generate(inputs, max_new_tokens=4, probabilities=True)
+    assert found.tokens[-1].id == vlm.tokenizer.eos_token_id
+    assert "".join(token.text for token in found.tokens).strip() == found.text
+    ids = torch.cat([inputs["input_ids"], torch.tensor([found.ids])], dim=1)
+    with torch.no_grad():
+        logits = vlm.model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits
+    chances = logits[0, -len(found.ids) - 1 : -1].softmax(-1)
+    for token, row in zip(found.tokens, chances, strict=True):
+        assert token.probability == pytest.approx(float(row[token.id]), abs=1e-4)
+        assert token.runner_up_probability == pytest.approx(float(row.topk(2).values[1]), abs=1e-4)
 
 
-def test_a_question_is_a_conversation_of_one_turn(vlm: VisionLanguageModel) -> None:
-    one = vlm.inputs("what color ?", RED)
-    other = vlm.chat_inputs([[user(RED, "what color ?")]])
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[key], other[key]) for key in one)
+def test_a_row_has_the_probabilities_that_it_has_alone(vlm: VisionLanguageModel) -> None:
+    both = vlm.generate(inputs_of(vlm, 2), max_new_tokens=4, probabilities=True)
+    for question, answer in zip(QUESTIONS, both, strict=True):
+        inputs = vlm.inputs(question.question, question.image)
+        (alone,) = vlm.generate(inputs, max_new_tokens=4, probabilities=True)
+        assert answer.ids == alone.ids == tuple(token.id for token in answer.tokens)
+        assert [token.text for token in answer.tokens] == [token.text for token in alone.tokens]
+        chances = [[token.probability for token in one.tokens] for one in (answer, alone)]
+        assert chances[0] == pytest.approx(chances[1], abs=1e-4)
 
 
-def test_several_turns_and_images_inside_the_text(vlm: VisionLanguageModel) -> None:
-    turns = [
-        user("is", RED, "a circle ?"),
-        {"role": "assistant", "content": [{"type": "text", "text": "no"}]},
-        user("what shape ?"),
-    ]
-    assert vlm.chat_text(turns) == (
-        "USER: is <image> a circle ? ASSISTANT: no USER: what shape ? ASSISTANT:"
-    )
-    inputs = vlm.chat_inputs([turns, [user("what color ?")]])
-    assert inputs["input_ids"].shape[0] == 2
-    (text,) = {vlm.generate(inputs, max_new_tokens=2)[0].text}
-    assert isinstance(text, str)
+def test_what_has_no_answer_or_no_probabilities(vlm: VisionLanguageModel) -> None:
+    with pytest.raises(InputError, match="max_new_tokens=0 is below 1"):
+        vlm.answer(inputs_of(vlm), max_new_tokens=0)
+    with pytest.raises(InputError, match="num_beams=2 mixes the tokens of several answers"):
+        vlm.generate(inputs_of(vlm), probabilities=True, num_beams=2)
 
 
-def test_a_continuation_is_written_as_it_follows_the_prompt(vlm: VisionLanguageModel) -> None:
-    known = vlm.tokenizer.get_vocab()
-    turns = [user("what color ?")]
-    assert continuation_ids(vlm, turns, " red") == [known["red"]]
-    # Without a space the tokenizer would write one unknown word, so the text is taken alone.
-    assert continuation_ids(vlm, turns, "red") == [known["red"]]
-    with pytest.raises(InputError, match=r"continuation ' ' has no tokens"):
-        continuation_ids(vlm, turns, " ")
-
-
-def test_without_a_chat_template_there_is_one_user_turn(tmp_path: Path) -> None:
-    plain = load_vlm(save_tiny_vlm(tmp_path, template=None))
-    assert plain.chat_text([user(RED, "what ?")]) == "<image>\nwhat ?\n"
-    system = {"role": "system", "content": [{"type": "text", "text": "no"}]}
-    with pytest.raises(
-        InputError, match=r"no chat template, so it takes one user turn, not 2 turns \(system, user"
-    ):
-        plain.chat_inputs([[system, user(RED, "what ?")]])
+def test_scores_of_each_image_of_a_batch(vlm: VisionLanguageModel) -> None:
+    """In a batch each image's scores are those it has alone."""
+    method = foveate.PyramidDrop(keep_ratio=0.25)
+    with foveate.attach(vlm.model, method) as run:
+        answers = vlm.model.generate(**inputs_of(vlm, 2), max_new_tokens=1)
+        both = [step_scores(run, image) for image in (0, 1)]
+    assert len(answers) == 2
+    asked = QUESTIONS[1]
+    with foveate.attach(vlm.model, method) as run:
+        vlm.model.generate(**vlm.inputs(asked.question, asked.image), max_new_tokens=1)
+        alone = step_scores(run)
+    assert len(alone) == len(both[1]) == 3
+    for batched, single in zip(both[1], alone, strict=True):
+        assert batched.layer == single.layer
+        assert torch.equal(batched.kept, single.kept)
+        torch.testing.assert_close(
+            batched.scores["attention"], single.scores["attention"], atol=1e-5, rtol=0,
+            equal_nan=True,
+        )  # fmt: skip
+    assert not torch.equal(both[0][0].kept, both[1][0].kept)
+    assert torch.equal(alone[1].ranks["attention"] == 0, ~alone[0].kept)
+    last = run.plans[0].plan
+    assert last is not None
+    assert alone[-1].kept.nonzero()[:, 0].tolist() == last.keep_idx[0].tolist()
+    with pytest.raises(InputError, match="image 1 does not exist; the last prefill had 1"):
+        step_scores(run, 1)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import foveate
-from foveate.carve.methods import Method
+from foveate.carve.method import Method
 from foveate.core.budget import Budget
 from foveate.core.received import last_used_layer, received_attention
 from foveate.errors import BudgetError

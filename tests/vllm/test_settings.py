@@ -12,7 +12,7 @@ from foveate.errors import BudgetError, ConfigError, FoveateError, MethodError
 from foveate.vllm.settings import method_of, servable_methods, to_settings
 
 ELSE = (
-    "use one of pooling, divprune, foveacarve, noop, random, tokencarve, uniform, visionzip, or "
+    "use one of divprune, foveacarve, noop, pooling, random, tokencarve, uniform, visionzip, or "
     "this method in transformers (`foveate run`)."
 )
 

@@ -76,7 +76,7 @@ def address(_server_stays_local: None) -> Iterator[str]:
 
     reader = None
     if is_installed():
-        reader = TextReader(Vist.load(vist_path()))
+        reader = TextReader(Vist.from_pretrained(vist_path()))
         reader.warm_up()
     limits = Limits(file_bytes=200_000, pixels=1_000_000, text_chars=20_000)
     carver = Carver(load_vlm("embedded"))

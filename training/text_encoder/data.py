@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from foveate.errors import InputError
+from foveate.models.token_offsets import Tokens
 from foveate.text_image.render import Renderer
 from foveate.text_image.strip_style import StripStyle
 from foveate.vist.encoder.reading import character_targets, token_targets
@@ -25,8 +26,6 @@ __all__ = ["Document", "ReaderBatch", "ReaderData", "read_documents", "typeset"]
 # A strip of 3584 px at 10 px holds some 700 characters, 1200 if they are narrow.
 _CROP = 1200
 _BEFORE = 100  # characters to start tokenising at, so that words are cut as in the whole document
-
-Tokenise = Callable[[str], tuple[Sequence[int], Sequence[tuple[int, int]]]]
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class ReaderData:
 
     Args:
         documents: the corpus; a crop starts at any of its characters with the same chance.
-        tokenise: text -> (ids, character offsets).
+        tokenise: a text to its tokens.
         seed: of everything drawn.
         exact_share: share of strips with random exact strings.
         typeset_share: share of strips of the corpus with typographic quotes and dashes.
@@ -107,7 +106,7 @@ class ReaderData:
     def __init__(
         self,
         documents: Sequence[Document],
-        tokenise: Tokenise,
+        tokenise: Callable[[str], Tokens],
         *,
         seed: int = 0,
         slots: int = 7,
@@ -150,12 +149,9 @@ class ReaderData:
         strips = self.renderer.render(text[begin:])
         stop = strips.char_range(0)[1]
         ids, offsets = self.tokenise(text)
-        inside = [
-            (token, (start - begin, end - begin))
-            for token, (start, end) in zip(ids, offsets, strict=True)
-            if begin <= start < end <= begin + stop
-        ]
-        tokens = token_targets(strips, [t for t, _ in inside], [o for _, o in inside])
+        places = offsets - begin
+        inside = (places[:, 0] >= 0) & (places[:, 0] < places[:, 1]) & (places[:, 1] <= stop)
+        tokens = token_targets(strips, ids[inside].tolist(), places[inside].tolist())
         characters = character_targets(strips, text[begin:], self.slots)
         return ReaderBatch(
             pixels=torch.from_numpy(np.array(strips.pixels[:1])),

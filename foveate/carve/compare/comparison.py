@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from foveate.carve.compare.prefill import PrefillRatio
-from foveate.carve.methods import Method
+from foveate.carve.method import Method
 from foveate.carve.spec import parse_method, spec_name
 from foveate.core.budget import Budget
 from foveate.errors import InputError

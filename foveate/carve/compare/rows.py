@@ -9,7 +9,7 @@ from foveate.carve.compare.comparison import BLIND, FULL, Arm, CompareSettings, 
 from foveate.carve.compare.prefill import PrefillRatio
 from foveate.carve.compare.savings import Savings
 from foveate.carve.spec import spec_name
-from foveate.measure.cost import DecoderShape
+from foveate.core.decoder_shape import DecoderShape
 from foveate.measure.quality import Interval, accuracy, exact_match, paired_difference
 from foveate.tasks.question import Question
 

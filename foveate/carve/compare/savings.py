@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from foveate.core.decoder_shape import DecoderShape
 from foveate.core.report import Report
 from foveate.errors import InputError
-from foveate.measure.cost import DecoderShape, cost_of_layers
+from foveate.measure.flops import cost_of_layers
 
 __all__ = ["Savings"]
 

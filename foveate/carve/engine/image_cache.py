@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from foveate.carve.method import Method
-from foveate.carve.stack import Stack
 from foveate.models.anatomy import MODALITIES, anatomy_of
 
 __all__ = ["ImageCache", "reads_the_tower"]
@@ -25,10 +24,11 @@ def reads_the_tower(method: Method) -> bool:
     Methods that only see the tower's output, before or in the language model, may be given a kept
     one.
     """
-    if isinstance(method, Stack):
-        return any(reads_the_tower(stage) for stage in method.stages)
-    is_behind = method.where in ("encoder", "llm")
-    return not is_behind or any(need.startswith("vision") for need in method.needs)
+    return any(
+        member.where not in ("encoder", "llm")
+        or any(need.startswith("vision") for need in member.needs)
+        for member in method.members
+    )
 
 
 class ImageCache:

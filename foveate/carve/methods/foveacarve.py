@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from foveate.carve.method import Method, Need, Step, Where
+from foveate.carve.method import Method, Need, Step
 from foveate.core.determinant import greedy_log_det
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.relevance import min_max
@@ -57,24 +57,22 @@ class FoveaCarve(Method):
     enough: float = 0.5
     blind_depth: float = 0.5
     relevance_power: float = 1.0
-    where: Where = "llm"  # type: ignore[misc]
+    where: Literal["llm", "encoder"] = "llm"  # type: ignore[misc]
     reads_before_prune_layer: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        depths = tuple(float(depth) for depth in self.depths)  # JSON has lists
-        object.__setattr__(self, "depths", depths)
+        depths = self.depths
         if (
             not depths
             or list(depths) != sorted(set(depths))
             or not 0 <= depths[0] <= depths[-1] < 1
         ):
             raise MethodError(f"depths={depths} must be at least one, ascending in [0, 1).")
-        if self.gaussian < 0:
-            raise MethodError(f"gaussian={self.gaussian} must not be negative.")
+        for setting in ("gaussian", "relevance_power"):
+            if getattr(self, setting) < 0:
+                raise MethodError(f"{setting}={getattr(self, setting)} must not be negative.")
         if not 0 < self.enough <= 1:
             raise MethodError(f"enough={self.enough} is outside (0, 1].")
-        if self.where not in ("llm", "encoder"):
-            raise MethodError(f"where={self.where!r} is unknown; use 'llm' or 'encoder'.")
         if self.text_share:
             raise MethodError(
                 f"{self.name} is conditioned on the question already; leave text_share at 0."

@@ -9,6 +9,7 @@ from typing import Literal
 from foveate.carve.method import staged_layers
 from foveate.carve.methods.fastv import FastV
 from foveate.core.schedule import geometric_counts, spans_of
+from foveate.errors import MethodError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,11 @@ class PyramidDrop(FastV):
 
     stages: int = 3
     early_cache: Literal["compact", "full"] = "full"
+
+    def __post_init__(self) -> None:
+        if self.stages < 1:
+            raise MethodError(f"stages={self.stages} is below 1; raise it.")
+        super().__post_init__()
 
     def layers(self, num_layers: int, first_layer: int) -> tuple[int, ...]:
         first = self.prune_layer

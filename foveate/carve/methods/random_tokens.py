@@ -9,6 +9,7 @@ import torch
 from foveate.carve.method import Method
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.visual import VisualTokens
+from foveate.errors import MethodError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,13 @@ class RandomTokens(Method):
     summary = "keeps a random subset (baseline)"
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if abs(self.seed) >= 2**42:
+            raise MethodError(
+                f"seed={self.seed} is beyond what generators take; use a smaller one."
+            )
+        super().__post_init__()
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         serials = visual.serials or tuple(range(visual.num_images))

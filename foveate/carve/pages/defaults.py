@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from foveate.assets import EMBEDDED
 from foveate.carve.method import Method
-from foveate.carve.methods import METHODS, TokenCarve
+from foveate.carve.methods import TokenCarve
 from foveate.carve.pages.exact import KINDS, ExactRules
 from foveate.carve.pages.fact_sheet import FactSheetLayout
 from foveate.carve.pages.layout import Layout
+from foveate.carve.spec import method_class
 
 __all__ = ["PageDefaults"]
 
@@ -52,5 +53,5 @@ class PageDefaults:
 
     def layer_of(self, method: str) -> int | None:
         """The prune_layer for a method of that name."""
-        in_llm = method in METHODS and METHODS[method].default_layer
-        return self.prune_layer if in_llm else None
+        cls = method_class(method)
+        return self.prune_layer if cls is not None and cls.default_layer else None

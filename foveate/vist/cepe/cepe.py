@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from foveate.errors import InputError
+from foveate.models.token_offsets import token_of_char, tokenise
 from foveate.text_image.render import StripStyle
 from foveate.vist.cepe.encoder import CepeConfig, CepeParts, ChunkRenderer, TokenEmbeddings
 from foveate.vist.checkpoint import (
     ABOUT,
-    Checkpoint,
     Reference,
     check_reference,
     load_weights,
-    save_checkpoint,
 )
 from foveate.vist.fusion.prefix import decoder_shape, reader_of
 from foveate.vist.latents.memory import Memory
 from foveate.vist.parts import weights_hash
-from foveate.vist.run.read_document import token_of_char, token_offsets
+from foveate.vist.run.load import load_base
 from foveate.vist.run.vist import Vist
 
 __all__ = ["Cepe"]
@@ -84,7 +83,7 @@ class Cepe(Vist):
                 f"the text fills {len(chunks)} chunks, more than max_pages="
                 f"{self.config.max_pages}; read it in parts, or raise max_pages."
             )
-        offsets = token_offsets(self.tokenizer, whole)
+        offsets = tokenise(self.tokenizer, whole).offsets
         owners = token_of_char(offsets, len(whole))
         where = self.parts.positions(
             owners, chunks.char_page, chunks.char_patch, chunks.patch_mask, num_latents
@@ -105,56 +104,42 @@ class Cepe(Vist):
             parts=self.identity(self.parts),
         )
 
-    def save(
-        self,
-        path: str | Path,
-        *,
-        base: str | None = None,
-        training: dict[str, Any] | None = None,
-    ) -> Path:
-        """Write the trained parts (fp16) with a reference to the base."""
-        config: Any = self.anatomy.config
-        reference = Reference(
-            name=str(getattr(config, "_name_or_path", "")) if base is None else base,
-            sha256=weights_hash(self.anatomy.model),
-        )
-        about = Checkpoint(
-            config=self.config,
-            shape=self.parts.shape,
-            base=reference,
-            encoder=Reference(name="", sha256="", kind=KIND),
-            training=training or {},
-        )
-        return save_checkpoint(path, self.parts, about)
+    def _encoder_reference(self) -> Reference:
+        return Reference(name="", sha256="", kind=KIND)
 
     @classmethod
-    def load(  # type: ignore[override]
-        cls, path: str | Path, base: nn.Module, *, tokenizer: Any
+    def _load(
+        cls,
+        folder: Path,
+        base: Any,
+        tokenizer: Any,
+        encoder: Any,
+        device: str | torch.device | None,
+        access: Mapping[str, Any],
     ) -> Cepe:
-        """A Cepe from a folder written by `save`, around a language model that is loaded already.
-
-        Raises:
-            InputError: the folder holds no CEPE, or one of another base model.
-        """
-        file = Path(path) / ABOUT
+        if encoder is not None:
+            raise InputError("a CEPE brings its own encoder; leave out encoder=.")
+        file = folder / ABOUT
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             kind, wanted = content["encoder"]["kind"], Reference(**content["base"])
             fields = content["config"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{str(path)!r} holds no readable {ABOUT} ({error}); give a folder written by "
-                "Cepe.save."
+                f"{str(folder)!r} holds no readable {ABOUT} ({error}); give a folder written by "
+                "Cepe.save_pretrained."
             ) from error
         if kind != KIND:
             raise InputError(
-                f"{str(path)!r} is a Vist that reads pictures, not a CEPE; load it with Vist.load."
+                f"{str(folder)!r} is a Vist that reads pictures, not a CEPE; load it with "
+                "Vist.from_pretrained."
             )
-        check_reference("base model", wanted, weights_hash(reader_of(base).model))
-        made = cls(base, tokenizer, CepeConfig.from_dict(fields))
-        load_weights(path, made.parts)
+        model, tokenizer = load_base(wanted, base, tokenizer, device, **access)
+        check_reference("base model", wanted, weights_hash(reader_of(model).model))
+        made = cls(model, tokenizer, CepeConfig.from_dict(fields))
+        load_weights(folder, made.parts)
         return made
 
-    def _tokenise(self, text: str) -> tuple[list[int], NDArray[np.float64]]:
-        owners = token_of_char(token_offsets(self.tokenizer, text), len(text))
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"], owners
+    def _tokenise(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        ids, offsets = tokenise(self.tokenizer, text)
+        return ids, token_of_char(offsets, len(text))

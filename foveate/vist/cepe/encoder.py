@@ -21,9 +21,9 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import ConfigError
 from foveate.vist.config import (
-    DecoderShape,
     ResamplerConfig,
     VistConfig,
     _check_positive,
@@ -34,7 +34,7 @@ from foveate.vist.latents.resampler import PerceiverResampler
 from foveate.vist.parts import VistParts, latent_positions
 
 # (ids, [C] token index of each character as float64) of a text
-Tokenise = Callable[[str], tuple[Sequence[int], NDArray[np.float64]]]
+Tokenise = Callable[[str], tuple[NDArray[np.int64], NDArray[np.float64]]]
 
 
 @dataclass(frozen=True, kw_only=True)

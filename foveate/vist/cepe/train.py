@@ -135,7 +135,7 @@ class CepeTrainer(Trainer):
         assert isinstance(vist, Cepe)
         parts = CepeParts(vist.config, vist.parts.shape, vist.anatomy.layers)
         load_weights(parts.cpu(), {n[6:]: t for n, t in weights.items() if n.startswith("parts.")})
-        Cepe(vist.model, vist.tokenizer, vist.config, parts).save(
+        Cepe(vist.model, vist.tokenizer, vist.config, parts).save_pretrained(
             self.folder / EXPORT,
             base=self.recipe.model.llm,
             training={

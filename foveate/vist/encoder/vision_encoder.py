@@ -167,6 +167,8 @@ def load_vision_encoder(
     style: StripStyle | dict[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
     local_files_only: bool = False,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
 ) -> VisionEncoder:
     """The vision tower of a CLIP, SigLIP or SigLIP 2 checkpoint, as an encoder of strips.
 
@@ -176,6 +178,7 @@ def load_vision_encoder(
         style: geometry of the strips; None fits them to the tower.
         dtype: of the tower; features are float32 in any case.
         local_files_only: never look at the hub.
+        cache_dir, token: for the hub, as in huggingface_hub.
 
     Raises:
         InputError: the checkpoint is missing, broken or not in safetensors; or
@@ -184,7 +187,7 @@ def load_vision_encoder(
     """
     name = str(name)
     check_safetensors(name)
-    options = {"local_files_only": local_files_only}
+    options = {"local_files_only": local_files_only, "cache_dir": cache_dir, "token": token}
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
     except Exception as error:  # any config class may raise anything

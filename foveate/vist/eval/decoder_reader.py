@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from foveate.errors import InputError
+from foveate.models.token_offsets import tokenise
 from foveate.vist.eval.context import ContextReader, EncodedText, FarContext, Score
 
 __all__ = ["DecoderReader", "Prefilled"]
@@ -65,11 +66,8 @@ class DecoderReader(ContextReader):
         return device
 
     def encode(self, text: str) -> EncodedText:
-        encoded = self.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        starts = tuple(start for start, _ in encoded["offset_mapping"])
-        return EncodedText(text=text, ids=tuple(encoded["input_ids"]), starts=starts)
+        ids, offsets = tokenise(self.tokenizer, text)
+        return EncodedText(text=text, ids=tuple(ids.tolist()), starts=tuple(offsets[:, 0].tolist()))
 
     @torch.no_grad()
     def option_nll(

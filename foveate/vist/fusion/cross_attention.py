@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from foveate.vist.config import DecoderShape, FusionConfig
+from foveate.core.decoder_shape import DecoderShape
+from foveate.vist.config import FusionConfig
 from foveate.vist.fusion.kv_prefix import rotate
 
 # What is taken over from the layer's self-attention, where it has it.

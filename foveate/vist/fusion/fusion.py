@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import ConfigError, InputError
-from foveate.vist.config import DecoderShape, FusionConfig
+from foveate.vist.config import FusionConfig
 from foveate.vist.fusion.cross_attention import CrossAttention
 from foveate.vist.fusion.kv_prefix import EmbeddingPrefix, StatePrefix
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import ConfigError
-from foveate.vist.config import DecoderShape, FusionConfig
+from foveate.vist.config import FusionConfig
 
 
 class EmbeddingPrefix(nn.Module):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
 from foveate.models.anatomy import TEXT_DECODER, Anatomy
-from foveate.vist.config import DecoderShape
 from foveate.vist.fusion.fusion import Fusion, PrefixCache
 from foveate.vist.fusion.kv_prefix import EmbeddingPrefix, Lora, StatePrefix, rotate
 from foveate.vist.latents.memory import MemoryBatch
@@ -54,20 +54,10 @@ def reader_of(model: nn.Module) -> Anatomy:
 
 def decoder_shape(anatomy: Anatomy) -> DecoderShape:
     """Sizes of the decoder, and of its input embeddings."""
-    config, base = anatomy.config, anatomy.base
-    attention = anatomy.layers[0].self_attn
-    weight = base.get_input_embeddings().weight
+    weight = anatomy.base.get_input_embeddings().weight
     # A few thousand rows tell the size; a big vocabulary in half precision would overflow a sum.
     rms = weight[:4096].detach().float().pow(2).mean().sqrt().item()
-    return DecoderShape(
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_layers=len(anatomy.layers),
-        num_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=attention.head_dim,
-        embedding_rms=rms,
-    )
+    return DecoderShape.of(anatomy.config, embedding_rms=rms)
 
 
 def compute_prefix(

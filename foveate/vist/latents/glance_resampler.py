@@ -172,7 +172,7 @@ class GlanceResampler(nn.Module):
             if self.dictionary is None:
                 raise InputError(
                     "this resampler looks tokens up and has no dictionary yet; call "
-                    "learn_vocabulary (Vist.load and the trainer do)."
+                    "learn_vocabulary (Vist.from_pretrained and the trainer do)."
                 )
             keys = F.normalize(readings, dim=-1)
             readings = self.dictionary.look_up(keys, self.sharpness.exp())

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from foveate.errors import InputError, WindowError
+from foveate.models.token_offsets import tokenise
 from foveate.vist.latents.memory import Memory
-from foveate.vist.run.read_document import token_offsets
 from foveate.vist.run.read_report import DocumentAnswer, ReadReport
 from foveate.vist.run.vist import Vist
 
@@ -97,7 +97,7 @@ class DocumentReader:
         before, after = ("", "") if question is None else self._chat(question)
         if not text.strip():
             raise InputError("the text is empty; there is nothing to read.")
-        offsets = token_offsets(self.tokenizer, text)
+        offsets = tokenise(self.tokenizer, text).offsets
         total = len(offsets)
         head, tail = self._ids(before), self._ids(after)
         first = 0

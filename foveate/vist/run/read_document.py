@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from foveate.errors import InputError
+from foveate.models.token_offsets import token_of_char, tokenise
 from foveate.text_image.render import Renderer, Strips
 from foveate.vist.latents.memory import Memory
 from foveate.vist.parts import VistParts
@@ -40,12 +39,13 @@ def read_document(
         text: the document, or its pieces in order.
         encoder: see docs/vist.md for the interface.
         parts: trained parts.
-        tokenizer: of the language model; gives offsets.
+        tokenizer: of the language model, a fast one.
         num_latents: per strip; None is the trained number.
         encoder_id, parts_id: written into the memory.
 
     Raises:
-        InputError: the text is empty, or fills more strips than config.max_pages.
+        InputError: the text is empty, or fills more strips than config.max_pages; or the tokenizer
+            gives no offsets.
     """
     device = next(parts.parameters()).device
     latents, positions, num_tokens, num_pages = [], [], 0, 0
@@ -58,7 +58,7 @@ def read_document(
     for strips, drawn in _drawn(renderer, pieces):
         num_pages += len(strips)
         _check_pages(num_pages, parts.config.max_pages)
-        offsets = token_offsets(tokenizer, drawn)
+        offsets = tokenise(tokenizer, drawn).offsets
         glances = parts.glances(strips, offsets, num_latents) if parts.is_pointed else None
         where = (
             glances.positions
@@ -89,22 +89,6 @@ def read_document(
         encoder=encoder_id,
         parts=parts_id,
     )
-
-
-def token_offsets(tokenizer: Any, text: str) -> NDArray[np.int64]:
-    """First character of each token and the one after its last, int64 [T, 2]."""
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-
-
-def token_of_char(offsets: NDArray[np.int64], num_chars: int) -> NDArray[np.float64]:
-    """Index of the token that each character belongs to, [C].
-
-    A character outside of all tokens (a tokenizer may drop spaces) belongs to the one before.
-    """
-    begins = np.zeros(num_chars + 1, dtype=np.int64)
-    np.maximum.at(begins, offsets[:, 0], np.arange(len(offsets)))
-    return np.maximum.accumulate(begins)[:-1].astype(np.float64)
 
 
 def _check_pages(num_pages: int, max_pages: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from foveate.vist.latents.glance_resampler import GlanceResampler
 from foveate.vist.latents.memory import Memory, MemoryBatch, pad_memories
 from foveate.vist.parts import VistParts, weights_hash
 from foveate.vist.run.attached import VistRun
+from foveate.vist.run.load import load_parts
+from foveate.vist.run.pretrained import Pretrained
 from foveate.vist.run.read_document import read_document
 from foveate.vist.run.text_rows import (
     Ids,
@@ -33,7 +35,7 @@ from foveate.vist.run.vist_report import VistReport
 from foveate.vist.run.vocabulary import learn_vocabulary
 
 
-class Vist:
+class Vist(Pretrained):
     """Far context as latents beside raw recent text, for an unmodified causal language model.
 
     Source: Xing et al. 2025 (arXiv:2502.00791); docs/vist.md says where it is silent and what we
@@ -80,51 +82,21 @@ class Vist:
         self._hashes: dict[int, tuple[Any, str]] = {}
 
     @classmethod
-    def load(
+    def _load(
         cls,
-        path: str | Path,
-        base: Any = None,
-        *,
-        tokenizer: Any = None,
-        encoder: Any = None,
-        device: str | torch.device | None = None,
+        folder: Path,
+        base: Any,
+        tokenizer: Any,
+        encoder: Any,
+        device: str | torch.device | None,
+        access: Mapping[str, Any],
     ) -> Vist:
-        """A Vist from a folder written by `save`.
-
-        Args:
-            path: the folder.
-            base: the language model, or a folder or hub id of it; None is where the checkpoint says
-                it was.
-            tokenizer: its tokenizer; None loads it from the base.
-            encoder: the encoder; None finds the one the checkpoint names.
-            device: of a base that is loaded here, default the CPU.
-
-        Raises:
-            InputError: something is missing or broken, or the base or the encoder has other weights
-                than the ones trained with.
-        """
-        from foveate.vist.run.load import load_parts
-
-        model, tokenizer, encoder, about, parts = load_parts(path, base, tokenizer, encoder, device)
-        return cls(model, tokenizer, encoder, about.config, parts)
-
-    def save(
-        self,
-        path: str | Path,
-        *,
-        base: str | None = None,
-        training: dict[str, Any] | None = None,
-    ) -> Path:
-        """Write the trained parts (fp16) with references to the base and the encoder.
-
-        Args:
-            path: a folder, made if needed.
-            base: name of the base to write down; None is where it was loaded from.
-            training: notes to keep in vist.json.
-        """
-        from foveate.vist.run.load import save_vist
-
-        return save_vist(self, path, base=base, training=training)
+        model, tokenizer, encoder, about, parts = load_parts(
+            folder, base, tokenizer, encoder, device, access
+        )
+        made = cls(model, tokenizer, encoder, about.config, parts)
+        made.about = about
+        return made
 
     @property
     def device(self) -> torch.device:

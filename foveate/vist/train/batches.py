@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foveate.errors import ConfigError
+from foveate.models.token_offsets import token_of_char
 from foveate.text_image.render import Renderer, Strips
 from foveate.vist.latents.glances import Glances, stack_glances
 from foveate.vist.latents.resampler import PerceiverResampler
 from foveate.vist.latents.targets import TargetConfig, choose_targets
 from foveate.vist.parts import VistParts
-from foveate.vist.run.read_document import token_of_char
 from foveate.vist.train.token_counts import TokenCounts
 from foveate.vist.train.windows import Window
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from foveate.errors import ConfigError, InputError, TrainingError
+from foveate.models.token_offsets import tokenise
 from foveate.text_image.render import Renderer
 from foveate.vist.latents.dictionary import TokenPictures
 from foveate.vist.latents.glance_resampler import GlanceResampler
@@ -188,18 +190,11 @@ class Trainer:
         # One stream for each row of a global micro-batch, whoever computes it.
         total = run.micro_batch * self.accelerator.num_processes
         shared: dict[int, Any] = {}
+        read = functools.partial(tokenise, self.vist.tokenizer)
         return [
-            WindowStream(
-                self.source, self._tokenise, config, stream=s, num_streams=total, tokenised=shared
-            )
+            WindowStream(self.source, read, config, stream=s, num_streams=total, tokenised=shared)
             for s in range(rank * run.micro_batch, (rank + 1) * run.micro_batch)
         ]
-
-    def _tokenise(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        encoded = self.vist.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        return encoded["input_ids"], encoded["offset_mapping"]
 
     # --- the run ---
 
@@ -421,7 +416,7 @@ class Trainer:
         whole = Vist(
             self.vist.model, self.vist.tokenizer, self.vist.encoder, self.vist.config, parts
         )
-        whole.save(
+        whole.save_pretrained(
             self.folder / EXPORT,
             base=self.recipe.model.llm,
             training={

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from foveate.vist.train.data import DocumentSource
 
 __all__ = ["Position", "Window", "WindowConfig", "WindowStream"]
 
-Tokenise = Callable[[str], tuple[Sequence[int], Sequence[tuple[int, int]]]]
+Tokenise = Callable[[str], tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 # Between documents that are joined to fill a window.
 SEPARATOR = "\n\n"
@@ -95,7 +95,7 @@ class WindowStream:
 
     Args:
         source: documents.
-        tokenise: text -> (ids, character offsets).
+        tokenise: text -> (ids [T], character offsets [T, 2]), int64.
         config: see there.
         stream, num_streams: which one this is.
         tokenised: where streams of one process that all read the same documents share their tokens.
@@ -196,7 +196,7 @@ class WindowStream:
         """(first document, its group): documents joined until they fill a window."""
         separator = self.tokenise(SEPARATOR)
         texts: list[str] = []
-        ids: list[Sequence[int]] = []
+        ids: list[NDArray[np.int64]] = []
         spans: list[NDArray[np.int64]] = []
         begin = length = count = 0
         for place, document in self.source.read(first, step):
@@ -208,7 +208,7 @@ class WindowStream:
             ):
                 texts.append(text)
                 ids.append(found)
-                spans.append(np.asarray(offsets, dtype=np.int64).reshape(-1, 2) + length)
+                spans.append(offsets + length)
                 length += len(text)
                 count += len(found)
             if count < self.config.length and self.config.join:
@@ -217,14 +217,12 @@ class WindowStream:
             if 0 < self.config.per_document < len(starts):
                 lot = np.random.default_rng((self.config.seed, begin, epoch))
                 starts = np.sort(lot.permutation(starts)[: self.config.per_document])
-            tokens = np.concatenate([np.asarray(part, dtype=np.int64) for part in ids])
-            yield begin, _Group("".join(texts), tokens, np.concatenate(spans), starts)
+            parts = np.concatenate(ids), np.concatenate(spans)
+            yield begin, _Group("".join(texts), *parts, starts)
             texts, ids, spans = [], [], []
             length = count = 0
 
-    def _tokens_of(
-        self, place: int, document: str
-    ) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
+    def _tokens_of(self, place: int, document: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Tokens of a document; streams that all read it share the work."""
         if self._by_documents:
             return self.tokenise(document)

@@ -11,14 +11,14 @@ from foveate.carve.compare.comparison import CompareSettings
 from foveate.carve.compare.rows import comparison_of
 from foveate.carve.compare.savings import Savings
 from foveate.core.budget import Budget
+from foveate.core.decoder_shape import DecoderShape
 from foveate.core.report import ImageReport, Report
 from foveate.errors import InputError, MethodError
-from foveate.measure.cost import DecoderShape
 from foveate.measure.quality import paired_difference
 from foveate.tasks.question import Question
 
 SHAPE = DecoderShape(
-    num_layers=4, hidden=4, intermediate=6, num_heads=2, num_kv_heads=1, head_dim=2
+    num_layers=4, hidden_size=4, intermediate_size=6, num_heads=2, num_kv_heads=1, head_dim=2
 )
 CONFIG = {
     "num_hidden_layers": 4, "hidden_size": 4, "intermediate_size": 6, "num_attention_heads": 2,

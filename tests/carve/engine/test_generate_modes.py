@@ -424,7 +424,7 @@ def test_text_model_needs_a_mask() -> None:
 
 def test_not_a_method(llava: Any) -> None:
     with pytest.raises(MethodError, match="pass an instance"):
-        foveate.attach(llava, "tokencarve")  # type: ignore[arg-type]
+        foveate.Run(llava, "tokencarve")  # type: ignore[arg-type]
 
 
 def test_layer_outside_the_model(llava: Any) -> None:

@@ -11,8 +11,9 @@ import torch
 
 import foveate
 from foveate.carve.engine.image_cache import ImageCache, reads_the_tower
-from foveate.carve.methods import METHODS as ALL
-from foveate.carve.methods import FastV, Method, TokenCarve, UniformGrid
+from foveate.carve.method import METHODS as ALL
+from foveate.carve.method import Method
+from foveate.carve.methods import FastV, TokenCarve, UniformGrid
 from foveate.carve.spec import parse_method
 from foveate.core.budget import Budget
 from tests import tiny_vlm as tiny

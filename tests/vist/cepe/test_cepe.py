@@ -105,23 +105,23 @@ def test_it_learns_through_the_same_pass(resample: bool) -> None:
 
 
 def test_saved_and_loaded(reader: Cepe, tmp_path: Path) -> None:
-    reader.save(tmp_path, training={"steps": 3})
-    again = Cepe.load(tmp_path, reader.model, tokenizer=reader.tokenizer)
+    reader.save_pretrained(tmp_path, training={"steps": 3})
+    again = Cepe.from_pretrained(tmp_path, base=reader.model, tokenizer=reader.tokenizer)
     assert again.config == reader.config
     ours, theirs = reader.read(TEXT), again.read(TEXT)
     tiny.assert_close(theirs.latents, ours.latents, 2e-3)  # stored as fp16
     with pytest.raises(InputError, match="trained with the base model"):
-        Cepe.load(tmp_path, tiny.model("qwen3"), tokenizer=reader.tokenizer)
+        Cepe.from_pretrained(tmp_path, base=tiny.model("qwen3"), tokenizer=reader.tokenizer)
 
 
 def test_what_is_no_cepe(tmp_path: Path) -> None:
     model = tiny.model("llama")
-    with pytest.raises(InputError, match=r"give a folder written by Cepe\.save"):
-        Cepe.load(tmp_path, model, tokenizer=None)
+    with pytest.raises(InputError, match=r"give a folder written by Cepe\.save_pretrained"):
+        Cepe.from_pretrained(tmp_path, base=model, tokenizer=None)
     vist: Vist = tiny.vist(model)
-    vist.save(tmp_path)
-    with pytest.raises(InputError, match=r"load it with Vist\.load"):
-        Cepe.load(tmp_path, model, tokenizer=None)
+    vist.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"load it with Vist\.from_pretrained"):
+        Cepe.from_pretrained(tmp_path, base=model, tokenizer=None)
 
 
 def test_empty_text(reader: Cepe) -> None:

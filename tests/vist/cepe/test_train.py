@@ -34,7 +34,7 @@ def test_every_stage_runs_and_the_result_loads(resample: bool, tmp_path: Path) -
         if not torch.equal(p, before[name])
     }
     assert moved == {"encoder", "fusion", *(["resampler"] if resample else [])}
-    again = Cepe.load(tmp_path / EXPORT, vist.model, tokenizer=vist.tokenizer)
+    again = Cepe.from_pretrained(tmp_path / EXPORT, base=vist.model, tokenizer=vist.tokenizer)
     memory = again.read(source.document(0)[:400])
     chunks = memory.num_pages
     assert memory.num_latents == (

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import ConfigError, InputError
-from foveate.vist.config import DecoderShape, FusionConfig, ResamplerConfig, VistConfig
+from foveate.vist.config import FusionConfig, ResamplerConfig, VistConfig
 from foveate.vist.fusion.fusion import fit_span, fusion_layers
 from foveate.vist.latents.memory import Memory, concat, pack_pages, pad_memories
 from foveate.vist.parts import latent_positions, weights_hash

@@ -108,4 +108,4 @@ def test_recent_must_be_positive(vist: Vist) -> None:
 
 def test_a_folder_without_a_vist_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no readable vist\.json"):
-        Vist.load(tmp_path)
+        Vist.from_pretrained(tmp_path)

@@ -29,7 +29,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def saved(base: Path, tmp_path: Path) -> Path:
     llm = tf.AutoModelForCausalLM.from_pretrained(base)
-    return tiny_vist.vist(llm, "lora").save(tmp_path / "vist", training={"steps": 3})
+    return tiny_vist.vist(llm, "lora").save_pretrained(tmp_path / "vist", training={"steps": 3})
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -37,12 +37,13 @@ def test_round_trip(base: Path, tmp_path: Path, form: str) -> None:
     llm = tf.AutoModelForCausalLM.from_pretrained(base)
     first = tiny_vist.vist(llm, form)
     first.parts.half().float()  # what fp16 keeps
-    folder = first.save(tmp_path / "vist")
-    assert sorted(path.name for path in folder.iterdir()) == ["vist.json", "vist.safetensors"]
+    folder = first.save_pretrained(tmp_path / "vist")
+    files = ["README.md", "vist.json", "vist.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == files
     stored = load_file(folder / WEIGHTS)
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     assert not any("embed_tokens" in key or "tower" in key for key in stored)
-    second = Vist.load(folder, encoder=tiny_vist.TinyEncoder())
+    second = Vist.from_pretrained(folder, encoder=tiny_vist.TinyEncoder())
     assert second.config == first.config
     assert {p.dtype for p in second.parts.parameters()} == {torch.float32}
     memory = first.read(tiny_vist.TEXT)
@@ -57,7 +58,7 @@ def test_the_base_may_be_given(saved: Path, base: Path) -> None:
     llm = tf.AutoModelForCausalLM.from_pretrained(base)
     encoder = tiny_vist.TinyEncoder()
     for given in (llm, base, str(base)):
-        assert Vist.load(saved, given, encoder=encoder).config.fusion.lora_rank == 2
+        assert Vist.from_pretrained(saved, base=given, encoder=encoder).config.fusion.lora_rank == 2
     assert json.loads((saved / "vist.json").read_text())["training"] == {"steps": 3}
 
 
@@ -67,15 +68,15 @@ def test_another_base_or_encoder_is_refused(saved: Path) -> None:
         other.model.norm.weight[0] += 0.1
     encoder = tiny_vist.TinyEncoder()
     with pytest.raises(InputError, match=r"was trained with the base model .* and got one with"):
-        Vist.load(saved, other, tokenizer=tiny_vist.tokenizer(), encoder=encoder)
+        Vist.from_pretrained(saved, base=other, tokenizer=tiny_vist.tokenizer(), encoder=encoder)
     with torch.no_grad():
         encoder.weight[0, 0] += 1
     with pytest.raises(InputError, match="was trained with the encoder"):
-        Vist.load(saved, encoder=encoder)
+        Vist.from_pretrained(saved, encoder=encoder)
     with pytest.raises(InputError, match="encoder of the user's own class; pass encoder="):
-        Vist.load(saved)
+        Vist.from_pretrained(saved)
     with pytest.raises(InputError, match=r"base model '.*none' cannot be loaded"):
-        Vist.load(saved, saved / "none", encoder=encoder)
+        Vist.from_pretrained(saved, base=saved / "none", encoder=encoder)
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -94,24 +95,24 @@ def test_broken_files_are_named(saved: Path, tmp_path: Path) -> None:
     ):
         save_file(content, saved / WEIGHTS)
         with pytest.raises(InputError, match=message):
-            Vist.load(saved, encoder=encoder)
+            Vist.from_pretrained(saved, encoder=encoder)
     (saved / WEIGHTS).write_bytes(b"no tensors")
     with pytest.raises(InputError, match=r"vist\.safetensors' cannot be read"):
-        Vist.load(saved, encoder=encoder)
+        Vist.from_pretrained(saved, encoder=encoder)
     edit(saved / "vist.json", format=9)
     with pytest.raises(InputError, match="has format 9, this version reads 1; update"):
-        Vist.load(saved)
+        Vist.from_pretrained(saved)
     edit(saved / "vist.json", format=1, base={"path": "x"})
     with pytest.raises(InputError, match="lacks or misnames a field"):
-        Vist.load(saved)
+        Vist.from_pretrained(saved)
     edit(saved / "vist.json", config={"depth": 3})
     with pytest.raises(ConfigError, match="unknown fields depth"):
-        Vist.load(saved)
+        Vist.from_pretrained(saved)
     (saved / "vist.json").write_text("{")
     with pytest.raises(InputError, match="is broken"):
-        Vist.load(saved)
+        Vist.from_pretrained(saved)
     with pytest.raises(InputError, match=r"has no readable vist\.json"):
-        Vist.load(tmp_path)
+        Vist.from_pretrained(tmp_path)
 
 
 def test_diverged_weights_are_not_saved(tmp_path: Path) -> None:
@@ -119,7 +120,7 @@ def test_diverged_weights_are_not_saved(tmp_path: Path) -> None:
     with torch.no_grad():
         vist.parts.resampler.cls[0, 0] = 1e6
     with pytest.raises(InputError, match=r"resampler\.cls holds values that fp16 cannot"):
-        vist.save(tmp_path / "vist")
+        vist.save_pretrained(tmp_path / "vist")
 
 
 def test_half_precision_base() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from foveate.errors import InputError
 from foveate.vist.train.data import FileSource, HubSource
@@ -110,13 +111,13 @@ class Words:
         return {"lengths": self.lengths}
 
 
-def tokenise(text: str) -> tuple[list[int], list[tuple[int, int]]]:
+def tokenise(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     spans = [found.span() for found in re.finditer(r"\s*\S+|\s+", text)]
     ids = []
     for start, stop in spans:
         document, _, word = text[start:stop].strip().partition(".")
         ids.append(1000 * int(document) + int(word) if word else 999_999)
-    return ids, spans
+    return np.array(ids), np.array(spans)
 
 
 def stream(source: Words, number: int = 0, of: int = 1, **fields: Any) -> WindowStream:

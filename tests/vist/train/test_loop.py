@@ -80,8 +80,11 @@ def test_the_history_and_the_finished_model_are_there(
     assert [r["stage"] for r in records] == ["read"] * 2 + ["distil"] * 2 + ["end-to-end"] * 2
     assert untimed(read_history(run.folder)) == records
     assert (run.folder / "loss.png").stat().st_size > 1000
-    made = Vist.load(
-        run.folder / "vist", run.vist.model, tokenizer=run.vist.tokenizer, encoder=run.vist.encoder
+    made = Vist.from_pretrained(
+        run.folder / "vist",
+        base=run.vist.model,
+        tokenizer=run.vist.tokenizer,
+        encoder=run.vist.encoder,
     )
     memory = made.read("A text that nobody trained on. " * 20)
     assert memory.num_latents > 0

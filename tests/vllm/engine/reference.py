@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import foveate
-from foveate.carve.methods import Method
+from foveate.carve.method import Method
 from foveate.models.load import load_vlm
 from tests.vllm.engine.server import Answer
 

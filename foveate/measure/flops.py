@@ -2,64 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from foveate.core.budget import Budget
+from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import InputError
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderShape:
-    """The sizes of a decoder that its cost depends on.
-
-    Args:
-        num_layers: decoder layers.
-        hidden: D, width of the residual stream.
-        intermediate: width of the feed-forward block.
-        num_heads, num_kv_heads, head_dim: of attention.
-        gated: the feed-forward block has three matrices (SwiGLU) instead of two.
-    """
-
-    num_layers: int
-    hidden: int
-    intermediate: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    gated: bool = True
-
-    @classmethod
-    def of(cls, config: Any) -> DecoderShape:
-        """Read the sizes off a transformers config (of the model or its decoder), or a dict.
-
-        Raises:
-            InputError: the config lacks a size.
-        """
-        if hasattr(config, "get_text_config"):
-            config = config.get_text_config(decoder=True)
-
-        def read(name: str) -> int | None:
-            is_dict = isinstance(config, Mapping)
-            size = config.get(name) if is_dict else getattr(config, name, None)
-            return None if size is None else int(size)
-
-        def need(name: str) -> int:
-            size = read(name)
-            if size is None:
-                raise InputError(f"the config has no {name}, so its cost cannot be computed.")
-            return size
-
-        heads, hidden = need("num_attention_heads"), need("hidden_size")
-        return cls(
-            num_layers=need("num_hidden_layers"),
-            hidden=hidden,
-            intermediate=need("intermediate_size"),
-            num_heads=heads,
-            num_kv_heads=read("num_key_value_heads") or heads,
-            head_dim=read("head_dim") or hidden // heads,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +132,7 @@ def cost_of_layers(
 
 def _layer_flops(shape: DecoderShape, n: int) -> int:
     """FLOPs of one decoder layer over n tokens."""
-    d, m = shape.hidden, shape.intermediate
+    d, m = shape.hidden_size, shape.intermediate_size
     queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     projections = n * d * (2 * queries + 2 * keys)  # query and output, key and value
     attention = 2 * n * n * queries  # scores, and the weighted sum of values

@@ -5,20 +5,31 @@ from __future__ import annotations
 import pytest
 
 from foveate.core.budget import Budget
+from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import BudgetError, InputError
-from foveate.measure.cost import DecoderShape, prefill_cost
+from foveate.measure.flops import prefill_cost
 
 VICUNA_7B = DecoderShape(
-    num_layers=32, hidden=4096, intermediate=11008, num_heads=32, num_kv_heads=32, head_dim=128
+    num_layers=32,
+    hidden_size=4096,
+    intermediate_size=11008,
+    num_heads=32,
+    num_kv_heads=32,
+    head_dim=128,
 )
 SMALL = DecoderShape(
-    num_layers=16, hidden=2048, intermediate=5504, num_heads=16, num_kv_heads=16, head_dim=128
+    num_layers=16,
+    hidden_size=2048,
+    intermediate_size=5504,
+    num_heads=16,
+    num_kv_heads=16,
+    head_dim=128,
 )
 
 
 def test_one_tiny_layer_by_hand() -> None:
     shape = DecoderShape(
-        num_layers=1, hidden=4, intermediate=6, num_heads=2, num_kv_heads=1, head_dim=2
+        num_layers=1, hidden_size=4, intermediate_size=6, num_heads=2, num_kv_heads=1, head_dim=2
     )
     cost = prefill_cost(shape, num_text=1, num_visual=2, prune_layer=0, bytes_per_value=4)
     # 3 tokens: q and o 4x4, k and v 4x2, scores and values 3x3x4, three 4x6 matrices
@@ -30,8 +41,8 @@ def test_one_tiny_layer_by_hand() -> None:
 def test_two_matrix_block_is_the_formula_of_fastv() -> None:
     shape = DecoderShape(
         num_layers=1,
-        hidden=4096,
-        intermediate=11008,
+        hidden_size=4096,
+        intermediate_size=11008,
         num_heads=32,
         num_kv_heads=32,
         head_dim=128,
@@ -70,39 +81,6 @@ def test_full_early_cache_keeps_the_early_layers_whole() -> None:
     assert full.cached[:4] == (110, 110, 110, 35)
     assert compact.cached == (35,) * 32
     assert full.tokens == compact.tokens == (110, 110, 110, *(35,) * 29)
-
-
-class TextConfig:
-    num_hidden_layers, hidden_size, intermediate_size, num_attention_heads = 4, 64, 96, 8
-    num_key_value_heads, head_dim = 2, 16
-
-
-class WholeConfig:
-    def get_text_config(self, decoder: bool) -> TextConfig:
-        return TextConfig()
-
-
-@pytest.mark.parametrize("config", [TextConfig(), WholeConfig()])
-def test_shape_is_read_off_a_config(config: object) -> None:
-    shape = DecoderShape.of(config)
-    assert (shape.num_layers, shape.num_heads, shape.num_kv_heads) == (4, 8, 2)
-    assert (shape.hidden, shape.intermediate, shape.head_dim) == (64, 96, 16)
-
-
-def test_shape_of_a_dict_fills_in_what_old_configs_leave_out() -> None:
-    sizes = {
-        "num_hidden_layers": 2,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_attention_heads": 4,
-    }
-    shape = DecoderShape.of(sizes)
-    assert (shape.num_kv_heads, shape.head_dim) == (4, 8)
-
-
-def test_config_without_a_size_is_named() -> None:
-    with pytest.raises(InputError, match="no intermediate_size"):
-        DecoderShape.of({"num_attention_heads": 1, "hidden_size": 2, "num_hidden_layers": 1})
 
 
 @pytest.mark.parametrize("layer", [-1, 32])
