@@ -193,7 +193,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"test\.jsonl, line 1: label 'odd' is not in labels"):
         load_icl(folder)
     (folder / "test.jsonl").write_text("[1]\n")
-    with pytest.raises(InputError, match='line 1: got list, not an object; write .*"label"'):
+    with pytest.raises(InputError, match="line 1: got list, not an object; write"):
         load_icl(folder)
 
 
