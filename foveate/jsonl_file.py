@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 
 from foveate.errors import InputError
 
-__all__ = ["Row", "parse_row", "read_rows", "row_at"]
+__all__ = ["JsonRow", "parse_row", "read_rows", "row_at"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class JsonRow:
     """One object and its place.
 
     Args:
@@ -59,7 +59,7 @@ class Row:
         return InputError(f"{self.where}: {reason}; {self.fix}")
 
 
-def read_rows(file: Path, *, fix: str) -> Iterator[Row]:
+def read_rows(file: Path, *, fix: str) -> Iterator[JsonRow]:
     """The rows of a file, one line at a time; empty lines are skipped.
 
     Args:
@@ -78,11 +78,11 @@ def read_rows(file: Path, *, fix: str) -> Iterator[Row]:
         raise InputError(f"{str(file)!r} cannot be read as UTF-8 text: {error}.") from error
 
 
-def row_at(line: str | bytes, file: Path, number: int, *, fix: str) -> Row:
+def row_at(line: str | bytes, file: Path, number: int, *, fix: str) -> JsonRow:
     """The row of one line. Raises InputError, which names the line, if it is no JSON object."""
     where = f"{file}, line {number}"
     try:
-        return Row(fields=parse_row(line, fix=fix), number=number, where=where, fix=fix)
+        return JsonRow(fields=parse_row(line, fix=fix), number=number, where=where, fix=fix)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 

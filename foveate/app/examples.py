@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from foveate.assets import reader_path, vist_path, vlm_path
+from foveate.assets import text_encoder_path, vist_path, vlm_path
 from foveate.tasks.reading import reading_questions
 
 __all__ = ["ImageExample", "TextExample", "image_examples", "text_examples"]
@@ -16,7 +16,7 @@ KINDS = ("one_hop/price", "one_hop/colour", "two_hop/under", "two_hop/price_abov
 PAGES = 8
 TEXTS = {
     "The card of the embedded vision-language model": vlm_path,
-    "The card of the embedded text reader": reader_path,
+    "The card of the embedded text encoder": text_encoder_path,
     "The card of the embedded Vist": vist_path,
 }
 

@@ -6,7 +6,14 @@ from pathlib import Path
 
 from foveate.errors import InputError
 
-__all__ = ["EMBEDDED", "EMBEDDED_MODEL", "model_folder", "reader_path", "vist_path", "vlm_path"]
+__all__ = [
+    "EMBEDDED",
+    "EMBEDDED_MODEL",
+    "model_folder",
+    "text_encoder_path",
+    "vist_path",
+    "vlm_path",
+]
 
 # What a user types wherever a model is named; a folder of that name is "./embedded".
 EMBEDDED = "embedded"
@@ -40,12 +47,12 @@ def vlm_path() -> Path:
     return Path(__file__).parent / "vlm"
 
 
-def reader_path() -> Path:
+def text_encoder_path() -> Path:
     """Return the folder of the shipped text encoder, which reads strips of rendered text.
 
-    Load it with ``foveate.vist.encoder.text_encoder.load_text_encoder(reader_path())``.
+    Load it with ``foveate.vist.encoder.text_encoder.load_text_encoder(text_encoder_path())``.
     """
-    return Path(__file__).parent / "reader"
+    return Path(__file__).parent / "text_encoder"
 
 
 def vist_path() -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from foveate.carve.engine.attach import Run
-from foveate.carve.engine.image_cache import ImageCache, reads_the_tower
+from foveate.carve.engine.image_cache import ImageCache, needs_the_tower
 from foveate.carve.method import Method
 from foveate.core.report import Report
 from foveate.models.continuations import Continuation, score_continuations
@@ -58,7 +58,7 @@ class Answerer:
     ) -> None:
         self.vlm = vlm
         self.run = Run(vlm.model, method) if method is not None else None
-        self._images = None if method is not None and reads_the_tower(method) else images
+        self._images = None if method is not None and needs_the_tower(method) else images
         with self._on(None):
             pass
 

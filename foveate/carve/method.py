@@ -40,14 +40,14 @@ class Step:
         method: who decides.
         layers: all of that method's layers.
         number: which of them this is.
-        reads: what it looks at beside the hidden states.
+        needs: what it looks at beside the hidden states.
     """
 
     layer: int
     method: Method
     layers: tuple[int, ...]
     number: int
-    reads: frozenset[Need]
+    needs: frozenset[Need]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class Method(ABC):
         where: "vision_tower" (fewer tokens inside the vision tower), "encoder" (between the tower
             and the language model: prune_layer 0), "llm" (between two decoder layers).
         exact_budget: False where the budget is a ceiling.
-        reads_before_prune_layer: its needs are those of the step at prune_layer.
+        needs_before_prune_layer: its needs are those of the step at prune_layer.
 
     Raises:
         BudgetError: for an impossible budget.
@@ -95,7 +95,7 @@ class Method(ABC):
     where: ClassVar[Where] = "llm"
     default_layer: ClassVar[int] = 2
     exact_budget: ClassVar[bool] = True
-    reads_before_prune_layer: ClassVar[bool] = True
+    needs_before_prune_layer: ClassVar[bool] = True
 
     keep_tokens: int | None = None
     keep_ratio: float | None = None
@@ -125,7 +125,7 @@ class Method(ABC):
                 f"{self.name} acts inside the vision tower, where no text is seen; "
                 "leave text_share at 0."
             )
-        of_layer = self.reads & LAYER_NEEDS if self.reads_before_prune_layer else None
+        of_layer = self.step_needs & LAYER_NEEDS if self.needs_before_prune_layer else None
         if of_layer and self.prune_layer == 0:
             raise MethodError(
                 f"{self.name} reads the {' and '.join(sorted(of_layer))} of the layer before "
@@ -152,8 +152,8 @@ class Method(ABC):
         return frozenset()
 
     @property
-    def reads(self) -> frozenset[Need]:
-        """What a step reads: `needs`, and what text_share takes."""
+    def step_needs(self) -> frozenset[Need]:
+        """What a step looks at: `needs`, and what text_share takes."""
         if not self.text_share:
             return self.needs
         return self.needs | relevance_needs(self.text_relevance)
@@ -186,7 +186,9 @@ class Method(ABC):
     def steps(self, num_layers: int, first_layer: int) -> tuple[Step, ...]:
         """All steps of a run, see `layers`."""
         layers = self.layers(num_layers, first_layer)
-        return tuple(Step(layer, self, layers, i, self.reads) for i, layer in enumerate(layers))
+        return tuple(
+            Step(layer, self, layers, i, self.step_needs) for i, layer in enumerate(layers)
+        )
 
     def keeps(
         self, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int

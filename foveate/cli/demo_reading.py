@@ -40,9 +40,9 @@ def show_far_reading() -> None:
 
 
 def _cards() -> dict[str, str]:
-    from foveate.assets import reader_path, vist_path, vlm_path
+    from foveate.assets import text_encoder_path, vist_path, vlm_path
 
-    folders = {"reader": reader_path(), "vlm": vlm_path(), "vist": vist_path()}
+    folders = {"text encoder": text_encoder_path(), "vlm": vlm_path(), "vist": vist_path()}
     return {
         name: (folder / "README.md").read_text(encoding="utf-8") for name, folder in folders.items()
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.errors import InputError
-from foveate.jsonl_file import Row, read_rows
+from foveate.jsonl_file import JsonRow, read_rows
 
 __all__ = ["OpenQuestion", "load_open_qa", "passages_text", "question_prompt"]
 
@@ -59,7 +59,7 @@ def load_open_qa(path: str | Path, *, need_passages: int = 0) -> list[OpenQuesti
     return questions
 
 
-def _question(row: Row) -> OpenQuestion:
+def _question(row: JsonRow) -> OpenQuestion:
     passages = row.fields.get("passages", [])
     if not isinstance(passages, list):
         raise row.refused("'passages' is not a list")
@@ -71,7 +71,7 @@ def _question(row: Row) -> OpenQuestion:
     )
 
 
-def _passage(passage: Any, row: Row) -> str:
+def _passage(passage: Any, row: JsonRow) -> str:
     if isinstance(passage, str):
         return " ".join(passage.split())
     if isinstance(passage, dict) and isinstance(passage.get("text"), str):

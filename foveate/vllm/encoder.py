@@ -42,13 +42,13 @@ class TowerProbe:
     def __init__(
         self, attention: nn.Module, method: Method, *, num_heads: int, has_cls: bool
     ) -> None:
-        self._reads = method.reads
+        self._needs = method.step_needs
         self._num_heads = num_heads
         self._has_cls = has_cls
         self._is_on = False
         self._attention: list[Tensor] = []
         self._keys: list[Tensor] = []
-        if self._reads:
+        if self._needs:
             attention.register_forward_pre_hook(self._before_attention, with_kwargs=True)
 
     @contextmanager
@@ -84,12 +84,12 @@ class TowerProbe:
         else:
             pieces = zip(query, key, strict=True)
         for q, k in pieces:  # [S, heads, D]
-            if "vision_attention" in self._reads:
+            if "vision_attention" in self._needs:
                 row = received_attention(
                     q.transpose(0, 1), k.transpose(0, 1), module.scale, self._has_cls
                 )
                 self._attention.append(self._mean_over_devices(row, module.num_heads))
-            if "vision_keys" in self._reads:
+            if "vision_keys" in self._needs:
                 self._keys.append(self._all_heads(k, module.num_heads).flatten(1).float())
 
     def _mean_over_devices(self, row: Tensor, num_heads: int) -> Tensor:

@@ -23,7 +23,7 @@ from tests.wheel import needs_smollm2
 pytestmark = needs_smollm2
 ROOT = Path(__file__).parents[2]
 # Prose that no training saw: this project's own pages.
-PAGES = ("vist", "read", "evaluation", "training", "rendering", "command-line")
+PAGES = ("vist", "pages", "evaluation", "training", "rendering", "command-line")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_it_is_small_and_says_what_it_is() -> None:
     size = (vist_path() / "vist.safetensors").stat().st_size
     assert size <= 40e6
     about = json.loads((vist_path() / "vist.json").read_text())
-    assert (about["base"]["name"], about["encoder"]["name"]) == ("smollm2", "reader")
+    assert (about["base"]["name"], about["encoder"]["name"]) == ("smollm2", "embedded")
     assert len(about["base"]["sha256"]) == len(about["encoder"]["sha256"]) == 64
     assert about["training"]["steps"] > 0
 

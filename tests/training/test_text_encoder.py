@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from foveate.errors import InputError
 from foveate.models.llm_vocabulary import load_llm_vocabulary
-from foveate.vist.encoder.reading import text_of
+from foveate.vist.encoder.labels import text_of
 from foveate.vist.encoder.text_encoder import TextEncoderConfig, load_text_encoder
 from foveate.vist.train.checkpoint import latest, read_snapshot
 from foveate.vist.train.reading_loss import token_table

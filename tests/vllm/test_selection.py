@@ -51,7 +51,7 @@ def test_the_same_tokens_as_in_transformers(family: str, name: str) -> None:
     checked = 0
     for visual, plan in shown(model, tiny.prompts(model, family, (1, 2)), method):
         for i in range(visual.num_images):
-            reads = method.reads
+            reads = method.step_needs
             own = plan_image(
                 method,
                 visual.hidden[i],

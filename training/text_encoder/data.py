@@ -18,7 +18,7 @@ from foveate.jsonl_file import read_rows
 from foveate.models.token_offsets import Tokens
 from foveate.text_image.render import Renderer
 from foveate.text_image.strip_style import StripStyle
-from foveate.vist.encoder.reading import character_targets, token_targets
+from foveate.vist.encoder.labels import character_targets, token_targets
 from training.text_encoder.exact_strings import exact_strings
 
 __all__ = ["Document", "ReaderBatch", "ReaderData", "read_documents", "typeset"]

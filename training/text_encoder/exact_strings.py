@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import string
 
-from foveate.vist.encoder.reading import ALPHABET
+from foveate.vist.encoder.labels import ALPHABET
 
 __all__ = ["exact_strings"]
 

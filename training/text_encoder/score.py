@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from foveate.assets import reader_path
+from foveate.assets import text_encoder_path
 from foveate.measure.manifest import manifest
 from foveate.measure.quality import middle_95, resampled_ratios
-from foveate.vist.encoder.reading import BLANK, edit_distance, text_of
+from foveate.vist.encoder.labels import BLANK, edit_distance, text_of
 from foveate.vist.encoder.text_encoder import TextEncoder, load_text_encoder
 from foveate.vist.train.reading_loss import token_table, token_top1
 from training.text_encoder.data import Document, ReaderBatch, ReaderData, read_documents
@@ -213,7 +213,7 @@ def _cell(interval: dict[str, float] | None) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, score, write ``OUT.json`` and ``OUT.md``."""
     parser = argparse.ArgumentParser(prog="python -m training.text_encoder.score")
-    parser.add_argument("--encoder", type=Path, default=reader_path())
+    parser.add_argument("--encoder", type=Path, default=text_encoder_path())
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="JSONL or plain text")
     parser.add_argument("--llm", type=Path, required=True, help="folder of the language model")
     parser.add_argument("--strips", type=int, default=200, help="most strips per domain")

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from foveate.vist.encoder.reading import edit_distance, text_of
+from foveate.vist.encoder.labels import edit_distance, text_of
 from foveate.vist.encoder.text_encoder import TextEncoder, TextEncoderConfig, save_text_encoder
 from foveate.vist.train.reading_loss import character_loss, token_loss, token_table, token_top1
 from training.run import Run

@@ -153,7 +153,7 @@ class Run(Attachment[Report]):
         )
         row_recorders: dict[int, RowRecorder] = {}
         for index, step in self.steps.items():
-            of_layer = step.reads & LAYER_NEEDS
+            of_layer = step.needs & LAYER_NEEDS
             if of_layer:
                 before: Any = layers[index - 1].self_attn
                 if of_layer - {"attention_output"}:
@@ -263,7 +263,7 @@ class Run(Attachment[Report]):
 def _on_the_tower(anatomy: Anatomy, steps: Sequence[Step]) -> TowerRecorder | TowerShortener | None:
     """What the steps need done in the vision tower, if anything."""
     inside = [step.method for step in steps if step.method.where == "vision_tower"]
-    reading = {need for step in steps for need in step.reads if need.startswith("vision")}
+    reading = {need for step in steps for need in step.needs if need.startswith("vision")}
     if inside and reading:
         raise MethodError(
             f"{inside[0].name} merges tokens inside the vision tower, so {', '.join(reading)} of "

@@ -148,7 +148,7 @@ class Carving:
             call.visual,
             call.inputs.get("mm_encoder_outputs") or {},
         )
-        needs_text = setting.reads("text") or setting.reads("text_attention")
+        needs_text = setting.needs("text") or setting.needs("text_attention")
         return Decider(
             states=[ImageState.whole(span) for span in spans],
             text=call.text if needs_text else spans[0].tokens.new_empty(call.batch, 0),
@@ -160,7 +160,7 @@ class Carving:
     def _want_rows(self, index: int) -> None:
         """Tell the recorder of layer `index` which attention rows the next step asks for."""
         recorder = self.setting.row_recorders[index]
-        needs = self.setting.steps[index + 1].reads
+        needs = self.setting.steps[index + 1].needs
         if "attention" in needs:
             last = columns_of(last_valid(self.call.valid)[:, None], self._rows)
             recorder.wanted = last[:, 0]

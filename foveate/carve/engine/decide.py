@@ -153,7 +153,7 @@ class _Look:
 
     def at(self, members: Sequence[int]) -> VisualTokens:
         """The tokens of equally long images."""
-        decider, needs, hidden = self.decider, self.step.reads, self.hidden
+        decider, needs, hidden = self.decider, self.step.needs, self.hidden
         states = [decider.states[i] for i in members]
         samples, tokens = decider.places(members, hidden.device)
         tokens = columns_of(tokens, self._rows_of(samples))
@@ -203,10 +203,10 @@ class _Look:
         mask = torch.where(mask.any(dim=1, keepdim=True), mask, columns != PAD)
         found: dict[str, Tensor | None] = {"text_mask": mask}
         at = columns_of(columns.clamp_min(0), self._rows_of(samples))
-        if "text" in self.step.reads:
+        if "text" in self.step.needs:
             text = self.hidden[samples, at].detach()
             found["text"] = text * mask.unsqueeze(-1)
-        if "text_attention" in self.step.reads:
+        if "text_attention" in self.step.needs:
             assert self.recorder is not None
             assert self.recorder.text_rows is not None
             rows = self.recorder.text_rows.to(device)[samples[:, 0]]  # [G, T, L]

@@ -15,10 +15,10 @@ from torch import nn
 from foveate.carve.method import Method
 from foveate.models.anatomy import MODALITIES, anatomy_of
 
-__all__ = ["ImageCache", "reads_the_tower"]
+__all__ = ["ImageCache", "needs_the_tower"]
 
 
-def reads_the_tower(method: Method) -> bool:
+def needs_the_tower(method: Method) -> bool:
     """Whether a method acts in the vision tower or looks into it, so that it has to run.
 
     Methods that only see the tower's output, before or in the language model, may be given a kept

@@ -42,6 +42,6 @@ class Setting:
     def num_layers(self) -> int:
         return len(self.anatomy.layers)
 
-    def reads(self, name: str) -> bool:
+    def needs(self, name: str) -> bool:
         """Whether any step asks for it."""
-        return any(name in step.reads for step in self.steps.values())
+        return any(name in step.needs for step in self.steps.values())

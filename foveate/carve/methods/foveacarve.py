@@ -58,7 +58,7 @@ class FoveaCarve(Method):
     blind_depth: float = 0.5
     relevance_power: float = 1.0
     where: Literal["llm", "encoder"] = "llm"  # type: ignore[misc]
-    reads_before_prune_layer: ClassVar[bool] = False
+    needs_before_prune_layer: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         depths = self.depths
@@ -90,7 +90,7 @@ class FoveaCarve(Method):
     def steps(self, num_layers: int, first_layer: int) -> tuple[Step, ...]:
         found = super().steps(num_layers, first_layer)
         return tuple(
-            replace(step, reads=frozenset()) if self.is_blind(step.layer, num_layers) else step
+            replace(step, needs=frozenset()) if self.is_blind(step.layer, num_layers) else step
             for step in found
         )
 

@@ -22,7 +22,7 @@ from foveate.vist.checkpoint import (
     check_reference,
     load_weights,
 )
-from foveate.vist.fusion.prefix import decoder_shape, reader_of
+from foveate.vist.fusion.prefix import decoder_of, decoder_shape
 from foveate.vist.latents.memory import Memory
 from foveate.vist.parts import weights_hash
 from foveate.vist.run.load import load_base
@@ -53,7 +53,7 @@ class Cepe(Vist):
     def __init__(
         self, model: nn.Module, tokenizer: Any, config: CepeConfig, parts: CepeParts | None = None
     ) -> None:
-        anatomy = reader_of(model)
+        anatomy = decoder_of(model)
         embeddings: nn.Module = anatomy.base.get_input_embeddings()
         weight: Any = embeddings.weight
         if parts is None:
@@ -135,7 +135,7 @@ class Cepe(Vist):
                 "Vist.from_pretrained."
             )
         model, tokenizer = load_base(wanted, base, tokenizer, device, **access)
-        check_reference("base model", wanted, weights_hash(reader_of(model).model))
+        check_reference("base model", wanted, weights_hash(decoder_of(model).model))
         made = cls(model, tokenizer, CepeConfig.from_dict(fields))
         load_weights(folder, made.parts)
         return made

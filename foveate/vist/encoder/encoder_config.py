@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from foveate.errors import InputError
-from foveate.vist.encoder.reading import NUM_CLASSES
+from foveate.vist.encoder.labels import NUM_CLASSES
 
 __all__ = ["TextEncoderConfig"]
 
@@ -17,7 +17,7 @@ class TextEncoderConfig:
 
     Args:
         height, patch, patches: geometry of a strip in pixels, pixels and patches.
-        slots: places for characters per patch (see foveate.vist.encoder.reading); divides `patch`.
+        slots: places for characters per patch (see foveate.vist.encoder.labels); divides `patch`.
         stem_width, stem_reach: channels of the stem, and columns that its first layer sees.
         width, layers, heads, ff_mult: of the transformer.
         conv: patches that the depthwise convolution of a layer sees, odd.

@@ -20,7 +20,7 @@ from torch import nn
 from foveate.errors import InputError
 from foveate.text_image.strip_style import StripStyle
 from foveate.vist.encoder.encoder_config import TextEncoderConfig
-from foveate.vist.encoder.reading import text_of
+from foveate.vist.encoder.labels import text_of
 
 __all__ = ["TextEncoder", "TextEncoderConfig", "load_text_encoder", "save_text_encoder"]
 
@@ -234,7 +234,7 @@ def load_text_encoder(folder: str | Path) -> TextEncoder:
         if not (path / name).is_file():
             raise InputError(
                 f"{path} holds no {name}; give the folder of an encoder, such as "
-                "foveate.assets.reader_path()."
+                "foveate.assets.text_encoder_path()."
             )
     try:
         encoder = TextEncoder(

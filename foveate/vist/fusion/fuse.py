@@ -41,7 +41,7 @@ class TextPass:
     past: int
     positions: Tensor
     prefix: PrefixCache | None = None
-    reads: Tensor | None = None  # [B, Q, M] bool: which rows see which latents
+    sees: Tensor | None = None  # [B, Q, M] bool: which rows see which latents
     rotary: tuple[Tensor, Tensor] | None = None
     residual: Tensor | None = None
     masks: dict[tuple[int, int, int], tuple[Any, Tensor]] = field(default_factory=dict)
@@ -162,7 +162,7 @@ class Fuser:
             span = torch.tensor(prefix.spans, device=text.positions.device)[:, None]
             is_after = text.positions >= at  # [B, Q]
             text.positions = text.positions + span * is_after
-            text.reads = is_after[:, :, None] & prefix.mask[:, None]
+            text.sees = is_after[:, :, None] & prefix.mask[:, None]
 
     def _after_base(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._is_asking:
@@ -253,11 +253,11 @@ def _widened(mask: Any, text: TextPass, num_columns: int, first: int) -> Tensor:
     Args:
         num_columns, first: of the raw text's keys, where `mask` is None.
     """
-    assert text.reads is not None
-    reads = text.reads.unsqueeze(1)  # [B, 1, Q, M]
+    assert text.sees is not None
+    sees = text.sees.unsqueeze(1)  # [B, 1, Q, M]
     if mask is None:
-        place = torch.arange(first, first + num_columns, device=reads.device)
-        row = torch.arange(text.past, text.past + text.length, device=reads.device)
+        place = torch.arange(first, first + num_columns, device=sees.device)
+        row = torch.arange(text.past, text.past + text.length, device=sees.device)
         mask = (place[None] <= row[:, None]).expand(text.batch, 1, -1, -1)
     if not isinstance(mask, Tensor) or mask.ndim != 4:
         raise UnsupportedModeError(
@@ -265,8 +265,8 @@ def _widened(mask: Any, text: TextPass, num_columns: int, first: int) -> Tensor:
             "load the model with attn_implementation 'sdpa' or 'eager'."
         )
     mask = mask.expand(text.batch, -1, -1, -1)
-    reads = reads.expand(-1, mask.shape[1], -1, -1)
+    sees = sees.expand(-1, mask.shape[1], -1, -1)
     if mask.dtype != torch.bool:
         lowest = torch.finfo(mask.dtype).min
-        reads = torch.zeros_like(reads, dtype=mask.dtype).masked_fill(~reads, lowest)
-    return torch.cat([reads, mask], dim=-1)
+        sees = torch.zeros_like(sees, dtype=mask.dtype).masked_fill(~sees, lowest)
+    return torch.cat([sees, mask], dim=-1)

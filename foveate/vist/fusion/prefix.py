@@ -18,13 +18,13 @@ from foveate.vist.fusion.kv_prefix import EmbeddingPrefix, Lora, StatePrefix, ro
 from foveate.vist.latents.memory import MemoryBatch
 
 # model_type: self_attn, mlp, input_layernorm and half-split rotary embeddings as in Llama.
-READERS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+FUSABLE = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 
 # Latents run through the decoder at a time, without gradients: bounds masks and activations.
 LATENTS_AT_A_TIME = 1024
 
 
-def reader_of(model: nn.Module) -> Anatomy:
+def decoder_of(model: nn.Module) -> Anatomy:
     """The parts of a language model that can read memories.
 
     Args:
@@ -43,10 +43,10 @@ def reader_of(model: nn.Module) -> Anatomy:
         )
     config: Any = getattr(model, "config", None)
     kind = getattr(config, "model_type", None)
-    if kind not in READERS or not hasattr(model, "lm_head"):
+    if kind not in FUSABLE or not hasattr(model, "lm_head"):
         raise UnsupportedModelError(
             f"{type(model).__name__} (model_type {kind!r}) cannot read memories; use a causal "
-            f"language model of type {', '.join(READERS)} (SmolLM is a llama)."
+            f"language model of type {', '.join(FUSABLE)} (SmolLM is a llama)."
         )
     base: Any = model.base_model
     return Anatomy(TEXT_DECODER, config, model, base, base)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from foveate.assets import reader_path
+from foveate.assets import text_encoder_path
 from foveate.errors import InputError
 from foveate.models.load import check_safetensors, first_line
 from foveate.models.smollm2 import EMBEDDED_LLM, smollm2_path
@@ -23,8 +23,10 @@ from foveate.vist.checkpoint import (
 )
 from foveate.vist.encoder.text_encoder import TextEncoder, load_text_encoder
 from foveate.vist.encoder.vision_encoder import VisionEncoder, load_vision_encoder
-from foveate.vist.fusion.prefix import decoder_shape, reader_of
+from foveate.vist.fusion.prefix import decoder_of, decoder_shape
 from foveate.vist.parts import VistParts, weights_hash
+
+TOWER_OPTIONS = {"normalise", "style"}  # of load_vision_encoder, that a checkpoint may set
 
 
 def base_reference(model: Any, name: str | None, known: Reference | None) -> Reference:
@@ -49,7 +51,7 @@ def encoder_reference(encoder: Any, known: Reference | None = None) -> Reference
     """How to find an encoder again, as far as its class says; arguments as `base_reference`."""
     sha256 = weights_hash(encoder) if isinstance(encoder, nn.Module) else ""
     if isinstance(encoder, TextEncoder):
-        return Reference(name="reader", sha256=sha256, kind="text_encoder")
+        return Reference(name="embedded", sha256=sha256, kind="text_encoder")
     if isinstance(encoder, VisionEncoder):
         is_known = known is not None and known.sha256 == sha256
         return Reference(
@@ -72,12 +74,12 @@ def load_parts(
     """Model, tokenizer, encoder, vist.json and trained parts; see Vist.from_pretrained."""
     about = read_checkpoint(folder)
     model, tokenizer = load_base(about.base, base, tokenizer, device, **access)
-    check_reference("base model", about.base, weights_hash(reader_of(model).model))
+    check_reference("base model", about.base, weights_hash(decoder_of(model).model))
     place = model.get_input_embeddings().weight.device
     encoder = _encoder(about.encoder, encoder, place, access)
     if isinstance(encoder, nn.Module):
         check_reference("encoder", about.encoder, weights_hash(encoder))
-    anatomy = reader_of(model)
+    anatomy = decoder_of(model)
     parts = VistParts(about.config, decoder_shape(anatomy), anatomy.layers)
     load_weights(folder, parts)
     return model, tokenizer, encoder, about, parts.float().to(place)
@@ -144,8 +146,13 @@ def _encoder(
     wanted: Reference, encoder: Any, device: torch.device, access: Mapping[str, Any]
 ) -> Any:
     if encoder is None and wanted.kind == "text_encoder":
-        encoder = load_text_encoder(reader_path())
+        encoder = load_text_encoder(text_encoder_path())
     elif encoder is None and wanted.kind == "vision_tower":
+        if unknown := sorted(set(wanted.options) - TOWER_OPTIONS):
+            raise InputError(
+                f"the checkpoint has options {', '.join(unknown)} of the vision tower that this "
+                "version does not know; update foveate, or pass encoder=."
+            )
         encoder = load_vision_encoder(wanted.name, **wanted.options, **access)
     elif encoder is None:
         raise InputError(

@@ -44,9 +44,9 @@ def model_card(
 
 # {loader.__name__} for {_shown(about.base)}
 
-Trained parts of {num_weights / 1e6:.1f} million parameters (float16) that let a frozen language
-model read far text as latents, in front of its raw recent text. The language model and the encoder
-are not in here: `vist.json` names them and binds both by hash.
+Trained parts ({num_weights:,} numbers in float16) that let a frozen language model read far text as
+latents, in front of its raw recent text. The language model and the encoder are not in here:
+`vist.json` names them and binds both by hash.
 
 ```python
 from {module} import {loader.__name__}

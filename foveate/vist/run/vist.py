@@ -13,7 +13,7 @@ from foveate.errors import AttachError, ConfigError, InputError
 from foveate.models.attachment import attached_to
 from foveate.vist.config import VistConfig
 from foveate.vist.fusion.fusion import PrefixCache, empty_prefix, fit_span, stack_prefixes
-from foveate.vist.fusion.prefix import compute_prefix, decoder_shape, reader_of
+from foveate.vist.fusion.prefix import compute_prefix, decoder_of, decoder_shape
 from foveate.vist.latents.glance_resampler import GlanceResampler
 from foveate.vist.latents.memory import Memory, MemoryBatch, pad_memories
 from foveate.vist.parts import VistParts, weights_hash
@@ -61,7 +61,7 @@ class Vist(Pretrained):
         config: VistConfig,
         parts: VistParts | None = None,
     ) -> None:
-        self.anatomy = reader_of(model)
+        self.anatomy = decoder_of(model)
         self.model = model
         self.tokenizer = tokenizer
         self.encoder = encoder

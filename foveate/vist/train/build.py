@@ -57,7 +57,7 @@ def build_vist(recipe: Recipe, *, device: str | torch.device = "cpu") -> Vist:
     Raises:
         InputError: a model cannot be loaded.
     """
-    from foveate.assets import reader_path
+    from foveate.assets import text_encoder_path
     from foveate.vist.checkpoint import Reference
     from foveate.vist.encoder.vision_encoder import load_vision_encoder
     from foveate.vist.run.load import load_base
@@ -69,7 +69,7 @@ def build_vist(recipe: Recipe, *, device: str | torch.device = "cpu") -> Vist:
     if model.encoder == "embedded" or (
         (Path(model.encoder) / "model.safetensors").exists() and (model.encoder_type == "text")
     ):
-        folder = reader_path() if model.encoder == "embedded" else Path(model.encoder)
+        folder = text_encoder_path() if model.encoder == "embedded" else Path(model.encoder)
         encoder = load_text_encoder(folder)
     else:
         encoder = load_vision_encoder(model.encoder, dtype=dtype)

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from foveate.errors import ConfigError
-from foveate.vist.fusion.prefix import reader_of
+from foveate.vist.fusion.prefix import decoder_of
 from foveate.vist.parts import weights_hash
 from foveate.vist.run.vist import Vist
 from foveate.vist.train.batches import TrainBatch
@@ -59,7 +59,7 @@ class Frozen:
         self.teacher = vist.anatomy
         if recipe.model.teacher_dtype not in ("", recipe.model.dtype):
             dtype = getattr(torch, recipe.model.teacher_dtype)
-            self.teacher = reader_of(copy.deepcopy(vist.model).to(dtype))
+            self.teacher = decoder_of(copy.deepcopy(vist.model).to(dtype))
         self._features: FrozenCache | None = None
         self._teacher: FrozenCache | None = None
         if recipe.data.cache:

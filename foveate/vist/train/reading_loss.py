@@ -15,7 +15,7 @@ def character_loss(
 
     Args:
         logits: float [P, L, S, C].
-        targets: int64 [P, L, S], see `foveate.vist.encoder.reading.character_targets`.
+        targets: int64 [P, L, S], see `foveate.vist.encoder.labels.character_targets`.
         patch_mask: bool [P, L], at least one True.
     """
     chosen, wanted = logits[patch_mask], targets[patch_mask]

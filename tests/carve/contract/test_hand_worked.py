@@ -351,8 +351,8 @@ def test_foveacarve_spends_what_one_cut_would() -> None:
     assert method.layers(8, 0) == (0, 5)
     assert method.keeps(12, 196, (0, 5), 8) == (75, 29)
     blind, late = method.steps(8, 0)
-    assert blind.reads == frozenset()
-    assert late.reads == {"attention"}
+    assert blind.needs == frozenset()
+    assert late.needs == {"attention"}
     before = foveate.FoveaCarve(keep_tokens=12, prune_layer=0)
     assert before.keeps(12, 196, (0, 5), 8) == (18, 2)
     # A family that lets nobody cut before layer 3: the cut is there, 5 * 12 = 60 token-layers.
@@ -376,7 +376,7 @@ def test_foveacarve_before_the_language_model() -> None:
     assert method.layers(8, 0) == (0,)
     assert method.layers(8, 3) == (3,)
     assert method.keeps(12, 196, (0,), 8) == (12,)
-    assert method.reads == method.steps(8, 0)[0].reads == frozenset()
+    assert method.step_needs == method.steps(8, 0)[0].needs == frozenset()
 
 
 def test_greedy_log_det_beyond_the_rank_goes_by_length() -> None:

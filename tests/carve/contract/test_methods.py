@@ -107,7 +107,7 @@ def test_pure(name: str) -> None:
 def test_text_share_reserves_the_most_relevant(name: str, share: float) -> None:
     tokens = visual()
     method = foveate.method(name, keep_tokens=10, text_share=share, text_relevance="similarity")
-    assert "text" in method.reads
+    assert "text" in method.step_needs
     plan = method.select(tokens, 10)
     plan.check(10)
     relevance = text_relevance(tokens, "similarity")

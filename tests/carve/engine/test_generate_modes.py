@@ -17,7 +17,7 @@ from foveate.errors import (
     UnsupportedModeError,
     UnsupportedModelError,
 )
-from foveate.vist.fusion.prefix import reader_of
+from foveate.vist.fusion.prefix import decoder_of
 from tests import tiny_vlm as tiny
 
 CARVE = foveate.TokenCarve(keep_ratio=0.3)
@@ -407,7 +407,7 @@ def test_compiled_model_is_refused(llava: Any) -> None:
     with pytest.raises(UnsupportedModeError, match="uncompiled"):
         foveate.attach(torch.compile(llava), CARVE)
     with pytest.raises(UnsupportedModeError, match="compile'd model cannot be hooked"):
-        reader_of(torch.compile(llava))
+        decoder_of(torch.compile(llava))
 
 
 def test_unlisted_family_names_the_listed(llava: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import foveate
-from foveate.carve.engine.image_cache import ImageCache, reads_the_tower
+from foveate.carve.engine.image_cache import ImageCache, needs_the_tower
 from foveate.carve.method import METHODS as ALL
 from foveate.carve.method import Method
 from foveate.carve.methods import FastV, TokenCarve, UniformGrid
@@ -102,7 +102,7 @@ def test_every_method_on_kept_images(text: str) -> None:
     cache = ImageCache(model)
     with cache.in_use():
         generate(model, inputs, None)
-    with contextlib.nullcontext() if reads_the_tower(method) else cache.in_use():
+    with contextlib.nullcontext() if needs_the_tower(method) else cache.in_use():
         kept = generate(model, inputs, method)
     fresh = generate(model, inputs, method)
     for a, b in zip(kept.logits, fresh.logits, strict=True):
@@ -124,7 +124,7 @@ def test_every_method_on_kept_images(text: str) -> None:
     ],
 )
 def test_who_needs_the_tower(text: str, expected: bool) -> None:
-    assert reads_the_tower(parse_method(text, Budget(keep_ratio=0.25))) is expected
+    assert needs_the_tower(parse_method(text, Budget(keep_ratio=0.25))) is expected
 
 
 def test_unknown_places_run_the_tower() -> None:
@@ -132,4 +132,4 @@ def test_unknown_places_run_the_tower() -> None:
     class Elsewhere(UniformGrid):
         where = "pixels"  # type: ignore[misc,assignment]
 
-    assert reads_the_tower(Elsewhere(keep_ratio=0.5))
+    assert needs_the_tower(Elsewhere(keep_ratio=0.5))

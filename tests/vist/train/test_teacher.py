@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from foveate.vist.fusion.prefix import compute_prefix, reader_of
+from foveate.vist.fusion.prefix import compute_prefix, decoder_of
 from foveate.vist.latents.memory import MemoryBatch
 from foveate.vist.train.distillation import gather_states, pair_error
 from foveate.vist.train.teacher import (
@@ -27,7 +27,7 @@ FAMILIES = ["llama", "qwen3", "smollm3"]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_states_are_the_normed_inputs(family: str) -> None:
     llm = tiny_vist.model(family)
-    anatomy = reader_of(llm)
+    anatomy = decoder_of(llm)
     ids = tiny_vist.ids(12)[None]
     taught = teacher_states(anatomy, ids, context=(1, 9), score_last=3)
     output = llm(ids, output_hidden_states=True)
@@ -43,7 +43,7 @@ def test_states_are_the_normed_inputs(family: str) -> None:
 def test_a_memory_of_the_teacher_s_own_states_has_no_error(family: str) -> None:
     """With exact states in their places the prefix is the raw text's KV: nothing left to learn."""
     llm = tiny_vist.model(family)
-    anatomy = reader_of(llm)
+    anatomy = decoder_of(llm)
     ids = tiny_vist.ids(12)[None]
     taught = teacher_states(anatomy, ids, context=(1, 9), score_last=0)
     members = torch.tensor([[[1], [4], [5], [7]]])

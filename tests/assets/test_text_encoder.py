@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from foveate.assets import reader_path
+from foveate.assets import text_encoder_path
 from foveate.text_image.render import Renderer, Strips
-from foveate.vist.encoder.reading import edit_distance
+from foveate.vist.encoder.labels import edit_distance
 from foveate.vist.encoder.text_encoder import TextEncoder, load_text_encoder
 
 PARAGRAPH = (
@@ -28,7 +28,7 @@ PARAGRAPH = (
 
 @pytest.fixture(scope="module")
 def encoder() -> TextEncoder:
-    return load_text_encoder(reader_path())
+    return load_text_encoder(text_encoder_path())
 
 
 def show(encoder: TextEncoder, text: str) -> tuple[torch.Tensor, torch.Tensor, Strips]:
@@ -47,7 +47,7 @@ def features(encoder, shown) -> torch.Tensor:
 
 
 def test_it_fits_five_megabytes_in_half_precision() -> None:
-    file = reader_path() / "model.safetensors"
+    file = text_encoder_path() / "model.safetensors"
     assert file.stat().st_size <= 5_000_000
     with safe_open(file, framework="pt") as weights:
         kinds = {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
@@ -90,7 +90,9 @@ def test_batch_row_equals_single_run(encoder, shown, features) -> None:
 
 
 def test_the_example_of_the_card_runs(capsys) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", (reader_path() / "README.md").read_text(), re.S)
+    (block,) = re.findall(
+        r"```python\n(.*?)```", (text_encoder_path() / "README.md").read_text(), re.S
+    )
     exec(block, {})
     shown = capsys.readouterr().out
     assert "torch.Size([1, 256, 192])" in shown
@@ -99,11 +101,11 @@ def test_the_example_of_the_card_runs(capsys) -> None:
 
 def test_the_card_quotes_the_scores() -> None:
     """The figures of the card are those of docs/results/reader.json."""
-    results = reader_path().parents[2] / "docs" / "results" / "reader.json"
+    results = text_encoder_path().parents[2] / "docs" / "results" / "reader.json"
     if not results.is_file():
         pytest.skip("docs/results is not part of an installed package")
     scores = json.loads(results.read_text())["scores"]
-    card = (reader_path() / "README.md").read_text()
+    card = (text_encoder_path() / "README.md").read_text()
     for domain, row in scores.items():
         assert f"| {domain} | {100 * row['character_accuracy']['value']:.2f} " in card, domain
         if domain != "exact strings, mixed":  # with accents, rare signs and runs of blanks

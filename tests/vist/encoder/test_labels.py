@@ -11,7 +11,7 @@ import torch
 
 from foveate.errors import InputError
 from foveate.text_image.render import Renderer
-from foveate.vist.encoder.reading import (
+from foveate.vist.encoder.labels import (
     ALPHABET,
     BLANK,
     NUM_CLASSES,
