@@ -7,7 +7,7 @@ from foveate.cli.eval_output import progress_of, rich_table
 from foveate.cli.eval_readers import load_readers
 
 CONTEXT, SCORE, PAGES = 512, 96, 4
-ARMS = ("raw", "truncated", "vist", "vist-shuffled")
+SHOWN = ("raw", "truncated", "vist", "vist-shuffled")
 
 
 def show_far_reading() -> None:
@@ -26,7 +26,7 @@ def show_far_reading() -> None:
     from foveate.vist.eval.perplexity_targets import PerplexitySettings
 
     documents = [Document(id=name, domain="cards", text=text) for name, text in _cards().items()]
-    settings = PerplexitySettings(contexts=(CONTEXT,), score=SCORE, windows=PAGES, arms=ARMS)
+    settings = PerplexitySettings(contexts=(CONTEXT,), score=SCORE, windows=PAGES, arms=SHOWN)
     readers = load_readers(None)
     with progress_of() as progress:
         result = evaluate_perplexity(documents, readers, settings, progress=progress)

@@ -62,8 +62,8 @@ class Readers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One arm of a table: who reads, and what far context it is handed for each item."""
+class ArmReader:
+    """Who reads in an arm, and what far context that one is handed for each item."""
 
     name: str
     reader: ContextReader
@@ -74,7 +74,7 @@ class Arm:
         return [self.reader.num_entries(far) if far is not None else 0 for far in self.fars]
 
 
-def build_arms(
+def arm_readers(
     names: Sequence[str],
     readers: Readers,
     fars: Sequence[FarContext],
@@ -83,7 +83,7 @@ def build_arms(
     seed: int,
     groups: Sequence[str] | None = None,
     others: Mapping[str, Sequence[FarContext]] | None = None,
-) -> list[Arm]:
+) -> list[ArmReader]:
     """What each arm reads for each item.
 
     Args:
@@ -101,7 +101,7 @@ def build_arms(
             views = list(others[name])
         else:
             views = _view(name, readers, fars, clusters, groups, seed)
-        made.append(Arm(name=name, reader=readers.of(name), fars=tuple(views)))
+        made.append(ArmReader(name=name, reader=readers.of(name), fars=tuple(views)))
     return made
 
 

@@ -13,7 +13,7 @@ from foveate.measure.parts import Parts
 from foveate.measure.progress import Progress, no_progress
 from foveate.tasks.icl import BLANK, Demonstration, IclSet, shuffle_labels
 from foveate.vist.eval.accuracy import accuracy_rows, accuracy_table, average_rows
-from foveate.vist.eval.arms import ARMS, Arm, Readers, build_arms
+from foveate.vist.eval.arms import ARMS, ArmReader, Readers, arm_readers
 from foveate.vist.eval.context import FarContext, LengthRule, best_option
 from foveate.vist.eval.result import Curve, EvalResult, json_ready
 
@@ -241,7 +241,7 @@ def _arms(
     readers: Readers,
     settings: IclSettings,
     seed: int,
-) -> tuple[str, FarContext, list[Arm]]:
+) -> tuple[str, FarContext, list[ArmReader]]:
     """The raw demonstrations, the far ones, and what each arm reads of these."""
     shown = data.demonstrations(settings.far + settings.raw, seed)
     far_ones, raw_ones = shown[: settings.far], shown[settings.far :]
@@ -250,7 +250,7 @@ def _arms(
     elsewhere = far_demonstrations(
         other, other.demonstrations(settings.far, seed)[: settings.far], readers
     )
-    arms = build_arms(
+    arms = arm_readers(
         names,
         readers,
         [far],

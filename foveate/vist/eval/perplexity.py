@@ -11,7 +11,7 @@ from foveate.measure.manifest import manifest
 from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import Interval, clustered_mean
 from foveate.tasks.documents import Document
-from foveate.vist.eval.arms import ARMS, Arm, Readers, build_arms
+from foveate.vist.eval.arms import ARMS, ArmReader, Readers, arm_readers
 from foveate.vist.eval.perplexity_targets import PerplexitySettings, Target, choose_targets
 from foveate.vist.eval.result import (
     Curve,
@@ -46,7 +46,7 @@ def evaluate_perplexity(
     samples: list[dict[str, Any]] = []
     for context in settings.contexts:
         fars = [target.far(context, settings.window) for target in targets]
-        arms = build_arms(
+        arms = arm_readers(
             names,
             readers,
             fars,
@@ -74,7 +74,7 @@ def evaluate_perplexity(
 
 
 def _losses(
-    arm: Arm,
+    arm: ArmReader,
     targets: Sequence[Target],
     context: int,
     settings: PerplexitySettings,

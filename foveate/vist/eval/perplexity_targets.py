@@ -23,7 +23,7 @@ class PerplexitySettings:
         score: target tokens.
         windows: most targets a document.
         limit: most targets a domain; None is all.
-        arms: from measure.arms.ARMS; () is all.
+        arms: from ARMS; () is all.
         own_head: the head of every row, in every arm, is the token before its far context, as in
             training; False is the readers' own head.
         batch_size: rows at a time.

@@ -13,7 +13,7 @@ from foveate.measure.quality import exact_match
 from foveate.tasks.icl import BLANK
 from foveate.tasks.open_qa import OpenQuestion, passages_text, question_prompt
 from foveate.vist.eval.accuracy import accuracy_rows, accuracy_table
-from foveate.vist.eval.arms import ARMS, Readers, build_arms
+from foveate.vist.eval.arms import ARMS, Readers, arm_readers
 from foveate.vist.eval.context import FarContext
 from foveate.vist.eval.result import Curve, EvalResult, json_ready
 
@@ -27,7 +27,7 @@ class QaSettings:
         far: passages after them in rank, read far.
         limit: questions, None is all.
         max_new_tokens: longest answer; it ends with its line.
-        arms: from measure.arms.ARMS; () is all.
+        arms: from ARMS; () is all.
         seed: of the choice of questions, shuffle, random tokens and bootstrap.
     """
 
@@ -70,7 +70,7 @@ def evaluate_qa(
     names = readers.arms(settings.arms)
     fars = [_far(question, settings, readers) for question in chosen]
     clusters = [question.id for question in chosen]
-    arms = build_arms(names, readers, fars, clusters, seed=settings.seed)
+    arms = arm_readers(names, readers, fars, clusters, seed=settings.seed)
     said: dict[str, list[str]] = {}
     for arm in arms:
         said[arm.name] = []

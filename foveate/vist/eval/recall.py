@@ -12,7 +12,7 @@ from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import Interval, exact_match
 from foveate.tasks.key_value import KINDS, KeyValueItem, Kind, make_items
 from foveate.vist.eval.accuracy import accuracy_rows, accuracy_table
-from foveate.vist.eval.arms import ARMS, Readers, build_arms
+from foveate.vist.eval.arms import ARMS, Readers, arm_readers
 from foveate.vist.eval.context import FarContext
 from foveate.vist.eval.result import Curve, EvalResult, Table, json_ready
 
@@ -33,7 +33,7 @@ class RecallSettings:
         pairs: pairs in a context.
         filler: prose to hide the pairs in; None makes some up.
         max_new_tokens: longest answer.
-        arms: from measure.arms.ARMS; () is all.
+        arms: from ARMS; () is all.
         seed: of all choices.
     """
 
@@ -147,7 +147,7 @@ def _one(
     ids = [item.id for item in items]
     # A value of another kind would give the shuffle away.
     kinds = [item.kind for item in items]
-    arms = build_arms(names, readers, fars, ids, seed=settings.seed, groups=kinds)
+    arms = arm_readers(names, readers, fars, ids, seed=settings.seed, groups=kinds)
     said: dict[str, list[str]] = {}
     for arm in arms:
         if arm.name in shared:

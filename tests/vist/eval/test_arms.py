@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foveate.errors import InputError
-from foveate.vist.eval.arms import ARMS, Arm, Readers, build_arms, derangement
+from foveate.vist.eval.arms import ARMS, ArmReader, Readers, arm_readers, derangement
 from foveate.vist.eval.context import EncodedText, FarContext, Score, best_option
 from tests.vist.eval.fake_reader import FakeReader
 
@@ -30,12 +30,12 @@ def fars(readers: Readers) -> list[FarContext]:
 
 
 @pytest.fixture(scope="module")
-def arms(readers: Readers, fars: list[FarContext]) -> dict[str, Arm]:
-    made = build_arms(readers.arms(), readers, fars, CLUSTERS, seed=3)
+def arms(readers: Readers, fars: list[FarContext]) -> dict[str, ArmReader]:
+    made = arm_readers(readers.arms(), readers, fars, CLUSTERS, seed=3)
     return {arm.name: arm for arm in made}
 
 
-def test_all_arms_run_in_order(arms: dict[str, Arm]) -> None:
+def test_all_arms_run_in_order(arms: dict[str, ArmReader]) -> None:
     assert list(arms) == list(ARMS)
 
 
@@ -44,18 +44,18 @@ def test_all_arms_run_in_order(arms: dict[str, Arm]) -> None:
     [("none", 0), ("raw", 12), ("truncated", 4), ("random", 4), ("vist", 4),
      ("vist-shuffled", 4), ("cepe", 6), ("cepe-shuffled", 6)],
 )  # fmt: skip
-def test_entries(arms: dict[str, Arm], name: str, entries: int) -> None:
+def test_entries(arms: dict[str, ArmReader], name: str, entries: int) -> None:
     assert arms[name].entries() == [entries] * len(CLUSTERS)
 
 
-def test_readers(arms: dict[str, Arm], readers: Readers) -> None:
+def test_readers(arms: dict[str, ArmReader], readers: Readers) -> None:
     for name, arm in arms.items():
         family = name.split("-")[0]
         assert arm.reader is (getattr(readers, family, None) or readers.raw)
 
 
 def test_truncated_is_the_end_right_before_the_window(
-    arms: dict[str, Arm], fars: list[FarContext]
+    arms: dict[str, ArmReader], fars: list[FarContext]
 ) -> None:
     for cut, far in zip(arms["truncated"].fars, fars, strict=True):
         assert cut is not None
@@ -66,7 +66,7 @@ def test_truncated_is_the_end_right_before_the_window(
 
 
 def test_random_tokens_stay_at_their_positions(
-    arms: dict[str, Arm], fars: list[FarContext]
+    arms: dict[str, ArmReader], fars: list[FarContext]
 ) -> None:
     chosen = set()
     for cut, far in zip(arms["random"].fars, fars, strict=True):
@@ -79,7 +79,7 @@ def test_random_tokens_stay_at_their_positions(
     assert len(chosen) > 1
 
 
-def test_shuffled_is_another_documents(arms: dict[str, Arm], fars: list[FarContext]) -> None:
+def test_shuffled_is_another_documents(arms: dict[str, ArmReader], fars: list[FarContext]) -> None:
     taken = [fars.index(far) for far in arms["vist-shuffled"].fars if far is not None]
     assert sorted(taken) == list(range(len(fars)))
     assert all(CLUSTERS[i] != CLUSTERS[j] for i, j in enumerate(taken))
@@ -88,7 +88,7 @@ def test_shuffled_is_another_documents(arms: dict[str, Arm], fars: list[FarConte
 
 def test_a_longer_document_is_cut_to_length(readers: Readers) -> None:
     fars = [FarContext(source=readers.raw.encode(text)) for text in ("a b c d e", "f g h")]
-    (arm,) = build_arms(("vist-shuffled",), readers, fars, ["x", "y"], seed=0)
+    (arm,) = arm_readers(("vist-shuffled",), readers, fars, ["x", "y"], seed=0)
     assert [far.text for far in arm.fars if far] == ["f g h", " c d e"]
 
 
