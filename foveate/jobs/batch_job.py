@@ -2,7 +2,7 @@
 
 Files. Beside OUTPUT lies the folder OUTPUT.parts:
 
-- `manifest.json`: the settings that answers depend on, and a hash of the input. Written first;
+- `job.json`: the settings that answers depend on, and a hash of the input. Written first;
   whoever comes later with others is refused.
 - `model.json`: what was loaded: a hash of the weights, dtype, versions. The first to load writes
   it, later ones are held to it.
@@ -91,7 +91,7 @@ class BatchJob:
         files = self.files
         if not (files.output.exists() and files.summary.exists()):
             return None
-        is_this = read_facts(files.manifest) == self.facts
+        is_this = read_facts(files.job) == self.facts
         return JobSummary(**read_facts(files.summary)) if is_this else None
 
     def begin(self) -> Journal:
@@ -101,11 +101,11 @@ class BatchJob:
             InputError: output or parts are of something else, or another run is at work.
         """
         files = self.files
-        is_new = not files.manifest.exists()
+        is_new = not files.job.exists()
         taken = [path for path in (files.output, files.errors) if path.exists()]
         if is_new and taken:
             raise InputError(
-                f"{taken[0]} exists and is not of a job that could go on ({files.manifest} is "
+                f"{taken[0]} exists and is not of a job that could go on ({files.job} is "
                 "missing); choose another --output or --errors, or delete it."
             )
         with writing(files.parts):
@@ -119,9 +119,9 @@ class BatchJob:
                         if path != journal.path:
                             path.unlink(missing_ok=True)
                     os.truncate(journal.path, 0)
-                write_facts(files.manifest, self.facts)
+                write_facts(files.job, self.facts)
                 files.summary.unlink(missing_ok=True)
-            self._agree(files.manifest, self.facts)
+            self._agree(files.job, self.facts)
         except BaseException:
             journal.close()
             raise
@@ -133,7 +133,7 @@ class BatchJob:
         Raises:
             InputError: the folder is not the first one's.
         """
-        self._agree(self.files.manifest, self.facts)
+        self._agree(self.files.job, self.facts)
         return Journal(self.files.journal(self.index))
 
     def check_model(self, facts: Mapping[str, Any]) -> None:
