@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foveate.cli.console import err, out
+from foveate.cli.options import Device
 from foveate.errors import FoveateError, InputError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def play(
     ] = "127.0.0.1",
     max_upload: Annotated[float, typer.Option(help="Largest file, MB.")] = 10.0,
     max_pixels: Annotated[float, typer.Option(help="Largest image, megapixels.")] = 20.0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Open a playground in the browser: carve an image's tokens, read a long text as pictures."""
     if importlib.util.find_spec("gradio") is None:
