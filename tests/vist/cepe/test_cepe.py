@@ -17,7 +17,7 @@ from foveate.vist.eval.subjects import VistSubject
 from foveate.vist.latents.memory import Memory, pack_pages
 from foveate.vist.run.vist import Vist
 from tests.vist import tiny_vist as tiny
-from tests.vist.eval.test_context_reader import tokenizer
+from tests.vist.eval.test_subjects import tokenizer
 
 TEXT = " ".join(f"w{5 + i}_" for i in range(50))
 TAIL = [20, 21, 22, 23, 24, 25]
