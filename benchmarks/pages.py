@@ -72,7 +72,7 @@ class Document:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
+class Way:
     """One way to read; `road` is pages, text or blind."""
 
     name: str
@@ -115,14 +115,14 @@ def _own(cell: Cell) -> set[str]:
     return {cell.word} | numbers
 
 
-def arms(with_all: bool) -> list[Arm]:
+def ways(with_all: bool) -> list[Way]:
     """All of them, or the few that the two-page table has."""
     plain = TextLayout(width=SIZE, height=SIZE)
-    full = [Arm(name="pages, all visual tokens", keep="100 %")]
-    rest = [Arm(name="text as text", road="text"), Arm(name="no text", road="blind")]
+    full = [Way(name="pages, all visual tokens", keep="100 %")]
+    rest = [Way(name="text as text", road="text"), Way(name="no text", road="blind")]
     budgets = BUDGETS if with_all else BUDGETS[:1]
     carved = [
-        Arm(name=name, keep=f"{100 * keep:g} %", method=carving(name, keep))
+        Way(name=name, keep=f"{100 * keep:g} %", method=carving(name, keep))
         for name in METHODS
         for keep in budgets
     ]
@@ -132,14 +132,14 @@ def arms(with_all: bool) -> list[Arm]:
     return [
         *full,
         *carved,
-        Arm(name="all visual tokens + exact numbers", keep="100 %", rules=numbers),
-        Arm(
+        Way(name="all visual tokens + exact numbers", keep="100 %", rules=numbers),
+        Way(
             name="tokencarve + exact numbers",
             keep="25 %",
             rules=numbers,
             method=carving("tokencarve", 0.25),
         ),
-        Arm(name="plain pages, all visual tokens", keep="100 %", layout=plain),
+        Way(name="plain pages, all visual tokens", keep="100 %", layout=plain),
         *rest,
     ]
 
@@ -152,7 +152,7 @@ def carving(name: str, keep: float) -> Method:
 
 @dataclass(frozen=True)
 class Prompts:
-    """What all arms that differ in carving only share."""
+    """What all ways that differ in carving only share."""
 
     asked: list[tuple[Document, Asked]]
     batches: list[dict[str, Any]]
@@ -160,20 +160,20 @@ class Prompts:
     num_pages: list[int]
 
 
-def prepare(vlm: VisionLanguageModel, arm: Arm, sheets: Sequence[Document]) -> Prompts:
-    """Prompts of an arm in batches, and its price in tokens without carving."""
-    reader = PageReader(vlm, method=foveate.NoOp(), rules=arm.rules, layout=arm.layout)
+def prepare(vlm: VisionLanguageModel, way: Way, sheets: Sequence[Document]) -> Prompts:
+    """Prompts of a way to read, in batches, and its price in tokens without carving."""
+    reader = PageReader(vlm, method=foveate.NoOp(), rules=way.rules, layout=way.layout)
     asked, contents, pictures = [], [], []
     costs, num_pages = [], []
     for sheet in sheets:
         before, images = "", ()
-        if arm.road == "pages":
+        if way.road == "pages":
             plan = reader.plan(sheet.text, sheet.questions[0].text, max_new_tokens=MAX_NEW_TOKENS)
             costs.append(plan.cost)
             num_pages.append(len(plan.pages))
             before = f"{plan.exact.text}\n\n" if plan.exact.text else ""
             images = plan.pages.images
-        elif arm.road == "text":
+        elif way.road == "text":
             before = text_prompt(sheet.text, "")
         for question in sheet.questions:
             asked.append((sheet, question))
@@ -186,10 +186,10 @@ def prepare(vlm: VisionLanguageModel, arm: Arm, sheets: Sequence[Document]) -> P
     return Prompts(asked, batches, costs, num_pages)
 
 
-def measure(vlm: VisionLanguageModel, arm: Arm, prompts: Prompts) -> dict[str, Any]:
-    """Answers of one arm, and its mean price in tokens."""
+def measure(vlm: VisionLanguageModel, way: Way, prompts: Prompts) -> dict[str, Any]:
+    """Answers of one way to read, and its mean price in tokens."""
     said: list[str] = []
-    with foveate.attach(vlm.model, arm.method):  # one run, so that random never repeats a choice
+    with foveate.attach(vlm.model, way.method):  # one run, so that random never repeats a choice
         for inputs in prompts.batches:
             said += vlm.answer(inputs, max_new_tokens=MAX_NEW_TOKENS)
     correct = [
@@ -198,14 +198,14 @@ def measure(vlm: VisionLanguageModel, arm: Arm, prompts: Prompts) -> dict[str, A
     ]
     costs = [
         dataclasses.replace(
-            cost, kept_tokens=pages * arm.method.budget.count(cost.visual_tokens // pages)
+            cost, kept_tokens=pages * way.method.budget.count(cost.visual_tokens // pages)
         )
         for cost, pages in zip(prompts.costs, prompts.num_pages, strict=True)
     ]
     names = [sheet.name for sheet, _ in prompts.asked]
     row: dict[str, Any] = {
-        "arm": arm.name,
-        "keep": arm.keep,
+        "arm": way.name,
+        "keep": way.keep,
         "correct": correct,
         "documents": names,
         "accuracy": accuracy(correct, names, seed=SEED),
@@ -301,14 +301,14 @@ def main() -> None:
     with Progress(console=Console(stderr=True)) as progress:
         for pages, count in sets:
             sheets = list(documents(count, pages, arguments.questions))
-            todo = arms(with_all=pages == 1)
+            todo = ways(with_all=pages == 1)
             task = progress.add_task(f"{pages} page", total=len(todo))
             rows, shared = [], {}
-            for arm in todo:
-                key = (arm.road, arm.rules, str(arm.layout.to_dict()))
+            for way in todo:
+                key = (way.road, way.rules, str(way.layout.to_dict()))
                 if key not in shared:
-                    shared[key] = prepare(vlm, arm, sheets)
-                rows.append(measure(vlm, arm, shared[key]))
+                    shared[key] = prepare(vlm, way, sheets)
+                rows.append(measure(vlm, way, shared[key]))
                 progress.advance(task)
             asked = len(rows[0]["correct"])
             title = f"{count} documents of {pages} page{'s' * (pages > 1)}, {asked} questions"

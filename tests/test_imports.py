@@ -22,7 +22,8 @@ RULES: dict[str, str] = {
     "assets": "",
     "core": "",
     "image_file": "",
-    "tasks": "image_file",
+    "jsonl_file": "",
+    "tasks": "image_file jsonl_file",
     "text_image": "",
     "measure": "core",
     "draw": "core",
@@ -52,8 +53,8 @@ RULES: dict[str, str] = {
     "vist/parts": "core text_image vist/config vist/latents vist/fusion",
     "vist/run": "assets core text_image models vist/config vist/checkpoint vist/encoder "
     "vist/latents vist/fusion vist/parts",
-    "vist/train": "assets text_image draw models vist/config vist/checkpoint vist/encoder "
-    "vist/latents vist/fusion vist/parts vist/run",
+    "vist/train": "assets jsonl_file text_image draw models vist/config vist/checkpoint "
+    "vist/encoder vist/latents vist/fusion vist/parts vist/run",
     "vist/cepe": "core text_image models vist/config vist/checkpoint vist/latents vist/fusion "
     "vist/parts vist/run vist/train",
     "vist/eval": "tasks measure models vist/latents vist/fusion vist/run",
@@ -61,7 +62,8 @@ RULES: dict[str, str] = {
     "vllm": "core measure carve/method carve/registry carve/spec",
     "__init__": "core tasks models carve/method carve/registry carve/methods carve/stack "
     "carve/engine carve/pages vist/run",
-    "jobs": "assets core image_file measure models carve/method carve/spec carve/answerer __init__",
+    "jobs": "assets core image_file jsonl_file measure models carve/method carve/spec "
+    "carve/answerer __init__",
     "app": "assets core image_file tasks text_image draw models carve/method carve/registry "
     "carve/methods carve/spec carve/engine carve/answerer carve/compare vist/run",
     "cli": "assets core image_file tasks text_image measure draw models carve/method "

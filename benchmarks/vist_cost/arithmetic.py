@@ -240,7 +240,7 @@ def _vist_reader(shape: CostShape, total: int) -> tuple[list[Piece], int]:
     return _vist(shape, total, reader=True)
 
 
-ARMS: dict[str, Callable[[CostShape, int], tuple[list[Piece], int]]] = {
+PIECES: dict[str, Callable[[CostShape, int], tuple[list[Piece], int]]] = {
     "raw": _raw,
     "cepe": _cepe,
     "cepe-resampled": _cepe_resampled,
@@ -254,15 +254,15 @@ def pieces_of(shape: CostShape, arm: str, total: int) -> tuple[list[Piece], int]
 
     Args:
         shape: of the models.
-        arm: from ARMS: "vist" has the vision tower, "vist-reader" the text encoder foveate ships,
+        arm: from PIECES: "vist" has the vision tower, "vist-reader" the text encoder foveate ships,
             "cepe-resampled" gives the text encoder the same resampler.
         total: tokens of text.
 
     Raises:
         InputError: an unknown arm, or too few tokens.
     """
-    if arm not in ARMS:
-        raise InputError(f"unknown arm {arm!r}; choose from {', '.join(ARMS)}.")
+    if arm not in PIECES:
+        raise InputError(f"unknown arm {arm!r}; choose from {', '.join(PIECES)}.")
     if total < 2:
         raise InputError(f"total={total} tokens cannot be split; use 2 or more.")
-    return ARMS[arm](shape, total)
+    return PIECES[arm](shape, total)

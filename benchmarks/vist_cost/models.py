@@ -45,8 +45,8 @@ def count_flops(shape: Any, arm: str, total: int) -> dict[str, int]:
     """FLOPs by part, by torch's counter; nothing is computed and no memory is used.
 
     Args:
-        shape: a `measure.vist_cost.CostShape`.
-        arm, total: as in `measure.vist_cost.pieces_of`.
+        shape: a `CostShape`.
+        arm, total: as in `pieces_of`.
     """
     far, raw = shape.split(total) if arm != "raw" else (0, total)
     parts: dict[str, int] = {}

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from benchmarks.vist_cost.arithmetic import ARMS, CostShape, pieces_of
+from benchmarks.vist_cost.arithmetic import PIECES, CostShape, pieces_of
 from benchmarks.vist_cost.memory import memory_lines
 from foveate.errors import InputError
 from foveate.measure.manifest import manifest
+from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import Interval
 from foveate.measure.timing import interleaved, ratio_of_medians, wall_seconds
-from foveate.vist.eval.arms import Progress, no_progress
 from foveate.vist.eval.result import Curve, EvalResult, Table, json_ready, shown
 
 # Table 1 of the paper: (TFLOPs, GB) by arm and total tokens; its vist has 146 tokens an image.
@@ -38,7 +38,7 @@ class CostSettings:
     Args:
         totals: tokens of text.
         tokens_per_image: each is a row of the Vist arms.
-        arms: from measure.vist_cost.ARMS; () is all.
+        arms: from arithmetic.PIECES; () is all.
         count: run torch's FLOP counter too.
         measured: totals to run at the reduced scale; () measures nothing.
         new_tokens: decoded in a measured run (the paper's throughput is over 256).
@@ -54,9 +54,9 @@ class CostSettings:
     rounds: int = 3
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.arms) - set(ARMS))
+        unknown = sorted(set(self.arms) - set(PIECES))
         if unknown:
-            raise InputError(f"unknown arms {', '.join(unknown)}; choose from {', '.join(ARMS)}.")
+            raise InputError(f"unknown arms {', '.join(unknown)}; choose from {', '.join(PIECES)}.")
         if not self.totals or not self.tokens_per_image:
             raise InputError("no totals or no tokens per image; give at least one of each.")
         if self.new_tokens < 1 or self.rounds < 1:
@@ -85,7 +85,7 @@ def evaluate_cost(
         seed: of the timing's bootstrap.
     """
     shape = shape if shape is not None else CostShape()
-    names = [name for name in ARMS if not settings.arms or name in settings.arms]
+    names = [name for name in PIECES if not settings.arms or name in settings.arms]
     if "cepe" not in names:
         names.insert(0, "cepe")  # everything is compared with it
     rows: list[dict[str, Any]] = []

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from foveate.cli.console import err, out, print_json
+from foveate.cli.options import AsJson, Device, Keep, MaxNewTokens, Method, Model, PruneLayer
 from foveate.cli.pictures import draw_run, save_picture
 from foveate.errors import InputError
 
@@ -17,30 +18,16 @@ def ask(
         list[str],
         typer.Argument(metavar='IMAGE... "QUESTION"', help="Image files, then the question."),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(help="Local folder or hub id; default: the embedded model."),
-    ] = None,
-    method: Annotated[
-        str,
-        typer.Option(
-            help="See `foveate methods`, or package.module:Class; settings in brackets, stages "
-            "joined by +."
-        ),
-    ] = "tokencarve",
-    keep: Annotated[
-        str, typer.Option(help="Visual tokens to keep of each image: 64, 25% or 0.25.")
-    ] = "25%",
-    prune_layer: Annotated[
-        int | None,
-        typer.Option(help="First decoder layer that runs short; default: the method's."),
-    ] = None,
+    model: Model = None,
+    method: Method = "tokencarve",
+    keep: Keep = "25%",
+    prune_layer: PruneLayer = None,
     overlay: Annotated[
         Path | None, typer.Option(help="Write a picture of the kept, merged and dropped tokens.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 32,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+    max_new_tokens: MaxNewTokens = 32,
+    device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Answer a question about images with all visual tokens, and with a fraction of them."""
     if len(items) < 2:

@@ -12,6 +12,7 @@ from foveate.cli.compare_output import comparison_table, write_comparison
 from foveate.cli.compare_run import launched_on, parts_folder, run_comparison, run_share
 from foveate.cli.console import err, out, print_json
 from foveate.cli.eval_options import share_of
+from foveate.cli.options import AsJson, Device, MaxNewTokens, Model, Share
 from foveate.errors import InputError
 
 LISTS = ("--keep", "--methods")
@@ -78,22 +79,17 @@ def compare(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what OUTPUT/compare-parts holds.")
     ] = False,
-    share: Annotated[
-        str,
-        typer.Option(help="0/2: do half of it, for --resume later; run 1/2 beside it."),
-    ] = "0/1",
+    share: Share = "0/1",
     answers: Annotated[
         bool, typer.Option("--answers", help="Write what every method said to answers.jsonl.")
     ] = False,
-    model: Annotated[
-        str | None, typer.Option(help="Local folder or hub id; default: the embedded model.")
-    ] = None,
+    model: Model = None,
     batch_size: Annotated[int, typer.Option(help="Questions per batch.")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 16,
+    max_new_tokens: MaxNewTokens = 16,
     rounds: Annotated[int, typer.Option(help="Timing rounds; 0 measures no time.")] = 7,
     seed: Annotated[int, typer.Option(help="Of random pruning and of the intervals.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Compare methods and budgets on a data set, with random, uniform and blind beside them.
 

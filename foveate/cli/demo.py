@@ -15,6 +15,7 @@ from foveate.cli.console import err, out
 from foveate.cli.demo_reading import show_far_reading
 from foveate.cli.method import build_method
 from foveate.cli.model import load_model
+from foveate.cli.options import Keep, Model
 from foveate.cli.pictures import draw_run, save_picture
 
 if TYPE_CHECKING:
@@ -36,14 +37,10 @@ DRAWN_KINDS = ("one_hop/price", "two_hop/under")
 
 
 def demo(
-    keep: Annotated[
-        str, typer.Option(help="Visual tokens to keep of each image: 64, 25% or 0.25.")
-    ] = "25%",
+    keep: Keep = "25%",
     limit: Annotated[int, typer.Option(help="Reading questions to compare on.")] = 100,
     output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
-    model: Annotated[
-        str | None, typer.Option(help="Local folder or hub id; default: the embedded model.")
-    ] = None,
+    model: Model = None,
 ) -> None:
     """Watch a vision-language model answer from a fraction of its visual tokens."""
     with err.status("Loading the libraries"):

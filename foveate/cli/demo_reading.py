@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from foveate.cli.console import out
 from foveate.cli.eval_output import progress_of, rich_table
-from foveate.cli.eval_readers import load_readers
+from foveate.cli.eval_subjects import load_subjects
 
 CONTEXT, SCORE, PAGES = 512, 96, 4
-ARMS = ("raw", "truncated", "vist", "vist-shuffled")
+SHOWN = ("raw", "truncated", "vist", "vist-shuffled")
 
 
 def show_far_reading() -> None:
@@ -26,10 +26,10 @@ def show_far_reading() -> None:
     from foveate.vist.eval.perplexity_targets import PerplexitySettings
 
     documents = [Document(id=name, domain="cards", text=text) for name, text in _cards().items()]
-    settings = PerplexitySettings(contexts=(CONTEXT,), score=SCORE, windows=PAGES, arms=ARMS)
-    readers = load_readers(None)
+    settings = PerplexitySettings(contexts=(CONTEXT,), score=SCORE, windows=PAGES, arms=SHOWN)
+    subjects = load_subjects(None)
     with progress_of() as progress:
-        result = evaluate_perplexity(documents, readers, settings, progress=progress)
+        result = evaluate_perplexity(documents, subjects, settings, progress=progress)
     for table in result.tables:
         out.print(rich_table(table))
     out.print(

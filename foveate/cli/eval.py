@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from foveate.cli.console import err
-from foveate.cli.eval_options import (
-    Arms,
-    AsJson,
-    Base,
-    Cepe,
-    Device,
-    Dtype,
-    Head,
-    Model,
-    Output,
-    Seed,
-    numbers,
-    run_and_write,
-)
-from foveate.cli.eval_output import split_list
-from foveate.cli.eval_readers import load_readers, model_facts
+from foveate.cli.eval_options import Evaluation, evaluation, numbers
 from foveate.cli.eval_tasks import icl, qa, recall
 from foveate.errors import InputError
-
-if TYPE_CHECKING:
-    from foveate.vist.eval.arms import Progress
-    from foveate.vist.eval.result import EvalResult
 
 eval_app = typer.Typer(help="Measure a model against its controls.", no_args_is_help=True)
 vist = typer.Typer(
@@ -61,16 +42,8 @@ def perplexity(
     ] = 24_000,
     limit: Annotated[int | None, typer.Option(help="Targets in a domain at most.")] = None,
     batch_size: Annotated[int, typer.Option(help="Rows at a time.")] = 4,
-    model: Model = None,
-    base: Base = None,
-    cepe: Cepe = None,
-    head: Head = None,
-    arms: Arms = "",
-    output: Output = Path("out/eval"),
-    seed: Seed = 0,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    as_json: AsJson = False,
+    *,
+    common: Evaluation,
 ) -> None:
     """Loss of the next tokens of held-out documents.
 
@@ -89,24 +62,23 @@ def perplexity(
         score=score,
         windows=windows,
         limit=limit,
-        arms=split_list(arms),
-        own_head=head is None,
+        own_head=common.head is None,
         batch_size=batch_size,
-        seed=seed,
+        **common.chosen,
     )
     named = [_named(text) for text in domain or []]
     documents = load_documents(data or [], domains=named, block_chars=block_chars)
-    readers = load_readers(model, base=base, cepe=cepe, head=head, device=device, dtype=dtype)
+    subjects, facts = common.load()
     facts = {
-        **model_facts(readers, model, cepe),
+        **facts,
         "data": [public_name(str(path)) for path in [*(data or []), *(p for _, p in named)]],
         "block_chars": block_chars,
     }
-
-    def work(progress: Progress) -> EvalResult:
-        return evaluate_perplexity(documents, readers, settings, facts=facts, progress=progress)
-
-    run_and_write(work, output, as_json)
+    common.run(
+        lambda progress: evaluate_perplexity(
+            documents, subjects, settings, facts=facts, progress=progress
+        )
+    )
 
 
 def _protocol(name: str | None, context: str, window: int | None) -> tuple[tuple[int, ...], int]:
@@ -128,4 +100,4 @@ def _named(text: str) -> tuple[str, Path]:
 
 
 for command in (perplexity, icl, qa, recall):
-    vist.command()(command)
+    vist.command()(evaluation(command))

@@ -2,49 +2,100 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from foveate.cli.console import err
 from foveate.cli.eval_output import finish, progress_of, split_list
-from foveate.cli.eval_readers import DEFAULT_HEAD
+from foveate.cli.eval_subjects import DEFAULT_HEAD, load_subjects, model_facts
+from foveate.cli.options import AsJson, Device
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.vist.eval.arms import Progress
+    from foveate.measure.progress import Progress
+    from foveate.vist.eval.arms import Subjects
     from foveate.vist.eval.result import EvalResult
 
-Model = Annotated[
-    str | None, typer.Option("--model", help="Vist: folder or hub id; default: embedded.")
-]
-Base = Annotated[
-    str | None, typer.Option("--base", help="Its language model, if it lies elsewhere now.")
-]
-Cepe = Annotated[
-    str | None, typer.Option("--cepe", help="CEPE: folder or hub id; adds the arms cepe*.")
-]
-Head = Annotated[
-    str | None,
-    typer.Option(
-        "--head", help="Text before everything, special tokens allowed; default: " + DEFAULT_HEAD
-    ),
-]
-Arms = Annotated[
-    str, typer.Option("--arms", help="Comma-separated; default: all. `none` always runs.")
-]
 Output = Annotated[Path, typer.Option("--output", help="Folder for the JSON, the page, the plot.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, mps or auto.")]
-Dtype = Annotated[
-    str,
-    typer.Option(
-        "--dtype", help="Of the language model: float32, bfloat16, float16; auto: as it is loaded."
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What every evaluation is told besides its own options."""
+
+    model: Annotated[
+        str | None, typer.Option(help="Vist: folder or hub id; default: embedded.")
+    ] = None
+    base: Annotated[
+        str | None, typer.Option(help="Its language model, if it lies elsewhere now.")
+    ] = None
+    cepe: Annotated[
+        str | None, typer.Option(help="CEPE: folder or hub id; adds the arms cepe*.")
+    ] = None
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="Text before everything, special tokens allowed; default: " + DEFAULT_HEAD
+        ),
+    ] = None
+    arms: Annotated[
+        str, typer.Option(help="Comma-separated; default: all. `none` always runs.")
+    ] = ""
+    output: Output = Path("out/eval")
+    seed: Seed = 0
+    device: Device = "auto"
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="Of the language model: float32, bfloat16, float16; auto: as it is loaded."
+        ),
+    ] = "auto"
+    as_json: AsJson = False
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The fields that the settings of every evaluation have."""
+        return {"arms": split_list(self.arms), "seed": self.seed}
+
+    def load(self) -> tuple[Subjects, dict[str, Any]]:
+        """The models, and what a manifest says about them."""
+        subjects = load_subjects(
+            self.model,
+            base=self.base,
+            cepe=self.cepe,
+            head=self.head,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        return subjects, model_facts(subjects, self.model, self.cepe)
+
+    def run(self, work: Callable[[Progress], EvalResult | None]) -> None:
+        """See `run_and_write`."""
+        run_and_write(work, self.output, self.as_json)
+
+
+def evaluation(command: Callable[..., None]) -> Callable[..., None]:
+    """A command of its own options and those of `Evaluation`, which it takes as one, last."""
+    own = inspect.signature(command, eval_str=True)
+    shared = inspect.signature(Evaluation, eval_str=True).parameters
+
+    @wraps(command)
+    def told(**given: Any) -> None:
+        common = {name: given.pop(name) for name in shared}
+        command(**given, common=Evaluation(**common))
+
+    options = [p for name, p in own.parameters.items() if name != "common"]
+    options = [p.replace(kind=p.KEYWORD_ONLY) for p in (*options, *shared.values())]
+    told.__signature__ = own.replace(parameters=options)  # type: ignore[attr-defined]
+    told.__annotations__ = {p.name: p.annotation for p in options}
+    return told
 
 
 def run_and_write(

@@ -16,7 +16,7 @@ from foveate.cli.console import out, print_json, progress_bar
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.vist.eval.arms import Progress
+    from foveate.measure.progress import Progress
     from foveate.vist.eval.result import EvalResult, Table
 
 

@@ -8,25 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from foveate.cli.console import err
-from foveate.cli.eval_options import (
-    Arms,
-    AsJson,
-    Base,
-    Cepe,
-    Device,
-    Dtype,
-    Head,
-    Model,
-    Output,
-    Seed,
-    numbers,
-    run_and_write,
-    share_of,
-    shares,
-    text_of,
-)
+from foveate.cli.eval_options import Evaluation, numbers, share_of, shares, text_of
 from foveate.cli.eval_output import split_list
-from foveate.cli.eval_readers import load_readers, model_facts, with_latents
+from foveate.cli.eval_subjects import with_latents
+from foveate.cli.options import MaxNewTokens, Share
 
 
 def icl(
@@ -42,23 +27,12 @@ def icl(
             "--resume", help="Keep each set and seed in OUTPUT/icl-parts, and go on there."
         ),
     ] = False,
-    share: Annotated[
-        str,
-        typer.Option(help="0/2: do half of it, for --resume later; run 1/2 beside it."),
-    ] = "0/1",
+    share: Share = "0/1",
     length_rule: Annotated[
         str, typer.Option(help="Compare labels by mean or sum of token log-likelihoods.")
     ] = "mean",
-    model: Model = None,
-    base: Base = None,
-    cepe: Cepe = None,
-    head: Head = None,
-    arms: Arms = "",
-    output: Output = Path("out/eval"),
-    seed: Seed = 0,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    as_json: AsJson = False,
+    *,
+    common: Evaluation,
 ) -> None:
     """In-context learning: a few demonstrations raw, the others far."""
     with err.status("Loading the libraries"):
@@ -73,21 +47,17 @@ def icl(
         items=limit,
         seeds=numbers(seeds, "--seeds"),
         rule=rule,
-        arms=split_list(arms),
-        seed=seed,
+        **common.chosen,
     )
     found = load_icl_sets(data, split_list(sets))
     index, count = share_of(share)
-    parts = Parts(folder=output / "icl-parts" if resume or count > 1 else None,
+    parts = Parts(folder=common.output / "icl-parts" if resume or count > 1 else None,
                   index=index, count=count)  # fmt: skip
-    readers = load_readers(model, base=base, cepe=cepe, head=head, device=device, dtype=dtype)
-    facts = model_facts(readers, model, cepe)
-    run_and_write(
+    subjects, facts = common.load()
+    common.run(
         lambda progress: evaluate_icl(
-            found, readers, settings, facts=facts, progress=progress, parts=parts
-        ),
-        output,
-        as_json,
+            found, subjects, settings, facts=facts, progress=progress, parts=parts
+        )
     )
 
 
@@ -96,17 +66,9 @@ def qa(
     raw: Annotated[int, typer.Option(help="Best passages, raw in the prompt.")] = 5,
     far: Annotated[int, typer.Option(help="Next passages, read far.")] = 10,
     limit: Annotated[int | None, typer.Option(help="Questions to ask.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 16,
-    model: Model = None,
-    base: Base = None,
-    cepe: Cepe = None,
-    head: Head = None,
-    arms: Arms = "",
-    output: Output = Path("out/eval"),
-    seed: Seed = 0,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    as_json: AsJson = False,
+    max_new_tokens: MaxNewTokens = 16,
+    *,
+    common: Evaluation,
 ) -> None:
     """Open-domain questions with passages: the best raw, the next far."""
     with err.status("Loading the libraries"):
@@ -119,16 +81,13 @@ def qa(
         far=far,
         limit=limit,
         max_new_tokens=max_new_tokens,
-        arms=split_list(arms),
-        seed=seed,
+        **common.chosen,
     )
     questions = load_open_qa(data, need_passages=raw + far)
-    readers = load_readers(model, base=base, cepe=cepe, head=head, device=device, dtype=dtype)
-    facts = {**model_facts(readers, model, cepe), "data": public_name(str(data))}
-    run_and_write(
-        lambda progress: evaluate_qa(questions, readers, settings, facts=facts, progress=progress),
-        output,
-        as_json,
+    subjects, facts = common.load()
+    facts = {**facts, "data": public_name(str(data))}
+    common.run(
+        lambda progress: evaluate_qa(questions, subjects, settings, facts=facts, progress=progress)
     )
 
 
@@ -142,16 +101,8 @@ def recall(
     filler: Annotated[
         Path | None, typer.Option(help="Text to hide them in; default: made up.")
     ] = None,
-    model: Model = None,
-    base: Base = None,
-    cepe: Cepe = None,
-    head: Head = None,
-    arms: Arms = "",
-    output: Output = Path("out/eval"),
-    seed: Seed = 0,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    as_json: AsJson = False,
+    *,
+    common: Evaluation,
 ) -> None:
     """Synthetic key-value recall over the compression ratio."""
     with err.status("Loading the libraries"):
@@ -166,16 +117,10 @@ def recall(
         count=limit,
         pairs=pairs,
         filler=text_of(filler) if filler is not None else None,
-        arms=split_list(arms),
-        seed=seed,
+        **common.chosen,
     )
-    readers = load_readers(model, base=base, cepe=cepe, head=head, device=device, dtype=dtype)
-    made = {count: with_latents(readers, count) for count in settings.latents}
-    facts = model_facts(readers, model, cepe)
-    run_and_write(
-        lambda progress: evaluate_recall(
-            made.__getitem__, settings, facts=facts, progress=progress
-        ),
-        output,
-        as_json,
+    subjects, facts = common.load()
+    made = {count: with_latents(subjects, count) for count in settings.latents}
+    common.run(
+        lambda progress: evaluate_recall(made.__getitem__, settings, facts=facts, progress=progress)
     )

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.text import Text
 
 from foveate.cli.console import err, out, print_json
+from foveate.cli.options import AsJson
 
 if TYPE_CHECKING:
     from foveate.carve.method import Method
 
 
 def methods(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the compression methods, one line each; those of installed packages with the package."""
     from foveate.carve.registry import all_methods, broken_packages, origin

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from foveate.cli.console import out, print_json
+from foveate.cli.options import AsJson
 
 
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the supported model families, one line each."""
     from foveate.models.anatomy import FAMILIES

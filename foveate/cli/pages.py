@@ -9,6 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foveate.cli.console import err, out, print_json
+from foveate.cli.options import (
+    AsJson,
+    Device,
+    Encoding,
+    Fonts,
+    InstalledFonts,
+    MaxNewTokens,
+    Method,
+    NoCompare,
+    TextFile,
+)
 from foveate.cli.text_input import open_text, read_at_most
 from foveate.errors import InputError
 
@@ -20,12 +31,12 @@ NO_KINDS = "none"
 
 
 def pages(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Text file, or - for stdin.")],
+    file: TextFile,
     ask: Annotated[str, typer.Option(help="Question about the text.")],
     model: Annotated[
         str, typer.Option(help="Vision-language model: local folder, hub id, or 'embedded'.")
     ] = "embedded",
-    method: Annotated[str, typer.Option(help="Carving method.")] = METHOD,
+    method: Method = METHOD,
     keep: Annotated[str, typer.Option(help="Visual tokens to keep of each page.")] = KEEP,
     prune_layer: Annotated[
         int | None, typer.Option(help="First decoder layer that runs short.")
@@ -60,22 +71,16 @@ def pages(
     flow: Annotated[
         bool, typer.Option("--flow", help="Draw line ends as a sign, not as new lines.")
     ] = False,
-    font: Annotated[
-        list[str] | None, typer.Option(help="Font file for characters that Noto Sans lacks.")
-    ] = None,
-    installed_fonts: Annotated[
-        bool, typer.Option("--installed-fonts", help="Then try the installed fonts.")
-    ] = False,
+    font: Fonts = None,
+    installed_fonts: InstalledFonts = False,
     save_pages: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write the pages as PNG.")
     ] = None,
-    no_compare: Annotated[
-        bool, typer.Option("--no-compare", help="Do not also run the text as text.")
-    ] = False,
-    encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8",
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 32,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+    no_compare: NoCompare = False,
+    encoding: Encoding = "utf-8",
+    max_new_tokens: MaxNewTokens = 32,
+    device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Answer a question about a long text, shown as carved pages to a vision-language model."""
     chunks = open_text(file, encoding)

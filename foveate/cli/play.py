@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foveate.cli.console import err, out
+from foveate.cli.options import Device
 from foveate.errors import FoveateError, InputError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def play(
     ] = "127.0.0.1",
     max_upload: Annotated[float, typer.Option(help="Largest file, MB.")] = 10.0,
     max_pixels: Annotated[float, typer.Option(help="Largest image, megapixels.")] = 20.0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Open a playground in the browser: carve an image's tokens, read a long text as pictures."""
     if importlib.util.find_spec("gradio") is None:
@@ -131,7 +132,7 @@ def load_models(
 def load_reader(vist: Path | None, device: str) -> tuple[TextReader | None, str]:
     """The Read tab's model; a Vist that was asked for by name has to load."""
     from foveate.app.read import TextReader
-    from foveate.cli.eval_readers import load_vist
+    from foveate.cli.eval_subjects import load_vist
 
     try:
         with err.status("Loading the Vist (the first time converts its language model, a minute)"):

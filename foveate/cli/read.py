@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from foveate.cli.console import err, out, print_json
+from foveate.cli.options import AsJson, Device, Encoding, MaxNewTokens, NoCompare, TextFile
 from foveate.cli.text_input import open_text, read_at_most
 from foveate.errors import InputError
 
@@ -15,7 +16,7 @@ CHARS_PER_STRIP = 1000  # more than a strip holds: longer texts are refused by t
 
 
 def read(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Text file, or - for stdin.")],
+    file: TextFile,
     ask: Annotated[str | None, typer.Option(help="Question about the text.")] = None,
     continue_: Annotated[
         bool, typer.Option("--continue", help="Go on writing where the text ends.")
@@ -29,13 +30,11 @@ def read(
     recent: Annotated[
         int | None, typer.Option(help="Tokens at the end of the text that stay raw; default 256.")
     ] = None,
-    no_compare: Annotated[
-        bool, typer.Option("--no-compare", help="Do not also run the text as text.")
-    ] = False,
-    encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8",
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 32,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+    no_compare: NoCompare = False,
+    encoding: Encoding = "utf-8",
+    max_new_tokens: MaxNewTokens = 32,
+    device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Answer a question about a long text, or continue it, reading all but its end as pictures."""
     if (ask is None) == (not continue_):

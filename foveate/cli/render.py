@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foveate.cli.console import err, out, percent, print_json
+from foveate.cli.options import AsJson, Encoding, Fonts, InstalledFonts, TextFile
+from foveate.cli.text_input import open_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,18 +38,13 @@ class _Drawn:
 
 
 def render(
-    file: Annotated[str, typer.Argument(help="A text file, or - for standard input.")],
+    file: TextFile,
     output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")] = Path(
         "strips.png"
     ),
     font_px: Annotated[int, typer.Option(help="Size of the font, pixels an em.")] = 10,
-    font: Annotated[
-        list[str] | None,
-        typer.Option(help="Font file for characters that Noto Sans lacks; may be repeated."),
-    ] = None,
-    installed_fonts: Annotated[
-        bool, typer.Option("--installed-fonts", help="Then also look in the installed fonts.")
-    ] = False,
+    font: Fonts = None,
+    installed_fonts: InstalledFonts = False,
     page: Annotated[
         bool, typer.Option("--page", help="Pages of lines broken at words, not strips.")
     ] = False,
@@ -60,8 +56,8 @@ def render(
         typer.Option(help="Pixels; default: the lowest strip that holds the font, 224 for pages."),
     ] = None,
     patch: Annotated[int, typer.Option(help="Side of a patch; divides width and height.")] = 14,
-    encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    encoding: Encoding = "utf-8",
+    as_json: AsJson = False,
 ) -> None:
     """Draw a text as strips (or pages), stacked in a PNG with grey lines between them.
 
@@ -71,7 +67,6 @@ def render(
     from foveate.errors import InputError
     from foveate.text_image.font_file import find_fonts
     from foveate.text_image.render import Renderer, StripStyle
-    from foveate.text_image.text_file import decode_text, read_text_file
 
     if output.suffix.lower() != ".png":
         raise InputError(f"output {str(output)!r} is no .png; strips are only written as PNG.")
@@ -87,11 +82,7 @@ def render(
         lowest = -(-line // max(1, patch)) * patch
         settings.update(width=_given(width, 256 * patch), height=_given(height, lowest))
     renderer = Renderer(StripStyle(**settings))
-    text = (
-        decode_text(sys.stdin.buffer, "standard input", encoding)
-        if file == "-"
-        else read_text_file(file, encoding)
-    )
+    text = open_text(file, encoding)
     drawn = _Drawn()
     with err.status("Drawing"):
         sheets = _sheets(_counted(renderer.stream(text), drawn), renderer.style)

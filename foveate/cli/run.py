@@ -14,6 +14,7 @@ from foveate.assets import EMBEDDED
 from foveate.cli.compare_run import launched_on
 from foveate.cli.console import err, out, print_json
 from foveate.cli.eval_output import progress_of
+from foveate.cli.options import AsJson, Device, Keep, MaxNewTokens, Method
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,19 +41,11 @@ def run(
     model: Annotated[
         str, typer.Option(help="Local folder or hub id; default: the embedded model.")
     ] = EMBEDDED,
-    method: Annotated[
-        str,
-        typer.Option(
-            help="See `foveate methods`, or package.module:Class; settings in brackets, stages "
-            "joined by +."
-        ),
-    ] = "tokencarve",
-    keep: Annotated[
-        str, typer.Option(help="Visual tokens to keep of each image: 64, 25% or 0.25.")
-    ] = "25%",
+    method: Method = "tokencarve",
+    keep: Keep = "25%",
     batch_size: Annotated[int, typer.Option(help="Lines per batch; may change on resuming.")] = 8,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    max_new_tokens: MaxNewTokens = 64,
+    device: Device = "auto",
     dtype: Annotated[
         str, typer.Option(help="float32, float16, bfloat16 or auto (float32 on a CPU).")
     ] = "auto",
@@ -65,7 +58,7 @@ def run(
         Path | None,
         typer.Option(help="JSONL: lines without an answer; default: OUTPUT.errors.jsonl."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Answer every line of a file. The same command goes on where a stopped one was.
 

@@ -12,6 +12,7 @@ import typer
 
 from foveate.assets import model_folder
 from foveate.cli.console import err
+from foveate.cli.options import Keep
 
 
 def serve(
@@ -19,9 +20,7 @@ def serve(
     model: Annotated[
         str, typer.Argument(help="Local folder or hub id; 'embedded' for the embedded model.")
     ],
-    keep: Annotated[
-        str, typer.Option(help="Visual tokens to keep of each image: 64, 25% or 0.25.")
-    ] = "25%",
+    keep: Keep = "25%",
     method: Annotated[
         str, typer.Option(help="One that needs no text, settings in brackets; see docs/serving.md.")
     ] = "tokencarve",

@@ -35,8 +35,8 @@ class JobFiles:
         return self.output.with_name(f"{self.output.name}.parts")
 
     @property
-    def manifest(self) -> Path:
-        return self.parts / "manifest.json"
+    def job(self) -> Path:
+        return self.parts / "job.json"
 
     @property
     def model(self) -> Path:

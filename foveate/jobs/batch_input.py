@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from foveate.errors import InputError
 from foveate.image_file import open_image
 from foveate.jobs.harness_turns import question_turns
+from foveate.jsonl_file import parse_row
 from foveate.models.prompt import Turn
 
 __all__ = ["EXAMPLE", "RESULTS", "InputFile", "LinePlace", "read_row", "row_turns"]
@@ -78,20 +78,11 @@ def read_row(line: bytes) -> tuple[str, dict[str, Any]]:
     Raises:
         InputError: it is no JSON object in UTF-8, or has a field that the answer needs.
     """
-    try:
-        text = line.decode("utf-8-sig").strip()
-        row = json.loads(text, parse_constant=_no_number)
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 text ({error.reason}); save the file as UTF-8.") from error
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", "") or str(error)
-        raise InputError(f"not JSON ({reason}); write {EXAMPLE}") from error
-    if not isinstance(row, dict):
-        raise InputError(f"got {type(row).__name__}, not an object; write {EXAMPLE}")
+    row = parse_row(line, fix=f"write {EXAMPLE}")
     taken = [name for name in RESULTS if name in row]
     if taken:
         raise InputError(f"field {taken[0]!r} is where the result goes; rename it in the input.")
-    return text, row
+    return line.decode("utf-8-sig").strip(), row
 
 
 def row_turns(row: Mapping[str, Any], folder: Path) -> list[Turn]:
@@ -191,7 +182,3 @@ def _open(path: str, folder: Path) -> Any:
     except (OSError, ValueError) as error:  # names that no file system takes
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"image {path[:99]!r} cannot be opened ({reason}).") from error
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON number")

@@ -2,7 +2,7 @@
 
 Files. Beside OUTPUT lies the folder OUTPUT.parts:
 
-- `manifest.json`: the settings that answers depend on, and a hash of the input. Written first;
+- `job.json`: the settings that answers depend on, and a hash of the input. Written first;
   whoever comes later with others is refused.
 - `model.json`: what was loaded: a hash of the weights, dtype, versions. The first to load writes
   it, later ones are held to it.
@@ -42,11 +42,10 @@ from foveate.jobs.batch_files import (
 )
 from foveate.jobs.batch_input import InputFile, LinePlace
 from foveate.jobs.journal import Journal, read_journal
+from foveate.measure.progress import Progress, no_progress
 
 __all__ = ["Answers", "BatchJob"]
 
-# Called with (what, number done, total).
-Progress = Callable[[str, int, int], None]
 # A back end: batches in, what became of each out, in any order.
 Answers = Callable[[Iterator[list[LinePlace]]], Iterator[list[Outcome]]]
 
@@ -92,7 +91,7 @@ class BatchJob:
         files = self.files
         if not (files.output.exists() and files.summary.exists()):
             return None
-        is_this = read_facts(files.manifest) == self.facts
+        is_this = read_facts(files.job) == self.facts
         return JobSummary(**read_facts(files.summary)) if is_this else None
 
     def begin(self) -> Journal:
@@ -102,11 +101,11 @@ class BatchJob:
             InputError: output or parts are of something else, or another run is at work.
         """
         files = self.files
-        is_new = not files.manifest.exists()
+        is_new = not files.job.exists()
         taken = [path for path in (files.output, files.errors) if path.exists()]
         if is_new and taken:
             raise InputError(
-                f"{taken[0]} exists and is not of a job that could go on ({files.manifest} is "
+                f"{taken[0]} exists and is not of a job that could go on ({files.job} is "
                 "missing); choose another --output or --errors, or delete it."
             )
         refuse_link(files.parts)
@@ -121,9 +120,9 @@ class BatchJob:
                         if path != journal.path:
                             path.unlink(missing_ok=True)
                     journal.empty()
-                write_facts(files.manifest, self.facts)
+                write_facts(files.job, self.facts)
                 files.summary.unlink(missing_ok=True)
-            self._agree(files.manifest, self.facts)
+            self._agree(files.job, self.facts)
         except BaseException:
             journal.close()
             raise
@@ -135,7 +134,7 @@ class BatchJob:
         Raises:
             InputError: the folder is not the first one's.
         """
-        self._agree(self.files.manifest, self.facts)
+        self._agree(self.files.job, self.facts)
         return Journal(self.files.journal(self.index))
 
     def check_model(self, facts: Mapping[str, Any]) -> None:
@@ -153,12 +152,7 @@ class BatchJob:
         done = self._done()
         return any(place.number not in done for batch in self._share() for place in batch)
 
-    def work(
-        self,
-        answers: Answers,
-        journal: Journal,
-        progress: Progress = lambda what, done, total: None,
-    ) -> None:
+    def work(self, answers: Answers, journal: Journal, progress: Progress = no_progress) -> None:
         """Answer what is left of the share; a batch is on the disk before the next is counted."""
         done = self._done()
         ready = total = 0

@@ -65,7 +65,7 @@ def accuracy(
     value = float(hits.sum() / counts.sum())
     if value in (0.0, 1.0):
         return _wilson(value, len(counts))
-    low, high = _bootstrap(hits, counts, resamples, seed)
+    low, high = middle_95(resampled_ratios(hits, counts, resamples=resamples, seed=seed))
     return Interval(value=value, low=low, high=high)
 
 
@@ -92,7 +92,7 @@ def paired_difference(
     if not gaps.any():
         bound = _wilson(0.0, len(counts)).high
         return Interval(value=0.0, low=-bound, high=bound)
-    low, high = _bootstrap(sums, counts, resamples, seed)
+    low, high = middle_95(resampled_ratios(sums, counts, resamples=resamples, seed=seed))
     return Interval(value=float(sums.sum() / counts.sum()), low=low, high=high)
 
 
@@ -110,7 +110,7 @@ def clustered_mean(
     value = float(sums.sum() / counts.sum())
     if len(counts) == 1:
         return Interval(value=value, low=-math.inf, high=math.inf)
-    low, high = _bootstrap(sums, counts, resamples, seed)
+    low, high = middle_95(resampled_ratios(sums, counts, resamples=resamples, seed=seed))
     return Interval(value=value, low=low, high=high)
 
 
@@ -134,9 +134,37 @@ def macro_mean(
     for number, (values, clusters) in enumerate(groups):
         sums, counts = _per_image(np.asarray(values, dtype=np.float64), clusters)
         value += float(sums.sum() / counts.sum())
-        draws += _resampled(sums, counts, resamples, seed + number)
-    low, high = np.quantile(draws / len(groups), [0.025, 0.975])
-    return Interval(value=value / len(groups), low=float(low), high=float(high))
+        draws += resampled_ratios(sums, counts, resamples=resamples, seed=seed + number)
+    low, high = middle_95(draws / len(groups))
+    return Interval(value=value / len(groups), low=low, high=high)
+
+
+def drawn_units(count: int, *, resamples: int = 2000, seed: int = 0) -> npt.NDArray[np.int64]:
+    """The draws of a bootstrap, [resamples, count]: as many units as there are, put back each."""
+    return np.random.default_rng(seed).integers(0, count, size=(resamples, count))
+
+
+def resampled_ratios(
+    sums: npt.NDArray[np.float64],
+    counts: npt.NDArray[np.float64],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> npt.NDArray[np.float64]:
+    """Sum over count of whole units drawn anew, [resamples]; 0 where nothing was counted in them.
+
+    Args:
+        sums: of each unit's values, [units].
+        counts: of each unit's values, [units].
+    """
+    draws = drawn_units(len(sums), resamples=resamples, seed=seed)
+    return sums[draws].sum(axis=1) / np.maximum(counts[draws].sum(axis=1), 1)
+
+
+def middle_95(drawn: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """2.5 and 97.5 percentile of what was drawn, [resamples]."""
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _bare(word: str) -> str:
@@ -158,23 +186,6 @@ def _per_image(
     _, index = np.unique(np.asarray(images), return_inverse=True)
     counts = np.bincount(index).astype(np.float64)
     return np.bincount(index, weights=values).astype(np.float64), counts
-
-
-def _bootstrap(
-    sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64], resamples: int, seed: int
-) -> tuple[float, float]:
-    """2.5 and 97.5 percentile of sum / count over resampled images."""
-    low, high = np.quantile(_resampled(sums, counts, resamples, seed), [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _resampled(
-    sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64], resamples: int, seed: int
-) -> npt.NDArray[np.float64]:
-    """sum / count over resampled images, [resamples]."""
-    generator = np.random.default_rng(seed)
-    draws = generator.integers(0, len(sums), size=(resamples, len(sums)))
-    return sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
 
 
 def _wilson(share: float, trials: int) -> Interval:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from foveate.measure.quality import Interval
+from foveate.measure.quality import Interval, drawn_units, middle_95
 
 Name = TypeVar("Name")
 
@@ -68,8 +68,7 @@ def ratio_of_medians(
     if not a or len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} rounds; both need the same number, at least 1.")
     first, second = np.asarray(a), np.asarray(b)
-    draws = np.random.default_rng(seed).integers(0, len(first), size=(resamples, len(first)))
-    ratios = np.median(first[draws], axis=1) / np.median(second[draws], axis=1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
+    draws = drawn_units(len(first), resamples=resamples, seed=seed)
+    low, high = middle_95(np.median(first[draws], axis=1) / np.median(second[draws], axis=1))
     value = statistics.median(a) / statistics.median(b)
-    return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
+    return Interval(value=value, low=min(low, value), high=max(high, value))

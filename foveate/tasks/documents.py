@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from foveate.errors import InputError
+from foveate.jsonl_file import read_rows
 
-__all__ = ["Document", "load_documents"]
+__all__ = ["Document", "data_files", "load_documents"]
 
 SUFFIXES = (".txt", ".md", ".jsonl")
 BLOCK_CHARS = 24_000
@@ -58,7 +58,7 @@ def load_documents(
     documents = []
     named: list[tuple[str | None, str | Path]] = [(None, path) for path in paths]
     for domain, path in [*named, *domains]:
-        for file in _files(Path(path)):
+        for file in data_files(Path(path)):
             name = domain or file.stem
             documents += [
                 Document(text=text, id=f"{name}/{file.stem}#{i}", domain=name)
@@ -71,43 +71,36 @@ def load_documents(
     return documents
 
 
-def _files(path: Path) -> list[Path]:
+def data_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """A file itself, or those of a folder that have one of the suffixes, in order of name.
+
+    Raises:
+        InputError: there is none.
+    """
     if not path.exists():
         raise InputError(f"data {str(path)!r} does not exist; check the path.")
     if path.is_file():
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    files = sorted(file for file in path.iterdir() if file.suffix in suffixes)
     if not files:
-        raise InputError(f"folder {str(path)!r} has no {', '.join(SUFFIXES)} file.")
+        raise InputError(f"folder {str(path)!r} has no {', '.join(suffixes)} file.")
     return files
 
 
 def _texts(file: Path, block_chars: int) -> Iterator[str]:
+    if file.suffix == ".jsonl":
+        yield from (row.text("text") for row in read_rows(file, fix='write {"text": "..."}.'))
+        return
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{str(file)!r} cannot be read as UTF-8 text: {error}.") from error
-    if file.suffix == ".jsonl":
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield _line_text(line, f"{file}, line {number}")
-        return
     starts = [match.start() for match in _ARTICLE.finditer(text)]
     if len(starts) > 1:
         for start, stop in zip(starts, [*starts[1:], len(text)], strict=True):
             yield text[start:stop]
     else:
         yield from _blocks(text, block_chars)
-
-
-def _line_text(line: str, where: str) -> str:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON ({error.msg}); write {{'text': ...}}.") from error
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-        raise InputError(f"{where}: 'text' is missing or not a text.")
-    return str(row["text"])
 
 
 def _blocks(text: str, size: int) -> Iterator[str]:

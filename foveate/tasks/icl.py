@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.errors import InputError
+from foveate.jsonl_file import read_rows
 
 __all__ = ["Demonstration", "IclSet", "Template", "load_icl", "load_icl_sets", "shuffle_labels"]
 
@@ -199,26 +200,12 @@ def _json(file: Path) -> Any:
 
 
 def _examples(file: Path, labels: Sequence[str]) -> tuple[Demonstration, ...]:
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{str(file)!r} cannot be read: {error}.") from error
     examples, known = [], set(labels)
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            example = Demonstration(text=str(row["text"]), label=str(row["label"]))
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"{file}, line {number}: not an object with 'text' and 'label'."
-            ) from error
-        if example.label not in known:
-            raise InputError(
-                f"{file}, line {number}: label {example.label!r} is not in labels.json."
-            )
-        examples.append(example)
+    for row in read_rows(file, fix='write {"text": "...", "label": "..."}.'):
+        text, (label, *more) = row.text("text"), row.texts("label")
+        if more or label not in known:
+            raise InputError(f"{row.where}: label {row.fields['label']!r} is not in labels.json.")
+        examples.append(Demonstration(text=text, label=label))
     if not examples:
         raise InputError(f"{str(file)!r} holds no examples.")
     return tuple(examples)

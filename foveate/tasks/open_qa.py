@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from foveate.errors import InputError
+from foveate.jsonl_file import JsonRow, read_rows
 
 __all__ = ["OpenQuestion", "load_open_qa", "passages_text", "question_prompt"]
 
@@ -45,56 +45,40 @@ def load_open_qa(path: str | Path, *, need_passages: int = 0) -> list[OpenQuesti
         InputError: a bad line, or too few passages (named by line number).
     """
     file = Path(path)
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{str(file)!r} cannot be read: {error}.") from error
     questions = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            questions.append(_question(line, f"{file}, line {number}", f"{number}"))
-            found = len(questions[-1].passages)
-            if found < need_passages:
-                raise InputError(
-                    f"{file}, line {number}: {found} passages, and {need_passages} are needed; "
-                    f"retrieve them first and write lines such as {_EXAMPLE}, or lower --raw and "
-                    "--far."
-                )
+    for row in read_rows(file, fix=f"write {_EXAMPLE}."):
+        questions.append(_question(row))
+        found = len(questions[-1].passages)
+        if found < need_passages:
+            raise InputError(
+                f"{row.where}: {found} passages, and {need_passages} are needed; retrieve them "
+                f"first and write lines such as {_EXAMPLE}, or lower --raw and --far."
+            )
     if not questions:
         raise InputError(f"{str(file)!r} holds no questions; write lines such as {_EXAMPLE}.")
     return questions
 
 
-def _question(line: str, where: str, number: str) -> OpenQuestion:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON ({error.msg}); write {_EXAMPLE}.") from error
-    if not isinstance(row, dict) or not isinstance(row.get("question"), str):
-        raise InputError(f"{where}: 'question' is missing or not a text; write {_EXAMPLE}.")
-    answers = row.get("answers")
-    answers = [answers] if isinstance(answers, str) else answers
-    if not isinstance(answers, list) or not answers:
-        raise InputError(f"{where}: 'answers' is missing or empty; write {_EXAMPLE}.")
-    passages = row.get("passages", [])
+def _question(row: JsonRow) -> OpenQuestion:
+    passages = row.fields.get("passages", [])
     if not isinstance(passages, list):
-        raise InputError(f"{where}: 'passages' is not a list; write {_EXAMPLE}.")
+        raise row.refused("'passages' is not a list")
     return OpenQuestion(
-        question=row["question"].strip(),
-        answers=tuple(str(answer) for answer in answers),
-        passages=tuple(_passage(passage, where) for passage in passages),
-        id=str(row.get("id", number)),
+        question=row.text("question").strip(),
+        answers=row.texts("answers"),
+        passages=tuple(_passage(passage, row) for passage in passages),
+        id=str(row.fields.get("id", row.number)),
     )
 
 
-def _passage(passage: Any, where: str) -> str:
+def _passage(passage: Any, row: JsonRow) -> str:
     if isinstance(passage, str):
         return " ".join(passage.split())
     if isinstance(passage, dict) and isinstance(passage.get("text"), str):
         title = str(passage.get("title") or "")
         text = f"{title}: {passage['text']}" if title else passage["text"]
         return " ".join(text.split())
-    raise InputError(f"{where}: a passage is neither a text nor an object with 'text'.")
+    raise row.refused("a passage is neither a text nor an object with 'text'")
 
 
 def passages_text(passages: tuple[str, ...]) -> str:

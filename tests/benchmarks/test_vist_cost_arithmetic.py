@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.vist_cost.arithmetic import ARMS, CostShape, EncoderShape, llm_piece, pieces_of
+from benchmarks.vist_cost.arithmetic import PIECES, CostShape, EncoderShape, llm_piece, pieces_of
 from benchmarks.vist_cost.memory import memory_lines
 from benchmarks.vist_cost.models import count_flops
 from foveate.core.decoder_shape import DecoderShape
@@ -29,7 +29,7 @@ SMALL = CostShape(
 
 
 @pytest.mark.parametrize("total", [64, 700])
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", PIECES)
 def test_formula_equals_counter(arm: str, total: int) -> None:
     shape = SMALL
     if arm == "cepe-resampled":
@@ -78,7 +78,7 @@ def test_more_tokens_on_an_image_cost_less() -> None:
     assert pieces_of(ours, "vist", 16384)[1] == 77 * 64
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", PIECES)
 def test_memory_lines_add_up(arm: str) -> None:
     for kernel in ("eager", "fused"):
         lines = memory_lines(PAPER, arm, 8192, kernel)  # type: ignore[arg-type]

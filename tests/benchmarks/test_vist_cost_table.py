@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from benchmarks.vist_cost.arithmetic import ARMS
+from benchmarks.vist_cost.arithmetic import PIECES
 from benchmarks.vist_cost.probe import ProbeArms
 from benchmarks.vist_cost.table import CostSettings, evaluate_cost
 from foveate.errors import InputError
@@ -44,11 +44,11 @@ def test_table() -> None:
     assert cepe["flops_vs_cepe"] == cepe["memory_vs_cepe"] == 0
     assert vist["flops_vs_cepe"] == pytest.approx(vist["flops"] / cepe["flops"] - 1)
     real = {r["arm"]: r for r in result.rows if r.get("scale") == "reduced"}
-    assert set(real) == set(ARMS)
+    assert set(real) == set(PIECES)
     assert real["vist"]["memory_vs_cepe"] == -0.5
     assert real["vist"]["memory_vs_raw"] == -0.75
     # one warm-up and two rounds of every arm
-    assert len(probe.ran) == 3 * len(ARMS)
+    assert len(probe.ran) == 3 * len(PIECES)
     page = result.markdown()
     assert "where the paper reports -16 % and -50 %: vist, 146 a strip: FLOPs +24%" in page
     assert "## 16,384 tokens: TFLOPs" in page
@@ -70,7 +70,7 @@ def probe() -> ProbeArms:
     return ProbeArms()
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", PIECES)
 def test_every_arm_runs(probe: ProbeArms, arm: str) -> None:
     entries = probe.run(arm, 400, (200, 200), 2)
     text = "".join(f" {word}" for word in probe._order[:200])

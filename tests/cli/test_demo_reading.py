@@ -26,6 +26,6 @@ def test_the_controls_stand_beside_the_pictures(
     demo_reading.show_far_reading()
     lines = map(str.split, capsys.readouterr().out.splitlines())
     rows = {words[0]: words for words in lines if words}
-    assert {"none", *demo_reading.ARMS} <= rows.keys()
+    assert {"none", *demo_reading.SHOWN} <= rows.keys()
     assert int(rows["vist"][1]) < int(rows["raw"][1]) / 2.7
     assert rows["vist"][1] == rows["truncated"][1]

@@ -62,11 +62,11 @@ def test_a_finished_output_is_not_done_again(
     assert again.stdout == first.stdout
     assert output.stat().st_mtime_ns == made
     assert sorted(path.name for path in (tmp_path / "out.jsonl.parts").iterdir()) == [
-        "manifest.json", "model.json", "summary.json",
+        "job.json", "model.json", "summary.json",
     ]  # fmt: skip
     refused = foveate(*batch_command, "--output", output, "--keep", "5", ok=False)
     assert refused.exit_code == 2
-    assert "manifest.json is of another method or keep; restore the options" in refused.stderr
+    assert "job.json is of another method or keep; restore the options" in refused.stderr
     output.unlink()  # who deletes the output may do it with other settings
     foveate(*batch_command, "--output", output, "--keep", "5")
     assert read(output)[0]["tokens"] == {"before": 16, "kept": 5}
@@ -105,7 +105,7 @@ def test_parts_of_other_settings_are_refused(
 ) -> None:
     refused = foveate(*batch_command, "--output", half_done, *options, ok=False)
     assert refused.exit_code == 2
-    assert f"manifest.json is of another {odd}; restore the options" in refused.stderr
+    assert f"job.json is of another {odd}; restore the options" in refused.stderr
     assert not half_done.exists()
 
 
@@ -115,7 +115,7 @@ def test_parts_of_another_input_or_model_are_refused(
     other = batch_input.with_name("other.jsonl")
     other.write_bytes(batch_input.read_bytes().replace(b"1.5", b"1.6"))
     refused = foveate(*batch_command, "--output", half_done, "--input", other, ok=False)
-    assert "manifest.json is of another input;" in refused.stderr
+    assert "job.json is of another input;" in refused.stderr
     model = half_done.with_name("out.jsonl.parts") / "model.json"
     facts = json.loads(model.read_text())
     model.write_text(json.dumps({**facts, "weights": "0" * 16, "torch": "0.1"}))

@@ -105,9 +105,7 @@ def test_a_folder_that_became_a_link(tmp_path: Path) -> None:
         refuse_link(tmp_path / "parts")
 
 
-@pytest.mark.parametrize(
-    "name", ["manifest.json", "journal-00000.jsonl", "model.json", "summary.json"]
-)
+@pytest.mark.parametrize("name", ["job.json", "journal-00000.jsonl", "model.json", "summary.json"])
 def test_a_job_follows_no_link_in_its_parts(
     foveate: Foveate, batch_command: list[str], precious: Path, tmp_path: Path, name: str
 ) -> None:

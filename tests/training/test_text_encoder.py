@@ -189,7 +189,7 @@ def test_bad_files(tmp_path, llm) -> None:
     with pytest.raises(InputError, match="is no file; give JSONL or plain text"):
         read_documents([tmp_path / "none.txt"])
     (tmp_path / "a.jsonl").write_text('{"body": "x"}\n')
-    with pytest.raises(InputError, match=r'line 1 has no "text"'):
+    with pytest.raises(InputError, match="line 1: 'text' is missing or not a text"):
         read_documents([tmp_path / "a.jsonl"])
     (tmp_path / "b.txt").write_text("")
     with pytest.raises(InputError, match="hold no text"):

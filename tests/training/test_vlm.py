@@ -13,6 +13,7 @@ from training.run import trained_weights
 from training.vlm.export import classic_names
 from training.vlm.language import LanguageModel
 from training.vlm.packing import pack
+from training.vlm.score import interval
 from training.vlm.start import structured_start
 from training.vlm.vision import VisionTower
 from training.vlm.vocabulary import VOCABULARY
@@ -29,6 +30,18 @@ def test_pack_puts_targets_on_the_answer_and_its_end() -> None:
     told = [[VOCABULARY[i] for i in row if i != -100] for row in targets[0].tolist()]
     assert told == [["bread", "</s>"], ["3", "7", "</s>"]]
     assert words[1][int((targets[0, 1] != -100).nonzero()[0])] == "ASSISTANT:"
+
+
+def test_intervals_are_those_of_the_published_tables() -> None:
+    values = [float(i % 3 > 0) for i in range(20)]
+    found = interval(values, [f"p{5 * i % 7}" for i in range(20)], seed=4)
+    assert found == {
+        "exact_match": 65.0,
+        "low": 61.11,
+        "high": 66.67,
+        "questions": 20,
+        "pictures": 7,
+    }
 
 
 def test_packed_questions_do_not_see_each_other() -> None:

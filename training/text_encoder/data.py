@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import json
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from foveate.errors import InputError
+from foveate.jsonl_file import read_rows
 from foveate.models.token_offsets import Tokens
 from foveate.text_image.render import Renderer
 from foveate.text_image.strip_style import StripStyle
@@ -68,11 +68,8 @@ def read_documents(files: Sequence[Path]) -> list[Document]:
         if file.suffix != ".jsonl":
             documents.append(Document(file.read_text(encoding="utf-8"), file.stem))
             continue
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            row = json.loads(line)
-            if not isinstance(row.get("text"), str):
-                raise InputError(f'{file}, line {number} has no "text"; give one a line.')
-            documents.append(Document(row["text"], str(row.get("domain", file.stem))))
+        for row in read_rows(file, fix='write {"text": "...", "domain": "..."}.'):
+            documents.append(Document(row.text("text"), str(row.fields.get("domain", file.stem))))
     documents = [document for document in documents if document.text]
     if not documents:
         raise InputError("the files hold no text; give at least one document.")

@@ -22,6 +22,7 @@ import torch
 
 from foveate.assets import text_encoder_path
 from foveate.measure.manifest import manifest
+from foveate.measure.quality import middle_95, resampled_ratios
 from foveate.vist.encoder.labels import BLANK, edit_distance, text_of
 from foveate.vist.encoder.text_encoder import TextEncoder, load_text_encoder
 from foveate.vist.train.reading_loss import token_table, token_top1
@@ -168,10 +169,7 @@ def _interval(tallies: list[Tally], measure: str, seed: int) -> dict[str, float]
     sums = np.array([(t.right[measure], t.total[measure]) for t in tallies], dtype=np.float64)
     if not sums[:, 1].sum():
         return None
-    picks = np.random.default_rng(seed).integers(0, len(sums), (2000, len(sums)))
-    drawn = sums[picks].sum(1)
-    ratios = drawn[:, 0] / np.maximum(drawn[:, 1], 1)
-    low, high = np.percentile(ratios, [2.5, 97.5]).tolist()
+    low, high = middle_95(resampled_ratios(*sums.T, seed=seed))
     return {"value": float(sums[:, 0].sum() / sums[:, 1].sum()), "low": low, "high": high}
 
 

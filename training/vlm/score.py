@@ -23,6 +23,7 @@ from PIL import Image
 
 from foveate.assets import vlm_path
 from foveate.measure.manifest import manifest
+from foveate.measure.quality import middle_95, resampled_ratios
 from foveate.tasks.easy_vqa import easy_vqa_image, easy_vqa_questions, split_placement
 from foveate.tasks.question import Question
 from foveate.tasks.reading import SEEDS, page_at, reading_questions
@@ -100,9 +101,7 @@ def interval(values: list[float], clusters: list[str], seed: int = 0) -> dict[st
         sums[cluster][0] += value
         sums[cluster][1] += 1
     table = np.array(list(sums.values()))
-    picks = np.random.default_rng(seed).integers(0, len(table), (1000, len(table)))
-    drawn = table[picks].sum(1)
-    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5]).tolist()
+    low, high = middle_95(resampled_ratios(*table.T, resamples=1000, seed=seed))
     return {
         "exact_match": round(100 * sum(values) / len(values), 2),
         "low": round(100 * low, 2),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 
 from foveate.carve.engine.attach import Run
 from foveate.carve.method import Method
+from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import Interval
 from foveate.measure.timing import interleaved, ratio_of_medians
 from foveate.models.anatomy import anatomy_of
@@ -55,7 +56,7 @@ def time_prefill(
     methods: Sequence[Method],
     *,
     rounds: int = 7,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = no_progress,
 ) -> list[PrefillRatio]:
     """Prefill the same batch in full and with each method, `rounds` times in alternating order.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,18 +15,12 @@ from foveate.carve.compare.rows import comparison_of
 from foveate.errors import InputError
 from foveate.measure.manifest import manifest, public_name
 from foveate.measure.parts import Parts
+from foveate.measure.progress import Progress, no_progress
 from foveate.models.vlm import VisionLanguageModel
 from foveate.tasks.hub import HUB, public_hub_name
 from foveate.tasks.question import Question
 
-__all__ = ["Progress", "answer_share", "compare"]
-
-# (what is being done, steps done, steps in all)
-Progress = Callable[[str, int, int], None]
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    pass
+__all__ = ["answer_share", "compare"]
 
 
 def compare(

@@ -8,11 +8,12 @@ from typing import Any
 
 from foveate.errors import InputError
 from foveate.measure.manifest import manifest
+from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import exact_match
 from foveate.tasks.icl import BLANK
 from foveate.tasks.open_qa import OpenQuestion, passages_text, question_prompt
 from foveate.vist.eval.accuracy import accuracy_rows, accuracy_table
-from foveate.vist.eval.arms import ARMS, Progress, Readers, build_arms, no_progress
+from foveate.vist.eval.arms import ARMS, Subjects, arm_runs
 from foveate.vist.eval.context import FarContext
 from foveate.vist.eval.result import Curve, EvalResult, json_ready
 
@@ -26,7 +27,7 @@ class QaSettings:
         far: passages after them in rank, read far.
         limit: questions, None is all.
         max_new_tokens: longest answer; it ends with its line.
-        arms: from measure.arms.ARMS; () is all.
+        arms: from ARMS; () is all.
         seed: of the choice of questions, shuffle, random tokens and bootstrap.
     """
 
@@ -47,7 +48,7 @@ class QaSettings:
 
 def evaluate_qa(
     questions: Sequence[OpenQuestion],
-    readers: Readers,
+    subjects: Subjects,
     settings: QaSettings,
     *,
     facts: Mapping[str, Any] | None = None,
@@ -66,16 +67,16 @@ def evaluate_qa(
                 "needed; retrieve more, or lower --raw and --far."
             )
     chosen = list(questions[: settings.limit])
-    names = readers.arms(settings.arms)
-    fars = [_far(question, settings, readers) for question in chosen]
+    names = subjects.arms(settings.arms)
+    fars = [_far(question, settings, subjects) for question in chosen]
     clusters = [question.id for question in chosen]
-    arms = build_arms(names, readers, fars, clusters, seed=settings.seed)
+    arms = arm_runs(names, subjects, fars, clusters, seed=settings.seed)
     said: dict[str, list[str]] = {}
     for arm in arms:
         said[arm.name] = []
         for number, (question, far) in enumerate(zip(chosen, arm.fars, strict=True)):
             said[arm.name].append(
-                arm.reader.answer(far, qa_prompt(question, settings.raw), settings.max_new_tokens)
+                arm.subject.answer(far, qa_prompt(question, settings.raw), settings.max_new_tokens)
             )
             progress(arm.name, number + 1, len(chosen))
     hits = {
@@ -126,10 +127,10 @@ def evaluate_qa(
     )
 
 
-def _far(question: OpenQuestion, settings: QaSettings, readers: Readers) -> FarContext:
+def _far(question: OpenQuestion, settings: QaSettings, subjects: Subjects) -> FarContext:
     passages = question.passages[settings.raw : settings.raw + settings.far]
     return FarContext(
-        source=readers.raw.encode(passages_text(passages)),
+        source=subjects.raw.encode(passages_text(passages)),
         drawn="".join(passage + BLANK for passage in passages),
     )
 

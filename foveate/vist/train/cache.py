@@ -18,7 +18,7 @@ from foveate.errors import InputError
 
 __all__ = ["FrozenCache"]
 
-MANIFEST = "manifest.json"
+ABOUT = "about.json"  # what the values were computed with
 FORMAT = 1
 
 
@@ -37,7 +37,7 @@ class FrozenCache:
         writer: tells processes apart.
 
     Raises:
-        InputError: the folder cannot be written, or holds a manifest that does not match its name.
+        InputError: the folder cannot be written, or holds the description of another.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class FrozenCache:
         self._waiting_bytes = 0
         self._shards: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
-        manifest = self.folder / MANIFEST
+        about = self.folder / ABOUT
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not manifest.exists():
-                _write_whole(manifest, text)
-            found = manifest.read_text(encoding="utf-8")
+            if not about.exists():
+                _write_whole(about, text)
+            found = about.read_text(encoding="utf-8")
         except OSError as error:
             raise InputError(
                 f"the cache folder {folder} cannot be used ({error}); set data.cache to one that "
@@ -69,7 +69,7 @@ class FrozenCache:
             ) from error
         if found != text:
             raise InputError(
-                f"{manifest} does not describe this configuration though its folder is named after "
+                f"{about} does not describe this configuration though its folder is named after "
                 "it; delete the folder."
             )
         for path in sorted(self.folder.glob("*.safetensors")):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import glob
 import gzip
 import itertools
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from foveate.errors import InputError
+from foveate.jsonl_file import row_at
 
 __all__ = ["DocumentSource", "FileSource", "HubSource"]
 
@@ -61,6 +61,7 @@ class FileSource:
     def read(self, first: int, step: int) -> Iterator[tuple[int, str]]:
         """See DocumentSource. Lines of other documents are skipped without parsing them."""
         place, wanted = 0, first
+        fix = "repair it, leave it out, or set data.text to the key that holds its text."
         for path in self.files:
             with _opened(path) as file:
                 if ".txt" in path.suffixes:
@@ -73,7 +74,7 @@ class FileSource:
                     if not line.strip():
                         continue
                     if place == wanted:
-                        yield place, self._line(path, number, line)
+                        yield place, row_at(line, path, number, fix=fix).text(self.text)
                         wanted += step
                     place += 1
 
@@ -83,21 +84,6 @@ class FileSource:
             "files": [[path.name, path.stat().st_size] for path in self.files],
             "text": self.text,
         }
-
-    def _line(self, path: Path, number: int, line: bytes) -> str:
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(
-                f"{path}, line {number} is not JSON ({error}); repair it or leave it out."
-            ) from error
-        found = row.get(self.text) if isinstance(row, dict) else None
-        if not isinstance(found, str):
-            raise InputError(
-                f"{path}, line {number} has no text under {self.text!r}; set data.text to the key "
-                "that holds it."
-            )
-        return found
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -58,8 +58,8 @@ def test_damage_is_named(tmp_path: Path) -> None:
     (cache.folder / "000-x.safetensors").write_bytes(b"no")
     with pytest.raises(InputError, match=r"000-x\.safetensors is damaged"):
         FrozenCache(tmp_path, {"encoder": "a"})
-    manifest = cache.folder / "manifest.json"
-    manifest.write_text(json.dumps({"encoder": "c"}))
+    about = cache.folder / "about.json"
+    about.write_text(json.dumps({"encoder": "c"}))
     with pytest.raises(InputError, match="does not describe this configuration"):
         FrozenCache(tmp_path, {"encoder": "a"})
 

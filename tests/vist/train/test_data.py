@@ -54,9 +54,9 @@ def test_identity_tells_changed_files(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"text": "a"}\nnot json\n', "line 2 is not JSON"),
-        ('{"body": "a"}\n', "line 1 has no text under 'text'; set data.text"),
-        ('["a"]\n', "line 1 has no text"),
+        ('{"text": "a"}\nnot json\n', "line 2: not JSON"),
+        ('{"body": "a"}\n', "line 1: 'text' is missing or not a text; .* set data.text"),
+        ('["a"]\n', "line 1: got list, not an object"),
     ],
 )
 def test_broken_lines_are_named(content: str, words: str, tmp_path: Path) -> None:

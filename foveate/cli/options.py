@@ -1,0 +1,46 @@
+"""Options that several commands share, each with one wording."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+TextFile = Annotated[str, typer.Argument(metavar="FILE", help="Text file, or - for stdin.")]
+Encoding = Annotated[str, typer.Option("--encoding", help="Encoding of the text.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", help="Local folder or hub id; default: the embedded model."),
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        help="See `foveate methods`, or package.module:Class; settings in brackets, stages "
+        "joined by +.",
+    ),
+]
+Keep = Annotated[
+    str, typer.Option("--keep", help="Visual tokens to keep of each image: 64, 25% or 0.25.")
+]
+PruneLayer = Annotated[
+    int | None,
+    typer.Option(
+        "--prune-layer", help="First decoder layer that runs short; default: the method's."
+    ),
+]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Longest answer.")]
+NoCompare = Annotated[bool, typer.Option("--no-compare", help="Do not also run the text as text.")]
+Fonts = Annotated[
+    list[str] | None,
+    typer.Option("--font", help="Font file for characters that Noto Sans lacks; may be repeated."),
+]
+InstalledFonts = Annotated[
+    bool, typer.Option("--installed-fonts", help="Then also look in the installed fonts.")
+]
+Share = Annotated[
+    str,
+    typer.Option("--share", help="0/2: do half of it, for --resume later; run 1/2 beside it."),
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, mps or auto.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
