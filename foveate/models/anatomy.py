@@ -254,6 +254,11 @@ class Anatomy:
     def text_config(self) -> Any:
         return self.decoder.config
 
+    @property
+    def feature_layer(self) -> Any:
+        """Which tower layers the projector takes, as the configuration says; None if it does not."""
+        return getattr(self.config, "vision_feature_layer", None)
+
 
 def anatomy_of(model: nn.Module, *, with_explicit_mask: bool) -> Anatomy:
     """Find the parts of `model`.
