@@ -19,7 +19,7 @@ def last_used_layer(chosen: int | Sequence[int] | None, num_layers: int) -> int:
     """
     if chosen is None:
         return num_layers - 1
-    chosen = chosen[-1] if isinstance(chosen, (list, tuple)) else int(chosen)
+    chosen = chosen if isinstance(chosen, int) else chosen[-1]
     # hidden_states[0] is the embeddings, hidden_states[i] the output of layer i - 1.
     return max(0, num_layers + chosen if chosen < 0 else chosen - 1)
 

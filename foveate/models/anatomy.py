@@ -256,7 +256,7 @@ class Anatomy:
 
     @property
     def feature_layer(self) -> Any:
-        """Which tower layers the projector takes, as the configuration says; None if it does not."""
+        """Which tower layers the projector takes; None where the configuration is silent."""
         return getattr(self.config, "vision_feature_layer", None)
 
 
