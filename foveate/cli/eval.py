@@ -12,7 +12,6 @@ from foveate.cli.eval_options import Evaluation, evaluation, numbers
 from foveate.cli.eval_tasks import icl, qa, recall
 from foveate.errors import InputError
 
-
 eval_app = typer.Typer(help="Measure a model against its controls.", no_args_is_help=True)
 vist = typer.Typer(
     help="Far context as latents, beside no context, raw text and the equal budgets.",
