@@ -22,11 +22,11 @@ from benchmarks.results import FOLDER
 from foveate.measure.manifest import manifest
 from foveate.tasks.documents import Document, load_documents
 from foveate.vist.config import FusionConfig
-from foveate.vist.eval.arms import Readers
-from foveate.vist.eval.context_reader import RawReader, VistReader
+from foveate.vist.eval.arms import Subjects
 from foveate.vist.eval.perplexity import evaluate_perplexity
 from foveate.vist.eval.perplexity_targets import PerplexitySettings
 from foveate.vist.eval.result import shown
+from foveate.vist.eval.subjects import RawSubject, VistSubject
 from foveate.vist.train.build import build_source, build_vist, take_over, tiny_recipe, tiny_vist
 from foveate.vist.train.loop import Trainer, make_accelerator
 from foveate.vist.train.pve import PveConfig
@@ -115,8 +115,8 @@ def measure(
     vist.parts.eval()
     resampler: Any = vist.parts.resampler
     resampler.dictionary = None  # of the last refresh; the weights have moved since
-    readers = Readers(raw=RawReader(vist.model, vist.tokenizer), vist=VistReader(vist))
-    result = evaluate_perplexity(documents, readers, settings)
+    subjects = Subjects(raw=RawSubject(vist.model, vist.tokenizer), vist=VistSubject(vist))
+    result = evaluate_perplexity(documents, subjects, settings)
     together = result.rows[-1]["domain"]
     found = {row["arm"]: row for row in result.rows if row["domain"] == together}
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from foveate.cli.console import out
 from foveate.cli.eval_output import progress_of, rich_table
-from foveate.cli.eval_readers import load_readers
+from foveate.cli.eval_subjects import load_subjects
 
 CONTEXT, SCORE, PAGES = 512, 96, 4
 SHOWN = ("raw", "truncated", "vist", "vist-shuffled")
@@ -27,9 +27,9 @@ def show_far_reading() -> None:
 
     documents = [Document(id=name, domain="cards", text=text) for name, text in _cards().items()]
     settings = PerplexitySettings(contexts=(CONTEXT,), score=SCORE, windows=PAGES, arms=SHOWN)
-    readers = load_readers(None)
+    subjects = load_subjects(None)
     with progress_of() as progress:
-        result = evaluate_perplexity(documents, readers, settings, progress=progress)
+        result = evaluate_perplexity(documents, subjects, settings, progress=progress)
     for table in result.tables:
         out.print(rich_table(table))
     out.print(

@@ -68,7 +68,7 @@ def perplexity(
     )
     named = [_named(text) for text in domain or []]
     documents = load_documents(data or [], domains=named, block_chars=block_chars)
-    readers, facts = common.load()
+    subjects, facts = common.load()
     facts = {
         **facts,
         "data": [public_name(str(path)) for path in [*(data or []), *(p for _, p in named)]],
@@ -76,7 +76,7 @@ def perplexity(
     }
     common.run(
         lambda progress: evaluate_perplexity(
-            documents, readers, settings, facts=facts, progress=progress
+            documents, subjects, settings, facts=facts, progress=progress
         )
     )
 

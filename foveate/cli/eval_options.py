@@ -13,13 +13,13 @@ import typer
 
 from foveate.cli.console import err
 from foveate.cli.eval_output import finish, progress_of, split_list
-from foveate.cli.eval_readers import DEFAULT_HEAD, load_readers, model_facts
+from foveate.cli.eval_subjects import DEFAULT_HEAD, load_subjects, model_facts
 from foveate.cli.options import AsJson, Device
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
     from foveate.measure.progress import Progress
-    from foveate.vist.eval.arms import Readers
+    from foveate.vist.eval.arms import Subjects
     from foveate.vist.eval.result import EvalResult
 
 Output = Annotated[Path, typer.Option("--output", help="Folder for the JSON, the page, the plot.")]
@@ -64,9 +64,9 @@ class Evaluation:
         """The fields that the settings of every evaluation have."""
         return {"arms": split_list(self.arms), "seed": self.seed}
 
-    def load(self) -> tuple[Readers, dict[str, Any]]:
+    def load(self) -> tuple[Subjects, dict[str, Any]]:
         """The models, and what a manifest says about them."""
-        readers = load_readers(
+        subjects = load_subjects(
             self.model,
             base=self.base,
             cepe=self.cepe,
@@ -74,7 +74,7 @@ class Evaluation:
             device=self.device,
             dtype=self.dtype,
         )
-        return readers, model_facts(readers, self.model, self.cepe)
+        return subjects, model_facts(subjects, self.model, self.cepe)
 
     def run(self, work: Callable[[Progress], EvalResult | None]) -> None:
         """See `run_and_write`."""

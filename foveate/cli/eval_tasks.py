@@ -10,7 +10,7 @@ import typer
 from foveate.cli.console import err
 from foveate.cli.eval_options import Evaluation, numbers, share_of, shares, text_of
 from foveate.cli.eval_output import split_list
-from foveate.cli.eval_readers import with_latents
+from foveate.cli.eval_subjects import with_latents
 from foveate.cli.options import MaxNewTokens, Share
 
 
@@ -53,10 +53,10 @@ def icl(
     index, count = share_of(share)
     parts = Parts(folder=common.output / "icl-parts" if resume or count > 1 else None,
                   index=index, count=count)  # fmt: skip
-    readers, facts = common.load()
+    subjects, facts = common.load()
     common.run(
         lambda progress: evaluate_icl(
-            found, readers, settings, facts=facts, progress=progress, parts=parts
+            found, subjects, settings, facts=facts, progress=progress, parts=parts
         )
     )
 
@@ -84,10 +84,10 @@ def qa(
         **common.chosen,
     )
     questions = load_open_qa(data, need_passages=raw + far)
-    readers, facts = common.load()
+    subjects, facts = common.load()
     facts = {**facts, "data": public_name(str(data))}
     common.run(
-        lambda progress: evaluate_qa(questions, readers, settings, facts=facts, progress=progress)
+        lambda progress: evaluate_qa(questions, subjects, settings, facts=facts, progress=progress)
     )
 
 
@@ -119,8 +119,8 @@ def recall(
         filler=text_of(filler) if filler is not None else None,
         **common.chosen,
     )
-    readers, facts = common.load()
-    made = {count: with_latents(readers, count) for count in settings.latents}
+    subjects, facts = common.load()
+    made = {count: with_latents(subjects, count) for count in settings.latents}
     common.run(
         lambda progress: evaluate_recall(made.__getitem__, settings, facts=facts, progress=progress)
     )

@@ -105,7 +105,7 @@ def load_models(
 def load_reader(vist: Path | None, device: str) -> tuple[TextReader | None, str]:
     """The Read tab's model; a Vist that was asked for by name has to load."""
     from foveate.app.read import TextReader
-    from foveate.cli.eval_readers import load_vist
+    from foveate.cli.eval_subjects import load_vist
 
     try:
         with err.status("Loading the Vist (the first time converts its language model, a minute)"):

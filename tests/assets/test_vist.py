@@ -11,10 +11,10 @@ import torch
 
 from foveate.assets import vist_path
 from foveate.tasks.documents import Document
-from foveate.vist.eval.arms import Readers
-from foveate.vist.eval.context_reader import RawReader, VistReader
+from foveate.vist.eval.arms import Subjects
 from foveate.vist.eval.perplexity import evaluate_perplexity
 from foveate.vist.eval.perplexity_targets import PerplexitySettings
+from foveate.vist.eval.subjects import RawSubject, VistSubject
 from foveate.vist.latents.glance_resampler import GlanceResampler
 from foveate.vist.run.document_reader import DocumentReader
 from foveate.vist.run.vist import Vist
@@ -61,8 +61,8 @@ def test_the_right_document_helps_and_another_does_not(vist: Vist) -> None:
     settings = PerplexitySettings(
         arms=("raw", "vist", "vist-shuffled"), windows=1, contexts=(512,), resamples=200
     )
-    readers = Readers(raw=RawReader(vist.model, vist.tokenizer), vist=VistReader(vist))
-    rows = {row["arm"]: row for row in evaluate_perplexity(documents, readers, settings).rows}
+    subjects = Subjects(raw=RawSubject(vist.model, vist.tokenizer), vist=VistSubject(vist))
+    rows = {row["arm"]: row for row in evaluate_perplexity(documents, subjects, settings).rows}
     assert rows["vist"]["entries"] <= 512 / 2.7
     assert rows["vist"]["gain"]["value"] > 0.2, rows["vist"]
     assert rows["vist"]["minus_shuffled"]["value"] > 0.1, rows["vist"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foveate.errors import InputError
-from foveate.vist.eval.context import ContextReader, FarContext
+from foveate.vist.eval.context import FarContext, Subject
 
 # arm -> what the language model reads of the far context
 ARMS = {
@@ -25,7 +25,7 @@ ALIASES = {"grown": "truncated"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Readers:
+class Subjects:
     """The models that are compared; all share one language model.
 
     Args:
@@ -33,11 +33,11 @@ class Readers:
         vist, cepe: read memories; cepe None where there is no such model.
     """
 
-    raw: ContextReader
-    vist: ContextReader
-    cepe: ContextReader | None = None
+    raw: Subject
+    vist: Subject
+    cepe: Subject | None = None
 
-    def of(self, arm: str) -> ContextReader:
+    def of(self, arm: str) -> Subject:
         """Who runs an arm."""
         family = arm.split("-")[0]
         if family == "cepe" and self.cepe is None:
@@ -62,32 +62,32 @@ class Readers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArmReader:
+class ArmRun:
     """Who reads in an arm, and what far context that one is handed for each item."""
 
     name: str
-    reader: ContextReader
+    subject: Subject
     fars: tuple[FarContext | None, ...]
 
     def entries(self) -> list[int]:
         """Far entries that the LLM reads, one count an item."""
-        return [self.reader.num_entries(far) if far is not None else 0 for far in self.fars]
+        return [self.subject.num_entries(far) if far is not None else 0 for far in self.fars]
 
 
-def arm_readers(
+def arm_runs(
     names: Sequence[str],
-    readers: Readers,
+    subjects: Subjects,
     fars: Sequence[FarContext],
     clusters: Sequence[str],
     *,
     seed: int,
     groups: Sequence[str] | None = None,
     others: Mapping[str, Sequence[FarContext]] | None = None,
-) -> list[ArmReader]:
+) -> list[ArmRun]:
     """What each arm reads for each item.
 
     Args:
-        names: from `Readers.arms`.
+        names: from `Subjects.arms`.
         fars: the items' far contexts.
         clusters: the document each item is from; a shuffled arm never reads its own document.
         seed: of the random tokens and the shuffle.
@@ -100,14 +100,14 @@ def arm_readers(
         if others and name in others:
             views = list(others[name])
         else:
-            views = _view(name, readers, fars, clusters, groups, seed)
-        made.append(ArmReader(name=name, reader=readers.of(name), fars=tuple(views)))
+            views = _view(name, subjects, fars, clusters, groups, seed)
+        made.append(ArmRun(name=name, subject=subjects.of(name), fars=tuple(views)))
     return made
 
 
 def _view(
     name: str,
-    readers: Readers,
+    subjects: Subjects,
     fars: Sequence[FarContext],
     clusters: Sequence[str],
     groups: Sequence[str] | None,
@@ -116,10 +116,10 @@ def _view(
     if name == "none":
         return [None] * len(fars)
     if name == "truncated":
-        return [far.last(readers.vist.num_entries(far)) for far in fars]
+        return [far.last(subjects.vist.num_entries(far)) for far in fars]
     if name == "random":
         generator = np.random.default_rng(seed)
-        return [far.sample(readers.vist.num_entries(far), generator) for far in fars]
+        return [far.sample(subjects.vist.num_entries(far), generator) for far in fars]
     if name.endswith("-shuffled"):
         partner = derangement(clusters, seed=seed, groups=groups)
         return [_as_long(fars[j], far) for j, far in zip(partner, fars, strict=True)]

@@ -47,7 +47,7 @@ class FarContext:
     """Text before the raw window, as raw tokens and as what is drawn.
 
     Args:
-        source: the tokens a raw reader sees, and their text.
+        source: the tokens a raw subject sees, and their text.
         positions: where each token stands, counted from the first token of the original text,
             ascending; None is 0, 1, 2, ... (nothing left out).
         span: positions that the text takes up; the raw window continues after them.
@@ -109,7 +109,7 @@ class Score:
         return self.nats / self.tokens
 
 
-class ContextReader(ABC):
+class Subject(ABC):
     """A language model that reads a far context in one way: as raw tokens, or as a memory.
 
     Every input is: a head of a token or two (the attention sink, the same in every arm), the far
@@ -138,7 +138,7 @@ class ContextReader(ABC):
             fars: what is far; None for nothing.
             windows: token ids right before the target, may be empty.
             targets: token ids to score, at least one.
-            heads: token ids of each row's head, at least one; None is the reader's own head.
+            heads: token ids of each row's head, at least one; None is the subject's own head.
         """
 
     @abstractmethod

@@ -13,7 +13,7 @@ from foveate.measure.parts import Parts
 from foveate.measure.progress import Progress, no_progress
 from foveate.tasks.icl import BLANK, Demonstration, IclSet, shuffle_labels
 from foveate.vist.eval.accuracy import accuracy_rows, accuracy_table, average_rows
-from foveate.vist.eval.arms import ARMS, ArmReader, Readers, arm_readers
+from foveate.vist.eval.arms import ARMS, ArmRun, Subjects, arm_runs
 from foveate.vist.eval.context import FarContext, LengthRule, best_option
 from foveate.vist.eval.result import Curve, EvalResult, json_ready
 
@@ -59,18 +59,18 @@ class IclSettings:
 
 
 def far_demonstrations(
-    data: IclSet, examples: Sequence[Demonstration], readers: Readers
+    data: IclSet, examples: Sequence[Demonstration], subjects: Subjects
 ) -> FarContext:
     """Demonstrations as raw text (a blank line after each) and drawn (blank space after each)."""
     shown = [data.shown(example) for example in examples]
-    source = readers.raw.encode("".join(f"{text}\n\n" for text in shown))
+    source = subjects.raw.encode("".join(f"{text}\n\n" for text in shown))
     drawn = "".join(" ".join(text.split("\n")) + BLANK for text in shown)
     return FarContext(source=source, drawn=drawn)
 
 
 def evaluate_icl(
     sets: Sequence[IclSet],
-    readers: Readers,
+    subjects: Subjects,
     settings: IclSettings,
     *,
     facts: Mapping[str, Any] | None = None,
@@ -83,7 +83,7 @@ def evaluate_icl(
 
     Args:
         sets: of labelled texts.
-        readers: the models.
+        subjects: the models.
         settings: the protocol.
         facts: for the manifest.
         progress: is told of every item.
@@ -97,7 +97,7 @@ def evaluate_icl(
         InputError: an unknown arm, the arm of another set with a single set, or parts of another
             protocol.
     """
-    names = readers.arms(settings.arms, ICL_ARMS)
+    names = subjects.arms(settings.arms, ICL_ARMS)
     if len(sets) < 2:
         if OTHER_SET in settings.arms:
             raise InputError(f"the arm {OTHER_SET} needs a second set; add one to --sets.")
@@ -113,7 +113,7 @@ def evaluate_icl(
         found[number, seed] = parts.kept(
             f"{data.name}-{seed}",
             {**wanted, "other": other.name},
-            partial(_one_seed, data, other, names, readers, settings, seed, progress),
+            partial(_one_seed, data, other, names, subjects, settings, seed, progress),
         )
     if parts.is_share:
         return None
@@ -206,7 +206,7 @@ def _one_seed(
     data: IclSet,
     other: IclSet,
     names: Sequence[str],
-    readers: Readers,
+    subjects: Subjects,
     settings: IclSettings,
     seed: int,
     progress: Progress,
@@ -214,13 +214,13 @@ def _one_seed(
     """What every arm answers with the demonstrations and items of one seed, JSON-ready."""
     items = data.questions(settings.items, seed)
     options = [f" {option}" for option in data.options]
-    prompt, far, arms = _arms(data, other, names, readers, settings, seed)
+    prompt, far, arms = _arms(data, other, names, subjects, settings, seed)
     answers: dict[str, list[str]] = {}
     for arm in arms:
         answers[arm.name] = []
         for number, item in enumerate(items):
             asked = prompt + data.template.asked(item.text)
-            scores = arm.reader.option_nll(arm.fars[0], asked, options)
+            scores = arm.subject.option_nll(arm.fars[0], asked, options)
             answers[arm.name].append(data.labels[best_option(scores, settings.rule)])
             progress(f"{data.name} {seed}, {arm.name}", number + 1, len(items))
     return {
@@ -236,21 +236,21 @@ def _arms(
     data: IclSet,
     other: IclSet,
     names: Sequence[str],
-    readers: Readers,
+    subjects: Subjects,
     settings: IclSettings,
     seed: int,
-) -> tuple[str, FarContext, list[ArmReader]]:
+) -> tuple[str, FarContext, list[ArmRun]]:
     """The raw demonstrations, the far ones, and what each arm reads of these."""
     shown = data.demonstrations(settings.far + settings.raw, seed)
     far_ones, raw_ones = shown[: settings.far], shown[settings.far :]
-    far = far_demonstrations(data, far_ones, readers)
-    wrong = far_demonstrations(data, shuffle_labels(far_ones), readers)
+    far = far_demonstrations(data, far_ones, subjects)
+    wrong = far_demonstrations(data, shuffle_labels(far_ones), subjects)
     elsewhere = far_demonstrations(
-        other, other.demonstrations(settings.far, seed)[: settings.far], readers
+        other, other.demonstrations(settings.far, seed)[: settings.far], subjects
     )
-    arms = arm_readers(
+    arms = arm_runs(
         names,
-        readers,
+        subjects,
         [far],
         [data.name],
         seed=settings.seed + seed,

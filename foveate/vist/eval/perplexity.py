@@ -11,7 +11,7 @@ from foveate.measure.manifest import manifest
 from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import Interval, clustered_mean
 from foveate.tasks.documents import Document
-from foveate.vist.eval.arms import ARMS, ArmReader, Readers, arm_readers
+from foveate.vist.eval.arms import ARMS, ArmRun, Subjects, arm_runs
 from foveate.vist.eval.perplexity_targets import PerplexitySettings, Target, choose_targets
 from foveate.vist.eval.result import (
     Curve,
@@ -28,7 +28,7 @@ COLUMNS = ("arm", "entries", "ratio", "nats/token", "gain over none", "minus shu
 
 def evaluate_perplexity(
     documents: Sequence[Document],
-    readers: Readers,
+    subjects: Subjects,
     settings: PerplexitySettings,
     *,
     facts: dict[str, Any] | None = None,
@@ -39,16 +39,16 @@ def evaluate_perplexity(
     Raises:
         InputError: no document is long enough, a domain with one document only, an unknown arm.
     """
-    names = readers.arms(settings.arms)
-    targets = choose_targets(documents, readers.raw, settings)
+    names = subjects.arms(settings.arms)
+    targets = choose_targets(documents, subjects.raw, settings)
     domains = list(dict.fromkeys(target.document.domain for target in targets))
     rows: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = []
     for context in settings.contexts:
         fars = [target.far(context, settings.window) for target in targets]
-        arms = arm_readers(
+        arms = arm_runs(
             names,
-            readers,
+            subjects,
             fars,
             [target.document.id for target in targets],
             groups=[target.document.domain for target in targets],
@@ -74,7 +74,7 @@ def evaluate_perplexity(
 
 
 def _losses(
-    arm: ArmReader,
+    arm: ArmRun,
     targets: Sequence[Target],
     context: int,
     settings: PerplexitySettings,
@@ -83,7 +83,7 @@ def _losses(
     found: list[float] = []
     for start in range(0, len(targets), settings.batch_size):
         part = slice(start, start + settings.batch_size)
-        scores = arm.reader.nll(
+        scores = arm.subject.nll(
             arm.fars[part],
             [target.window(settings.window) for target in targets[part]],
             [target.ids for target in targets[part]],

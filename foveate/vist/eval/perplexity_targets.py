@@ -9,7 +9,7 @@ import numpy as np
 
 from foveate.errors import InputError, check_least
 from foveate.tasks.documents import Document
-from foveate.vist.eval.context import ContextReader, EncodedText, FarContext
+from foveate.vist.eval.context import EncodedText, FarContext, Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class PerplexitySettings:
         limit: most targets a domain; None is all.
         arms: from ARMS; () is all.
         own_head: the head of every row, in every arm, is the token before its far context, as in
-            training; False is the readers' own head.
+            training; False is the subjects' own head.
         batch_size: rows at a time.
         seed: of the choice of documents, the shuffle, the random tokens and the bootstrap.
         resamples: bootstrap draws.
@@ -73,7 +73,7 @@ class Target:
 
 
 def choose_targets(
-    documents: Sequence[Document], reader: ContextReader, settings: PerplexitySettings
+    documents: Sequence[Document], subject: Subject, settings: PerplexitySettings
 ) -> list[Target]:
     """Targets at even distances in each document, documents in a seeded order, domain by domain.
 
@@ -89,7 +89,7 @@ def choose_targets(
         for i in generator.permutation(len(own)).tolist():
             if settings.limit is not None and len(found) >= settings.limit:
                 break
-            text = reader.encode(own[i].text)
+            text = subject.encode(own[i].text)
             longest = max(longest, len(text))
             found += _targets_of(own[i], text, need, settings)
         targets += found[: settings.limit]

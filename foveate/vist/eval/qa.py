@@ -13,7 +13,7 @@ from foveate.measure.quality import exact_match
 from foveate.tasks.icl import BLANK
 from foveate.tasks.open_qa import OpenQuestion, passages_text, question_prompt
 from foveate.vist.eval.accuracy import accuracy_rows, accuracy_table
-from foveate.vist.eval.arms import ARMS, Readers, arm_readers
+from foveate.vist.eval.arms import ARMS, Subjects, arm_runs
 from foveate.vist.eval.context import FarContext
 from foveate.vist.eval.result import Curve, EvalResult, json_ready
 
@@ -46,7 +46,7 @@ class QaSettings:
 
 def evaluate_qa(
     questions: Sequence[OpenQuestion],
-    readers: Readers,
+    subjects: Subjects,
     settings: QaSettings,
     *,
     facts: Mapping[str, Any] | None = None,
@@ -65,16 +65,16 @@ def evaluate_qa(
                 "needed; retrieve more, or lower --raw and --far."
             )
     chosen = list(questions[: settings.limit])
-    names = readers.arms(settings.arms)
-    fars = [_far(question, settings, readers) for question in chosen]
+    names = subjects.arms(settings.arms)
+    fars = [_far(question, settings, subjects) for question in chosen]
     clusters = [question.id for question in chosen]
-    arms = arm_readers(names, readers, fars, clusters, seed=settings.seed)
+    arms = arm_runs(names, subjects, fars, clusters, seed=settings.seed)
     said: dict[str, list[str]] = {}
     for arm in arms:
         said[arm.name] = []
         for number, (question, far) in enumerate(zip(chosen, arm.fars, strict=True)):
             said[arm.name].append(
-                arm.reader.answer(far, qa_prompt(question, settings.raw), settings.max_new_tokens)
+                arm.subject.answer(far, qa_prompt(question, settings.raw), settings.max_new_tokens)
             )
             progress(arm.name, number + 1, len(chosen))
     hits = {
@@ -125,10 +125,10 @@ def evaluate_qa(
     )
 
 
-def _far(question: OpenQuestion, settings: QaSettings, readers: Readers) -> FarContext:
+def _far(question: OpenQuestion, settings: QaSettings, subjects: Subjects) -> FarContext:
     passages = question.passages[settings.raw : settings.raw + settings.far]
     return FarContext(
-        source=readers.raw.encode(passages_text(passages)),
+        source=subjects.raw.encode(passages_text(passages)),
         drawn="".join(passage + BLANK for passage in passages),
     )
 

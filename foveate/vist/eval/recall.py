@@ -12,7 +12,7 @@ from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import Interval, exact_match
 from foveate.tasks.key_value import KINDS, KeyValueItem, Kind, make_items
 from foveate.vist.eval.accuracy import accuracy_rows, accuracy_table
-from foveate.vist.eval.arms import ARMS, Readers, arm_readers
+from foveate.vist.eval.arms import ARMS, Subjects, arm_runs
 from foveate.vist.eval.context import FarContext
 from foveate.vist.eval.result import Curve, EvalResult, Table, json_ready
 
@@ -57,7 +57,7 @@ class RecallSettings:
 
 
 def evaluate_recall(
-    readers_of: Callable[[int], Readers],
+    subjects_of: Callable[[int], Subjects],
     settings: RecallSettings,
     *,
     facts: Mapping[str, Any] | None = None,
@@ -66,13 +66,13 @@ def evaluate_recall(
     """Ask for hidden values in all arms, at every length and number of latents.
 
     Args:
-        readers_of: the readers for a number of latents per strip; the raw one is shared.
+        subjects_of: the subjects for a number of latents per strip; the raw one is shared.
     """
     rows: list[dict[str, Any]] = []
     tables: list[Table] = []
     samples: list[dict[str, Any]] = []
     for context in settings.contexts:
-        raw = readers_of(settings.latents[0]).raw
+        raw = subjects_of(settings.latents[0]).raw
         items = make_items(
             settings.count,
             length=context,
@@ -85,7 +85,7 @@ def evaluate_recall(
         )
         shared: dict[str, list[str]] = {}
         for latents in settings.latents:
-            made, said = _one(readers_of(latents), items, settings, latents, shared, progress)
+            made, said = _one(subjects_of(latents), items, settings, latents, shared, progress)
             for row in made:
                 row["context"] = context
             rows += made
@@ -133,7 +133,7 @@ def evaluate_recall(
 
 
 def _one(
-    readers: Readers,
+    subjects: Subjects,
     items: Sequence[KeyValueItem],
     settings: RecallSettings,
     latents: int,
@@ -141,12 +141,12 @@ def _one(
     progress: Progress,
 ) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
     """Rows at one number of latents, and what was said. `shared` keeps what does not depend."""
-    names = readers.arms(settings.arms)
-    fars = [FarContext(source=readers.raw.encode(item.context)) for item in items]
+    names = subjects.arms(settings.arms)
+    fars = [FarContext(source=subjects.raw.encode(item.context)) for item in items]
     ids = [item.id for item in items]
     # A value of another kind would give the shuffle away.
     kinds = [item.kind for item in items]
-    arms = arm_readers(names, readers, fars, ids, seed=settings.seed, groups=kinds)
+    arms = arm_runs(names, subjects, fars, ids, seed=settings.seed, groups=kinds)
     said: dict[str, list[str]] = {}
     for arm in arms:
         if arm.name in shared:
@@ -154,7 +154,7 @@ def _one(
             continue
         answers = said[arm.name] = []
         for number, (item, far) in enumerate(zip(items, arm.fars, strict=True)):
-            text = arm.reader.answer(far, f"\n\n{item.prompt}", settings.max_new_tokens)
+            text = arm.subject.answer(far, f"\n\n{item.prompt}", settings.max_new_tokens)
             answers.append(text.split(".")[0].strip())
             progress(f"{arm.name}, {latents} latents", number + 1, len(items))
         if arm.name in UNCOMPRESSED:

@@ -13,11 +13,11 @@ from foveate.vist.cepe.cepe import Cepe
 from foveate.vist.cepe.encoder import CepeConfig, ChunkEncoderConfig
 from foveate.vist.config import FusionConfig, ResamplerConfig
 from foveate.vist.eval.context import FarContext
-from foveate.vist.eval.context_reader import VistReader
+from foveate.vist.eval.subjects import VistSubject
 from foveate.vist.latents.memory import Memory, pack_pages
 from foveate.vist.run.vist import Vist
 from tests.vist import tiny_vist as tiny
-from tests.vist.eval.test_context_reader import tokenizer
+from tests.vist.eval.test_subjects import tokenizer
 
 TEXT = " ".join(f"w{5 + i}_" for i in range(50))
 TAIL = [20, 21, 22, 23, 24, 25]
@@ -43,29 +43,29 @@ def cepe(form: str, *, resample: bool = False, model: Any = None) -> Cepe:
 
 
 @pytest.fixture(params=["embeddings", "states", "cross"])
-def reader(request: pytest.FixtureRequest) -> Cepe:
+def subject(request: pytest.FixtureRequest) -> Cepe:
     return cepe(request.param)
 
 
-def test_one_latent_for_each_token(reader: Cepe) -> None:
-    memory = reader.read(TEXT)
+def test_one_latent_for_each_token(subject: Cepe) -> None:
+    memory = subject.read(TEXT)
     assert isinstance(memory, Memory)
     assert memory.num_latents == memory.num_tokens == 50
     assert memory.num_pages == 4
     assert memory.positions.tolist() == list(range(50))
-    assert reader.read([TEXT[:9], TEXT[9:]]).latents.equal(memory.latents)
+    assert subject.read([TEXT[:9], TEXT[9:]]).latents.equal(memory.latents)
 
 
-def test_the_model_reads_it(reader: Cepe) -> None:
-    memory = reader.read(TEXT)
-    with_it, without = (reader.nll(m, [1], TAIL, 4) for m in (memory, None))
+def test_the_model_reads_it(subject: Cepe) -> None:
+    memory = subject.read(TEXT)
+    with_it, without = (subject.nll(m, [1], TAIL, 4) for m in (memory, None))
     assert abs(float(with_it - without)) > 1e-4
-    far = FarContext(source=VistReader(reader).encode(TEXT))
-    (score,) = VistReader(reader).nll([far], [TAIL[:2]], [TAIL[2:]])
+    far = FarContext(source=VistSubject(subject).encode(TEXT))
+    (score,) = VistSubject(subject).nll([far], [TAIL[:2]], [TAIL[2:]])
     assert score.nats == pytest.approx(4 * float(with_it), rel=1e-5)
-    with reader.attach(memory):
+    with subject.attach(memory):
         ids = torch.tensor([[1, 9, 8]])
-        out = reader.model.generate(
+        out = subject.model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False
         )
     assert out.shape == (1, 6)
@@ -104,14 +104,14 @@ def test_it_learns_through_the_same_pass(resample: bool) -> None:
         assert torch.equal(weight, before[name]), name
 
 
-def test_saved_and_loaded(reader: Cepe, tmp_path: Path) -> None:
-    reader.save_pretrained(tmp_path, training={"steps": 3})
-    again = Cepe.from_pretrained(tmp_path, base=reader.model, tokenizer=reader.tokenizer)
-    assert again.config == reader.config
-    ours, theirs = reader.read(TEXT), again.read(TEXT)
+def test_saved_and_loaded(subject: Cepe, tmp_path: Path) -> None:
+    subject.save_pretrained(tmp_path, training={"steps": 3})
+    again = Cepe.from_pretrained(tmp_path, base=subject.model, tokenizer=subject.tokenizer)
+    assert again.config == subject.config
+    ours, theirs = subject.read(TEXT), again.read(TEXT)
     tiny.assert_close(theirs.latents, ours.latents, 2e-3)  # stored as fp16
     with pytest.raises(InputError, match="trained with the base model"):
-        Cepe.from_pretrained(tmp_path, base=tiny.model("qwen3"), tokenizer=reader.tokenizer)
+        Cepe.from_pretrained(tmp_path, base=tiny.model("qwen3"), tokenizer=subject.tokenizer)
 
 
 def test_what_is_no_cepe(tmp_path: Path) -> None:
@@ -124,6 +124,6 @@ def test_what_is_no_cepe(tmp_path: Path) -> None:
         Cepe.from_pretrained(tmp_path, base=model, tokenizer=None)
 
 
-def test_empty_text(reader: Cepe) -> None:
+def test_empty_text(subject: Cepe) -> None:
     with pytest.raises(InputError, match="the text is empty"):
-        reader.read("")
+        subject.read("")

@@ -6,36 +6,36 @@ import numpy as np
 import pytest
 
 from foveate.errors import InputError
-from foveate.vist.eval.arms import ARMS, ArmReader, Readers, arm_readers, derangement
+from foveate.vist.eval.arms import ARMS, ArmRun, Subjects, arm_runs, derangement
 from foveate.vist.eval.context import EncodedText, FarContext, Score, best_option
-from tests.vist.eval.fake_reader import FakeReader
+from tests.vist.eval.fake_subject import FakeSubject
 
 CLUSTERS = ["a", "a", "b", "c", "c", "d"]
 
 
 @pytest.fixture(scope="module")
-def readers() -> Readers:
-    raw = FakeReader()
-    return Readers(
+def subjects() -> Subjects:
+    raw = FakeSubject()
+    return Subjects(
         raw=raw,
-        vist=FakeReader(ratio=3, words=raw.words),
-        cepe=FakeReader(ratio=2, words=raw.words),
+        vist=FakeSubject(ratio=3, words=raw.words),
+        cepe=FakeSubject(ratio=2, words=raw.words),
     )
 
 
 @pytest.fixture(scope="module")
-def fars(readers: Readers) -> list[FarContext]:
+def fars(subjects: Subjects) -> list[FarContext]:
     texts = [" ".join(f"w{i}x{j}" for j in range(12)) for i in range(len(CLUSTERS))]
-    return [FarContext(source=readers.raw.encode(text)) for text in texts]
+    return [FarContext(source=subjects.raw.encode(text)) for text in texts]
 
 
 @pytest.fixture(scope="module")
-def arms(readers: Readers, fars: list[FarContext]) -> dict[str, ArmReader]:
-    made = arm_readers(readers.arms(), readers, fars, CLUSTERS, seed=3)
+def arms(subjects: Subjects, fars: list[FarContext]) -> dict[str, ArmRun]:
+    made = arm_runs(subjects.arms(), subjects, fars, CLUSTERS, seed=3)
     return {arm.name: arm for arm in made}
 
 
-def test_all_arms_run_in_order(arms: dict[str, ArmReader]) -> None:
+def test_all_arms_run_in_order(arms: dict[str, ArmRun]) -> None:
     assert list(arms) == list(ARMS)
 
 
@@ -44,18 +44,18 @@ def test_all_arms_run_in_order(arms: dict[str, ArmReader]) -> None:
     [("none", 0), ("raw", 12), ("truncated", 4), ("random", 4), ("vist", 4),
      ("vist-shuffled", 4), ("cepe", 6), ("cepe-shuffled", 6)],
 )  # fmt: skip
-def test_entries(arms: dict[str, ArmReader], name: str, entries: int) -> None:
+def test_entries(arms: dict[str, ArmRun], name: str, entries: int) -> None:
     assert arms[name].entries() == [entries] * len(CLUSTERS)
 
 
-def test_readers(arms: dict[str, ArmReader], readers: Readers) -> None:
+def test_readers(arms: dict[str, ArmRun], subjects: Subjects) -> None:
     for name, arm in arms.items():
         family = name.split("-")[0]
-        assert arm.reader is (getattr(readers, family, None) or readers.raw)
+        assert arm.subject is (getattr(subjects, family, None) or subjects.raw)
 
 
 def test_truncated_is_the_end_right_before_the_window(
-    arms: dict[str, ArmReader], fars: list[FarContext]
+    arms: dict[str, ArmRun], fars: list[FarContext]
 ) -> None:
     for cut, far in zip(arms["truncated"].fars, fars, strict=True):
         assert cut is not None
@@ -66,7 +66,7 @@ def test_truncated_is_the_end_right_before_the_window(
 
 
 def test_random_tokens_stay_at_their_positions(
-    arms: dict[str, ArmReader], fars: list[FarContext]
+    arms: dict[str, ArmRun], fars: list[FarContext]
 ) -> None:
     chosen = set()
     for cut, far in zip(arms["random"].fars, fars, strict=True):
@@ -79,16 +79,16 @@ def test_random_tokens_stay_at_their_positions(
     assert len(chosen) > 1
 
 
-def test_shuffled_is_another_documents(arms: dict[str, ArmReader], fars: list[FarContext]) -> None:
+def test_shuffled_is_another_documents(arms: dict[str, ArmRun], fars: list[FarContext]) -> None:
     taken = [fars.index(far) for far in arms["vist-shuffled"].fars if far is not None]
     assert sorted(taken) == list(range(len(fars)))
     assert all(CLUSTERS[i] != CLUSTERS[j] for i, j in enumerate(taken))
     assert arms["vist-shuffled"].fars == arms["cepe-shuffled"].fars
 
 
-def test_a_longer_document_is_cut_to_length(readers: Readers) -> None:
-    fars = [FarContext(source=readers.raw.encode(text)) for text in ("a b c d e", "f g h")]
-    (arm,) = arm_readers(("vist-shuffled",), readers, fars, ["x", "y"], seed=0)
+def test_a_longer_document_is_cut_to_length(subjects: Subjects) -> None:
+    fars = [FarContext(source=subjects.raw.encode(text)) for text in ("a b c d e", "f g h")]
+    (arm,) = arm_runs(("vist-shuffled",), subjects, fars, ["x", "y"], seed=0)
     assert [far.text for far in arm.fars if far] == ["f g h", " c d e"]
 
 
@@ -114,11 +114,11 @@ def test_one_document_cannot_be_shuffled() -> None:
         derangement(["a", "a"], seed=0)
 
 
-def test_names(readers: Readers) -> None:
-    assert readers.arms(["grown", "vist"]) == ("none", "truncated", "vist")
+def test_names(subjects: Subjects) -> None:
+    assert subjects.arms(["grown", "vist"]) == ("none", "truncated", "vist")
     with pytest.raises(InputError, match="unknown arms nope; choose from none, raw"):
-        readers.arms(["nope"])
-    without = Readers(raw=readers.raw, vist=readers.vist)
+        subjects.arms(["nope"])
+    without = Subjects(raw=subjects.raw, vist=subjects.vist)
     assert "cepe" not in without.arms()
     with pytest.raises(InputError, match="--cepe PATH"):
         without.arms(["cepe"])

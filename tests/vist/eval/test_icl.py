@@ -19,10 +19,10 @@ from foveate.tasks.icl import (
     load_icl_sets,
     shuffle_labels,
 )
-from foveate.vist.eval.arms import Readers
+from foveate.vist.eval.arms import Subjects
 from foveate.vist.eval.context import FarContext
 from foveate.vist.eval.icl import IclSettings, evaluate_icl
-from tests.vist.eval.fake_reader import FakeReader
+from tests.vist.eval.fake_subject import FakeSubject
 
 
 def data_set(name: str = "sst2", labels: tuple[str, ...] = ("bad", "good")) -> IclSet:
@@ -93,25 +93,25 @@ def test_template() -> None:
 
 
 @pytest.fixture(scope="module")
-def run() -> tuple[Readers, IclSettings]:
-    raw = FakeReader()
-    readers = Readers(raw=raw, vist=FakeReader(ratio=3, words=raw.words))
+def run() -> tuple[Subjects, IclSettings]:
+    raw = FakeSubject()
+    subjects = Subjects(raw=raw, vist=FakeSubject(ratio=3, words=raw.words))
     settings = IclSettings(raw=2, far=6, items=4, seeds=(42, 43))
-    return readers, settings
+    return subjects, settings
 
 
-def test_every_arm_reads_what_it_claims(run: tuple[Readers, IclSettings]) -> None:
-    readers, settings = run
+def test_every_arm_reads_what_it_claims(run: tuple[Subjects, IclSettings]) -> None:
+    subjects, settings = run
     data, other = data_set(), data_set("agnews", ("Sea", "Land"))
-    result = evaluate_icl([data, other], readers, settings)
-    assert isinstance(readers.raw, FakeReader)
-    assert isinstance(readers.vist, FakeReader)
+    result = evaluate_icl([data, other], subjects, settings)
+    assert isinstance(subjects.raw, FakeSubject)
+    assert isinstance(subjects.vist, FakeSubject)
     shown = data.demonstrations(8, 42)
     far_text = "".join(f"{data.shown(e)}\n\n" for e in shown[:6])
     prompts = "".join(f"{data.shown(e)}\n\n" for e in shown[6:])
     item = data.questions(4, 42)[0]
-    asked = readers.raw.encode(prompts + data.template.asked(item.text)).ids
-    views = [far for _, far, prompt, _ in readers.raw.seen if prompt == asked]
+    asked = subjects.raw.encode(prompts + data.template.asked(item.text)).ids
+    views = [far for _, far, prompt, _ in subjects.raw.seen if prompt == asked]
     nothing, whole, cut, random = views
     assert nothing is None
     assert whole is not None
@@ -123,7 +123,7 @@ def test_every_arm_reads_what_it_claims(run: tuple[Readers, IclSettings]) -> Non
     assert len(random.ids) == size
     assert random.span == len(whole.ids)
 
-    drawn = [far for _, far, prompt, _ in readers.vist.seen if prompt == asked]
+    drawn = [far for _, far, prompt, _ in subjects.vist.seen if prompt == asked]
     true, shuffled, elsewhere = drawn
     assert true is not None
     assert true.text == "".join(data.shown(e).replace("\n", " ") + BLANK for e in shown[:6])
@@ -135,10 +135,10 @@ def test_every_arm_reads_what_it_claims(run: tuple[Readers, IclSettings]) -> Non
     assert {row["set"] for row in result.rows} == {"sst2", "agnews", "average"}
 
 
-def test_numbers_add_up(run: tuple[Readers, IclSettings]) -> None:
-    readers, settings = run
+def test_numbers_add_up(run: tuple[Subjects, IclSettings]) -> None:
+    subjects, settings = run
     sets = [data_set(), data_set("agnews", ("Sea", "Land"))]
-    result = evaluate_icl(sets, readers, settings)
+    result = evaluate_icl(sets, subjects, settings)
     rows = {(row["set"], row["arm"]): row for row in result.rows}
     for arm in ("none", "raw", "vist", "vist-other"):
         own = [rows[data.name, arm] for data in sets]
@@ -155,20 +155,20 @@ def test_numbers_add_up(run: tuple[Readers, IclSettings]) -> None:
     json.dumps(result.to_dict(), allow_nan=False)
 
 
-def test_a_single_set_has_no_other(run: tuple[Readers, IclSettings]) -> None:
-    readers, _ = run
+def test_a_single_set_has_no_other(run: tuple[Subjects, IclSettings]) -> None:
+    subjects, _ = run
     few = IclSettings(far=3, items=2, seeds=(1,))
-    assert "vist-other" not in {r["arm"] for r in evaluate_icl([data_set()], readers, few).rows}
+    assert "vist-other" not in {r["arm"] for r in evaluate_icl([data_set()], subjects, few).rows}
     asked = IclSettings(far=3, items=2, seeds=(1,), arms=("vist-other",))
     with pytest.raises(InputError, match="needs a second set"):
-        evaluate_icl([data_set()], readers, asked)
+        evaluate_icl([data_set()], subjects, asked)
 
 
-def test_far_is_shared_by_all_items_of_a_seed(run: tuple[Readers, IclSettings]) -> None:
-    """So that a reader that keeps its last far context reads it once."""
-    raw = FakeReader()
-    readers = Readers(raw=raw, vist=FakeReader(ratio=3, words=raw.words))
-    evaluate_icl([data_set()], readers, IclSettings(far=3, items=4, seeds=(1,), arms=("raw",)))
+def test_far_is_shared_by_all_items_of_a_seed(run: tuple[Subjects, IclSettings]) -> None:
+    """So that a subject that keeps its last far context reads it once."""
+    raw = FakeSubject()
+    subjects = Subjects(raw=raw, vist=FakeSubject(ratio=3, words=raw.words))
+    evaluate_icl([data_set()], subjects, IclSettings(far=3, items=4, seeds=(1,), arms=("raw",)))
     fars = [far for _, far, _, _ in raw.seen]
     assert isinstance(fars[-1], FarContext)
     assert fars[4:] == [fars[-1]] * 4

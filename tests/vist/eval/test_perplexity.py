@@ -11,10 +11,10 @@ import pytest
 from foveate.errors import InputError
 from foveate.measure.quality import clustered_mean
 from foveate.tasks.documents import Document, load_documents
-from foveate.vist.eval.arms import Readers
+from foveate.vist.eval.arms import Subjects
 from foveate.vist.eval.perplexity import evaluate_perplexity
 from foveate.vist.eval.perplexity_targets import PerplexitySettings, choose_targets
-from tests.vist.eval.fake_reader import FakeReader
+from tests.vist.eval.fake_subject import FakeSubject
 
 
 def document(number: int, words: int, domain: str = "d") -> Document:
@@ -27,18 +27,18 @@ def settings(**changes: object) -> PerplexitySettings:
     return PerplexitySettings(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def fakes() -> Readers:
-    raw = FakeReader()
-    return Readers(raw=raw, vist=FakeReader(ratio=4, words=raw.words))
+def fakes() -> Subjects:
+    raw = FakeSubject()
+    return Subjects(raw=raw, vist=FakeSubject(ratio=4, words=raw.words))
 
 
 def test_targets_have_their_context_and_fit() -> None:
-    reader = FakeReader()
+    subject = FakeSubject()
     documents = [document(0, 55), document(1, 56), document(2, 300)]
-    targets = choose_targets(documents, reader, settings(windows=3))
+    targets = choose_targets(documents, subject, settings(windows=3))
     assert sorted(t.document.id for t in targets) == ["d1", "d2", "d2", "d2"]
     for target in targets:
-        ids = reader.encode(target.document.text).ids
+        ids = subject.encode(target.document.text).ids
         before = target.before.ids
         assert len(before) == 46
         at = next(i for i in range(len(ids)) if ids[i : i + 56] == (*before, *target.ids))
@@ -50,25 +50,25 @@ def test_targets_have_their_context_and_fit() -> None:
 
 
 def test_every_context_length_scores_the_same_target() -> None:
-    readers = fakes()
-    evaluate_perplexity([document(i, 200) for i in range(3)], readers, settings(windows=1))
-    assert isinstance(readers.raw, FakeReader)
-    scored = {(window, target) for _, _, window, target in readers.raw.seen}
+    subjects = fakes()
+    evaluate_perplexity([document(i, 200) for i in range(3)], subjects, settings(windows=1))
+    assert isinstance(subjects.raw, FakeSubject)
+    scored = {(window, target) for _, _, window, target in subjects.raw.seen}
     assert len(scored) == 3
 
 
 def test_arms_see_the_tokens_they_claim() -> None:
-    readers = fakes()
+    subjects = fakes()
     chosen = settings(contexts=(40,), windows=1)
-    evaluate_perplexity([document(i, 56) for i in range(2)], readers, chosen)
-    assert isinstance(readers.raw, FakeReader)
-    assert isinstance(readers.vist, FakeReader)
+    evaluate_perplexity([document(i, 56) for i in range(2)], subjects, chosen)
+    assert isinstance(subjects.raw, FakeSubject)
+    assert isinstance(subjects.vist, FakeSubject)
     # The first word of each document, in all arms.
-    assert len(set(readers.raw.heads)) == 2
-    assert set(readers.raw.heads) == set(readers.vist.heads)
-    sizes = sorted(len(far.ids) if far else 0 for _, far, _, _ in readers.raw.seen)
+    assert len(set(subjects.raw.heads)) == 2
+    assert set(subjects.raw.heads) == set(subjects.vist.heads)
+    sizes = sorted(len(far.ids) if far else 0 for _, far, _, _ in subjects.raw.seen)
     assert sizes == [0, 0, 10, 10, 10, 10, 40, 40]
-    own, other = readers.vist.seen[:2], readers.vist.seen[2:]
+    own, other = subjects.vist.seen[:2], subjects.vist.seen[2:]
     for (_, far, _, target), (_, wrong, _, same) in zip(own, other, strict=True):
         assert target == same
         assert far is not None
@@ -98,22 +98,22 @@ def test_gains_and_differences() -> None:
 
 
 def test_a_fixed_head() -> None:
-    readers = fakes()
+    subjects = fakes()
     chosen = settings(contexts=(40,), windows=1, own_head=False)
-    evaluate_perplexity([document(i, 56) for i in range(2)], readers, chosen)
-    assert isinstance(readers.raw, FakeReader)
-    assert not readers.raw.heads
+    evaluate_perplexity([document(i, 56) for i in range(2)], subjects, chosen)
+    assert isinstance(subjects.raw, FakeSubject)
+    assert not subjects.raw.heads
 
 
 def test_limit_is_a_domains() -> None:
     documents = [document(i, 300, domain) for domain in ("x", "y") for i in range(5)]
-    targets = choose_targets(documents, FakeReader(), settings(limit=3, windows=2))
+    targets = choose_targets(documents, FakeSubject(), settings(limit=3, windows=2))
     assert [t.document.domain for t in targets] == ["x"] * 3 + ["y"] * 3
 
 
 def test_too_short() -> None:
     with pytest.raises(InputError, match=r"needs \(the longest has 50\); shorten --context"):
-        choose_targets([document(0, 50)], FakeReader(), settings())
+        choose_targets([document(0, 50)], FakeSubject(), settings())
 
 
 @pytest.mark.parametrize(

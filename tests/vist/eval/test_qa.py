@@ -9,9 +9,9 @@ import pytest
 
 from foveate.errors import InputError
 from foveate.tasks.open_qa import load_open_qa, question_prompt
-from foveate.vist.eval.arms import Readers
+from foveate.vist.eval.arms import Subjects
 from foveate.vist.eval.qa import QaSettings, evaluate_qa, qa_prompt
-from tests.vist.eval.fake_reader import FakeReader
+from tests.vist.eval.fake_subject import FakeSubject
 
 ROWS = [
     {
@@ -43,10 +43,10 @@ def test_load(file: Path) -> None:
 
 
 def test_arms_and_scores(file: Path) -> None:
-    raw = FakeReader()
-    readers = Readers(raw=raw, vist=FakeReader(ratio=3, words=raw.words))
+    raw = FakeSubject()
+    subjects = Subjects(raw=raw, vist=FakeSubject(ratio=3, words=raw.words))
     questions = load_open_qa(file)
-    result = evaluate_qa(questions, readers, QaSettings(raw=2, far=1))
+    result = evaluate_qa(questions, subjects, QaSettings(raw=2, far=1))
     prompt = qa_prompt(questions[0], 2)
     assert prompt == (
         "Bridge 0: It is long.\n\nPlain passage.\n\nQuestion: who built bridge 0?\nAnswer:"

@@ -9,9 +9,9 @@ import pytest
 
 from foveate.errors import InputError
 from foveate.tasks.key_value import KINDS, make_items
-from foveate.vist.eval.arms import Readers
+from foveate.vist.eval.arms import Subjects
 from foveate.vist.eval.recall import RecallSettings, evaluate_recall
-from tests.vist.eval.fake_reader import FakeReader
+from tests.vist.eval.fake_subject import FakeSubject
 
 
 def count_words(text: str) -> int:
@@ -67,10 +67,10 @@ def test_impossible(change: dict[str, Any], message: str) -> None:
 
 
 def test_curves_over_the_ratio() -> None:
-    raw = FakeReader()
-    vists = {n: FakeReader(ratio=256 // n, words=raw.words) for n in (64, 128)}
+    raw = FakeSubject()
+    vists = {n: FakeSubject(ratio=256 // n, words=raw.words) for n in (64, 128)}
     settings = RecallSettings(contexts=(200,), latents=(64, 128), count=2, depths=(0.5,))
-    result = evaluate_recall(lambda n: Readers(raw=raw, vist=vists[n]), settings)
+    result = evaluate_recall(lambda n: Subjects(raw=raw, vist=vists[n]), settings)
     whole = {
         (r["arm"], r["latents"]): r for r in result.rows if r["kind"] is None and r["depth"] is None
     }

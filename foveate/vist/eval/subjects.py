@@ -13,18 +13,18 @@ from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from foveate.vist.eval.context import FarContext, Score
-from foveate.vist.eval.decoder_reader import DecoderReader, Prefilled
+from foveate.vist.eval.decoder_subject import DecoderSubject, Prefilled
 from foveate.vist.fusion.fusion import PrefixCache, fit_span
 from foveate.vist.latents.memory import Memory
 from foveate.vist.run.vist import Vist
 
-__all__ = ["RawReader", "VistReader"]
+__all__ = ["RawSubject", "VistSubject"]
 
 _T = TypeVar("_T")
 _K = TypeVar("_K")
 
 
-class RawReader(DecoderReader):
+class RawSubject(DecoderSubject):
     """Reads a far context as raw tokens, each at its own position.
 
     Args:
@@ -129,7 +129,7 @@ class RawReader(DecoderReader):
         return self.logits_behind(self._prefilled(far), ids, depth, allowed, keep)
 
 
-class VistReader(DecoderReader):
+class VistSubject(DecoderSubject):
     """Reads a far context as a memory.
 
     Args:
@@ -272,12 +272,12 @@ class _Recent(OrderedDict[_K, _T]):
 class _Stop(StoppingCriteria):
     """Ends `generate` with the answer's first line."""
 
-    def __init__(self, reader: DecoderReader, prompt_length: int) -> None:
-        self.reader = reader
+    def __init__(self, subject: DecoderSubject, prompt_length: int) -> None:
+        self.subject = subject
         self.prompt_length = prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        done = [self.reader.is_done(row[self.prompt_length :].tolist()) for row in input_ids]
+        done = [self.subject.is_done(row[self.prompt_length :].tolist()) for row in input_ids]
         return torch.tensor(done, device=input_ids.device)
 
 

@@ -1,4 +1,4 @@
-"""What readers of far context around a causal language model share."""
+"""What subjects of far context around a causal language model share."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from foveate.errors import InputError
 from foveate.models.token_offsets import tokenise
-from foveate.vist.eval.context import ContextReader, EncodedText, FarContext, Score
+from foveate.vist.eval.context import EncodedText, FarContext, Score, Subject
 
-__all__ = ["DecoderReader", "Prefilled"]
+__all__ = ["DecoderSubject", "Prefilled"]
 
 
 @dataclass
@@ -45,8 +45,8 @@ class Prefilled:
         return shared
 
 
-class DecoderReader(ContextReader):
-    """What both readers share: the tokenizer, the head, scoring of options in one pass.
+class DecoderSubject(Subject):
+    """What both subjects share: the tokenizer, the head, scoring of options in one pass.
 
     Args:
         model: causal language model.

@@ -10,13 +10,13 @@ from foveate.cli.console import err
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.vist.eval.arms import Readers
+    from foveate.vist.eval.arms import Subjects
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_HEAD = "the tokenizer's beginning of text"
 
 
-def load_readers(
+def load_subjects(
     model: str | None,
     *,
     base: str | None = None,
@@ -24,14 +24,14 @@ def load_readers(
     head: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
-) -> Readers:
-    """Readers of raw text and of memories around one language model."""
+) -> Subjects:
+    """Subjects of raw text and of memories around one language model."""
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}.")
     with err.status("Loading the libraries"):
         from foveate.models.load import quiet_transformers
-        from foveate.vist.eval.arms import Readers
-        from foveate.vist.eval.context_reader import RawReader, VistReader
+        from foveate.vist.eval.arms import Subjects
+        from foveate.vist.eval.subjects import RawSubject, VistSubject
 
         quiet_transformers()
     with err.status(f"Loading {model or 'the embedded model'}"):
@@ -45,27 +45,27 @@ def load_readers(
             import torch
 
             vist.model.to(getattr(torch, dtype))
-    return Readers(
-        raw=RawReader(vist.model, vist.tokenizer, head),
-        vist=VistReader(vist, head),
-        cepe=VistReader(text_encoder, head) if text_encoder is not None else None,
+    return Subjects(
+        raw=RawSubject(vist.model, vist.tokenizer, head),
+        vist=VistSubject(vist, head),
+        cepe=VistSubject(text_encoder, head) if text_encoder is not None else None,
     )
 
 
-def with_latents(readers: Readers, num_latents: int) -> Readers:
+def with_latents(subjects: Subjects, num_latents: int) -> Subjects:
     """The same models with another number of latents per strip; raw text is read as before."""
     return replace(
-        readers,
-        vist=_other_latents(readers.vist, num_latents),
-        cepe=_other_latents(readers.cepe, num_latents) if readers.cepe is not None else None,
+        subjects,
+        vist=_other_latents(subjects.vist, num_latents),
+        cepe=_other_latents(subjects.cepe, num_latents) if subjects.cepe is not None else None,
     )
 
 
-def _other_latents(reader: Any, num_latents: int) -> Any:
-    from foveate.vist.eval.context_reader import VistReader
+def _other_latents(subject: Any, num_latents: int) -> Any:
+    from foveate.vist.eval.subjects import VistSubject
 
-    made = VistReader(reader.vist, num_latents=num_latents)
-    made.head_ids = reader.head_ids
+    made = VistSubject(subject.vist, num_latents=num_latents)
+    made.head_ids = subject.head_ids
     return made
 
 
@@ -90,12 +90,12 @@ def embedded_vist() -> str:
     return str(path)
 
 
-def model_facts(readers: Readers, model: str | None, cepe: str | None) -> dict[str, Any]:
+def model_facts(subjects: Subjects, model: str | None, cepe: str | None) -> dict[str, Any]:
     """What a manifest says about the models."""
     from foveate.measure.manifest import public_name
     from foveate.vist.parts import weights_hash
 
-    vist: Any = readers.vist
+    vist: Any = subjects.vist
     config = vist.vist.config
     return {
         "model": public_name(model) if model else EMBEDDED_MODEL,

@@ -1,4 +1,4 @@
-"""A reader without a model: words are tokens, what it was handed is recorded."""
+"""A subject without a model: words are tokens, what it was handed is recorded."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from foveate.vist.eval.context import ContextReader, EncodedText, FarContext, Score
+from foveate.vist.eval.context import EncodedText, FarContext, Score, Subject
 
 
 @dataclass
-class FakeReader(ContextReader):
+class FakeSubject(Subject):
     """Word k of its vocabulary is token k; a memory has one entry for every `ratio` words.
 
     Args:
-        ratio: far tokens an entry; 1 for a raw reader.
+        ratio: far tokens an entry; 1 for a raw subject.
         knows: answers with the word after the prompt's last one, if it is in the far context.
     """
 

@@ -1,4 +1,4 @@
-"""Scores and answers of the readers equal plain computations with transformers."""
+"""Scores and answers of the subjects equal plain computations with transformers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from foveate.errors import InputError
 from foveate.vist.eval.context import FarContext
-from foveate.vist.eval.context_reader import RawReader, VistReader
+from foveate.vist.eval.subjects import RawSubject, VistSubject
 from tests.vist import tiny_vist as tiny
 
 FAR = " ".join(f"w{5 + i}_" for i in range(60))
@@ -47,19 +47,19 @@ def model(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(scope="module")
-def raw(model: Any) -> RawReader:
-    return RawReader(model, tokenizer())
+def raw(model: Any) -> RawSubject:
+    return RawSubject(model, tokenizer())
 
 
 @pytest.fixture(scope="module", params=["embeddings", "states", "cross"])
-def reader(model: Any, request: pytest.FixtureRequest) -> VistReader:
+def subject(model: Any, request: pytest.FixtureRequest) -> VistSubject:
     vist = tiny.vist(model, request.param)
     vist.tokenizer = tokenizer()
-    return VistReader(vist)
+    return VistSubject(vist)
 
 
 @pytest.fixture(scope="module")
-def far(raw: RawReader) -> FarContext:
+def far(raw: RawSubject) -> FarContext:
     return FarContext(source=raw.encode(FAR))
 
 
@@ -67,7 +67,7 @@ def near(value: float) -> Any:
     return pytest.approx(value, rel=1e-5)
 
 
-def test_raw_loss_is_the_models(model: Any, raw: RawReader, far: FarContext) -> None:
+def test_raw_loss_is_the_models(model: Any, raw: RawSubject, far: FarContext) -> None:
     short = FarContext(source=far.source.cut(0, 7))
     scores = raw.nll([None, far, short], [WINDOW] * 3, [TARGET] * 3)
     tail = [*WINDOW, *TARGET]
@@ -76,21 +76,21 @@ def test_raw_loss_is_the_models(model: Any, raw: RawReader, far: FarContext) -> 
         assert score.nats == near(direct_nll(model, [1, *before, *tail], 4))
 
 
-def test_heads_of_rows(model: Any, raw: RawReader, reader: VistReader, far: FarContext) -> None:
+def test_heads_of_rows(model: Any, raw: RawSubject, subject: VistSubject, far: FarContext) -> None:
     tail = [*WINDOW, *TARGET]
     heads = [(31,), (32, 33)]
     got = raw.nll([far, far], [WINDOW] * 2, [TARGET] * 2, heads)
     for score, head in zip(got, heads, strict=True):
         assert score.nats == near(direct_nll(model, [*head, *far.ids, *tail], 4))
-    memory = reader.vist.read(FAR)
+    memory = subject.vist.read(FAR)
     for score, head in zip(
-        reader.nll([far, far], [WINDOW] * 2, [TARGET] * 2, heads), heads, strict=True
+        subject.nll([far, far], [WINDOW] * 2, [TARGET] * 2, heads), heads, strict=True
     ):
-        assert score.nats == near(4 * float(reader.vist.nll(memory, list(head), tail, 4)))
+        assert score.nats == near(4 * float(subject.vist.nll(memory, list(head), tail, 4)))
 
 
 def test_left_out_tokens_leave_gaps_in_the_positions(
-    model: Any, raw: RawReader, far: FarContext
+    model: Any, raw: RawSubject, far: FarContext
 ) -> None:
     sparse = far.sample(9, np.random.default_rng(0))
     assert sparse is not None
@@ -106,7 +106,7 @@ def test_left_out_tokens_leave_gaps_in_the_positions(
 
 @pytest.mark.parametrize("with_far", [True, False])
 def test_raw_options_are_scored_alone(
-    model: Any, raw: RawReader, far: FarContext, with_far: bool
+    model: Any, raw: RawSubject, far: FarContext, with_far: bool
 ) -> None:
     before = [1, *(far.ids if with_far else ())]
     asked = raw.encode(PROMPT).ids
@@ -120,13 +120,13 @@ def test_raw_options_are_scored_alone(
 
 @pytest.mark.parametrize("with_far", [True, False])
 def test_prompts_that_begin_alike_are_not_rerun(
-    raw: RawReader, reader: VistReader, far: FarContext, with_far: bool
+    raw: RawSubject, subject: VistSubject, far: FarContext, with_far: bool
 ) -> None:
     """Cached equals recomputed, whatever was asked before; only what is new is fed."""
     own = far if with_far else None
     prompts = ["w7_ w9_ w11_ w30_", "w7_ w9_ w11_ w30_ w31_", "w7_ w9_ w12_", "w7_ w9_ w12_", "w5_"]
-    for one in (raw, reader):
-        fresh: Any = type(one)(*((reader.vist,) if one is reader else (one.model, tokenizer())))
+    for one in (raw, subject):
+        fresh: Any = type(one)(*((subject.vist,) if one is subject else (one.model, tokenizer())))
         fed: list[int] = []
         handle = one.model.register_forward_pre_hook(
             lambda module, args, kwargs, fed=fed: fed.append(args[0].shape[1]), with_kwargs=True
@@ -136,15 +136,17 @@ def test_prompts_that_begin_alike_are_not_rerun(
         fresh.answer(own, prompts[0], 3)
         got.append(fresh.option_nll(own, prompts[0], OPTIONS))
         for scores, prompt in zip(got, [*prompts, prompts[0]], strict=True):
-            clean: Any = type(one)(*((reader.vist,) if one is reader else (one.model, tokenizer())))
+            clean: Any = type(one)(
+                *((subject.vist,) if one is subject else (one.model, tokenizer()))
+            )
             want = clean.option_nll(own, prompt, OPTIONS)
             assert [s.nats for s in scores] == [near(s.nats) for s in want]
-        if one is raw or reader.vist.parts.fusion.prefix is not None:
+        if one is raw or subject.vist.parts.fusion.prefix is not None:
             options = sum(len(raw.encode(option)) for option in OPTIONS)
             assert [n - options for n in fed[-5:]] == [4, 1, 1, 1, 1]
 
 
-def test_raw_answer_is_generates(model: Any, raw: RawReader, far: FarContext) -> None:
+def test_raw_answer_is_generates(model: Any, raw: RawSubject, far: FarContext) -> None:
     ids = torch.tensor([[1, *far.ids, *raw.encode(PROMPT).ids]])
     out = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False
@@ -155,67 +157,69 @@ def test_raw_answer_is_generates(model: Any, raw: RawReader, far: FarContext) ->
     assert raw.answer(far, PROMPT, 6) == raw.answer(far, PROMPT, 6)
 
 
-def test_vist_loss_is_vists(reader: VistReader, far: FarContext) -> None:
-    scores = reader.nll([far, None], [WINDOW] * 2, [TARGET] * 2)
-    memory = reader.vist.read(FAR)
-    want = 4 * float(reader.vist.nll(memory, [1], [*WINDOW, *TARGET], 4))
+def test_vist_loss_is_vists(subject: VistSubject, far: FarContext) -> None:
+    scores = subject.nll([far, None], [WINDOW] * 2, [TARGET] * 2)
+    memory = subject.vist.read(FAR)
+    want = 4 * float(subject.vist.nll(memory, [1], [*WINDOW, *TARGET], 4))
     assert scores[0].nats == near(want)
-    assert scores[1].nats == near(direct_nll(reader.model, [1, *WINDOW, *TARGET], 4))
+    assert scores[1].nats == near(direct_nll(subject.model, [1, *WINDOW, *TARGET], 4))
     assert scores[0].nats != pytest.approx(scores[1].nats, rel=1e-4)
-    assert reader.num_entries(far) == memory.num_latents
+    assert subject.num_entries(far) == memory.num_latents
 
 
-def test_vist_options_are_scored_alone(reader: VistReader, far: FarContext) -> None:
-    memory = reader.vist.read(FAR)
-    asked = list(reader.encode(PROMPT).ids)
-    scores = reader.option_nll(far, PROMPT, OPTIONS)
+def test_vist_options_are_scored_alone(subject: VistSubject, far: FarContext) -> None:
+    memory = subject.vist.read(FAR)
+    asked = list(subject.encode(PROMPT).ids)
+    scores = subject.option_nll(far, PROMPT, OPTIONS)
     for score, option in zip(scores, OPTIONS, strict=True):
-        ids = list(reader.encode(option).ids)
-        alone = float(reader.vist.nll(memory, [1], [*asked, *ids], len(ids))) * len(ids)
+        ids = list(subject.encode(option).ids)
+        alone = float(subject.vist.nll(memory, [1], [*asked, *ids], len(ids))) * len(ids)
         assert score.nats == near(alone)
-    assert reader.choose(far, PROMPT, OPTIONS, "sum") == min(range(4), key=lambda i: scores[i].nats)
+    assert subject.choose(far, PROMPT, OPTIONS, "sum") == min(
+        range(4), key=lambda i: scores[i].nats
+    )
 
 
-def test_prompts_share_a_prefix(reader: VistReader, far: FarContext) -> None:
+def test_prompts_share_a_prefix(subject: VistSubject, far: FarContext) -> None:
     """A far context is read and run through the model once for all prompts."""
-    fresh = VistReader(reader.vist)
+    fresh = VistSubject(subject.vist)
     for prompt in (PROMPT, "w7_", "w8_ w9_ w10_"):
         fresh.option_nll(far, prompt, OPTIONS)
         fresh.answer(far, prompt, 2)
     assert len(fresh._prefixes) == len(fresh._memories) == 1
 
 
-def test_without_far_both_readers_agree(raw: RawReader, reader: VistReader) -> None:
-    ours = reader.option_nll(None, PROMPT, OPTIONS)
-    theirs = RawReader(reader.model, tokenizer()).option_nll(None, PROMPT, OPTIONS)
+def test_without_far_both_readers_agree(raw: RawSubject, subject: VistSubject) -> None:
+    ours = subject.option_nll(None, PROMPT, OPTIONS)
+    theirs = RawSubject(subject.model, tokenizer()).option_nll(None, PROMPT, OPTIONS)
     assert [s.nats for s in ours] == pytest.approx([s.nats for s in theirs], rel=1e-5)
 
 
-def test_vist_answer_is_generates(reader: VistReader, far: FarContext) -> None:
-    ids = torch.tensor([[1, *reader.encode(PROMPT).ids]])
-    with reader.vist.attach(reader.vist.read(FAR)):
-        out = reader.model.generate(
+def test_vist_answer_is_generates(subject: VistSubject, far: FarContext) -> None:
+    ids = torch.tensor([[1, *subject.encode(PROMPT).ids]])
+    with subject.vist.attach(subject.vist.read(FAR)):
+        out = subject.model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False
         )
     said = out[0, ids.shape[1] :].tolist()
     said = said[: said.index(2)] if 2 in said else said
-    want = reader.tokenizer.decode(said, skip_special_tokens=True)
-    assert reader.answer(far, PROMPT, 5) == want
-    assert not reader.model.model._forward_hooks
+    want = subject.tokenizer.decode(said, skip_special_tokens=True)
+    assert subject.answer(far, PROMPT, 5) == want
+    assert not subject.model.model._forward_hooks
 
 
-def test_latents_per_strip(reader: VistReader, far: FarContext) -> None:
-    half = VistReader(reader.vist, num_latents=4)
-    assert half.num_entries(far) < reader.num_entries(far)
+def test_latents_per_strip(subject: VistSubject, far: FarContext) -> None:
+    half = VistSubject(subject.vist, num_latents=4)
+    assert half.num_entries(far) < subject.num_entries(far)
 
 
 def test_head(model: Any) -> None:
-    assert RawReader(model, tokenizer()).head_ids == (1,)
-    assert RawReader(model, tokenizer(), "w9_ w8_").head_ids == (9, 8)
+    assert RawSubject(model, tokenizer()).head_ids == (1,)
+    assert RawSubject(model, tokenizer(), "w9_ w8_").head_ids == (9, 8)
     with pytest.raises(InputError, match="has no tokens"):
-        RawReader(model, tokenizer(), "")
+        RawSubject(model, tokenizer(), "")
 
 
-def test_empty_prompt(raw: RawReader) -> None:
+def test_empty_prompt(raw: RawSubject) -> None:
     with pytest.raises(InputError, match="a prompt or an option has no tokens"):
         raw.option_nll(None, PROMPT, ["w5_", ""])
