@@ -197,14 +197,7 @@ FAMILIES: dict[str, Family] = {
         tower=_QWEN_TOWER,
     ),
     "smolvlm": _TILED,
-    "idefics3": Family(
-        title="Idefics3",
-        decoder="text_model",
-        visual_tokens=_IMAGE,
-        units=_TILED.units,
-        tiles="fenced",
-        tower=_SHUFFLED,
-    ),
+    "idefics3": replace(_TILED, title="Idefics3"),
     "internvl": Family(
         title="InternVL",
         visual_tokens=_IMAGE,
