@@ -10,15 +10,14 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from benchmarks.results import write_results
+from benchmarks.timed import ratio_cell, timed
 from foveate.core.information import INFORMATION_SCORES
 from foveate.core.rank import borda, top_k
 from foveate.measure.manifest import manifest
-from foveate.measure.timing import interleaved, ratio_of_medians, wall_seconds
+from foveate.measure.timing import ratio_of_medians, wall_seconds
 
 TOKENS, WIDTH = 576, 4096
 BUDGETS = (192, 128, 64)
@@ -80,13 +79,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     x = noisy(0)
     scores: dict[str, Callable[[Tensor], Tensor]] = {"full SVD": full_svd, **INFORMATION_SCORES}
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("scores", total=arguments.rounds + 1)
-        seconds = interleaved(
-            {name: partial(wall_seconds, partial(score, x)) for name, score in scores.items()},
-            rounds=arguments.rounds,
-            on_round=lambda done: progress.update(task, completed=done),
-        )
+    seconds = timed(
+        "scores",
+        {name: partial(wall_seconds, partial(score, x)) for name, score in scores.items()},
+        rounds=arguments.rounds,
+    )
     rows = []
     for name, score in scores.items():
         faster = ratio_of_medians(seconds["full SVD"], seconds[name])
@@ -102,9 +99,7 @@ def main() -> None:
         "| score | times faster than the full SVD (95 %) | worst overlap, noisy | decaying |",
         "|---|---|---|---|",
         *(
-            f"| {r['score']} | {r['times_faster_than_full_svd']['value']:.1f} "
-            f"({r['times_faster_than_full_svd']['low']:.1f}-"
-            f"{r['times_faster_than_full_svd']['high']:.1f}) | "
+            f"| {r['score']} | {ratio_cell(r['times_faster_than_full_svd'], '.1f')} | "
             f"{r['worst_overlap_noisy']:.3f} | {r['worst_overlap_decaying']:.3f} |"
             for r in rows
         ),

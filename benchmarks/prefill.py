@@ -14,14 +14,13 @@ from functools import partial
 from statistics import median
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 
 import foveate
 from benchmarks.random_decoder import random_llama
 from benchmarks.results import write_results
+from benchmarks.timed import ratio_cell, timed
 from foveate.measure.manifest import manifest
-from foveate.measure.timing import interleaved, ratio_of_medians, wall_seconds
+from foveate.measure.timing import ratio_of_medians, wall_seconds
 
 SYSTEM, IMAGE, QUESTION = 36, 576, 40
 LENGTH = SYSTEM + IMAGE + QUESTION
@@ -41,10 +40,6 @@ def expected_ratio(keep: int, layers: int = 16) -> float:
     """What token counts alone predict: layers before prune_layer long, the others short."""
     short = LENGTH - IMAGE + keep
     return (PRUNE_LAYER * LENGTH + (layers - PRUNE_LAYER) * short) / (layers * LENGTH)
-
-
-def shown(interval: dict[str, float]) -> str:
-    return f"{interval['value']:.3f} ({interval['low']:.3f}-{interval['high']:.3f})"
 
 
 def main() -> None:
@@ -77,13 +72,9 @@ def main() -> None:
             cpu[keep].append(time.process_time() - started)
         return wall
 
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("prefill", total=arguments.rounds + 1)
-        seconds = interleaved(
-            {keep: partial(measure, keep) for keep in names},
-            rounds=arguments.rounds,
-            on_round=lambda done: progress.update(task, completed=done),
-        )
+    seconds = timed(
+        "prefill", {keep: partial(measure, keep) for keep in names}, rounds=arguments.rounds
+    )
     rows = []
     for keep in BUDGETS:
         ratio = ratio_of_medians(seconds[keep], seconds[0])
@@ -111,8 +102,8 @@ def main() -> None:
         "selection / prefill | KV ratio |",
         "|---|---|---|---|---|---|",
         *(
-            f"| {r['keep_tokens']} | {shown(r['prefill_ratio'])} | {shown(r['cpu_time_ratio'])} | "
-            f"{r['expected_ratio']:.3f} | "
+            f"| {r['keep_tokens']} | {ratio_cell(r['prefill_ratio'])} | "
+            f"{ratio_cell(r['cpu_time_ratio'])} | {r['expected_ratio']:.3f} | "
             f"{100 * r['selection_share']:.2f} % | {r['kv_ratio']:.3f} |"
             for r in rows
         ),

@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from rich.console import Console
-from rich.progress import Progress
 
 from benchmarks.random_decoder import random_llama
 from benchmarks.results import write_results
+from benchmarks.timed import ratio_cell, timed
 from foveate.measure.manifest import manifest
-from foveate.measure.timing import interleaved, ratio_of_medians
+from foveate.measure.timing import ratio_of_medians
 from foveate.text_image.font_file import shipped_font
 from foveate.text_image.render import Renderer
 
@@ -97,16 +96,14 @@ def main() -> None:
         "prefill": (prefill, 1),
     }
     cpu: dict[str, list[float]] = {name: [] for name in contenders}
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("rendering", total=arguments.rounds + 1)
-        wall = interleaved(
-            {
-                name: partial(both_seconds, work, cpu[name], repeats)
-                for name, (work, repeats) in contenders.items()
-            },
-            rounds=arguments.rounds,
-            on_round=lambda done: progress.update(task, completed=done),
-        )
+    wall = timed(
+        "rendering",
+        {
+            name: partial(both_seconds, work, cpu[name], repeats)
+            for name, (work, repeats) in contenders.items()
+        },
+        rounds=arguments.rounds,
+    )
     cpu = {name: seconds[1:] for name, seconds in cpu.items()}
     rows = []
     for name in ("render", "first render"):
@@ -126,12 +123,9 @@ def main() -> None:
         "| | clock | times faster than Pillow (95 %) | share of prefill (95 %) |",
         "|---|---|---|---|",
         *(
-            f"| {r['what']} | {r['clock']} | {r['times_faster_than_pillow']['value']:.0f} "
-            f"({r['times_faster_than_pillow']['low']:.0f}-"
-            f"{r['times_faster_than_pillow']['high']:.0f}) | "
-            f"{100 * r['share_of_prefill']['value']:.3f} % "
-            f"({100 * r['share_of_prefill']['low']:.3f}-"
-            f"{100 * r['share_of_prefill']['high']:.3f}) |"
+            f"| {r['what']} | {r['clock']} | "
+            f"{ratio_cell(r['times_faster_than_pillow'], '.0f')} | "
+            f"{ratio_cell(r['share_of_prefill'], '.3%')} |"
             for r in rows
         ),
         "",

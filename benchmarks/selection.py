@@ -16,15 +16,14 @@ from statistics import median
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 import foveate
-from benchmarks.prefill import IMAGE, LENGTH, SHAPE, SYSTEM, shown
+from benchmarks.prefill import IMAGE, LENGTH, SHAPE, SYSTEM
 from benchmarks.results import write_results
+from benchmarks.timed import ratio_cell, timed
 from foveate.measure.manifest import manifest
-from foveate.measure.timing import interleaved, ratio_of_medians
+from foveate.measure.timing import ratio_of_medians
 
 KEEP = 128
 IMAGE_ID = 31999
@@ -90,13 +89,9 @@ def main() -> None:
         tower_seconds[name].append(tower.seconds)
         return decoder.seconds
 
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("prefill", total=arguments.rounds + 1)
-        seconds = interleaved(
-            {name: partial(measure, name) for name in ("", *names)},
-            rounds=arguments.rounds,
-            on_round=lambda done: progress.update(task, completed=done),
-        )
+    seconds = timed(
+        "prefill", {name: partial(measure, name) for name in ("", *names)}, rounds=arguments.rounds
+    )
     rows = []
     for name in names:
         reports = runs[name].reports[-arguments.rounds :]
@@ -117,10 +112,10 @@ def main() -> None:
         "| method | mean tokens | decoder / full | selection / full decoder | tower / alone |",
         "|---|---:|---:|---:|---:|",
         *(
-            f"| {r['method']} | {r['average_tokens']:.0f} | {shown(r['decoder_ratio'])} | "
+            f"| {r['method']} | {r['average_tokens']:.0f} | {ratio_cell(r['decoder_ratio'])} | "
             f"{100 * r['selection_share']:.1f} %"
             f"{' **above 10 %**' if r['selection_share'] > LIMIT else ''} | "
-            f"{shown(r['tower_ratio'])} |"
+            f"{ratio_cell(r['tower_ratio'])} |"
             for r in rows
         ),
     ]

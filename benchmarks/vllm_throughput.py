@@ -20,16 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 
-from benchmarks.prefill import shown
 from benchmarks.results import write_results
+from benchmarks.timed import ratio_cell, timed
 from foveate.core.budget import Budget
 from foveate.core.decoder_shape import DecoderShape
 from foveate.measure.flops import prefill_cost
 from foveate.measure.manifest import manifest
-from foveate.measure.timing import interleaved, ratio_of_medians, wall_seconds
+from foveate.measure.timing import ratio_of_medians, wall_seconds
 from foveate.vllm.settings import to_settings
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "foveate" / "assets" / "vlm"
@@ -166,13 +164,11 @@ def main() -> None:
         settings = {"off": {}, "on": to_settings("tokencarve", budget)}
         engines = {n: Engine(folder, settings[n], arguments.concurrency) for n in names}
         images = {n: pictures(seed) for seed, n in enumerate(names)}
-        with Progress(console=Console(stderr=True)) as progress:
-            task = progress.add_task("rounds", total=arguments.rounds + 1)
-            seconds = interleaved(
-                {n: partial(engines[n].measure, images[n]) for n in names},
-                rounds=arguments.rounds,
-                on_round=lambda done: progress.update(task, completed=done),
-            )
+        seconds = timed(
+            "rounds",
+            {n: partial(engines[n].measure, images[n]) for n in names},
+            rounds=arguments.rounds,
+        )
     keep = budget.count(VISUAL)
     long, short = (engines[n].prompt_tokens for n in names)
     assert long - short == VISUAL - keep, f"prompts of {long} and {short} tokens"
@@ -192,8 +188,8 @@ def main() -> None:
         "| keep of 576 | prompt tokens | throughput, on / off (95 %) | CPU time, off / on (95 %) | "
         "from token counts | from FLOPs with the tower |",
         "|---|---|---|---|---|---|",
-        f"| {keep} | {long} -> {short} | {shown(row['throughput_ratio'])} | "
-        f"{shown(row['cpu_time_ratio'])} | {counted['tokens']:.3f} | {counted['flops']:.3f} |",
+        f"| {keep} | {long} -> {short} | {ratio_cell(row['throughput_ratio'])} | "
+        f"{ratio_cell(row['cpu_time_ratio'])} | {counted['tokens']:.3f} | {counted['flops']:.3f} |",
     ]
     write_results(
         "vllm-throughput",

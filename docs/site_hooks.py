@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A file of the repository -> its place on the site.
 ELSEWHERE = {
     "foveate/assets/vlm/README.md": "cards/vlm.md",
-    "foveate/assets/text_encoder/README.md": "cards/reader.md",
+    "foveate/assets/text_encoder/README.md": "cards/text-encoder.md",
     "foveate/assets/vist/README.md": "cards/vist.md",
     "CHANGELOG.md": "changes.md",
     "CONTRIBUTING.md": "contributing.md",

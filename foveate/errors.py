@@ -51,3 +51,11 @@ class DeclinedError(FoveateError, RuntimeError):
 
 class TrainingError(FoveateError, ArithmeticError):
     """A training run that cannot go on: its losses are no longer numbers."""
+
+
+def check_least(error: type[FoveateError], settings: object, **least: int) -> None:
+    """Raise `error` if a setting is below the least that it can be."""
+    for name, low in least.items():
+        value = getattr(settings, name)
+        if value < low:
+            raise error(f"{name}={value} is below {low}; raise it.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from foveate.errors import ConfigError, InputError
+from foveate.errors import ConfigError, InputError, check_least
 from foveate.image_file import open_image
 
 __all__ = ["Limits"]
@@ -39,9 +39,7 @@ class Limits:
     new_tokens: int = 64
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise ConfigError(f"{name}={value} is below 1; raise it.")
+        check_least(ConfigError, self, **dict.fromkeys(vars(self), 1))
 
     def image(self, path: str | Path | None) -> Image.Image:
         """The image of an uploaded file.

@@ -10,7 +10,7 @@ from typer.core import TyperCommand
 
 from foveate.cli.compare_output import comparison_table, write_comparison
 from foveate.cli.compare_run import launched_on, parts_folder, run_comparison, run_share
-from foveate.cli.console import err, out, print_json
+from foveate.cli.console import err, show_results
 from foveate.cli.eval_options import share_of
 from foveate.cli.options import AsJson, Device, MaxNewTokens, Model, Share
 from foveate.errors import InputError
@@ -135,10 +135,5 @@ def compare(
     if processes.is_main and (processes.count > 1 or not is_part):
         result = run_comparison(vlm, questions, settings, data, folder=folder)
         files = write_comparison(result, output, answers=answers)
-        if as_json:
-            print_json(result.to_dict())
-        else:
-            out.print(comparison_table(result))
-            for file in files:
-                out.print(str(file), style="dim", soft_wrap=True)
+        show_results(result.to_dict(), [comparison_table(result)], files, as_json=as_json)
     processes.close()

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.table import Table
 
-from foveate.errors import InputError
+from foveate.cli.console import results_in, titled_table
 
 if TYPE_CHECKING:
     from foveate.carve.compare.comparison import Comparison, Row
@@ -22,17 +21,12 @@ def comparison_table(result: Comparison) -> Table:
     """The rows as people read them; every ratio is against the full run of the same process."""
     facts = result.manifest
     against = facts.get("against")
-    table = Table(
-        title="{data}: {num_questions} questions on {num_images} images".format(**facts),
-        title_justify="left",
-        title_style="bold",
+    table = titled_table(
+        "{data}: {num_questions} questions on {num_images} images".format(**facts),
         caption="full: no compression; blind: no image, what can be guessed; [..]: 95 % interval\n"
         "prefill (measured), FLOPs (arithmetic) and KV cache: ratios to the full run"
         + (f"\nref.: {against}" if against and _reference(against) != against else ""),
         caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
     )
     # Fits 80 columns with the widest numbers: only long descriptions are folded.
     table.add_column("method", overflow="fold")
@@ -136,8 +130,7 @@ def write_comparison(result: Comparison, folder: Path, *, answers: bool = False)
     files = [folder / name for name in ("compare.md", "answers.jsonl", "compare.png", DONE)]
     facts = result.manifest
     records = result.answers(in_full=answers)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with results_in(folder):
         files[0].write_text(comparison_markdown(result))
         files[1].write_text("".join(json.dumps(record) + "\n" for record in records))
         draw_accuracy(
@@ -148,6 +141,4 @@ def write_comparison(result: Comparison, folder: Path, *, answers: bool = False)
             path=files[2],
         )
         files[3].write_text(json.dumps(result.to_dict(), indent=2) + "\n")
-    except OSError as error:
-        raise InputError(f"results cannot be written to {str(folder)!r}: {error}.") from error
     return files

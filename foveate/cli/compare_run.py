@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.cli.compare_output import DONE
-from foveate.cli.console import err
-from foveate.cli.eval_output import progress_of
+from foveate.cli.console import err, progress_of
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def run_comparison(
     *,
     folder: Path | None = None,
 ) -> Comparison:
-    """`measure.compare.compare` with a progress bar; parts are kept in `folder`."""
+    """`carve.compare.run.compare` with a progress bar; parts are kept in `folder`."""
     from foveate.carve.compare.run import compare
     from foveate.measure.parts import Parts
 

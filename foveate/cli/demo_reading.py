@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from foveate.cli.console import out
-from foveate.cli.eval_output import progress_of, rich_table
+from foveate.cli.console import out, progress_of
+from foveate.cli.eval_output import rich_table
 from foveate.cli.eval_subjects import load_subjects
 
 CONTEXT, SCORE, PAGES = 512, 96, 4

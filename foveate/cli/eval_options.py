@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foveate.cli.console import err
-from foveate.cli.eval_output import finish, progress_of, split_list
+from foveate.cli.console import err, progress_of, show_results
+from foveate.cli.eval_output import rich_table, split_list, write_result
 from foveate.cli.eval_subjects import DEFAULT_HEAD, load_subjects, model_facts
 from foveate.cli.options import AsJson, Device
 from foveate.errors import InputError
@@ -107,7 +107,9 @@ def run_and_write(
     if result is None:
         err.print("This share is done; run the same with --resume when all are, for the tables.")
         return
-    finish(result, output, as_json=as_json)
+    files = write_result(result, output)
+    tables = [rich_table(table) for table in result.tables]
+    show_results(result.to_dict(), tables, files, as_json=as_json)
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:

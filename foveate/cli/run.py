@@ -12,8 +12,7 @@ import typer
 
 from foveate.assets import EMBEDDED
 from foveate.cli.compare_run import launched_on
-from foveate.cli.console import err, out, print_json
-from foveate.cli.eval_output import progress_of
+from foveate.cli.console import err, out, print_json, progress_of
 from foveate.cli.options import AsJson, Device, Keep, MaxNewTokens, Method
 from foveate.errors import InputError
 

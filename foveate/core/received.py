@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,17 +10,16 @@ from torch import Tensor
 _CHUNK = 256  # queries at a time: no N x N map of a whole image is ever held
 
 
-def last_used_layer(config: Any, num_layers: int) -> int:
+def last_used_layer(chosen: int | Sequence[int] | None, num_layers: int) -> int:
     """The tower layer whose output the projector takes.
 
     Args:
-        config: of the whole model.
+        chosen: `vision_feature_layer` of the model's configuration; None is the last.
         num_layers: of the tower, as configured.
     """
-    chosen = getattr(config, "vision_feature_layer", None)
     if chosen is None:
         return num_layers - 1
-    chosen = chosen[-1] if isinstance(chosen, (list, tuple)) else int(chosen)
+    chosen = chosen if isinstance(chosen, int) else chosen[-1]
     # hidden_states[0] is the embeddings, hidden_states[i] the output of layer i - 1.
     return max(0, num_layers + chosen if chosen < 0 else chosen - 1)
 

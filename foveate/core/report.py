@@ -22,8 +22,26 @@ class ImageReport:
     dropped: int
 
 
+class Listed:
+    """A report that is a list of labelled values, as text and as Markdown."""
+
+    def lines(self) -> list[tuple[str, str]]:
+        """(label, value) pairs, what both text and Markdown show."""
+        raise NotImplementedError
+
+    def to_markdown(self) -> str:
+        """A two-column table."""
+        rows = [f"| {label.strip()} | {value} |" for label, value in self.lines()]
+        return "\n".join(["| | |", "|---|---|", *rows])
+
+    def __str__(self) -> str:
+        lines = self.lines()
+        width = max(len(label) for label, _ in lines)
+        return "\n".join(f"{label:<{width}}  {value}" for label, value in lines)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(Listed):
     """One prefill under foveate.
 
     Args:
@@ -90,7 +108,6 @@ class Report:
         return {**asdict(self), **totals}
 
     def lines(self) -> list[tuple[str, str]]:
-        """(label, value) pairs, what both text and Markdown show."""
         out = [("method", self.method)]
         if not self.fired:
             return [*out, ("compression", f"did not fire: {self.reason}")]
@@ -98,7 +115,7 @@ class Report:
             (
                 "visual tokens",
                 f"{self.before} -> {self.kept} kept ({self.merged} merged into them, "
-                f"{self.dropped} dropped) in {_count(len(self.images), 'image')}",
+                f"{self.dropped} dropped) in {counted(len(self.images), 'image')}",
             )
         )
         if len(self.images) > 1:
@@ -128,18 +145,9 @@ class Report:
         out.append(("selection", f"{1000 * self.select_seconds:.1f} ms"))
         return out
 
-    def to_markdown(self) -> str:
-        """A two-column table."""
-        rows = [f"| {label.strip()} | {value} |" for label, value in self.lines()]
-        return "\n".join(["| | |", "|---|---|", *rows])
 
-    def __str__(self) -> str:
-        lines = self.lines()
-        width = max(len(label) for label, _ in lines)
-        return "\n".join(f"{label:<{width}}  {value}" for label, value in lines)
-
-
-def _count(n: int, noun: str) -> str:
+def counted(n: int, noun: str) -> str:
+    """ "1 image", "2 images"."""
     return f"{n} {noun}" + ("" if n == 1 else "s")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from foveate.carve.method import Method
-from foveate.core.report import ImageReport, Report
+from foveate.core.report import ImageReport, Report, counted
 from foveate.errors import NotFiredError
 
 __all__ = ["Asked", "Tally"]
@@ -92,7 +92,7 @@ class Tally:
         said = next((report.reason for report in reports if report.reason), "no prefill was seen")
         if not images:
             raise NotFiredError(
-                f"{request.label} has {_count(request.num_images, 'image')}, but {self.method} "
+                f"{request.label} has {counted(request.num_images, 'image')}, but {self.method} "
                 f"saw no visual token of it ({said}), so the answer is not that of a compressed "
                 "model; check that the processor belongs to the model, or run method=noop."
             )
@@ -142,8 +142,8 @@ class Tally:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.method}: {_count(self.requests, 'request')}, {self.with_images} with images, "
-            f"{_count(self.images, 'image')} in all"
+            f"{self.method}: {counted(self.requests, 'request')}, {self.with_images} with images, "
+            f"{counted(self.images, 'image')} in all"
         ]
         if not self.images:
             return f"{lines[0]}; nothing was there to compress"
@@ -161,7 +161,3 @@ class Tally:
             lines.append(f"KV cache after the prefill: {100 * self.kv_ratio:.1f} % of the full one")
         lines.append(f"selection: {self.select_seconds:.2f} s")
         return "\n".join(lines)
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" + ("" if n == 1 else "s")

@@ -197,14 +197,7 @@ FAMILIES: dict[str, Family] = {
         tower=_QWEN_TOWER,
     ),
     "smolvlm": _TILED,
-    "idefics3": Family(
-        title="Idefics3",
-        decoder="text_model",
-        visual_tokens=_IMAGE,
-        units=_TILED.units,
-        tiles="fenced",
-        tower=_SHUFFLED,
-    ),
+    "idefics3": replace(_TILED, title="Idefics3"),
     "internvl": Family(
         title="InternVL",
         visual_tokens=_IMAGE,
@@ -253,6 +246,11 @@ class Anatomy:
     @property
     def text_config(self) -> Any:
         return self.decoder.config
+
+    @property
+    def feature_layer(self) -> Any:
+        """Which tower layers the projector takes; None where the configuration is silent."""
+        return getattr(self.config, "vision_feature_layer", None)
 
 
 def anatomy_of(model: nn.Module, *, with_explicit_mask: bool) -> Anatomy:

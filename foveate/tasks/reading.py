@@ -203,22 +203,18 @@ def _exists(facts: _Facts, rng: random.Random) -> tuple[str, str] | None:
     return f"is there {rng.choice(absent)} on the page?", "no"
 
 
-def _shape_colour(facts: _Facts, rng: random.Random) -> tuple[str, str] | None:
-    names = [cell.shape for cell in facts.shapes]
-    single = [cell for cell in facts.shapes if names.count(cell.shape) == 1]
-    if not single:
-        return None
-    cell = rng.choice(single)
-    return f"what color is the {cell.shape}?", cell.colour
+def _shape(text: str, known: str, asked: str) -> _Draw:
+    """About a shape that is the only one of its kind, or of its colour."""
 
+    def draw(facts: _Facts, rng: random.Random) -> tuple[str, str] | None:
+        names = [getattr(cell, known) for cell in facts.shapes]
+        single = [cell for cell in facts.shapes if names.count(getattr(cell, known)) == 1]
+        if not single:
+            return None
+        cell = rng.choice(single)
+        return text.format(getattr(cell, known)), getattr(cell, asked)
 
-def _shape_kind(facts: _Facts, rng: random.Random) -> tuple[str, str] | None:
-    names = [cell.colour for cell in facts.shapes]
-    single = [cell for cell in facts.shapes if names.count(cell.colour) == 1]
-    if not single:
-        return None
-    cell = rng.choice(single)
-    return f"what is the {cell.colour} shape?", cell.shape
+    return draw
 
 
 def _shape_exists(facts: _Facts, rng: random.Random) -> tuple[str, str] | None:
@@ -241,8 +237,8 @@ KINDS: dict[str, _Draw] = {
     "one_hop/costs": _item("what costs {price}?", "word"),
     "one_hop/colour": _colour,
     "one_hop/exists": _exists,
-    "one_hop/shape_colour": _shape_colour,
-    "one_hop/shape_kind": _shape_kind,
+    "one_hop/shape_colour": _shape("what color is the {}?", "shape", "colour"),
+    "one_hop/shape_kind": _shape("what is the {} shape?", "colour", "shape"),
     "one_hop/shape_exists": _shape_exists,
     "two_hop/under": _next_to("what is under {word}?", "word", 1),
     "two_hop/above": _next_to("what is above {word}?", "word", -1),

@@ -41,8 +41,11 @@ class _CarvedTower:
         tower = config.vision_config
         layers = me.vision_tower.vision_model.encoder.layers
         self._has_cls = tower.model_type.startswith("clip")
+        used = last_used_layer(
+            getattr(config, "vision_feature_layer", None), tower.num_hidden_layers
+        )
         self._probe = TowerProbe(
-            layers[last_used_layer(config, tower.num_hidden_layers)].self_attn.attn,
+            layers[used].self_attn.attn,
             self._method,
             num_heads=tower.num_attention_heads,
             has_cls=self._has_cls,

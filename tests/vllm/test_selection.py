@@ -168,7 +168,4 @@ def test_a_method_that_reads_nothing_leaves_no_hook() -> None:
     ("layer", "expected"), [(-1, 23), (-2, 22), (24, 23), (1, 0), ([-2, -5], 19)]
 )
 def test_the_layer_whose_output_is_taken(layer: Any, expected: int) -> None:
-    class Config:
-        vision_feature_layer = layer
-
-    assert last_used_layer(Config, 24) == expected
+    assert last_used_layer(layer, 24) == expected

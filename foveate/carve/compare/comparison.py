@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from foveate.carve.compare.prefill import PrefillRatio
 from foveate.carve.method import Method
 from foveate.carve.spec import parse_method, spec_name
 from foveate.core.budget import Budget
-from foveate.errors import InputError
+from foveate.errors import InputError, check_least
 from foveate.measure.quality import Interval
 from foveate.tasks.question import Question
 
@@ -70,9 +70,7 @@ class CompareSettings:
     def __post_init__(self) -> None:
         if not self.budgets:
             raise InputError("no budget to compare at; give at least one, e.g. --keep 25%.")
-        for name, least in (("batch_size", 1), ("max_new_tokens", 1), ("rounds", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}={getattr(self, name)} is below {least}; raise it.")
+        check_least(InputError, self, batch_size=1, max_new_tokens=1, rounds=0)
         if spec_name(self.against) in (FULL, BLIND, "noop"):
             raise InputError(
                 f"against={self.against!r} has no budget; name a method (the difference to the "
@@ -143,22 +141,9 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the single answers, JSON-ready."""
-        return {
-            "method": self.method,
-            "budget": self.budget,
-            "accuracy": self.accuracy.to_dict(),
-            "difference": self.difference.to_dict() if self.difference else None,
-            "against": self.against.to_dict() if self.against else None,
-            "kept_tokens": self.kept_tokens,
-            "kept_share": self.kept_share,
-            "average_tokens": self.average_tokens,
-            "last_tokens": self.last_tokens,
-            "prefill": self.prefill.to_dict() if self.prefill else None,
-            "flops_ratio": self.flops_ratio,
-            "kv_ratio": self.kv_ratio,
-            "prune_layer": self.prune_layer,
-            "by_kind": self.by_kind,
-        }
+        values = asdict(self)
+        del values["answers"], values["correct"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
@@ -35,11 +35,7 @@ class PrefillRatio:
     selection: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "decoder": self.decoder.to_dict(),
-            "first_token": self.first_token.to_dict(),
-            "selection": self.selection,
-        }
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PrefillRatio:

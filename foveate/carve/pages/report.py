@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from foveate.core.report import Listed
+
 
 @dataclass(frozen=True, kw_only=True)
 class PageCost:
@@ -61,7 +63,7 @@ class PageCost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PageReport:
+class PageReport(Listed):
     """How a question about a text was answered.
 
     Args:
@@ -111,7 +113,6 @@ class PageReport:
         }
 
     def lines(self) -> list[tuple[str, str]]:
-        """(label, value) pairs, what both text and Markdown show."""
         out: list[tuple[str, str]] = []
         if self.road == "text":
             out.append(("read as text", self.reason))
@@ -130,16 +131,6 @@ class PageReport:
         if self.missing:
             out.append(("not drawn", f"{sum(self.missing.values())} characters no font has"))
         return out
-
-    def to_markdown(self) -> str:
-        """A two-column table."""
-        rows = [f"| {label} | {value} |" for label, value in self.lines()]
-        return "\n".join(["| | |", "|---|---|", *rows])
-
-    def __str__(self) -> str:
-        lines = self.lines()
-        width = max(len(label) for label, _ in lines)
-        return "\n".join(f"{label:<{width}}  {value}" for label, value in lines)
 
     def _as_pages(self, cost: PageCost) -> str:
         return (

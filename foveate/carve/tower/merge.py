@@ -80,7 +80,7 @@ class TowerShortener(TowerWatcher):
         self._patches = (0, 0)
         self._is_whole = False
         if isinstance(method, TowerMerging):
-            used = last_used_layer(anatomy.config, len(layers))
+            used = last_used_layer(anatomy.feature_layer, len(layers))
             if used < 1:
                 raise MethodError(f"{method.name} merges between layers, and the tower uses one.")
             self._num_merging = used

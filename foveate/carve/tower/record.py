@@ -136,7 +136,7 @@ class TowerRecorder(TowerWatcher):
         super().__init__("this method reads")
         self._tower, layers, self._row = tower_layers(anatomy)
         self._base = anatomy.base
-        layer: Any = layers[last_used_layer(anatomy.config, len(layers))]
+        layer: Any = layers[last_used_layer(anatomy.feature_layer, len(layers))]
         self._probe = _TowerProbe(
             getattr(layer, self._row.attention), with_attention=with_attention
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from foveate.errors import InputError
+from foveate.errors import InputError, check_least
 from foveate.measure.manifest import manifest
 from foveate.measure.parts import Parts
 from foveate.measure.progress import Progress, no_progress
@@ -51,9 +51,7 @@ class IclSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("raw", 0), ("far", 1), ("items", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}={getattr(self, name)} is below {least}; raise it.")
+        check_least(InputError, self, raw=0, far=1, items=1)
         if not self.seeds:
             raise InputError("no seeds; give at least one, e.g. --seeds 42,43,44.")
         if self.rule not in ("mean", "sum"):

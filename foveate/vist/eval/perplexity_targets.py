@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foveate.errors import InputError
+from foveate.errors import InputError, check_least
 from foveate.tasks.documents import Document
 from foveate.vist.eval.context import EncodedText, FarContext, Subject
 
@@ -43,10 +43,7 @@ class PerplexitySettings:
     resamples: int = 2000
 
     def __post_init__(self) -> None:
-        least = {"window": 0, "score": 1, "windows": 1, "batch_size": 1, "resamples": 1}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise InputError(f"{name}={getattr(self, name)} is below {low}; raise it.")
+        check_least(InputError, self, window=0, score=1, windows=1, batch_size=1, resamples=1)
         if not self.contexts or min(self.contexts) < 1:
             raise InputError(f"contexts={self.contexts}; give far lengths of at least 1 token.")
         if self.limit is not None and self.limit < 2:

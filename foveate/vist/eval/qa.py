@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from foveate.errors import InputError
+from foveate.errors import InputError, check_least
 from foveate.measure.manifest import manifest
 from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import exact_match
@@ -39,9 +39,7 @@ class QaSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("raw", 0), ("far", 1), ("max_new_tokens", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}={getattr(self, name)} is below {least}; raise it.")
+        check_least(InputError, self, raw=0, far=1, max_new_tokens=1)
         if self.limit is not None and self.limit < 2:
             raise InputError(f"limit={self.limit} leaves nothing to shuffle with; use 2 or more.")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from foveate.errors import InputError
+from foveate.errors import InputError, check_least
 from foveate.measure.manifest import manifest
 from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import Interval, exact_match
@@ -53,8 +53,7 @@ class RecallSettings:
             raise InputError(
                 f"contexts={self.contexts}, latents={self.latents}; give at least one of each."
             )
-        if self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens={self.max_new_tokens} is below 1; raise it.")
+        check_least(InputError, self, max_new_tokens=1)
 
 
 def evaluate_recall(
