@@ -101,7 +101,7 @@ $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
 $(LMMS)/.installed: constraints.txt pyproject.toml
 	test -x $(LMMS)/bin/python || $(PYTHON) -m venv $(LMMS)
 	$(LMMS_PIP) install --constraint constraints.txt torch
-	$(LMMS_PIP) install --constraint constraints.txt --editable '.[data]' accelerate pytest
+	$(LMMS_PIP) install --constraint constraints.txt --editable '.[data]' accelerate hypothesis pytest
 	$(LMMS_PIP) install --no-deps lmms-eval==0.7.3
 	$(LMMS_PIP) install --constraint constraints.txt \
 		evaluate 'filelock<4' loguru pytablewriter pytz sacrebleu tenacity torch

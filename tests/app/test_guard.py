@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import stat
 from collections.abc import Iterator
@@ -46,7 +45,9 @@ def answer(
         "path": path,
         "headers": [(key.encode(), value.encode()) for key, value in headers],
     }
-    asyncio.run(Guard(page, host=bound, uploads=uploads)(scope, None, send))
+    # Nothing here waits, and a browser's tests may have a loop at work in this thread.
+    with pytest.raises(StopIteration):
+        Guard(page, host=bound, uploads=uploads)(scope, None, send).send(None)
     if sent[0]["type"] == "websocket.close":
         return 403
     names = [name for name, _ in sent[0]["headers"]]
