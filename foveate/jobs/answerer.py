@@ -21,7 +21,7 @@ from foveate.models.vlm import VisionLanguageModel
 __all__ = ["CarvedAnswerer", "Request"]
 
 # Called with the number of requests that have just been done.
-Progress = Callable[[int], None]
+OnDone = Callable[[int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class CarvedAnswerer:
         self.num_tokens = 0
 
     def answer(
-        self, requests: Sequence[Request], progress: Progress = lambda done: None
+        self, requests: Sequence[Request], progress: OnDone = lambda done: None
     ) -> list[Answer]:
         """One answer per request, in their order.
 
@@ -113,7 +113,7 @@ class CarvedAnswerer:
         return [answers[i] for i in range(len(requests))]
 
     def score(
-        self, requests: Sequence[Request], progress: Progress = lambda done: None
+        self, requests: Sequence[Request], progress: OnDone = lambda done: None
     ) -> list[Continuation]:
         """How likely each request's continuation is, in their order.
 

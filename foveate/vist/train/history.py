@@ -64,16 +64,26 @@ class History:
 
 
 def read_history(folder: str | Path) -> list[dict[str, Any]]:
-    """All records of a run, oldest first; a last line cut off by a crash is left out."""
+    """All records of a run, oldest first; a last line cut off by a crash is left out.
+
+    Raises:
+        InputError: a line that others follow is damaged; the file would lose them all.
+    """
     path = Path(folder) / FILE
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
         try:
             records.append(json.loads(line))
-        except ValueError:
-            break
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise InputError(
+                f"line {number} of {path} is damaged ({error}); mend or delete that line, or start "
+                "in another folder."
+            ) from error
     return records
 
 

@@ -84,6 +84,14 @@ def test_a_continued_history_drops_what_was_lost(tmp_path: Path) -> None:
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_damaged_line_of_a_history_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
+    file = tmp_path / "history.jsonl"
+    file.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(InputError, match=r"line 2 of .*history\.jsonl is damaged"):
+        History(tmp_path, title="t", first_step=3, plot_every=100, tensorboard=False)
+    assert file.read_text().count("\n") == 3
+
+
 def test_a_run_without_parts_draws_its_loss(tmp_path: Path) -> None:
     draw_losses([{"step": 1, "loss": 2.0}], title="t", path=tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 1000
