@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import socket
 from collections.abc import MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from foveate.app.uploads import Uploads
+from foveate.errors import InputError
 
 __all__ = ["Guard", "is_private"]
 
@@ -26,7 +27,15 @@ HEADERS = (
     (b"x-content-type-options", b"nosniff"),
 )
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
-UPLOAD = "/upload"  # the last part of the address that files are sent to
+HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
+API, UPLOAD, FILE = "/gradio_api/", "upload", "file="
+# What the page itself asks for. The rest of Gradio's interface records video, fetches addresses,
+# proxies and keeps states, and none of that is this page's.
+ROUTES = re.compile(
+    r"(?:upload|upload_progress|queue/(?:join|data|status)|call/.*|run/.*|heartbeat/.*|info|"
+    r"startup-events|reset|cancel|app_id|theme\.css)/?"
+)
+MOST_BODY = 4_000_000  # bytes of a request that is no upload: a text of the largest size, escaped
 
 Message = MutableMapping[str, Any]
 
@@ -43,7 +52,8 @@ class Guard:
       cannot reach the page by giving its own name this machine's address (DNS rebinding).
     - Origin, where a browser sends one, has to be the page's own: a foreign site can neither read
       answers nor send files.
-    - Uploads say their size, and end where the folder is full.
+    - Only the routes that the page uses are passed on, and of files only its own uploads.
+    - Requests say their size; uploads end where the folder is full.
 
     Args:
         app: what is guarded.
@@ -55,6 +65,7 @@ class Guard:
         self.app = app
         self.host = host
         self.uploads = uploads
+        self._coming = 0  # bytes of uploads that are on their way
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -70,7 +81,14 @@ class Guard:
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
             await send(message)
 
-        await self.app(scope, receive, with_headers)
+        # Gradio would write the address of its page from these.
+        kept = [pair for pair in scope["headers"] if not pair[0].startswith(b"x-forwarded-")]
+        size = _size(scope) if _is_upload(scope) else 0
+        self._coming += size
+        try:
+            await self.app({**scope, "headers": kept}, receive, with_headers)
+        finally:
+            self._coming -= size
 
     def _check(self, scope: Message) -> tuple[int, str]:
         """(status, reason) of a refusal; the reason is "" where there is none."""
@@ -79,10 +97,24 @@ class Guard:
             return 400, "this page does not answer to that host name; open the address it printed."
         if any(not _is_same(origin, hosts[0]) for origin in origins):
             return 403, "another site may not use this page."
-        is_post = scope["type"] == "http" and scope["method"] == "POST"
-        if is_post and scope["path"].rstrip("/").endswith(UPLOAD):
-            return self._check_room(scope)
+        if not self._is_known(scope["path"]):
+            return 404, "this page has no such part."
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            return self._check_size(scope)
         return 200, ""
+
+    def _is_known(self, path: str) -> bool:
+        if not path.startswith(API):
+            # No file= and proxy= without the prefix, and no other way to write it.
+            return "=" not in path and "//" not in path and API.strip("/") not in path
+        route = path[len(API) :]
+        if not route.startswith(FILE):
+            return ROUTES.fullmatch(route) is not None
+        try:
+            self.uploads.own(route[len(FILE) :])
+        except InputError:
+            return False
+        return True
 
     def _answers_to(self, host: str) -> bool:
         name = _name(host)
@@ -97,11 +129,15 @@ class Guard:
             return _is_address(name) or name == socket.gethostname().lower()
         return _is_address(name) and ipaddress.ip_address(name) == bound
 
-    def _check_room(self, scope: Message) -> tuple[int, str]:
-        sizes = _values(scope, b"content-length")
-        if len(sizes) != 1 or not sizes[0].isdecimal():
-            return 411, "an upload has to say its size (Content-Length)."
-        if self.uploads.used() + int(sizes[0]) > self.uploads.most_bytes:
+    def _check_size(self, scope: Message) -> tuple[int, str]:
+        size = _size(scope)
+        if size < 0 or _values(scope, b"transfer-encoding"):
+            return 411, "a request has to say its size (Content-Length)."
+        if not _is_upload(scope):
+            if size > MOST_BODY:
+                return 413, f"a request of {size:,} bytes is above the limit of {MOST_BODY:,}."
+            return 200, ""
+        if self.uploads.used() + self._coming + size > self.uploads.most_bytes:
             return 413, (
                 f"the page's uploads would exceed {self.uploads.most_bytes:,} bytes; wait until "
                 "old ones are forgotten (an hour), or start the playground again."
@@ -128,12 +164,20 @@ def _values(scope: Message, name: bytes) -> list[str]:
     return [value.decode("latin-1").strip() for key, value in scope["headers"] if key == name]
 
 
+def _is_upload(scope: Message) -> bool:
+    return scope["type"] == "http" and scope["path"].rstrip("/") == API + UPLOAD
+
+
+def _size(scope: Message) -> int:
+    """What a request says its body has, in bytes; -1 if it does not say."""
+    sizes = _values(scope, b"content-length")
+    return int(sizes[0]) if len(sizes) == 1 and re.fullmatch("[0-9]{1,15}", sizes[0]) else -1
+
+
 def _name(host: str) -> str:
-    """The name of a Host header: without its port and, for IPv6, its brackets."""
-    try:
-        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
-    except ValueError:
-        return ""
+    """The name of a Host header without its port and, for IPv6, its brackets; "" if it is none."""
+    found = HOST.fullmatch(host)
+    return (found[1] or found[2]).lower() if found else ""
 
 
 def _is_address(name: str) -> bool:
@@ -146,5 +190,5 @@ def _is_address(name: str) -> bool:
 
 def _is_same(origin: str, host: str) -> bool:
     """Whether an Origin is the page that the Host names; "null" never is."""
-    parts = urlsplit(origin)
-    return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
+    scheme, _, rest = origin.lower().partition("://")
+    return scheme in ("http", "https") and rest == host.lower()

@@ -12,6 +12,8 @@ from foveate.errors import InputError
 
 __all__ = ["Uploads"]
 
+LEAST = 4096  # bytes that any file takes on a disk
+
 
 class Uploads:
     """A temporary folder that only this user can enter, and the only one the page opens files in.
@@ -54,12 +56,12 @@ class Uploads:
         return real
 
     def used(self) -> int:
-        """Bytes of all files in the folder."""
+        """Bytes of all files in the folder; an empty one takes room too."""
         total = 0
         for folder, _, names in os.walk(self.folder):
             for name in names:
                 try:
-                    total += os.lstat(os.path.join(folder, name)).st_size
+                    total += max(LEAST, os.lstat(os.path.join(folder, name)).st_size)
                 except OSError:
                     continue  # Gradio has just removed it
         return total
