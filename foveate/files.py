@@ -11,12 +11,31 @@ from typing import BinaryIO
 
 from foveate.errors import InputError
 
-__all__ = ["NO_LINK", "fsync_folder", "open_regular", "refuse_link", "replacing"]
+__all__ = ["NO_LINK", "fsync_folder", "is_file", "is_folder", "is_there", "open_regular",
+           "refuse_link", "replacing"]  # fmt: skip
 
 # A link at the very end of a path is not followed; Windows has no such flag.
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _DRAFT = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK | getattr(os, "O_BINARY", 0)
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether a path leads to anything; a name that no file system takes leads nowhere."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether it leads to a folder."""
+    return is_there(path) and Path(path).is_dir()
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether it leads to a regular file."""
+    return is_there(path) and Path(path).is_file()
 
 
 def open_regular(path: str | Path) -> BinaryIO:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from foveate.errors import InputError
-from foveate.files import open_regular
+from foveate.files import is_folder, is_there, open_regular
 
 __all__ = ["FORMATS", "MAX_PIXELS", "decode_image", "open_image", "to_rgb"]
 
@@ -35,9 +35,9 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
             truncated or too large.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         raise InputError(f"image {str(path)!r} is a folder; give the file itself.")
-    if not path.exists():
+    if not is_there(path):
         raise InputError(f"image {str(path)!r} does not exist; check the path.")
     try:
         file = open_regular(path)

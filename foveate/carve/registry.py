@@ -111,7 +111,7 @@ def _at(address: str) -> type[Method]:
     try:
         with _all_or_nothing():
             found: Any = importlib.import_module(module)
-    except Exception as error:  # whatever a stranger's module raises
+    except (Exception, SystemExit) as error:  # whatever a stranger's module raises
         raise MethodError(
             f"{address!r}: the module {module!r} cannot be imported ({type(error).__name__}: "
             f"{error}); install its package, or put its folder on PYTHONPATH."

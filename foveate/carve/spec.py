@@ -104,6 +104,8 @@ def _stage(text: str, budget: Budget, shared: dict[str, Any], *, alone: bool) ->
             "tokencarve(attention_weight=0.3) or visionzip:50%+tokencarve."
         )
     name, own = found["name"], found["first"] or found["last"]
+    if found["first"] and found["last"]:
+        raise MethodError(f"{text!r} gives its budget twice; write it once.")
     cls = _find(name)
     if own:
         if alone:
@@ -135,6 +137,8 @@ def _settings(text: str, where: str) -> dict[str, Any]:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not key.isidentifier() or not value:
             raise MethodError(f"{where!r}: {part!r} is not setting=value.")
+        if key in settings:
+            raise MethodError(f"{where!r}: {key} is set twice; set it once.")
         if key in BUDGET:
             raise MethodError(f"{where!r}: the budget is not a setting here; give it with --keep.")
         try:

@@ -11,6 +11,7 @@ from foveate.cli.console import err, out, print_json
 from foveate.cli.options import AsJson, Device, Keep, MaxNewTokens, Method, Model, PruneLayer
 from foveate.cli.pictures import draw_run, save_picture
 from foveate.errors import InputError
+from foveate.files import is_file
 
 
 def ask(
@@ -35,7 +36,7 @@ def ask(
             f"got {len(items)} argument; give at least one image and, last, the question in quotes."
         )
     *paths, question = items
-    if Path(question).is_file():
+    if is_file(question):
         raise InputError(f"the last argument, {question!r}, is a file; put the question last.")
     from foveate.image_file import open_image
 

@@ -11,6 +11,7 @@ from foveate.cli.console import err, out, print_json
 from foveate.cli.options import AsJson, Device, Encoding, MaxNewTokens, NoCompare, TextFile
 from foveate.cli.text_input import open_text, read_at_most
 from foveate.errors import InputError
+from foveate.files import is_folder
 
 CHARS_PER_STRIP = 1000  # more than a strip holds: longer texts are refused by the reader
 
@@ -48,7 +49,7 @@ def read(
 
         quiet_transformers()
     folder = model if model is not None else foveate.assets.vist_path()
-    if folder.is_dir() and not (folder / "vist.json").exists():
+    if is_folder(folder) and not (folder / "vist.json").exists():
         raise InputError(
             f"{str(folder)!r} holds no Vist (no vist.json); train one (foveate train), name one "
             "with --model, or let a vision-language model read pages (foveate pages)."

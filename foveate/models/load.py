@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from foveate.assets import EMBEDDED, EMBEDDED_MODEL, model_folder
 from foveate.errors import FoveateError, InputError, UnsupportedModelError
+from foveate.files import is_file, is_folder, is_there
 from foveate.models.anatomy import ADD_FAMILY_PAGE, FAMILIES, TEXT_DECODERS
 from foveate.models.processor import load_processor
 from foveate.models.vlm import VisionLanguageModel
@@ -112,19 +113,19 @@ def _dtype(dtype: str, place: torch.device) -> torch.dtype | str:
 
 def _config(name: str) -> Any:
     path = Path(name)
-    if path.is_file():
+    if is_file(path):
         what = "a pickle file; only safetensors is loaded" if _is_pickle(path) else "a file"
         raise InputError(f"model {name!r} is {what}; give the folder of a safetensors checkpoint.")
-    if path.is_dir() and not (path / "config.json").exists():
+    if is_folder(path) and not (path / "config.json").exists():
         raise InputError(
             f"folder {name!r} has no config.json; give a folder written by save_pretrained."
         )
-    if not path.exists() and looks_like_path(name):
+    if not is_there(path) and looks_like_path(name):
         raise InputError(f"model folder {name!r} does not exist; check the path.")
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # JSON, type and value errors of any config class
-        if path.is_dir():
+        if is_folder(path):
             raise InputError(
                 f"config.json of {name!r} cannot be used ({first_line(error)}); repair it or "
                 "download the checkpoint again."
@@ -166,7 +167,7 @@ def check_kernel(name: str, config: Any) -> None:
 def check_safetensors(name: str) -> None:
     """Refuse a local folder that holds its weights in anything but safetensors."""
     folder = Path(name)
-    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+    if not is_folder(folder) or any(folder.glob("*.safetensors")):
         return
     pickles = sorted(path.name for path in folder.iterdir() if _is_pickle(path))
     if pickles:
@@ -192,7 +193,7 @@ def _weights_error(name: str, error: Exception) -> FoveateError:
 def _fingerprint(name: str) -> str:
     """Hash of the ends of all local weight files: cheap for any size, and training changes both."""
     digest = hashlib.sha256()
-    files = sorted(Path(name).glob("*.safetensors")) if Path(name).is_dir() else []
+    files = sorted(Path(name).glob("*.safetensors")) if is_folder(name) else []
     for path in files:
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}:".encode())

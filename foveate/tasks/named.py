@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from foveate.errors import InputError
+from foveate.files import is_there
 from foveate.tasks.hub import HUB, Columns, hub_questions
 from foveate.tasks.jsonl import jsonl_questions
 from foveate.tasks.question import Question
@@ -55,7 +55,7 @@ def load_questions(name: str, *, limit: int, columns: Columns | None = None) -> 
     if columns is not None and columns != Columns():
         raise InputError(f"columns are those of {HUB} data, and {name!r} is none; leave them out.")
     if name not in DATASETS:
-        if not Path(name).exists():
+        if not is_there(name):
             raise InputError(
                 f"data {name!r} is neither {' nor '.join(DATASETS)} nor an existing .jsonl file or "
                 f"folder; check the name or path, or write {HUB}OWNER/NAME for the Hub."

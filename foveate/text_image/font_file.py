@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import ImageFont
 
 from foveate.errors import InputError
-from foveate.files import open_regular
+from foveate.files import is_file, is_there, open_regular
 
 __all__ = ["check_font_file", "code_points", "find_fonts", "open_font", "shipped_font"]
 
@@ -73,9 +73,9 @@ def open_font(path: str | Path, size: int) -> ImageFont.FreeTypeFont:
 def check_font_file(path: str | Path) -> None:
     """Raises InputError if there is no regular file of a font's size at the path."""
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         state = "does not exist"
-        if path.exists():
+        if is_there(path):
             state = "is a folder" if path.is_dir() else "is a pipe, a device or a socket"
         raise InputError(f"font {str(path)!r} {state}; give a .ttf, .otf or .ttc file.")
     size = path.stat().st_size

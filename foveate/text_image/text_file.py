@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from foveate.errors import InputError
+from foveate.files import is_folder, is_there
 
 __all__ = ["MAX_UNDECODABLE", "decode_text", "read_text_file"]
 
@@ -43,9 +44,9 @@ def read_text_file(path: str | Path, encoding: str = "utf-8") -> Iterator[str]:
         InputError: the file is missing, a folder, not readable, empty, or not text.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         raise InputError(f"{str(path)!r} is a folder; give a text file.")
-    if not path.exists():
+    if not is_there(path):
         raise InputError(f"text file {str(path)!r} does not exist; check the path.")
     try:
         stream = path.open("rb")  # a pipe is welcome: texts come from other programs

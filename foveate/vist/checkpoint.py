@@ -168,7 +168,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
             shape=_shape(content["shape"]),
             base=Reference(**content["base"]),
             encoder=Reference(**content["encoder"]),
-            training=content.get("training", {}),
+            training=_notes(content.get("training", {})),
         )
     except ConfigError as error:
         raise ConfigError(f"{ABOUT} of {str(folder)!r}: {error}") from error
@@ -177,6 +177,12 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
             f"{ABOUT} of {str(folder)!r} lacks or misnames a field ({error}); copy the checkpoint "
             "again."
         ) from error
+
+
+def _notes(values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise ConfigError(f"training={str(values)[:40]!r} is no object; copy the checkpoint again.")
+    return values
 
 
 def _shape(values: Mapping[str, Any]) -> DecoderShape:
@@ -200,6 +206,7 @@ def check_weights(folder: str | Path, parts: nn.Module) -> None:
     """
     path = Path(folder) / WEIGHTS
     try:
+        open_regular(path).close()  # a pipe would hold up safetensors, and all of Python
         with safe_open(str(path), framework="pt") as file:
             stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:

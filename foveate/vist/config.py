@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
@@ -12,7 +11,7 @@ from foveate.errors import ConfigError
 FORMS = ("kv_prefix", "cross_attention")
 SOURCES = ("embeddings", "states")
 BIASES = ("none", "window")
-MOST_SIZE, MOST_LAYERS = 1 << 20, 1 << 10
+MOST_SIZE, MOST_LAYERS, MOST_SCALE = 1 << 20, 1 << 10, 1000
 _Config = TypeVar("_Config", bound="_Dictable")
 
 
@@ -182,8 +181,15 @@ class FusionConfig(_Dictable):
                     "one (None is every layer)."
                 )
         _check_count("FusionConfig", "lora_rank", self.lora_rank)
-        if not isinstance(self.lora_scale, (int, float)) or not math.isfinite(self.lora_scale):
-            raise ConfigError(f"FusionConfig got lora_scale={self.lora_scale!r}; use a number.")
+        scale = self.lora_scale
+        is_number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
+        if not is_number or not 0 < scale <= MOST_SCALE:
+            raise ConfigError(
+                f"FusionConfig got lora_scale={repr(scale)[:40]}; use a number above 0 and at most "
+                f"{MOST_SCALE:,}."
+            )
+        if not isinstance(self.rotary, bool):
+            raise ConfigError(f"FusionConfig got rotary={self.rotary!r}; use true or false.")
         if self.lora_rank < 0:
             raise ConfigError(f"FusionConfig got lora_rank={self.lora_rank}; use 0 or more.")
         if self.lora_rank and (self.form, self.source) != ("kv_prefix", "embeddings"):

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.cli.conftest import batch_command, batch_input, checkpoint, foveate
+from tests.cli.conftest import batch_command, batch_input, checkpoint, foveate, picture
 
-__all__ = ["batch_command", "batch_input", "checkpoint", "foveate"]  # fixtures
+__all__ = ["batch_command", "batch_input", "checkpoint", "foveate", "picture"]  # fixtures

@@ -191,3 +191,67 @@ def test_no_remote_code_is_ever_allowed() -> None:
     found = [path for path in root.rglob("*.py") if "trust_remote_code=True" in path.read_text()]
     assert found == []
     assert transformers.__version__
+
+
+@pytest.mark.parametrize(
+    ("latents", "positions", "words"),
+    [
+        (torch.full((2, 4), float("nan")), torch.zeros(2), "not finite"),
+        (torch.zeros(2, 4), torch.tensor([0.0, -1e9]), "outside of its 3 tokens"),
+        (torch.zeros(2, 4), torch.tensor([0.0, 1e9]), "outside of its 3 tokens"),
+        (torch.zeros(2, 4, dtype=torch.long), torch.zeros(2), "latents must be floating point"),
+        (torch.zeros(2, 4, dtype=torch.cfloat), torch.zeros(2), "latents must be floating point"),
+    ],
+)
+def test_a_memory_whose_values_cannot_be(
+    tmp_path: Path, latents: torch.Tensor, positions: torch.Tensor, words: str
+) -> None:
+    path = tmp_path / "memory.safetensors"
+    about = {"foveate_memory": json.dumps({"num_tokens": 3})}
+    save_file({"latents": latents, "positions": positions}, str(path), metadata=about)
+    with pytest.raises(InputError, match=words):
+        Memory.load(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes as on Unix")
+def test_pipes_for_weights_and_memories(folder: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "memory")
+    with pytest.raises(InputError, match="is a pipe, a device or a socket"):
+        Memory.load(tmp_path / "memory")
+    (folder / "vist.safetensors").unlink()
+    os.mkfifo(folder / "vist.safetensors")
+    with pytest.raises(InputError, match="is a pipe, a device or a socket"):
+        Vist.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c["config"]["fusion"].update(rotary="no"), "rotary='no'; use true or false"),
+        (lambda c: c["config"]["fusion"].update(lora_scale=-1), "lora_scale=-1"),
+        (lambda c: c["config"]["fusion"].update(lora_scale=10**30), "lora_scale=1000"),
+        (lambda c: c.update(training=[1]), "training=.* is no object"),
+    ],
+)
+def test_settings_that_change_the_answer(folder: Path, change: Change, words: str) -> None:
+    spoil(folder, change)
+    with pytest.raises(FoveateError, match=words):
+        Vist.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["", None, 5, "n" * 400, "a\0b"])
+def test_what_is_no_folder_and_no_id(name: Any) -> None:
+    with pytest.raises(InputError, match=r"give (a folder, or a hub id|one written by)"):
+        Vist.from_pretrained(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("divprune:50%():20%+fastv", "gives its budget twice"),
+        ("fastv(prune_layer=2,prune_layer=3)", "prune_layer is set twice"),
+    ],
+)
+def test_a_method_string_that_says_two_things(text: str, words: str) -> None:
+    with pytest.raises(MethodError, match=words):
+        parse_method(text, Budget(keep_ratio=0.5))

@@ -100,7 +100,8 @@ def test_a_pattern_that_is_given_up_is_named() -> None:
 @pytest.mark.parametrize(
     ("pattern", "words"),
     [
-        ("/a{99999999999999999999}/", "is no regular expression"),
+        ("/a{99999999999999999999}/", "above the limit of 10,000"),
+        ("/(?:(?:(?:a{99}){99}){99}){99}/", "counted repeats multiply to 96,059,601"),
         (f"/{'(' * 499}{')' * 499}/", "is no regular expression|matches the empty string"),
         ("/" + "(" * 5000 + ")" * 5000 + "/", "above the limit of 1,000"),
         ("x" * 1001, "has 1,001 characters, above the limit of 1,000"),

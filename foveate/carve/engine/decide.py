@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from foveate.carve.method import Step
+from foveate.carve.method import Method, Step
 from foveate.carve.tower.record import TowerRecorder
 from foveate.core.layout import PAD, ImageSpan, columns_of
 from foveate.core.plan import KeepPlan, compose
 from foveate.core.visual import VisualTokens
+from foveate.errors import MethodError
 from foveate.models.attention import RowRecorder
 
 
@@ -119,8 +121,7 @@ class Decider:
                 part = visual if len(own) == len(members) else visual.take(own)
                 with torch.no_grad():
                     plan = method.select(part, keep)
-                if plan.num_kept != keep and (method.exact_budget or plan.num_kept > keep):
-                    raise AssertionError(f"{method.name} kept {plan.num_kept}, not {keep}")
+                check_plan(method, plan, part, keep)
                 chosen = [members[j] for j in own]
                 groups.append(Group(*self.places(chosen, hidden.device), plan))
                 plans.update({i: plan.image(j) for j, i in enumerate(chosen)})
@@ -231,3 +232,44 @@ def text_columns(valid: Tensor, visual_mask: Tensor) -> Tensor:
     order = torch.sort((~chosen).to(torch.uint8), dim=-1, stable=True).indices
     order = order[:, : int(chosen.sum(dim=-1).max())]
     return torch.where(chosen.gather(1, order), order, PAD)
+
+
+def check_plan(method: Method, plan: Any, visual: VisualTokens, keep: int) -> None:
+    """Hold a method to what a KeepPlan promises, so that a wrong one does not answer from anything.
+
+    Shapes cost nothing to look at. What the indices are is read only of methods from elsewhere: on
+    a GPU it means waiting, and tests hold the built-in ones to it.
+
+    Raises:
+        MethodError: names the method and what is wrong.
+    """
+    if not isinstance(plan, KeepPlan):
+        raise MethodError(f"{method.name}.plan returned {type(plan).__name__}, no KeepPlan.")
+    if plan.num_kept != keep and (method.exact_budget or plan.num_kept > keep):
+        raise MethodError(
+            f"{method.name}.plan kept {plan.num_kept} tokens of each image, not {keep}."
+        )
+    rows, counts = visual.num_images, (plan.merge_src.shape, plan.merge_dst.shape)
+    if plan.num_tokens != visual.num_tokens or plan.num_images != rows or counts[0] != counts[1]:
+        raise MethodError(
+            f"{method.name}.plan returned indices {tuple(plan.keep_idx.shape)} into "
+            f"{plan.num_tokens} tokens for {rows} images of {visual.num_tokens}."
+        )
+    if type(method).reference() == method.name:
+        return
+    kept, moved = plan.keep_idx, torch.cat([plan.merge_src, plan.merge_dst], dim=1)
+    is_ascending = bool((kept[:, 1:] > kept[:, :-1]).all())
+    inside = [bool(((idx >= 0) & (idx < visual.num_tokens)).all()) for idx in (kept, moved)]
+    if not (is_ascending and all(inside)):
+        raise MethodError(
+            f"{method.name}.plan returned indices that are not ascending or not within its "
+            f"{visual.num_tokens} tokens; return keep_idx sorted, each token once."
+        )
+    went_on = torch.zeros(rows, visual.num_tokens, dtype=torch.bool, device=kept.device)
+    went_on.scatter_(1, kept, True)
+    if bool(went_on.gather(1, plan.merge_src).any()) or not bool(
+        went_on.gather(1, plan.merge_dst).all()
+    ):
+        raise MethodError(
+            f"{method.name}.plan merges tokens that are kept, or into tokens that are not."
+        )

@@ -15,6 +15,7 @@ Pattern = Any  # re.Pattern of ours, regex.Pattern of a user's own expression
 
 MARKED = "marked"
 MOST_CHARS = 1000  # of a pattern
+MOST_COPIES = 10_000  # of anything, by counted repeats
 MATCH_SECONDS = 2.0  # that a user's expression may take on a text
 _BLANKS = re.compile(r"\s+")
 KINDS = ("url", "email", "hex", "date", "identifier", "number")
@@ -169,6 +170,11 @@ def compile_mark(pattern: str) -> Pattern:
 
 
 def _compile_expression(pattern: str) -> Pattern:
+    if (copies := _copies(pattern)) > MOST_COPIES:
+        raise InputError(
+            f"pattern {pattern[:80]} is too much: its counted repeats multiply to {copies:,}, "
+            f"above the limit of {MOST_COPIES:,}; lower them."
+        )
     try:
         # Not `re`: its matching has no limit of time, and some patterns take forever.
         compiled = regex.compile(pattern[1:-1])
@@ -181,6 +187,14 @@ def _compile_expression(pattern: str) -> Pattern:
     if compiled.fullmatch("", timeout=MATCH_SECONDS):
         raise InputError(f"pattern {pattern} matches the empty string; make it ask for more.")
     return compiled
+
+
+def _copies(pattern: str) -> int:
+    """What counted repeats may multiply to: compiling unrolls them, without a limit of time."""
+    product = 1
+    for low, high in re.findall(r"\{(\d*)(?:,(\d*))?\}", pattern):
+        product *= max(1, int((low or "0")[:12]), int((high or "0")[:12]))
+    return product
 
 
 def find_exact(text: str, rules: ExactRules | None = None) -> list[ExactString]:

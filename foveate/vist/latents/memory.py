@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from foveate.errors import InputError
+from foveate.files import open_regular
 
 MOST_TOKENS = 1 << 40  # that a memory can say it stands for
 
@@ -44,12 +45,19 @@ class Memory:
                 f"Memory got latents {tuple(self.latents.shape)} and positions "
                 f"{tuple(self.positions.shape)}; they must be [M, D] and [M]."
             )
-        for name, most in (("num_tokens", MOST_TOKENS), ("num_pages", MOST_TOKENS)):
+        for name in ("num_tokens", "num_pages"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+            is_count = isinstance(value, int) and not isinstance(value, bool)
+            if not is_count or not 0 <= value <= MOST_TOKENS:
                 raise InputError(
-                    f"Memory got {name}={value!r}; it must be a whole number from 0 to {most:,}."
+                    f"Memory got {name}={value!r}; it must be a whole number from 0 to "
+                    f"{MOST_TOKENS:,}."
                 )
+        if not self.latents.is_floating_point() or self.positions.is_complex():
+            raise InputError(
+                f"Memory got latents of {self.latents.dtype} and positions of "
+                f"{self.positions.dtype}; latents must be floating point, positions real."
+            )
         for name in ("encoder", "parts"):
             if not isinstance(getattr(self, name), str):
                 raise InputError(f"Memory got {name}={getattr(self, name)!r}; it must be a text.")
@@ -76,18 +84,33 @@ class Memory:
     def load(cls, path: str | Path) -> Memory:
         """Read what `save` wrote. Raises InputError for anything else."""
         try:
+            open_regular(path).close()  # a pipe would hold up safetensors, and all of Python
             with safe_open(str(path), framework="pt") as file:
                 about = json.loads((file.metadata() or {})["foveate_memory"])
-                return cls(
+                made = cls(
                     latents=file.get_tensor("latents"),
                     positions=file.get_tensor("positions"),
                     **about,
                 )
+            made._check_values()
+            return made
+        except InputError:
+            raise
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise InputError(
                 f"{str(path)!r} is not a memory written by foveate ({type(error).__name__}: "
                 f"{error}); read the document again."
             ) from error
+
+    def _check_values(self) -> None:
+        """What a stranger's file may hold; raises InputError."""
+        places = self.positions.double()
+        is_sound = bool(self.latents.isfinite().all()) and bool(places.isfinite().all())
+        if not is_sound or bool((places < 0).any()) or bool((places > self.num_tokens).any()):
+            raise InputError(
+                "the memory holds values that are not finite, or positions outside of its "
+                f"{self.num_tokens} tokens; read the document again."
+            )
 
     def _fields(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}

@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import HfApi, snapshot_download
 
 from foveate.errors import InputError
+from foveate.files import is_folder, is_there
 from foveate.models.load import first_line, looks_like_path
 from foveate.models.smollm2 import EMBEDDED_LLM
 from foveate.vist.checkpoint import ABOUT, WEIGHTS, Checkpoint
@@ -31,10 +32,12 @@ def fetch(
     Raises:
         InputError: there is no such folder or hub id, or no connection.
     """
+    if not isinstance(name, (str, Path)) or not str(name):
+        raise InputError(f"got {name!r} as a Vist; give a folder, or a hub id (owner/name).")
     path, name = Path(name), str(name)
-    if path.is_dir():
+    if is_folder(path):
         return path
-    if path.exists() or looks_like_path(name) or "/" not in name:
+    if is_there(path) or looks_like_path(name) or "/" not in name:
         raise InputError(
             f"there is no folder {name!r}; give one written by save_pretrained, or a hub id "
             "(owner/name)."
@@ -65,7 +68,7 @@ def check_public(about: Checkpoint) -> None:
     if about.encoder.kind != "vision_tower":
         del named["encoder"]
     for what, name in named.items():
-        if name and (looks_like_path(name) or Path(name).exists()):
+        if name and (looks_like_path(name) or is_there(name)):
             raise InputError(
                 f"the {what} was loaded from {name!r}, a folder that only this machine has; name "
                 "the language model with base=OWNER/NAME, and load a vision tower by its hub id."

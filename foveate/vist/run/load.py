@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from foveate.assets import text_encoder_path
 from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import InputError
+from foveate.files import is_there
 from foveate.models.load import check_kernel, check_safetensors, first_line, looks_like_path
 from foveate.models.smollm2 import EMBEDDED_LLM, smollm2_path
 from foveate.vist.checkpoint import (
@@ -131,7 +132,7 @@ def check_pinned(what: str, reference: Reference, argument: str) -> None:
 
 def is_hub_id(name: str) -> bool:
     """Whether loading `name` would ask the hub."""
-    is_here = not name or name == EMBEDDED_LLM or Path(name).exists()
+    is_here = not name or name == EMBEDDED_LLM or is_there(name)
     return not is_here and not looks_like_path(name)
 
 

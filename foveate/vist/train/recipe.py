@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.errors import ConfigError, InputError
-from foveate.files import open_regular
+from foveate.files import is_file, open_regular
 from foveate.vist.config import GlanceConfig, VistConfig
 from foveate.vist.train.checked import checked
 from foveate.vist.train.optim import OptimConfig
@@ -145,7 +145,8 @@ class Recipe:
             ConfigError: names the field that is unknown, missing or of the wrong type.
         """
         whole = {key: dict(v) if isinstance(v, Mapping) else v for key, v in values.items()}
-        resampler = whole.get("vist", {}).get("resampler")
+        tables = whole.get("vist")
+        resampler = tables.get("resampler") if isinstance(tables, Mapping) else None
         if isinstance(resampler, Mapping):
             # Known only once the encoder is loaded.
             whole["vist"]["resampler"] = {"input_width": 1, **resampler}
@@ -161,9 +162,9 @@ def find_recipe(name: str | Path) -> Path:
     """A shipped recipe by name, or a file by path. Raises InputError if there is neither."""
     path = Path(name)
     shipped = FOLDER / f"{path.name}.toml"
-    if path.suffix != ".toml" and shipped.is_file() and path.name == str(name):
+    if path.suffix != ".toml" and is_file(shipped) and path.name == str(name):
         return shipped
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(
             f"{str(name)!r} is neither a file nor a recipe of foveate ({', '.join(recipe_names())})"
             "; check the path."
@@ -198,7 +199,7 @@ def _values(path: Path) -> dict[str, Any]:
     base = values.pop("base", None)
     if base is None:
         return values
-    under = find_recipe(path.parent / base if (path.parent / str(base)).is_file() else base)
+    under = find_recipe(path.parent / base if is_file(path.parent / str(base)) else str(base))
     if "base" in _toml(under):
         raise ConfigError(f"{path} has the base {base}, which has a base itself; name that one.")
     return _laid_over(_values(under), values)
@@ -248,7 +249,7 @@ def _place(part: str, here: Any, setting: str) -> int | str:
         return part
     if not isinstance(here, list):
         raise ConfigError(f"--set {setting}: {part!r} lies below a value, not a table.")
-    if not part.isdigit() or int(part) >= len(here):
+    if not (part.isascii() and part.isdigit()) or int(part) >= len(here):
         raise ConfigError(
             f"--set {setting}: {part!r} is no place in a list of {len(here)}; count from 0."
         )
