@@ -44,6 +44,10 @@ def conversations_of(
     Raises:
         InputError: the counts differ, or there is no question.
     """
+    if not isinstance(question, (str, list, tuple)) or not all(
+        isinstance(text, str) for text in question
+    ):
+        raise InputError(f"got {type(question).__name__} as the question; give a text, or a list.")
     questions = [question] if isinstance(question, str) else list(question)
     lists: Any = images
     if isinstance(question, str):
@@ -129,7 +133,12 @@ def _is_picture(given: Any) -> bool:
 
 
 def _turn(question: str, images: Pictures) -> Turn:
-    several = [images] if _is_picture(images) else list(images or ())  # type: ignore[arg-type]
+    if not (images is None or _is_picture(images) or isinstance(images, (list, tuple))):
+        raise InputError(
+            f"got {type(images).__name__} as an image; give a PIL image (Image.fromarray makes one "
+            "of an array), the path of a file, or a list of these."
+        )
+    several = [images] if _is_picture(images) else list(images or ())
     pictures = [{"type": "image", "image": image} for image in several]
     return {"role": "user", "content": [*pictures, {"type": "text", "text": question}]}
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import foveate
-from foveate.errors import InputError
+from foveate.errors import InputError, MethodError
 from foveate.models.load import load_vlm
 from foveate.models.vlm import VisionLanguageModel
 from tests.cli.vlm_folder import NUM_VISUAL, WORDS, save_tiny_vlm
@@ -98,3 +98,23 @@ def test_the_embedded_model_by_its_name() -> None:
     assert image.size == (224, 224)
     assert vlm.answer(vlm.inputs(question, image)) == [answer]
     assert vlm.unknown_words(question) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "image", "words"),
+    [
+        (None, None, "got NoneType as the question; give a text"),
+        (5, None, "got int as the question"),
+        (["a", 5], None, "got list as the question"),
+        ("what ?", torch.zeros(3, 4, 4), "got Tensor as an image; give a PIL image"),
+    ],
+)
+def test_what_is_no_question_and_no_image(question: Any, image: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        foveate.load_vlm("embedded").inputs(question, image)
+
+
+def test_a_class_for_a_method_is_told_apart() -> None:
+    model = foveate.load_vlm("embedded").model
+    with pytest.raises(MethodError, match="pass an instance such as"):
+        foveate.attach(model, foveate.TokenCarve, keep="25%")  # type: ignore[arg-type]

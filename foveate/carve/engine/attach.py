@@ -80,7 +80,7 @@ def _with_budget(method: Method | str, keep: str | int | float | None) -> Method
         if keep is None:
             raise BudgetError(f"{method!r} comes without a budget; give one, e.g. keep='25%'.")
         return parse_method(method, parse_budget(keep))
-    if keep is not None:
+    if keep is not None and isinstance(method, Method):
         raise MethodError(
             f"got keep={keep!r} beside the method {method}, which has a budget of its own; give "
             "one of them."
