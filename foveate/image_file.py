@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from foveate.errors import InputError
-from foveate.files import is_folder, is_there, open_regular
+from foveate.files import is_folder, open_regular
 
 __all__ = ["FORMATS", "MAX_PIXELS", "decode_image", "open_image", "to_rgb"]
 
@@ -37,7 +37,12 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
     path = Path(path)
     if is_folder(path):
         raise InputError(f"image {str(path)!r} is a folder; give the file itself.")
-    if not is_there(path):
+    try:
+        is_missing = not path.exists()
+    except (OSError, ValueError) as error:  # names that no file system takes
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"image {str(path)[:99]!r} cannot be opened ({reason}).") from error
+    if is_missing:
         raise InputError(f"image {str(path)!r} does not exist; check the path.")
     try:
         file = open_regular(path)
