@@ -41,7 +41,7 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
         is_missing = not path.exists()
     except (OSError, ValueError) as error:  # names that no file system takes
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"image {str(path)[:99]!r} cannot be opened ({reason}).") from error
+        raise InputError(f"image {str(path)!r} cannot be opened ({reason}).") from error
     if is_missing:
         raise InputError(f"image {str(path)!r} does not exist; check the path.")
     try:
