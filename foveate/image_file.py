@@ -38,16 +38,16 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
     if is_folder(path):
         raise InputError(f"image {str(path)!r} is a folder; give the file itself.")
     try:
-        is_missing = not path.exists()
-    except (OSError, ValueError) as error:  # names that no file system takes
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"image {str(path)!r} cannot be opened ({reason}).") from error
-    if is_missing:
-        raise InputError(f"image {str(path)!r} does not exist; check the path.")
-    try:
         file = open_regular(path)
+    except FileNotFoundError:
+        raise InputError(f"image {str(path)!r} does not exist; check the path.") from None
     except PermissionError:
         raise InputError(f"image {str(path)!r} may not be read; check permissions.") from None
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # a name that no file system takes, a broken disk
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"image {str(path)!r} cannot be opened ({reason}).") from error
     with file:
         return decode_image(file, repr(str(path)), max_pixels=max_pixels)
 

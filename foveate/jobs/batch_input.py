@@ -179,6 +179,3 @@ def _open(path: str, folder: Path) -> Any:
         return open_image(whole)
     except InputError as error:
         raise InputError(str(error).replace(repr(str(whole)), repr(path))) from error
-    except (OSError, ValueError) as error:  # names that no file system takes
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"image {path[:99]!r} cannot be opened ({reason}).") from error

@@ -182,37 +182,31 @@ def load_base(
     if name == EMBEDDED_LLM:
         name = str(smollm2_path())
     check_safetensors(name)
-    _check_config(name, revision=revision, **access)
+    check_kernel(name, _from_base(AutoConfig, name, revision=revision, **access))
     place = torch.device(device) if device is not None else torch.device("cpu")
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name,
-            # Half precision is slow on a CPU; elsewhere the checkpoint's own.
-            dtype=torch.float32 if place.type == "cpu" else "auto",
-            revision=revision,
-            use_safetensors=True,
-            trust_remote_code=False,
-            **access,
-        )
-    except Exception as error:  # a missing or damaged checkpoint can fail anywhere inside
-        raise InputError(
-            f"base model {name!r} cannot be loaded ({type(error).__name__}: {first_line(error)}); "
-            "pass base= with a folder or hub id that has it."
-        ) from error
+    model = _from_base(
+        AutoModelForCausalLM,
+        name,
+        # Half precision is slow on a CPU; elsewhere the checkpoint's own.
+        dtype=torch.float32 if place.type == "cpu" else "auto",
+        revision=revision,
+        use_safetensors=True,
+        **access,
+    )
     if tokenizer is None:
         tokenizer = _tokenizer(name, revision=revision, **access)
     return model.to(place).eval(), tokenizer
 
 
-def _check_config(name: str, **access: Any) -> None:
+def _from_base(kind: Any, name: str, **settings: Any) -> Any:
+    """What a class of transformers loads of the base model."""
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **access)
-    except Exception as error:
+        return kind.from_pretrained(name, trust_remote_code=False, **settings)
+    except Exception as error:  # a missing or damaged checkpoint can fail anywhere inside
         raise InputError(
             f"base model {name!r} cannot be loaded ({type(error).__name__}: {first_line(error)}); "
             "pass base= with a folder or hub id that has it."
         ) from error
-    check_kernel(name, config)
 
 
 def _tokenizer(name: str, **access: Any) -> Any:
