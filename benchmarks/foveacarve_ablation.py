@@ -18,8 +18,8 @@ from torch import Tensor
 
 import foveate
 from benchmarks.results import write_results
-from foveate.carve.engine.attach import Run
 from foveate.carve.engine.image_cache import ImageCache
+from foveate.carve.engine.run import Run
 from foveate.carve.methods import FoveaCarve
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import others, top_k

@@ -9,8 +9,8 @@ from foveate.errors import FoveateError as FoveateError
 from foveate.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from foveate.carve.engine.attach import Run as Run
-    from foveate.carve.engine.attach import attach as attach
+    from foveate.carve.attach import attach as attach
+    from foveate.carve.engine.run import Run as Run
     from foveate.carve.method import METHODS as METHODS
     from foveate.carve.method import Method as Method
     from foveate.carve.methods import *  # noqa: F403
@@ -36,8 +36,8 @@ _HOMES = {
     "Method": "foveate.carve.method",
     "method": "foveate.carve.registry",
     "Stack": "foveate.carve.stack",
-    "Run": "foveate.carve.engine.attach",
-    "attach": "foveate.carve.engine.attach",
+    "Run": "foveate.carve.engine.run",
+    "attach": "foveate.carve.attach",
     "PageReader": "foveate.carve.pages.reader",
     "VisionLanguageModel": "foveate.models.vlm",
     "example_page": "foveate.tasks.reading",

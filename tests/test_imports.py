@@ -38,10 +38,11 @@ RULES: dict[str, str] = {
     "carve": "carve/methods carve/stack",
     "carve/spec": "core carve/definition carve/method carve/registry carve/stack",
     "carve/tower": "core models carve/method carve/tower_method",
-    "carve/engine": "core models carve/method carve/spec carve/tower",
+    "carve/engine": "core models carve/method carve/tower",
+    "carve/attach": "core carve/method carve/spec carve/engine",
     "carve/answerer": "core models carve/method carve/engine",
     "carve/pages": "assets core tasks text_image models carve/method carve/methods carve/spec "
-    "carve/engine",
+    "carve/attach",
     "carve/compare": "core tasks measure models carve/method carve/spec carve/engine "
     "carve/answerer",
     # Vist: far text as latents.
@@ -61,11 +62,11 @@ RULES: dict[str, str] = {
     # Where both are put to work.
     "vllm": "core measure carve/method carve/registry carve/spec",
     "__init__": "core tasks models carve/method carve/registry carve/methods carve/stack "
-    "carve/engine carve/pages vist/run",
+    "carve/engine carve/attach carve/pages vist/run",
     "jobs": "assets core image_file jsonl_file measure models carve/method carve/spec "
     "carve/answerer __init__",
     "app": "assets core image_file tasks text_image draw models carve/method carve/registry "
-    "carve/methods carve/spec carve/engine carve/answerer carve/compare vist/run",
+    "carve/methods carve/spec carve/engine carve/attach carve/answerer carve/compare vist/run",
     "cli": "assets core image_file tasks text_image measure draw models carve/method "
     "carve/registry carve/spec carve/engine carve/pages carve/compare vist/parts vist/run "
     "vist/train vist/cepe vist/eval vllm __init__ jobs app",

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from foveate.carve.answerer import Answerer
+from foveate.carve.attach import attach
 from foveate.carve.compare.agreement import Agreement, agreement_over_budgets
-from foveate.carve.engine.attach import attach
 from foveate.carve.engine.token_scores import StepScores, step_scores
 from foveate.carve.method import Method
 from foveate.carve.methods import NoOp

@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from foveate.carve.engine.attach import Run
 from foveate.carve.engine.image_cache import ImageCache, needs_the_tower
+from foveate.carve.engine.run import Run
 from foveate.carve.method import Method
 from foveate.core.report import Report
 from foveate.models.continuations import Continuation, score_continuations

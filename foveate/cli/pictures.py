@@ -10,7 +10,7 @@ from foveate.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from foveate.carve.engine.attach import Run
+    from foveate.carve.engine.run import Run
     from foveate.models.vlm import VisionLanguageModel
 
 __all__ = ["draw_run", "save_picture"]

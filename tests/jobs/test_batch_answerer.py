@@ -128,7 +128,7 @@ def test_several_pictures_count_together(
 def test_a_method_that_never_fires_ends_the_job(
     vlm: VisionLanguageModel, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from foveate.carve.engine.attach import Run
+    from foveate.carve.engine.run import Run
 
     monkeypatch.setattr(Run, "_install", lambda self: None)
     with pytest.raises(NotFiredError, match=r"line 1 has 1 image, but fastv.* saw no visual token"):

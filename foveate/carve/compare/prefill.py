@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from foveate.carve.engine.attach import Run
+from foveate.carve.engine.run import Run
 from foveate.carve.method import Method
 from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import Interval

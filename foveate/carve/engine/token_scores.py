@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foveate.carve.engine.attach import Run
+from foveate.carve.engine.run import Run
 from foveate.core.rank import descending_rank
 from foveate.errors import InputError
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from foveate.carve.engine.attach import attach
+from foveate.carve.attach import attach
 from foveate.carve.method import Method
 from foveate.carve.methods import NoOp
 from foveate.carve.pages.defaults import PageDefaults

@@ -1,4 +1,4 @@
-"""attach: put a compression method on an unmodified model, and take it off without a trace."""
+"""Run: a compression method on an unmodified model, put on by hooks, taken off without a trace."""
 
 from __future__ import annotations
 
@@ -19,77 +19,17 @@ from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
 from foveate.carve.engine.units import FeatureRecorder
 from foveate.carve.method import LAYER_NEEDS, Method, Step
-from foveate.carve.spec import parse_method
 from foveate.carve.tower.merge import TowerShortener
 from foveate.carve.tower.record import TowerRecorder
-from foveate.core.budget import parse_budget
 from foveate.core.report import Report
-from foveate.errors import BudgetError, MethodError, UnsupportedModeError
+from foveate.errors import MethodError, UnsupportedModeError
 from foveate.models.anatomy import Anatomy, anatomy_of
 from foveate.models.attachment import Attachment, bound_arguments
 from foveate.models.attention import RowRecorder
 
 
-def attach(
-    model: nn.Module,
-    method: Method | str,
-    *,
-    keep: str | int | float | None = None,
-    visual_mask: Tensor | None = None,
-) -> Run:
-    """Compress the visual tokens of every prompt that `model` sees, until detached.
-
-    The model is not modified: hooks are added, and removed by `run.detach()` or at the end of a
-    `with` block, also after an exception.
-
-    Args:
-        model: a transformers vision-language model of a supported family (`foveate models`), or a
-            plain text decoder together with `visual_mask`.
-        method: what to keep, e.g. `foveate.TokenCarve(keep_tokens=128)`, or as the command line's
-            --method writes it: "tokencarve", "fastv(prune_layer=3)", "divprune:50%+tokencarve",
-            "package.module:Class".
-        keep: budget of a method given as text: "25%" or 0.25 of the visual tokens, "128" or 128 of
-            them. A method object has its own.
-        visual_mask: [B, S] bool, True at visual tokens, for callers who pass `inputs_embeds` (token
-            ids then do not say where images are). It applies to every pass whose new tokens have
-            that shape; assign `run.visual_mask` to change it. Each contiguous run counts as one
-            image.
-
-    Returns:
-        A Run: a context manager that holds the report and the plans of the last prefill.
-
-    Raises:
-        UnsupportedModelError: the model family is unknown or has no visual tokens.
-        MethodError: prune_layer does not fit the model, the text names no method, or a method
-            object comes with `keep`.
-        BudgetError: an impossible budget, or none.
-        AttachError: the model has a run attached already.
-
-    Example:
-        with foveate.attach(model, foveate.TokenCarve(keep_tokens=128)) as run:
-            out = model.generate(**inputs, max_new_tokens=64)
-        print(run.report)
-    """
-    run = Run(model, _with_budget(method, keep), visual_mask=visual_mask)
-    run.attach()
-    return run
-
-
-def _with_budget(method: Method | str, keep: str | int | float | None) -> Method:
-    if isinstance(method, str):
-        if keep is None:
-            raise BudgetError(f"{method!r} comes without a budget; give one, e.g. keep='25%'.")
-        return parse_method(method, parse_budget(keep))
-    if keep is not None and isinstance(method, Method):
-        raise MethodError(
-            f"got keep={keep!r} beside the method {method}, which has a budget of its own; give "
-            "one of them."
-        )
-    return method
-
-
 class Run(Attachment[Report]):
-    """A method on a model, and the record of what it did. Made by `attach`.
+    """A method on a model, and the record of what it did. Made by `foveate.attach`.
 
     Attributes:
         method: the method in force.
@@ -97,7 +37,7 @@ class Run(Attachment[Report]):
         reports: of all prefills, oldest first.
         plans: ImagePlan of every image of the last prefill: where it sat, what was kept.
         decisions: the same step by step: layer -> Groups of images that lost tokens there.
-        visual_mask: explicit positions for `inputs_embeds` callers, see `attach`.
+        visual_mask: explicit positions for `inputs_embeds` callers, see `foveate.attach`.
         next_serial: running number of the next image, which seeds random methods; set it to go on
             where another run left off.
     """

@@ -1,0 +1,71 @@
+"""attach: the front door of carving."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from foveate.carve.engine.run import Run
+from foveate.carve.method import Method
+from foveate.carve.spec import parse_method
+from foveate.core.budget import parse_budget
+from foveate.errors import BudgetError, MethodError
+
+__all__ = ["attach"]
+
+
+def attach(
+    model: nn.Module,
+    method: Method | str,
+    *,
+    keep: str | int | float | None = None,
+    visual_mask: Tensor | None = None,
+) -> Run:
+    """Compress the visual tokens of every prompt that `model` sees, until detached.
+
+    The model is not modified: hooks are added, and removed by `run.detach()` or at the end of a
+    `with` block, also after an exception.
+
+    Args:
+        model: a transformers vision-language model of a supported family (`foveate models`), or a
+            plain text decoder together with `visual_mask`.
+        method: what to keep, e.g. `foveate.TokenCarve(keep_tokens=128)`, or as the command line's
+            --method writes it: "tokencarve", "fastv(prune_layer=3)", "divprune:50%+tokencarve",
+            "package.module:Class".
+        keep: budget of a method given as text: "25%" or 0.25 of the visual tokens, "128" or 128 of
+            them. A method object has its own.
+        visual_mask: [B, S] bool, True at visual tokens, for callers who pass `inputs_embeds` (token
+            ids then do not say where images are). It applies to every pass whose new tokens have
+            that shape; assign `run.visual_mask` to change it. Each contiguous run counts as one
+            image.
+
+    Returns:
+        A Run: a context manager that holds the report and the plans of the last prefill.
+
+    Raises:
+        UnsupportedModelError: the model family is unknown or has no visual tokens.
+        MethodError: prune_layer does not fit the model, the text names no method, or a method
+            object comes with `keep`.
+        BudgetError: an impossible budget, or none.
+        AttachError: the model has a run attached already.
+
+    Example:
+        with foveate.attach(model, foveate.TokenCarve(keep_tokens=128)) as run:
+            out = model.generate(**inputs, max_new_tokens=64)
+        print(run.report)
+    """
+    run = Run(model, _with_budget(method, keep), visual_mask=visual_mask)
+    run.attach()
+    return run
+
+
+def _with_budget(method: Method | str, keep: str | int | float | None) -> Method:
+    if isinstance(method, str):
+        if keep is None:
+            raise BudgetError(f"{method!r} comes without a budget; give one, e.g. keep='25%'.")
+        return parse_method(method, parse_budget(keep))
+    if keep is not None and isinstance(method, Method):
+        raise MethodError(
+            f"got keep={keep!r} beside the method {method}, which has a budget of its own; give "
+            "one of them."
+        )
+    return method
