@@ -19,7 +19,13 @@ from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 
 Need = Literal[
-    "attention", "attention_output", "text", "text_attention", "vision_attention", "vision_keys"
+    "attention",
+    "attention_output",
+    "serials",
+    "text",
+    "text_attention",
+    "vision_attention",
+    "vision_keys",
 ]
 Where = Literal["vision_tower", "encoder", "llm"]
 Positions = Literal["original", "renumbered"]

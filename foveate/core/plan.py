@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -85,6 +85,16 @@ class KeepPlan:
             merge_src=self.merge_src[i : i + 1],
             merge_dst=self.merge_dst[i : i + 1],
             scores={name: score[i : i + 1] for name, score in self.scores.items()},
+        )
+
+    def repeat_interleave(self, count: int) -> KeepPlan:
+        """Every image `count` times, one after the other."""
+        return replace(
+            self,
+            keep_idx=self.keep_idx.repeat_interleave(count, dim=0),
+            merge_src=self.merge_src.repeat_interleave(count, dim=0),
+            merge_dst=self.merge_dst.repeat_interleave(count, dim=0),
+            scores={k: v.repeat_interleave(count, dim=0) for k, v in self.scores.items()},
         )
 
     def check(self, keep: int) -> None:

@@ -34,8 +34,8 @@ class VisualTokens:
             stands for each one.
         grids: per image (rows, columns) of the token grid, or None where tokens form no single
             grid.
-        serials: per image a running number within the run; seeds randomness, so that results do not
-            depend on how images were batched.
+        serials: per image a number that seeds randomness; for methods that ask for "serials" it
+            does not depend on how images were batched.
         counts: tokens that earlier steps of the run left of each of these images, oldest first;
             () at the first.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
@@ -14,6 +15,7 @@ from typing_extensions import Self
 
 from foveate.errors import AttachError
 from foveate.models.anatomy import Anatomy
+from foveate.models.hook import WrappedMethod
 
 # The base model itself holds what is attached to it, so that both are freed together: a registry
 # beside it would keep the model alive, because an attachment knows its model.
@@ -29,6 +31,14 @@ class Part(Protocol):
 P = TypeVar("P", bound=Part)
 R = TypeVar("R")
 
+MOST_REPORTS = 1000  # kept by a run; a server that runs for months must not grow
+
+
+class _LastReport(threading.local, Generic[R]):
+    """Of a thread."""
+
+    report: R | None = None
+
 
 class Attachment(ABC, Generic[R]):
     """Base of what runs on an unmodified model until it is detached; a context manager.
@@ -40,12 +50,13 @@ class Attachment(ABC, Generic[R]):
         anatomy: of the model.
 
     Attributes:
-        reports: of all prompts, oldest first.
+        reports: of the prompts of all threads, oldest first; the last MOST_REPORTS of them.
     """
 
     def __init__(self, anatomy: Anatomy) -> None:
         self._anatomy = anatomy
         self.reports: list[R] = []
+        self._last = _LastReport[R]()
         self._parts: list[Part] = []
 
     @property
@@ -60,8 +71,16 @@ class Attachment(ABC, Generic[R]):
 
     @property
     def report(self) -> R | None:
-        """What the last prompt did; None before the first."""
+        """What this thread's last prompt did, or anybody's where it had none yet."""
+        if self._last.report is not None:
+            return self._last.report
         return self.reports[-1] if self.reports else None
+
+    def _add_report(self, report: R) -> None:
+        """Remember what a prompt of this thread did."""
+        self._last.report = report
+        self.reports.append(report)
+        del self.reports[:-MOST_REPORTS]
 
     def attach(self) -> Self:
         """Put the hooks on (again).
@@ -102,6 +121,9 @@ class Attachment(ABC, Generic[R]):
     ) -> None:
         self.detach()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """A copy of a model has nothing attached."""
+
     @abstractmethod
     def _install(self) -> None:
         """Put every part on; what was put on before an exception is taken off again."""
@@ -120,35 +142,6 @@ class Attachment(ABC, Generic[R]):
     ) -> None:
         """Put `make(method)` in place of a method until detached; see `WrappedMethod`."""
         self._put_on(WrappedMethod(owner, name, make))
-
-
-class WrappedMethod:
-    """A method replaced on the instance, never on the class.
-
-    Args:
-        owner: whose method.
-        name: of the method.
-        make: what it was -> what stands there until `remove`, in its signature.
-    """
-
-    def __init__(
-        self,
-        owner: Any,
-        name: str,
-        make: Callable[[Callable[..., Any]], Callable[..., Any]],
-    ) -> None:
-        self._owner, self._name = owner, name
-        # The instance may have one of its own already, from somebody else.
-        self._had_own = name in owner.__dict__
-        self._before = getattr(owner, name)
-        owner.__dict__[name] = functools.wraps(self._before)(make(self._before))
-
-    def remove(self) -> None:
-        """Put back exactly what was there."""
-        if self._had_own:
-            self._owner.__dict__[self._name] = self._before
-        else:
-            self._owner.__dict__.pop(self._name, None)
 
 
 def attached_to(base: nn.Module) -> Attachment[Any] | None:

@@ -1,15 +1,16 @@
 """Some rows of attention, read from q and k inside any attention kernel.
 
 Asking a model for its attention maps forces the eager kernel and an S x S matrix in every layer.
-Here one layer's attention module is given a copy of its config that names a function registered
-with transformers; that function computes the rows asked for (the last prompt token's, the text
-tokens') and hands over to the kernel the model was using.
+Here q and k of one module are looked at on their way to the kernel that the model was using: while
+the module runs, transformers' table of kernels hands out that kernel with a reader in front. Names
+and configurations stay as they are, because models decide by them (sparse attention, for one, asks
+whether it runs on "sdpa" before it applies its mask).
 """
 
 from __future__ import annotations
 
-import copy
-import sys
+import functools
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -19,49 +20,107 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from foveate.core.layout import PAD
+from foveate.core.precision import full_precision
+from foveate.models.hook import hook_after, hook_before
 
-PROBED = "foveate_probed"
 _CHUNK = 64  # rows computed at a time: [B, H, 64, L] is all that ever exists of the map
-_PLACE = "_foveate_probe"  # the module itself holds its probe, so that both are freed together
+
+Kernel = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 class Probe(ABC):
     """Looks at q and k of one attention module, which goes on with the kernel it was using.
 
-    Attributes:
-        module: the attention module.
-        wants: whether the next call is to be read.
-    """
+    Any number of threads may call the module; what a probe reads in one call belongs to the thread
+    of that call.
 
-    wants = True
+    Args:
+        module: attention module of a transformers model.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.original = module.config
-        stand_in = copy.copy(self.original)
-        # The private field, because the property's setter also rewrites nested configs.
-        stand_in._attn_implementation_internal = PROBED
-        self.stand_in = stand_in
-        module.config = stand_in
-        module.__dict__[_PLACE] = self
-        ALL_ATTENTION_FUNCTIONS.register(PROBED, probed_attention)
+        self._handles = [
+            hook_before(module, self._enter),
+            hook_after(module, self._leave, always=True),
+        ]
+
+    @property
+    def wants(self) -> bool:
+        """Whether the next call is to be read."""
+        return True
 
     @abstractmethod
     def read(self, query: Tensor, key: Tensor, mask: Any, **settings: Any) -> None:
         """Called with q [B, H, Q, D], k [B, H_kv, L, D], the mask and the kernel's keywords."""
 
     def remove(self) -> None:
-        self.module.config = self.original
-        self.module.__dict__.pop(_PLACE, None)
+        for handle in self._handles:
+            handle.remove()
 
-    @property
-    def kernel(self) -> str:
-        """Name of the attention implementation the model uses itself."""
-        return str(self.original._attn_implementation)
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        _IN_FLIGHT.enter(self if self.wants else None)
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        _IN_FLIGHT.leave()
 
 
-class RowRecorder(Probe):
-    """Reads attention rows of one decoder layer while some are wanted.
+class _InFlight(threading.local):
+    """Probes whose modules run in this thread, outermost first."""
+
+    _lock = threading.Lock()
+    _count = 0  # over all threads
+
+    def __init__(self) -> None:
+        self.probes: list[Probe | None] = []
+
+    def enter(self, probe: Probe | None) -> None:
+        self.probes.append(probe)
+        with _InFlight._lock:
+            _InFlight._count += 1
+            if _InFlight._count == 1:
+                ALL_ATTENTION_FUNCTIONS.__dict__["get_interface"] = _read_in_front
+
+    def leave(self) -> None:
+        if not self.probes:
+            return  # its hook was put on while the module ran
+        self.probes.pop()
+        with _InFlight._lock:
+            _InFlight._count -= 1
+            if _InFlight._count == 0:
+                ALL_ATTENTION_FUNCTIONS.__dict__.pop("get_interface", None)
+
+
+_IN_FLIGHT = _InFlight()
+
+
+def _read_in_front(name: str, default: Kernel) -> Kernel:
+    """What transformers' table would give, with this thread's innermost probe in front of it."""
+    table = ALL_ATTENTION_FUNCTIONS
+    kernel: Kernel = type(table).get_interface(table, name, default)
+    probe = _IN_FLIGHT.probes[-1] if _IN_FLIGHT.probes else None
+    return kernel if probe is None else functools.partial(_read_then_attend, probe, kernel)
+
+
+def _read_then_attend(
+    probe: Probe,
+    kernel: Kernel,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    *args: Any,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    if module is probe.module and probe.wants:
+        with torch.no_grad(), full_precision(query.device):
+            probe.read(query, key, attention_mask, **kwargs)
+    return kernel(module, query, key, value, attention_mask, *args, **kwargs)
+
+
+class WantedRows(threading.local):
+    """Rows of attention that a thread's pass asks for, and what was read.
 
     Attributes:
         wanted: [B] column of the query among the new tokens, whose row is kept for each head.
@@ -70,8 +129,7 @@ class RowRecorder(Probe):
         text_rows: [B, T, new tokens] float32; zero where there was none.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(module)
+    def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
@@ -81,50 +139,37 @@ class RowRecorder(Probe):
         self.row: Tensor | None = None
         self.text_rows: Tensor | None = None
 
+
+class RowRecorder(Probe):
+    """Reads attention rows of one decoder layer while some are wanted.
+
+    Attributes:
+        here: what this thread's pass wants and has read.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.here = WantedRows()
+
     @property
-    def wants(self) -> bool:  # type: ignore[override]
-        return self.wanted is not None or self.wanted_text is not None
+    def wants(self) -> bool:
+        return self.here.wanted is not None or self.here.wanted_text is not None
 
     def read(self, query: Tensor, key: Tensor, mask: Any, **settings: Any) -> None:
+        here = self.here
         of_logits = {k: settings.get(k) for k in ("scaling", "sliding_window", "softcap")}
-        if self.wanted is not None:
-            rows = attention_rows(query, key, mask, self.wanted[:, None], **of_logits)
-            self.row = rows[:, :, 0]
-        if self.wanted_text is not None:
+        if here.wanted is not None:
+            rows = attention_rows(query, key, mask, here.wanted[:, None], **of_logits)
+            here.row = rows[:, :, 0]
+        if here.wanted_text is not None:
             parts = [
                 attention_rows(query, key, mask, part, **of_logits).mean(dim=1)
-                for part in self.wanted_text.split(_CHUNK, dim=1)
+                for part in here.wanted_text.split(_CHUNK, dim=1)
             ]
             rows = torch.cat(parts, dim=1)
-            empty = (self.wanted_text == PAD).to(rows.device)
-            self.text_rows = rows.masked_fill(empty.unsqueeze(-1), 0.0)
-        self.wanted = self.wanted_text = None
-
-
-def probed_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Any,
-    *args: Any,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """Let the module's probe read what it wants, then run the model's own kernel unchanged."""
-    probe: Probe = module.__dict__[_PLACE]
-    if probe.wants:
-        with torch.no_grad():
-            probe.read(query, key, attention_mask, **kwargs)
-    eager: Callable[..., Any] = sys.modules[type(module).__module__].eager_attention_forward
-    kernel = ALL_ATTENTION_FUNCTIONS.get_interface(probe.kernel, eager)
-    module.config = probe.original  # kernels look their own name up in the config
-    try:
-        output: tuple[Tensor, Tensor | None] = kernel(
-            module, query, key, value, attention_mask, *args, **kwargs
-        )
-    finally:
-        module.config = probe.stand_in
-    return output
+            empty = (here.wanted_text == PAD).to(rows.device)
+            here.text_rows = rows.masked_fill(empty.unsqueeze(-1), 0.0)
+        here.wanted = here.wanted_text = None
 
 
 def attention_rows(

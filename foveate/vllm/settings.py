@@ -116,7 +116,7 @@ def _obstacle(method: Method) -> str | None:
         return "acts inside the vision tower, which is vLLM's own"
     if len(method.layers(_DEEP, 0)) > 1:
         return "cuts between decoder layers, and vLLM's KV cache has one length for all of them"
-    beyond = method.step_needs - OF_THE_TOWER
+    beyond = method.step_needs - OF_THE_TOWER - {"serials"}
     if beyond:
         words = " and ".join(sorted(_WORDS[need] for need in beyond))
         return f"reads {words}, and in vLLM it decides before there is any"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +13,9 @@ import torch
 from torch import Tensor
 
 from foveate.carve.engine.decide import text_columns
+from foveate.carve.engine.explicit_mask import ExplicitMask
 from foveate.errors import UnsupportedModeError
-from foveate.models.anatomy import Anatomy, visual_token_ids
+from foveate.models.anatomy import MODALITIES, Anatomy, visual_token_ids
 from foveate.models.masks import valid_tokens
 
 
@@ -23,6 +26,7 @@ class Call:
     Args:
         inputs: the base model's arguments by name.
         batch, length: B and S, of the new tokens.
+        rows_per_prompt: rows of the batch that are one prompt (beams, returned sequences).
         device: of the new tokens.
         cache: the KV cache, None for none.
         past: uncompressed length of the cache before the call.
@@ -33,6 +37,7 @@ class Call:
     inputs: Mapping[str, Any]
     batch: int
     length: int
+    rows_per_prompt: int
     device: torch.device
     cache: Any
     past: int
@@ -40,17 +45,24 @@ class Call:
     is_explicit_mask: bool
 
     @classmethod
-    def of(cls, inputs: Mapping[str, Any], anatomy: Anatomy, given: Tensor | None) -> Call:
+    def of(
+        cls,
+        inputs: Mapping[str, Any],
+        anatomy: Anatomy,
+        explicit: ExplicitMask | None,
+        num_prompts: int | None,
+    ) -> Call:
         """Read a call off its arguments.
 
         Args:
             inputs: by name.
             anatomy: of the model.
-            given: [B, S] bool, the caller's visual_mask; it counts where its S is the call's.
+            explicit: the caller's visual_mask; it counts where its length is the call's.
+            num_prompts: rows before beams, None where that is not known.
 
         Raises:
-            UnsupportedModeError: nothing says where the new tokens are visual, or `given` does not
-                fit the batch.
+            UnsupportedModeError: nothing says where the new tokens are visual, or `explicit` does
+                not fit the call.
         """
         ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
         tokens = ids if ids is not None else embeds
@@ -58,13 +70,16 @@ class Call:
             raise UnsupportedModeError(
                 "the model was called with neither input_ids nor inputs_embeds."
             )
-        visual_mask, is_explicit = _visual_mask(ids, tokens, anatomy, given)
+        visual_mask, is_explicit = _visual_mask(inputs, tokens, anatomy, explicit)
         has_visual = visual_mask is not None and bool(visual_mask.any())
         cache = inputs.get("past_key_values")
+        batch = tokens.shape[0]
+        is_multiple = num_prompts is not None and num_prompts and batch % num_prompts == 0
         return cls(
             inputs=inputs,
-            batch=tokens.shape[0],
+            batch=batch,
             length=tokens.shape[1],
+            rows_per_prompt=batch // num_prompts if is_multiple and num_prompts else 1,
             device=tokens.device,
             cache=cache,
             past=cache.get_seq_length() if cache is not None else 0,
@@ -91,28 +106,50 @@ class Call:
 
 
 def _visual_mask(
-    ids: Tensor | None, tokens: Tensor, anatomy: Anatomy, given: Tensor | None
+    inputs: Mapping[str, Any], tokens: Tensor, anatomy: Anatomy, explicit: ExplicitMask | None
 ) -> tuple[Tensor | None, bool]:
     """Where the new tokens are visual, [B, S] or None, and whether the caller said so."""
-    batch, length = tokens.shape[:2]
-    if given is not None and given.shape[1] == length:
-        if batch % given.shape[0]:
-            raise UnsupportedModeError(
-                f"visual_mask has {given.shape[0]} rows and the batch {batch}; give "
-                "one row per sample (beams are repeated for you)."
-            )
-        repeats = batch // given.shape[0]
-        return given.to(tokens.device).bool().repeat_interleave(repeats, 0), True
+    ids, length = inputs.get("input_ids"), tokens.shape[1]
+    if explicit is not None and not explicit.fits(length):
+        explicit = None
+        if ids is None and length > 1:
+            return None, True  # the caller's mask is another prompt's
+    placeholders = set(visual_token_ids(anatomy).values())
     if ids is None:
-        if length > 1 and given is None:
+        if explicit is not None:
+            return explicit.of_embeds(tokens, anatomy.base.get_input_embeddings()), True
+        if length > 1:
             raise UnsupportedModeError(
                 "inputs_embeds does not say which tokens are visual; pass visual_mask= to "
                 "foveate.attach, or set run.visual_mask (all False for text only)."
             )
         return None, True
-    if length == 1:
-        return None, False  # a decoded token is text, whatever its id
+    if explicit is not None and not placeholders:
+        return explicit.of_ids(ids), True
+    # A decoded token is text, whatever its id, and so is a placeholder that comes without an image:
+    # prompt lookup may guess one.
+    if length == 1 or not brings_images(inputs, anatomy):
+        return None, False
     mask = torch.zeros_like(ids, dtype=torch.bool)
-    for token_id in visual_token_ids(anatomy).values():
+    for token_id in placeholders:
         mask |= ids == token_id
     return mask, False
+
+
+def brings_images(inputs: Mapping[str, Any], anatomy: Anatomy) -> bool:
+    """Whether a call of the base model has images or their features among its arguments."""
+    encoded = inputs.get("mm_encoder_outputs") or {}
+    if any(value is not None for value in encoded.values()):
+        return True
+    return any(inputs.get(name) is not None for name in _image_inputs(type(anatomy.base)))
+
+
+@functools.lru_cache(maxsize=64)
+def _image_inputs(base: type) -> frozenset[str]:
+    """Names of the arguments that hold images, or features of them."""
+    extractors = [getattr(base, f"get_{modality}_features", None) for modality in MODALITIES]
+    found = {"pixel_values", "pixel_values_videos", "image_hidden_states"}
+    for extractor in extractors:
+        if extractor is not None:
+            found.add(list(inspect.signature(extractor).parameters)[1])  # behind self
+    return frozenset(found)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +18,7 @@ from foveate.carve.engine.decide import Decider, Group, ImagePlan, ImageState
 from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
 from foveate.carve.engine.units import image_spans
-from foveate.core.layout import PAD, columns_of, kept_rows, last_valid, leading_padding
+from foveate.core.layout import PAD, ImageSpan, columns_of, kept_rows, last_valid, leading_padding
 from foveate.models.masks import narrow_tokens
 
 
@@ -53,7 +55,7 @@ class Carving:
     Args:
         setting: the run's parts.
         call: what came.
-        first_serial: running number of the first image.
+        first_serial: running number of the first image; None: prompts are numbered by content.
         replay: decisions to apply again instead of deciding.
 
     Attributes:
@@ -68,7 +70,7 @@ class Carving:
     """
 
     def __init__(
-        self, setting: Setting, call: Call, first_serial: int, replay: Replay | None
+        self, setting: Setting, call: Call, first_serial: int | None, replay: Replay | None
     ) -> None:
         self.setting = setting
         self.call = call
@@ -149,13 +151,28 @@ class Carving:
             call.inputs.get("mm_encoder_outputs") or {},
         )
         needs_text = setting.needs("text") or setting.needs("text_attention")
+        # Rows of one prompt see the same images: they are decided on once.
+        own = [span for span in spans if span.sample % call.rows_per_prompt == 0]
         return Decider(
-            states=[ImageState.whole(span) for span in spans],
+            states=[ImageState.whole(span) for span in own],
             text=call.text if needs_text else spans[0].tokens.new_empty(call.batch, 0),
-            first_serial=self.first_serial,
+            serials=self._serials(own),
             num_layers=setting.num_layers,
+            rows_per_prompt=call.rows_per_prompt,
             tower=setting.tower,
         )
+
+    def _serials(self, spans: Sequence[ImageSpan]) -> tuple[int, ...]:
+        """A number for each image, which random choices follow from."""
+        first = self.first_serial
+        ids = self.call.inputs.get("input_ids")
+        if first is not None or ids is None or not self.setting.needs("serials"):
+            return tuple(range(first or 0, (first or 0) + len(spans)))
+        rows = {
+            sample: ids[sample][self.call.valid[sample].to(ids.device)].cpu().numpy().tobytes()
+            for sample in {span.sample for span in spans}
+        }
+        return tuple(zlib.crc32(rows[span.sample], span.image) for span in spans)
 
     def _want_rows(self, index: int) -> None:
         """Tell the recorder of layer `index` which attention rows the next step asks for."""
@@ -163,11 +180,11 @@ class Carving:
         needs = self.setting.steps[index + 1].needs
         if "attention" in needs:
             last = columns_of(last_valid(self.call.valid)[:, None], self._rows)
-            recorder.wanted = last[:, 0]
+            recorder.here.wanted = last[:, 0]
         if "text_attention" in needs:
             columns = self.call.text.to(self.call.device)
             places = columns_of(columns.clamp_min(0), self._rows)
-            recorder.wanted_text = torch.where(columns == PAD, PAD, places)
+            recorder.here.wanted_text = torch.where(columns == PAD, PAD, places)
 
     # --- narrow ---
 

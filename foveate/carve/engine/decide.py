@@ -13,6 +13,7 @@ from foveate.carve.method import Method, Step
 from foveate.carve.tower.record import TowerRecorder
 from foveate.core.layout import PAD, ImageSpan, columns_of
 from foveate.core.plan import KeepPlan, compose
+from foveate.core.precision import full_precision
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 from foveate.models.attention import RowRecorder
@@ -72,15 +73,17 @@ class Decider:
     Args:
         states: all images of the batch.
         text: [B, T] columns of the text that methods may read, see `text_columns`; PAD for none.
-        first_serial: running number of the first image.
+        serials: a number for each image, which seeds random choices.
+        rows_per_prompt: rows of the batch that show one prompt and get the same plan.
         num_layers: of the decoder.
         tower: what was recorded in the vision tower, if anything was asked of it.
     """
 
     states: list[ImageState]
     text: Tensor
-    first_serial: int
     num_layers: int
+    serials: tuple[int, ...]
+    rows_per_prompt: int = 1
     tower: TowerRecorder | None = None
     groups: dict[int, list[Group]] = field(default_factory=dict)
 
@@ -113,22 +116,33 @@ class Decider:
         groups, plans = [], {}
         for (_, _, keeps), members in by_size.items():
             visual = look.at(members)
-            wanted = method.adapt(visual, keeps, step, self.num_layers)
+            with torch.no_grad(), full_precision(hidden.device):
+                wanted = method.adapt(visual, keeps, step, self.num_layers)
             for keep in dict.fromkeys(wanted):
                 if keep >= visual.num_tokens:
                     continue
                 own = [j for j, count in enumerate(wanted) if count == keep]
                 part = visual if len(own) == len(members) else visual.take(own)
-                with torch.no_grad():
+                with torch.no_grad(), full_precision(hidden.device):
                     plan = method.select(part, keep)
                 check_plan(method, plan, part, keep)
                 chosen = [members[j] for j in own]
-                groups.append(Group(*self.places(chosen, hidden.device), plan))
+                groups.append(self._group(chosen, hidden.device, plan))
                 plans.update({i: plan.image(j) for j, i in enumerate(chosen)})
         for i, state in enumerate(self.states):
             state.follow(plans.get(i))
         self.groups[step.layer] = groups
         return groups
+
+    def _group(self, members: Sequence[int], device: torch.device, plan: KeepPlan) -> Group:
+        """A plan in all rows of its prompts."""
+        samples, tokens = self.places(members, device)
+        count = self.rows_per_prompt
+        if count == 1:
+            return Group(samples, tokens, plan)
+        samples = samples.repeat_interleave(count, dim=0)
+        samples = samples + torch.arange(count, device=device).repeat(len(members))[:, None]
+        return Group(samples, tokens.repeat_interleave(count, dim=0), plan.repeat_interleave(count))
 
     def places(self, members: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
         """([G, 1] sample, [G, N] column) of what is left of equally long images."""
@@ -161,8 +175,8 @@ class _Look:
         found: dict[str, Tensor | None] = {}
         if "attention" in needs:
             assert self.recorder is not None
-            assert self.recorder.row is not None
-            row = self.recorder.row.to(hidden.device)  # [B, H, L]
+            assert self.recorder.here.row is not None
+            row = self.recorder.here.row.to(hidden.device)  # [B, H, L]
             index = tokens[:, None].expand(-1, row.shape[1], -1)
             found["attention"] = row[samples[:, 0]].gather(2, index)
         if "attention_output" in needs:
@@ -185,7 +199,7 @@ class _Look:
             hidden=hidden[samples, tokens].detach(),
             # What is left of an image is no grid any more.
             grids=tuple(state.span.grid if whole else None for state in states),
-            serials=tuple(decider.first_serial + i for i in members),
+            serials=tuple(decider.serials[i] for i in members),
             counts=states[0].counts,
             **found,
         )
@@ -209,8 +223,8 @@ class _Look:
             found["text"] = text * mask.unsqueeze(-1)
         if "text_attention" in self.step.needs:
             assert self.recorder is not None
-            assert self.recorder.text_rows is not None
-            rows = self.recorder.text_rows.to(device)[samples[:, 0]]  # [G, T, L]
+            assert self.recorder.here.text_rows is not None
+            rows = self.recorder.here.text_rows.to(device)[samples[:, 0]]  # [G, T, L]
             index = tokens[:, None].expand(-1, rows.shape[1], -1)
             found["text_attention"] = rows.gather(2, index) * mask.unsqueeze(-1)
         return found

@@ -28,7 +28,7 @@ class ForwardPass:
     Args:
         setting: the run's parts.
         call: what came.
-        first_serial: running number of the first image.
+        first_serial: running number of the first image; None: prompts are numbered by content.
         replay: decisions to apply again instead of deciding (generation without a cache).
 
     Attributes:
@@ -37,7 +37,12 @@ class ForwardPass:
     """
 
     def __init__(
-        self, setting: Setting, call: Call, *, first_serial: int, replay: Replay | None = None
+        self,
+        setting: Setting,
+        call: Call,
+        *,
+        first_serial: int | None,
+        replay: Replay | None = None,
     ) -> None:
         self.setting = setting
         self.call = call

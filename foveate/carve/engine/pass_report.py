@@ -26,7 +26,7 @@ def pass_report(forward: ForwardPass) -> Report:
         method=str(setting.method),
         fired=forward.fired,
         reason=reason,
-        images=tuple(_image_report(image_plan) for image_plan in plans),
+        images=tuple(_image_report(entry, forward.call.rows_per_prompt) for entry in plans),
         prune_layer=setting.prune_layer,
         num_layers=setting.num_layers,
         length_before=forward.call.past + forward.call.length,
@@ -35,16 +35,16 @@ def pass_report(forward: ForwardPass) -> Report:
         kv_bytes_uncompressed=full,
         select_seconds=carving.seconds if carving is not None else 0.0,
         tokens_per_layer=tuple(
-            count / max(1, len(plans))
+            count / max(1, len(plans) * forward.call.rows_per_prompt)
             for count in (carving.visual_per_layer if carving is not None else ())
         ),
     )
 
 
-def _image_report(image_plan: ImagePlan) -> ImageReport:
+def _image_report(image_plan: ImagePlan, rows_per_prompt: int) -> ImageReport:
     span, plan = image_plan.span, image_plan.plan
     return ImageReport(
-        sample=span.sample,
+        sample=span.sample // rows_per_prompt,
         image=span.image,
         kind=span.kind,
         before=span.num_tokens,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 from foveate.carve.engine.assisted import PromptFirst
 from foveate.carve.engine.call import Call
+from foveate.carve.engine.calls import Calls, Generation
 from foveate.carve.engine.decide import Group, ImagePlan
+from foveate.carve.engine.explicit_mask import ExplicitMask
 from foveate.carve.engine.forward_pass import ForwardPass
 from foveate.carve.engine.pass_report import pass_report
 from foveate.carve.engine.renumbered import renumbers
@@ -26,20 +29,25 @@ from foveate.errors import MethodError, UnsupportedModeError
 from foveate.models.anatomy import Anatomy, anatomy_of
 from foveate.models.attachment import Attachment, bound_arguments
 from foveate.models.attention import RowRecorder
+from foveate.models.hook import hook_after, hook_before
 
 
 class Run(Attachment[Report]):
     """A method on a model, and the record of what it did. Made by `foveate.attach`.
 
+    Any number of threads may call the model meanwhile. `plans`, `decisions`, `report`,
+    `visual_mask` and `next_serial` are each thread's own.
+
     Attributes:
         method: the method in force.
         report: what happened in the last prefill (a Report); None before the first.
-        reports: of all prefills, oldest first.
+        reports: of the prefills of all threads, oldest first.
         plans: ImagePlan of every image of the last prefill: where it sat, what was kept.
         decisions: the same step by step: layer -> Groups of images that lost tokens there.
-        visual_mask: explicit positions for `inputs_embeds` callers, see `foveate.attach`.
+        visual_mask: explicit positions, see `foveate.attach`.
         next_serial: running number of the next image, which seeds random methods; set it to go on
-            where another run left off.
+            where another run left off. None, as it is at first: the prompt itself seeds them, so
+            that a prompt is treated alike whenever and beside whatever it comes.
     """
 
     def __init__(
@@ -50,31 +58,71 @@ class Run(Attachment[Report]):
                 f"got {method!r} as the method; pass an instance such as "
                 "foveate.TokenCarve(keep_tokens=128), or a name with keep=."
             )
-        if isinstance(model, getattr(torch._dynamo.eval_frame, "OptimizedModule", ())):
-            raise UnsupportedModeError(
-                "a torch.compile'd model cannot be hooked; pass the model itself, uncompiled."
-            )
+        refuse_compiled(model)
         super().__init__(anatomy_of(model, with_explicit_mask=visual_mask is not None))
         self.model = model
         self.method = method
-        self.visual_mask = visual_mask
-        self.plans: list[ImagePlan] = []
-        self.decisions: dict[int, list[Group]] = {}
+        self._given_mask = visual_mask
+        self._here = Calls()
         anatomy = self._anatomy
         # Inside a PEFT wrapper it is the transformers model that generates.
         self._host: Any = anatomy.model
         steps = method.steps(len(anatomy.layers), anatomy.family.first_layer(anatomy.config))
         self.steps = {step.layer: step for step in steps}
         self.prune_layer = steps[0].layer
-        self.next_serial = 0
         self._renumbers = renumbers(steps, anatomy)
         self._setting: Setting | None = None
-        self._pass: ForwardPass | None = None
-        self._replay: Replay | None = None
 
     @property
     def label(self) -> str:
         return str(self.method)
+
+    @property
+    def plans(self) -> list[ImagePlan]:
+        return self._here.plans
+
+    @property
+    def decisions(self) -> dict[int, list[Group]]:
+        return self._here.decisions
+
+    @property
+    def next_serial(self) -> int | None:
+        return self._here.next_serial
+
+    @next_serial.setter
+    def next_serial(self, number: int | None) -> None:
+        self._here.next_serial = number
+
+    @property
+    def visual_mask(self) -> Tensor | None:
+        mask = self._explicit_mask()
+        return mask.mask if mask is not None else None
+
+    @visual_mask.setter
+    def visual_mask(self, mask: Tensor | None) -> None:
+        self._here.explicit_mask = ExplicitMask(mask) if mask is not None else None
+        if mask is None:
+            self._given_mask = None
+
+    def _explicit_mask(self) -> ExplicitMask | None:
+        """This thread's, made of what was given to `attach` where the thread has said nothing."""
+        if self._here.explicit_mask is None and self._given_mask is not None:
+            self._here.explicit_mask = ExplicitMask(self._given_mask)
+        return self._here.explicit_mask
+
+    @contextmanager
+    def one_prompt(self) -> Iterator[None]:
+        """Plain calls in here that lengthen a prompt, without a cache, are one generation.
+
+        The first one's decisions are applied again, as in `generate`. Outside, every call without a
+        cache is a prompt of its own.
+        """
+        before = self._here.generation
+        self._here.generation = Generation()
+        try:
+            yield
+        finally:
+            self._here.generation = before
 
     def detach(self) -> None:
         """Restore the model exactly. Harmless if already detached.
@@ -85,6 +133,8 @@ class Run(Attachment[Report]):
 
     def _install(self) -> None:
         anatomy, layers, host = self._anatomy, self._anatomy.layers, self._host
+        for module in (host, anatomy.base, anatomy.decoder):
+            refuse_compiled(module)
         tower = _on_the_tower(anatomy, list(self.steps.values()))
         if tower is not None:
             self._put_on(tower)
@@ -99,7 +149,7 @@ class Run(Attachment[Report]):
                 if of_layer - {"attention_output"}:
                     row_recorders[index - 1] = self._put_on(RowRecorder(before))
                 if "attention_output" in of_layer:
-                    self._put_on(before.register_forward_hook(self._after_attention))
+                    self._put_on(hook_after(before, self._after_attention))
         self._setting = Setting(
             anatomy=anatomy,
             method=self.method,
@@ -110,24 +160,27 @@ class Run(Attachment[Report]):
             tower=tower,
         )
         for i, layer in enumerate(layers):
-            hook = functools.partial(self._before_layer, i)
-            self._put_on(layer.register_forward_pre_hook(hook, with_kwargs=True))
+            self._put_on(hook_before(layer, functools.partial(self._before_layer, i)))
         base = anatomy.base
-        self._put_on(base.register_forward_pre_hook(self._before_base, with_kwargs=True))
-        self._put_on(base.register_forward_hook(self._after_base, always_call=True))
+        self._put_on(hook_before(base, self._before_base))
+        self._put_on(hook_after(base, self._after_base, always=True))
         if host is not base:
-            self._put_on(host.register_forward_pre_hook(self._before_model, with_kwargs=True))
+            self._put_on(hook_before(host, self._before_model))
         if hasattr(host, "generate"):
             self._wrap(host, "generate", self._guarded_generate)
             self._wrap(host, "_get_candidate_generator", self._prompt_first)
+        for name in ("generate_batch", "init_continuous_batching"):
+            if hasattr(host, name):
+                self._wrap(host, name, _refuse_continuous_batching)
 
     def _forget(self) -> None:
-        self._setting = self._pass = self._replay = None
+        self._setting = None
+        self._here.forget()
 
     # --- hooks ---
 
     def _guarded_generate(self, generate: Callable[..., Any]) -> Callable[..., Any]:
-        """Refuse what hooks cannot see from inside a forward pass, before any work is done."""
+        """Open a generation; refuse what hooks cannot see from inside a forward pass."""
 
         def guarded(*args: Any, **kwargs: Any) -> Any:
             for config in (kwargs.get("generation_config"), self._host.generation_config):
@@ -139,8 +192,12 @@ class Run(Attachment[Report]):
                         "is seen, so visual tokens cannot be scored; leave it unset (a carved "
                         "prefill is shorter anyway)."
                     )
-            self._replay = None
-            return generate(*args, **kwargs)
+            here = self._here
+            outer, here.generation = here.generation, Generation(_num_prompts(args, kwargs))
+            try:
+                return generate(*args, **kwargs)
+            finally:
+                here.generation = outer
 
         return guarded
 
@@ -159,45 +216,88 @@ class Run(Attachment[Report]):
 
     def _before_base(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         assert self._setting is not None
+        refuse_compiled(module)
+        here = self._here
+        generation = here.generation or Generation()
         inputs = bound_arguments(module, args, kwargs)
-        call = Call.of(inputs, self._anatomy, self.visual_mask)
-        again = self._replay.continued_by(call) if self._replay is not None else None
-        self._pass = ForwardPass(
+        call = Call.of(inputs, self._anatomy, self._explicit_mask(), generation.num_prompts)
+        replay = generation.replay
+        again = replay.continued_by(call) if replay is not None else None
+        here.forward = ForwardPass(
             self._setting,
             again or call,
-            first_serial=self.next_serial,
-            replay=self._replay if again is not None else None,
+            first_serial=here.next_serial,
+            replay=replay if again is not None else None,
         )
 
     def _before_layer(
         self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if self._pass is None:
-            return None
-        return self._pass.enter_layer(index, args, kwargs)
+        forward = self._here.forward
+        if forward is None:
+            raise UnsupportedModeError(
+                f"decoder layer {index} was called past {type(self._anatomy.base).__name__}, where "
+                "foveate sees what a call brings, so nothing would be compressed; call the model "
+                "itself, or detach first."
+            )
+        return forward.enter_layer(index, args, kwargs)
 
     def _after_attention(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._pass is not None:
-            self._pass.after_attention(output[0])
+        if self._here.forward is not None:
+            self._here.forward.after_attention(output[0])
 
     def _after_base(self, module: nn.Module, args: Any, output: Any) -> None:
         """Runs after an exception too, with output None."""
-        forward, self._pass = self._pass, None
+        here = self._here
+        forward, here.forward = here.forward, None
         if self._setting is not None:
             for recorder in self._setting.row_recorders.values():
-                recorder.forget()
+                recorder.here.forget()
         if output is None or forward is None:
             return
         forward.finish()
         if forward.is_prefill and forward.replay is None:
-            self.next_serial += len(forward.image_plans)
-            self.plans, self.decisions = forward.image_plans, forward.groups
-            self.reports.append(pass_report(forward))
-        if forward.used_cache is None and forward.fired:
+            if here.next_serial is not None:
+                here.next_serial += len(forward.image_plans)
+            here.plans, here.decisions = forward.image_plans, forward.groups
+            self._add_report(pass_report(forward))
+        if forward.used_cache is None and forward.fired and here.generation is not None:
             if forward.replay is None:
-                self._replay = Replay(forward.call, forward.groups)
+                here.generation.replay = Replay(forward.call, forward.groups)
             else:
                 forward.replay.advance(forward.call)
+
+
+def refuse_compiled(module: nn.Module) -> None:
+    """Hooks inside a compiled model would be compiled away, or into it.
+
+    Raises:
+        UnsupportedModeError: it is compiled, by torch.compile or in place.
+    """
+    is_compiled = isinstance(module, getattr(torch._dynamo.eval_frame, "OptimizedModule", ()))
+    if is_compiled or getattr(module, "_compiled_call_impl", None) is not None:
+        raise UnsupportedModeError(
+            f"{type(module).__name__} is compiled, and a compiled model cannot be hooked; pass the "
+            "model itself, uncompiled (or take off what model.compile() put on: "
+            "model._compiled_call_impl = None)."
+        )
+
+
+def _refuse_continuous_batching(method: Callable[..., Any]) -> Callable[..., Any]:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise UnsupportedModeError(
+            "continuous batching (generate_batch) packs prompts into a paged cache and takes token "
+            "ids without images, so nothing can be carved; use generate with a batch, or foveate's "
+            "vLLM plugin."
+        )
+
+    return refuse
+
+
+def _num_prompts(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
+    """Rows that a call of `generate` was given."""
+    given = [args[0] if args else None, *map(kwargs.get, ("inputs", "input_ids", "inputs_embeds"))]
+    return next((len(tokens) for tokens in given if isinstance(tokens, Tensor)), None)
 
 
 def _on_the_tower(anatomy: Anatomy, steps: Sequence[Step]) -> TowerRecorder | TowerShortener | None:

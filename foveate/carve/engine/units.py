@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from foveate.core.layout import ImageSpan, runs, split_by_lengths
 from foveate.models.anatomy import MODALITIES, Anatomy, Modality, Unit, visual_token_ids
+from foveate.models.hook import WrappedMethod
 
 # (modality, arguments of get_*_features, visual tokens of all items)
 Listener = Callable[[Modality, Mapping[str, Any], int], None]
@@ -26,11 +28,18 @@ def feature_lengths(output: Any) -> list[int]:
     return [int(item.shape[:-1].numel()) for item in pooled]
 
 
+class _Features(threading.local):
+    """Units of the features that a thread's last call of each extractor returned."""
+
+    def __init__(self) -> None:
+        self.units: dict[Modality, list[Unit]] = {}
+
+
 class FeatureRecorder:
     """Remembers what the model's own feature extractors last returned: how many tokens per image.
 
-    Wraps `get_image_features` and `get_video_features` on the instance (never on the class),
-    because `generate` calls them before the forward pass and drops the pixel inputs afterwards.
+    Wraps `get_image_features` and `get_video_features`, because `generate` calls them before the
+    forward pass and drops the pixel inputs afterwards. Each thread has its own last call.
 
     Args:
         anatomy: of the model.
@@ -40,27 +49,31 @@ class FeatureRecorder:
     def __init__(self, anatomy: Anatomy, listeners: Sequence[Listener] = ()) -> None:
         self._anatomy = anatomy
         self._listeners = tuple(listeners)
-        self._units: dict[Modality, list[Unit]] = {}
+        self._here = _Features()
+        self._wrapped: list[WrappedMethod] = []
         for modality in MODALITIES:
             name = f"get_{modality}_features"
             if modality in anatomy.family.units and hasattr(anatomy.base, name):
-                original = getattr(anatomy.base, name)
-                setattr(anatomy.base, name, self._recording(modality, original))
+                make = functools.partial(self._recording, modality)
+                self._wrapped.append(WrappedMethod(anatomy.base, name, make))
 
     def remove(self) -> None:
-        for modality in MODALITIES:
-            self._anatomy.base.__dict__.pop(f"get_{modality}_features", None)
+        while self._wrapped:
+            self._wrapped.pop().remove()
+
+    def forget(self) -> None:
+        """Forget what this thread's extractors returned."""
+        self._here.units.clear()
 
     def _recording(self, modality: Modality, original: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(original)
         rule = self._anatomy.family.units[modality]
 
-        @functools.wraps(original)
         def record(*args: Any, **kwargs: Any) -> Any:
             output = original(*args, **kwargs)
             inputs = signature.bind_partial(*args, **kwargs).arguments
             lengths = feature_lengths(output)
-            self._units[modality] = rule(self._anatomy.config, inputs, lengths)
+            self._here.units[modality] = rule(self._anatomy.config, inputs, lengths)
             for listener in self._listeners:
                 listener(modality, inputs, sum(lengths))
             return output
@@ -72,7 +85,7 @@ class FeatureRecorder:
 
         None if nothing recorded explains `num_tokens` placeholders in the batch.
         """
-        units = self._units.get(modality)
+        units = self._here.units.get(modality)
         total = sum(unit.num_tokens for unit in units) if units else 0
         if not units or total == 0 or num_tokens % total:
             return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from foveate.carve.method import Method
+from foveate.carve.method import Method, Need
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
@@ -17,7 +17,8 @@ class RandomTokens(Method):
     """Keep a uniformly random subset.
 
     Args:
-        seed: with the image's running number in the run it fixes the choice, whatever the batching.
+        seed: with the image's serial (its prompt and its place there, or its number where the run
+            counts) it fixes the choice, whatever the batching; beams see the same image.
     """
 
     name = "random"
@@ -31,6 +32,10 @@ class RandomTokens(Method):
                 f"seed={self.seed} is beyond what generators take; use a smaller one."
             )
         super().__post_init__()
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"serials"})
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         serials = visual.serials or tuple(range(visual.num_images))

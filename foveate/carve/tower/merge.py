@@ -7,6 +7,7 @@ placeholders fit; the language model's side then keeps one token of each group.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,27 +25,60 @@ from foveate.carve.tower.record import (
 )
 from foveate.carve.tower_method import TowerMerging, TowerResizing
 from foveate.core.plan import weighted_merge
+from foveate.core.precision import full_precision
 from foveate.core.received import last_used_layer, received_attention
 from foveate.errors import MethodError, UnsupportedModeError
 from foveate.models.anatomy import Anatomy, Modality
 from foveate.models.attention import Probe
+from foveate.models.hook import hook_after, hook_before
 from foveate.models.masks import is_flash
+
+
+class _Keys(threading.local):
+    """Of the last call in this thread."""
+
+    keys: Tensor | None = None  # [B, S, D], mean over heads
+    importance: Tensor | None = None  # [B, S], received attention
 
 
 class _KeyProbe(Probe):
     """Keeps keys (mean over heads) and received attention of the last call."""
 
-    keys: Tensor | None = None  # [B, S, D]
-    importance: Tensor | None = None  # [B, S]
-    has_cls = False
+    def __init__(self, module: nn.Module, *, has_cls: bool) -> None:
+        super().__init__(module)
+        self.has_cls = has_cls
+        self.here = _Keys()
 
     def read(self, query: Tensor, key: Tensor, mask: Any, **settings: Any) -> None:
-        self.keys = key.float().mean(dim=1)
         rows = [
             received_attention(q, k, settings.get("scaling"), self.has_cls)
             for q, k in zip(query, key, strict=True)
         ]
-        self.importance = torch.stack(rows)
+        self.here.keys = key.float().mean(dim=1)
+        self.here.importance = torch.stack(rows)
+
+
+class _Way(threading.local):
+    """Where the images are that this thread sends through the tower.
+
+    Attributes:
+        slots: slot of each of their tokens, by the number of slots.
+        owner: [B, n] token that stands for each slot.
+        sizes: [B, n] tokens in each slot.
+        counts: merges behind each layer.
+        num_tokens: of an image.
+        is_whole: nothing is merged.
+        batches: [B, N] owners of each call of the tower since features were last complete.
+    """
+
+    def __init__(self) -> None:
+        self.slots: dict[int, Tensor] = {}
+        self.owner: Tensor | None = None
+        self.sizes: Tensor | None = None
+        self.counts: tuple[int, ...] = ()
+        self.num_tokens = 0
+        self.is_whole = True
+        self.batches: list[Tensor] = []
 
 
 class TowerShortener(TowerWatcher):
@@ -71,22 +105,18 @@ class TowerShortener(TowerWatcher):
         self._method = method
         self._handles: list[RemovableHandle] = []
         self._probes: list[_KeyProbe] = []
-        self._batches: list[Tensor] = []  # [B, N] owners of each call of the tower
         self._skip = int(has_cls(tower))
-        # While an image runs through: slot of each of its tokens, by the number of slots.
-        self._slots: dict[int, Tensor] = {}
-        self._owner: Tensor | None = None  # [B, n] token that stands for each slot
-        self._sizes: Tensor | None = None  # [B, n] tokens in each slot
-        self._patches = (0, 0)
-        self._is_whole = False
+        self._way = _Way()
+        if isinstance(method, TowerResizing):
+            _refuse_absent_weights(method, tower)
         if isinstance(method, TowerMerging):
             used = last_used_layer(anatomy.feature_layer, len(layers))
             if used < 1:
                 raise MethodError(f"{method.name} merges between layers, and the tower uses one.")
             self._num_merging = used
             self._install_merging(list(layers), row.attention)
-        self._handles.append(tower.register_forward_pre_hook(self._begin, with_kwargs=True))
-        self._handles.append(tower.register_forward_hook(self._end))
+        self._handles.append(hook_before(tower, self._begin))
+        self._handles.append(hook_after(tower, self._end))
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -96,10 +126,11 @@ class TowerShortener(TowerWatcher):
 
     def collect(self, modality: Modality, inputs: Mapping[str, Any], num_tokens: int) -> None:
         """Called when the features of a batch of images are complete."""
-        batches, self._batches = self._batches, []
-        self._pieces.pop(modality, None)
+        batches, self._way.batches = self._way.batches, []
+        self._here.by_modality.pop(modality, None)
         if batches:
-            self._pieces[modality] = TowerPiece(owners=torch.cat([b.flatten() for b in batches]))
+            owners = torch.cat([batch.flatten() for batch in batches])
+            self._here.by_modality[modality] = TowerPiece(owners=owners)
 
     # --- hooks ---
 
@@ -107,15 +138,15 @@ class TowerShortener(TowerWatcher):
         pixels = args[0] if args else kwargs["pixel_values"]
         size = self._tower.config.patch_size
         rows, columns = pixels.shape[-2] // size, pixels.shape[-1] // size
-        self._patches = (rows, columns)
         num_tokens = rows * columns
         every = torch.arange(num_tokens, device=pixels.device)
         keep = self._method.budget.count(num_tokens)
-        self._is_whole = keep == num_tokens
+        way = self._way
+        way.num_tokens, way.is_whole = num_tokens, keep == num_tokens
         # A token for itself, until it is merged.
-        self._slots = {num_tokens: every.expand(len(pixels), -1)}
-        self._owner = every.expand(len(pixels), -1)
-        if self._is_whole:
+        way.slots = {num_tokens: every.expand(len(pixels), -1)}
+        way.owner = every.expand(len(pixels), -1)
+        if way.is_whole:
             return None
         if isinstance(self._method, TowerResizing):
             r, c = self._method.grid(rows, columns, keep)
@@ -123,8 +154,8 @@ class TowerShortener(TowerWatcher):
             cell = cell.flatten().to(pixels.device)  # [N] small token over each token
             owner = _centres(rows, r)[:, None] * columns + _centres(columns, c)
             owner = owner.flatten().to(pixels.device)
-            self._slots = {r * c: cell.expand(len(pixels), -1)}
-            self._owner = owner.expand(len(pixels), -1)
+            way.slots = {r * c: cell.expand(len(pixels), -1)}
+            way.owner = owner.expand(len(pixels), -1)
             small = F.interpolate(
                 pixels.float(), (r * size, c * size), mode="bicubic", antialias=True
             ).to(pixels.dtype)
@@ -133,31 +164,30 @@ class TowerShortener(TowerWatcher):
                 return (small, *args[1:]), kwargs
             return args, {**kwargs, "pixel_values": small}
         assert isinstance(self._method, TowerMerging)
-        self._sizes = torch.ones(len(pixels), num_tokens, device=pixels.device)
-        self._counts = self._method.merges(num_tokens, keep, self._num_merging)
+        way.sizes = torch.ones(len(pixels), num_tokens, device=pixels.device)
+        way.counts = tuple(self._method.merges(num_tokens, keep, self._num_merging))
         return None
 
     def _install_merging(self, layers: list[Any], attention: str) -> None:
         for i, layer in enumerate(layers):
             if i < self._num_merging:
-                probe = _KeyProbe(getattr(layer, attention))
-                probe.has_cls = bool(self._skip)
-                self._probes.append(probe)
+                module = getattr(layer, attention)
+                self._probes.append(_KeyProbe(module, has_cls=bool(self._skip)))
             if i:
                 hook = functools.partial(self._before_layer, i)
-                self._handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+                self._handles.append(hook_before(layer, hook))
 
     def _before_layer(self, index: int, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Merge by the keys of the layer before, then let this one weigh tokens by their size."""
-        if self._is_whole:
+        if self._way.is_whole:
             return None
         hidden = args[0] if args else kwargs["hidden_states"]
         if index <= self._num_merging:
-            probe = self._probes[index - 1]
-            assert probe.keys is not None
-            assert probe.importance is not None
-            keys, importance = probe.keys[:, self._skip :], probe.importance[:, self._skip :]
-            left = self._counts[index - 1]
+            found = self._probes[index - 1].here
+            assert found.keys is not None
+            assert found.importance is not None
+            keys, importance = found.keys[:, self._skip :], found.importance[:, self._skip :]
+            left = self._way.counts[index - 1]
             while left:
                 now = min(left, keys.shape[1] // 2)
                 hidden, keys, importance = self._merge(hidden, keys, importance, now)
@@ -172,49 +202,47 @@ class TowerShortener(TowerWatcher):
     def _merge(
         self, hidden: Tensor, keys: Tensor, importance: Tensor, count: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        method, skip = self._method, self._skip
+        method, skip, way = self._method, self._skip, self._way
         assert isinstance(method, TowerMerging)
-        assert self._sizes is not None
-        assert self._owner is not None
-        src, dst = method.match(keys, importance, count)
-        merge = functools.partial(weighted_merge, src=src, dst=dst, sizes=self._sizes)
+        assert way.sizes is not None
+        assert way.owner is not None
+        with full_precision(hidden.device):
+            src, dst = method.match(keys, importance, count)
+        merge = functools.partial(weighted_merge, src=src, dst=dst, sizes=way.sizes)
         body, keys = merge(hidden[:, skip:]), merge(keys)
         importance = merge(importance.unsqueeze(-1)).squeeze(-1)
-        stays = torch.ones_like(self._sizes, dtype=torch.bool).scatter_(1, src, False)
+        stays = torch.ones_like(way.sizes, dtype=torch.bool).scatter_(1, src, False)
         # Slot of every token: its own new number, or its target's.
         number = stays.long().cumsum(dim=1) - 1
         number = number.scatter(1, src, number.gather(1, dst))
-        slots = self._slots[self._sizes.shape[1]]
-        sizes = self._sizes.scatter_add(1, dst, self._sizes.gather(1, src))
-        self._sizes = sizes[stays].view(len(sizes), -1)
-        self._owner = self._owner[stays].view(len(sizes), -1)
-        self._slots[self._sizes.shape[1]] = number.gather(1, slots)
+        slots = way.slots[way.sizes.shape[1]]
+        sizes = way.sizes.scatter_add(1, dst, way.sizes.gather(1, src))
+        way.sizes = sizes[stays].view(len(sizes), -1)
+        way.owner = way.owner[stays].view(len(sizes), -1)
+        way.slots[way.sizes.shape[1]] = number.gather(1, slots)
         return torch.cat([hidden[:, :skip], body], dim=1), keys, importance
 
     def _size_bias(self, hidden: Tensor) -> Tensor | None:
         """log(size) on the attention logits of every key, [B, 1, 1, S] (ToMe's equation)."""
-        assert self._sizes is not None
-        if self._sizes.shape[1] == self._slots_at_start:
+        sizes = self._way.sizes
+        assert sizes is not None
+        if sizes.shape[1] == self._way.num_tokens:
             return None
-        kernel = str(self._probes[0].original._attn_implementation)
+        kernel = str(self._tower.config._attn_implementation)
         if is_flash(kernel):
             raise UnsupportedModeError(
                 f"{self._method.name} adds log(size) to attention logits, which {kernel} cannot; "
                 "load the model with attn_implementation='sdpa' (of the vision tower)."
             )
-        log_sizes = F.pad(self._sizes.log(), (self._skip, 0)).to(hidden.dtype)
+        log_sizes = F.pad(sizes.log(), (self._skip, 0)).to(hidden.dtype)
         return log_sizes[:, None, None].expand(-1, 1, hidden.shape[1], -1)
-
-    @property
-    def _slots_at_start(self) -> int:
-        return self._patches[0] * self._patches[1]
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Spread every state out to all tokens again."""
-        assert self._owner is not None
-        last = self._slots[min(self._slots)]
-        self._batches.append(self._owner.gather(1, last))
-        if self._is_whole:
+        way = self._way
+        assert way.owner is not None
+        way.batches.append(way.owner.gather(1, way.slots[min(way.slots)]))
+        if way.is_whole:
             return output
         output.last_hidden_state = self._spread(output.last_hidden_state)
         if getattr(output, "hidden_states", None) is not None:
@@ -225,11 +253,25 @@ class TowerShortener(TowerWatcher):
         if state is None:
             return None
         skip = self._skip
-        slots = self._slots.get(state.shape[1] - skip)
+        slots = self._way.slots.get(state.shape[1] - skip)
         if slots is None:
             return state
         index = slots[..., None].expand(-1, -1, state.shape[-1])
         return torch.cat([state[:, :skip], state[:, skip:].gather(1, index)], dim=1)
+
+
+def _refuse_absent_weights(method: Method, tower: nn.Module) -> None:
+    """Position embeddings of another size are made from the weights, past what would fetch them.
+
+    Raises:
+        UnsupportedModeError: weights are elsewhere until their own module runs.
+    """
+    if any(weight.is_meta for weight in tower.parameters()):
+        raise UnsupportedModeError(
+            f"{method.name} makes the position embeddings of a smaller image from weights that are "
+            "offloaded and not there until their module runs; keep the vision tower in memory "
+            "(device_map), or use another method."
+        )
 
 
 def _cells(size: int, parts: int) -> Tensor:

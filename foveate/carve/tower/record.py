@@ -6,6 +6,7 @@ at the placeholders of the prompt, so that the language model's side needs no se
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from foveate.core.layout import ImageSpan
+from foveate.core.precision import full_precision
 from foveate.core.received import last_used_layer, received_attention
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
 from foveate.models.anatomy import Anatomy, Modality, Tower
 from foveate.models.attention import Probe
+from foveate.models.hook import hook_before
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,21 @@ def has_cls(tower: Any) -> bool:
     return any(hasattr(embeddings, name) for name in ("class_embedding", "cls_token"))
 
 
+class _Found(threading.local):
+    """What a thread's call of the tower left: ([S], [S, H * D]) for each sequence."""
+
+    def __init__(self) -> None:
+        self.sequences: list[tuple[Tensor | None, Tensor]] = []
+
+
 class _TowerProbe(Probe):
     """Reads received attention and keys of one tower layer, image by image."""
 
-    def __init__(self, module: nn.Module, *, with_attention: bool) -> None:
+    def __init__(self, module: nn.Module, *, with_attention: bool, has_cls: bool) -> None:
         super().__init__(module)
         self.with_attention = with_attention
-        self.found: list[tuple[Tensor | None, Tensor]] = []  # ([S], [S, H * D]) for each sequence
+        self.has_cls = has_cls
+        self.here = _Found()
 
     def read(self, query: Tensor, key: Tensor, mask: Any, **settings: Any) -> None:
         lengths = settings.get("cu_seq_lens_k")
@@ -88,9 +99,14 @@ class _TowerProbe(Probe):
                 own = masks[min(i, len(masks) - 1)] if masks is not None else None
                 scaling = settings.get("scaling")
                 attention = received_attention(q, k, scaling, self.has_cls, own)
-            self.found.append((attention, k.transpose(0, 1).flatten(1).float()))
+            self.here.sequences.append((attention, k.transpose(0, 1).flatten(1).float()))
 
-    has_cls = False
+
+class _Pieces(threading.local):
+    """What is known of the images that a thread sent through the tower, by modality."""
+
+    def __init__(self) -> None:
+        self.by_modality: dict[Modality, TowerPiece] = {}
 
 
 class TowerWatcher:
@@ -102,7 +118,7 @@ class TowerWatcher:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._pieces: dict[Modality, TowerPiece] = {}
+        self._here = _Pieces()
 
     def of(self, span: ImageSpan) -> TowerPiece:
         """What is known of one image.
@@ -110,7 +126,7 @@ class TowerWatcher:
         Raises:
             UnsupportedModeError: its features were computed before attaching.
         """
-        pieces = self._pieces.get(span.kind)  # type: ignore[call-overload]
+        pieces = self._here.by_modality.get(span.kind)  # type: ignore[call-overload]
         if span.start is None or pieces is None:
             raise UnsupportedModeError(
                 f"{self._what} the vision tower, which did not run while it was attached "
@@ -138,22 +154,23 @@ class TowerRecorder(TowerWatcher):
         self._base = anatomy.base
         layer: Any = layers[last_used_layer(anatomy.feature_layer, len(layers))]
         self._probe = _TowerProbe(
-            getattr(layer, self._row.attention), with_attention=with_attention
+            getattr(layer, self._row.attention),
+            with_attention=with_attention,
+            has_cls=has_cls(self._tower),
         )
-        self._handle = self._tower.register_forward_pre_hook(self._begin, with_kwargs=True)
+        self._handle = hook_before(self._tower, self._begin)
 
     def remove(self) -> None:
         self._handle.remove()
         self._probe.remove()
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
-        self._probe.found = []
-        self._probe.has_cls = has_cls(module)
+        self._probe.here.sequences = []
 
     def collect(self, modality: Modality, inputs: Mapping[str, Any], num_tokens: int) -> None:
         """Called when the features of a batch of images are complete."""
-        found, self._probe.found = self._probe.found, []
-        self._pieces.pop(modality, None)
+        found, self._probe.here.sequences = self._probe.here.sequences, []
+        self._here.by_modality.pop(modality, None)
         if not found:
             return
         skip = int(self._probe.has_cls)
@@ -168,9 +185,9 @@ class TowerRecorder(TowerWatcher):
                 )
             return values
 
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(found[0][1].device):
             keys = per_token([k[skip:] for _, k in found])
             attention = None
             if self._probe.with_attention:
                 attention = per_token([a[skip:, None] for a, _ in found if a is not None])[:, 0]
-        self._pieces[modality] = TowerPiece(vision_attention=attention, vision_keys=keys)
+        self._here.by_modality[modality] = TowerPiece(vision_attention=attention, vision_keys=keys)

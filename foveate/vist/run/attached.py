@@ -122,7 +122,7 @@ class VistRun(Attachment[VistReport]):
             return self._prefix
         prefix = self._read_heads(text, count)
         self._prefix = prefix
-        self.reports.append(self._report(prefix))
+        self._add_report(self._report(prefix))
         return prefix
 
     def _read_heads(self, text: TextPass, count: int) -> PrefixCache:

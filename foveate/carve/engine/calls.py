@@ -1,0 +1,48 @@
+"""What the calls of one thread have learnt of an attached model so far."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from foveate.carve.engine.decide import Group, ImagePlan
+from foveate.carve.engine.explicit_mask import ExplicitMask
+from foveate.carve.engine.forward_pass import ForwardPass
+from foveate.carve.engine.replay import Replay
+
+
+@dataclass
+class Generation:
+    """One `generate`, or one prompt that the caller feeds again and again without a cache.
+
+    Args:
+        num_prompts: rows that it was given, before beams; None where it was not said.
+        replay: decisions on its prompt, for a generation without a cache.
+    """
+
+    num_prompts: int | None = None
+    replay: Replay | None = None
+
+
+class Calls(threading.local):
+    """State of one thread; another thread's calls see another.
+
+    Attributes:
+        forward: the call of the base model that runs now.
+        generation: that it belongs to, if any.
+        plans, decisions: of the last prefill.
+        next_serial: number of the next image, see Run.
+        explicit_mask: the caller's; None where none was given in this thread.
+    """
+
+    def __init__(self) -> None:
+        self.forward: ForwardPass | None = None
+        self.generation: Generation | None = None
+        self.plans: list[ImagePlan] = []
+        self.decisions: dict[int, list[Group]] = {}
+        self.next_serial: int | None = None
+        self.explicit_mask: ExplicitMask | None = None
+
+    def forget(self) -> None:
+        """Give up what belongs to calls; the last prefill's plans stay."""
+        self.forward = self.generation = None
