@@ -13,6 +13,7 @@ from foveate.carve.engine.assisted import PromptFirst
 from foveate.carve.engine.call import Call
 from foveate.carve.engine.decide import Group, ImagePlan
 from foveate.carve.engine.forward_pass import ForwardPass
+from foveate.carve.engine.labels import Labels
 from foveate.carve.engine.pass_report import pass_report
 from foveate.carve.engine.renumbered import renumbers
 from foveate.carve.engine.replay import Replay
@@ -71,6 +72,7 @@ class Run(Attachment[Report]):
         self._setting: Setting | None = None
         self._pass: ForwardPass | None = None
         self._replay: Replay | None = None
+        self._labels: Labels | None = None
 
     @property
     def label(self) -> str:
@@ -122,7 +124,7 @@ class Run(Attachment[Report]):
             self._wrap(host, "_get_candidate_generator", self._prompt_first)
 
     def _forget(self) -> None:
-        self._setting = self._pass = self._replay = None
+        self._setting = self._pass = self._replay = self._labels = None
 
     # --- hooks ---
 
@@ -150,17 +152,17 @@ class Run(Attachment[Report]):
 
         return make_prompt_first
 
-    def _before_model(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        if bound_arguments(module, args, kwargs).get("labels") is not None:
-            raise UnsupportedModeError(
-                "labels were passed, but a carved prefill returns logits for the kept tokens only, "
-                "so the loss would be misaligned; compute it outside foveate.attach."
-            )
+    def _before_model(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        self._labels, args, kwargs = Labels.of(module, args, kwargs)
+        return args, kwargs
 
     def _before_base(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         assert self._setting is not None
         inputs = bound_arguments(module, args, kwargs)
-        call = Call.of(inputs, self._anatomy, self.visual_mask)
+        labels, self._labels = self._labels, None
+        call = Call.of(inputs, self._anatomy, self.visual_mask, labels)
         again = self._replay.continued_by(call) if self._replay is not None else None
         self._pass = ForwardPass(
             self._setting,
@@ -180,15 +182,18 @@ class Run(Attachment[Report]):
         if self._pass is not None:
             self._pass.after_attention(output[0])
 
-    def _after_base(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _after_base(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Runs after an exception too, with output None."""
         forward, self._pass = self._pass, None
         if self._setting is not None:
             for recorder in self._setting.row_recorders.values():
                 recorder.forget()
         if output is None or forward is None:
-            return
+            return None
         forward.finish()
+        labels, left = forward.call.labels, forward.left
+        if labels is not None and left is not None:
+            output = labels.put_back(output, left.rows, left.keep_mask)
         if forward.is_prefill and forward.replay is None:
             self.next_serial += len(forward.image_plans)
             self.plans, self.decisions = forward.image_plans, forward.groups
@@ -198,6 +203,7 @@ class Run(Attachment[Report]):
                 self._replay = Replay(forward.call, forward.groups)
             else:
                 forward.replay.advance(forward.call)
+        return output
 
 
 def _on_the_tower(anatomy: Anatomy, steps: Sequence[Step]) -> TowerRecorder | TowerShortener | None:
