@@ -54,6 +54,10 @@ class Report(Listed):
         kv_bytes, kv_bytes_uncompressed: KV cache right after the prefill; None without a cache.
         select_seconds: wall time of scoring, choosing and merging.
         tokens_per_layer: mean visual tokens of an image in each decoder layer.
+        rows_per_layer: length of the batch in each decoder layer, as `length_after`; empty where
+            there was no visual token.
+        num_labels: labels the loss was computed over; None without labels.
+        num_labels_dropped: labels that a dropped row would have had to predict, left out of it.
     """
 
     method: str
@@ -68,11 +72,22 @@ class Report(Listed):
     kv_bytes_uncompressed: int | None = None
     select_seconds: float = 0.0
     tokens_per_layer: tuple[float, ...] = ()
+    rows_per_layer: tuple[int, ...] = ()
+    num_labels: int | None = None
+    num_labels_dropped: int = 0
 
     @property
     def average_tokens(self) -> float:
         """Mean visual tokens of an image over all decoder layers: what methods compare by."""
         return sum(self.tokens_per_layer) / max(1, len(self.tokens_per_layer))
+
+    @property
+    def row_share(self) -> float:
+        """Rows of all decoder layers as a share of the uncompressed: how long a step still is."""
+        if not self.rows_per_layer:
+            return 1.0
+        uncompressed = self.rows_per_layer[0] * len(self.rows_per_layer)
+        return sum(self.rows_per_layer) / uncompressed
 
     @property
     def before(self) -> int:

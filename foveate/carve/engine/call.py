@@ -14,6 +14,7 @@ from torch import Tensor
 
 from foveate.carve.engine.decide import text_columns
 from foveate.carve.engine.explicit_mask import ExplicitMask
+from foveate.carve.engine.labels import Labels
 from foveate.errors import UnsupportedModeError
 from foveate.models.anatomy import MODALITIES, Anatomy, visual_token_ids
 from foveate.models.masks import valid_tokens
@@ -32,6 +33,7 @@ class Call:
         past: uncompressed length of the cache before the call.
         visual_mask: [B, S] bool, where the new tokens are visual; None where none is.
         is_explicit_mask: the caller gave the mask; token ids say nothing about images.
+        labels: what the host model was asked for by column, None for nothing.
     """
 
     inputs: Mapping[str, Any]
@@ -43,6 +45,7 @@ class Call:
     past: int
     visual_mask: Tensor | None
     is_explicit_mask: bool
+    labels: Labels | None = None
 
     @classmethod
     def of(
@@ -51,6 +54,7 @@ class Call:
         anatomy: Anatomy,
         explicit: ExplicitMask | None,
         num_prompts: int | None,
+        labels: Labels | None = None,
     ) -> Call:
         """Read a call off its arguments.
 
@@ -59,6 +63,7 @@ class Call:
             anatomy: of the model.
             explicit: the caller's visual_mask; it counts where its length is the call's.
             num_prompts: rows before beams, None where that is not known.
+            labels: of the host model's call around it.
 
         Raises:
             UnsupportedModeError: nothing says where the new tokens are visual, or `explicit` does
@@ -85,6 +90,7 @@ class Call:
             past=cache.get_seq_length() if cache is not None else 0,
             visual_mask=visual_mask if has_visual else None,
             is_explicit_mask=is_explicit,
+            labels=labels,
         )
 
     @property
@@ -100,9 +106,16 @@ class Call:
         return valid_tokens(mask, self.batch, self.length, self.device)
 
     @cached_property
+    def asked(self) -> Tensor:
+        """Which new tokens are the prompt's: real ones, without an answer that is trained on."""
+        if self.labels is None or self.visual_mask is None:
+            return self.valid
+        return self.valid & ~self.labels.answering(self.visual_mask).to(self.valid.device)
+
+    @cached_property
     def text(self) -> Tensor:
         """[B, T] columns of the text that methods may read, see `text_columns`."""
-        return text_columns(self.valid, self.visual)
+        return text_columns(self.asked, self.visual)
 
 
 def _visual_mask(

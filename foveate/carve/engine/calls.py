@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from foveate.carve.engine.decide import Group, ImagePlan
 from foveate.carve.engine.explicit_mask import ExplicitMask
 from foveate.carve.engine.forward_pass import ForwardPass
+from foveate.carve.engine.labels import Labels
 from foveate.carve.engine.replay import Replay
 
 
@@ -30,6 +31,7 @@ class Calls(threading.local):
     Attributes:
         forward: the call of the base model that runs now.
         generation: that it belongs to, if any.
+        labels: of the host model's call that runs now, until the base model takes them over.
         plans, decisions: of the last prefill.
         next_serial: number of the next image, see Run.
         explicit_mask: the caller's; None where none was given in this thread.
@@ -38,6 +40,7 @@ class Calls(threading.local):
     def __init__(self) -> None:
         self.forward: ForwardPass | None = None
         self.generation: Generation | None = None
+        self.labels: Labels | None = None
         self.plans: list[ImagePlan] = []
         self.decisions: dict[int, list[Group]] = {}
         self.next_serial: int | None = None
@@ -45,4 +48,4 @@ class Calls(threading.local):
 
     def forget(self) -> None:
         """Give up what belongs to calls; the last prefill's plans stay."""
-        self.forward = self.generation = None
+        self.forward = self.generation = self.labels = None

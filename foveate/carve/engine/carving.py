@@ -63,6 +63,7 @@ class Carving:
         groups: layer -> Groups of images that lost tokens there.
         attention_output: [B, L, D] of the layer before a step that asks for it.
         visual_per_layer: visual tokens of the batch that each layer so far has seen.
+        length_per_layer: rows of the batch, fillers included, that each layer so far has run on.
         seconds: spent on selection.
 
     Raises:
@@ -80,6 +81,7 @@ class Carving:
         self.groups: dict[int, list[Group]] = {}
         self.attention_output: Tensor | None = None
         self.visual_per_layer: list[int] = []
+        self.length_per_layer: list[int] = []
         self.seconds = 0.0
         self._decider: Decider | None = None
         if call.cache is not None:
@@ -106,6 +108,7 @@ class Carving:
             hidden = self._step(index, hidden, cache)
         left = self.left
         self.visual_per_layer.append(self._num_visual if left is None else left.num_visual)
+        self.length_per_layer.append(hidden.shape[1])
         if index in self.setting.row_recorders and self.replay is None:
             self._want_rows(index)
         return hidden
@@ -179,7 +182,7 @@ class Carving:
         recorder = self.setting.row_recorders[index]
         needs = self.setting.steps[index + 1].needs
         if "attention" in needs:
-            last = columns_of(last_valid(self.call.valid)[:, None], self._rows)
+            last = columns_of(last_valid(self.call.asked)[:, None], self._rows)
             recorder.here.wanted = last[:, 0]
         if "text_attention" in needs:
             columns = self.call.text.to(self.call.device)

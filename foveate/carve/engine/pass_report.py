@@ -20,7 +20,7 @@ def pass_report(forward: ForwardPass) -> Report:
         reason = "no visual tokens in the prompt, left bitwise alone"
     elif not forward.fired:
         reason = "the budget keeps every visual token, left bitwise alone"
-    cache = forward.used_cache
+    cache, labels = forward.used_cache, forward.call.labels
     held, full = cache_bytes(cache) if cache is not None else (None, None)
     return Report(
         method=str(setting.method),
@@ -38,6 +38,9 @@ def pass_report(forward: ForwardPass) -> Report:
             count / max(1, len(plans) * forward.call.rows_per_prompt)
             for count in (carving.visual_per_layer if carving is not None else ())
         ),
+        rows_per_layer=tuple(carving.length_per_layer) if carving is not None else (),
+        num_labels=labels.num_left if labels is not None and labels.is_training else None,
+        num_labels_dropped=labels.num_dropped if labels is not None else 0,
     )
 
 

@@ -16,6 +16,7 @@ from foveate.carve.engine.calls import Calls, Generation
 from foveate.carve.engine.decide import Group, ImagePlan
 from foveate.carve.engine.explicit_mask import ExplicitMask
 from foveate.carve.engine.forward_pass import ForwardPass
+from foveate.carve.engine.labels import Labels
 from foveate.carve.engine.pass_report import pass_report
 from foveate.carve.engine.renumbered import renumbers
 from foveate.carve.engine.replay import Replay
@@ -166,6 +167,7 @@ class Run(Attachment[Report]):
         self._put_on(hook_after(base, self._after_base, always=True))
         if host is not base:
             self._put_on(hook_before(host, self._before_model))
+            self._put_on(hook_after(host, self._after_model, always=True))
         if hasattr(host, "generate"):
             self._wrap(host, "generate", self._guarded_generate)
             self._wrap(host, "_get_candidate_generator", self._prompt_first)
@@ -207,12 +209,15 @@ class Run(Attachment[Report]):
 
         return make_prompt_first
 
-    def _before_model(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        if bound_arguments(module, args, kwargs).get("labels") is not None:
-            raise UnsupportedModeError(
-                "labels were passed, but a carved prefill returns logits for the kept tokens only, "
-                "so the loss would be misaligned; compute it outside foveate.attach."
-            )
+    def _before_model(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        self._here.labels, args, kwargs = Labels.of(module, args, kwargs)
+        return args, kwargs
+
+    def _after_model(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Runs after an exception too, which may have come before the base model's call."""
+        self._here.labels = None
 
     def _before_base(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         assert self._setting is not None
@@ -220,7 +225,8 @@ class Run(Attachment[Report]):
         here = self._here
         generation = here.generation or Generation()
         inputs = bound_arguments(module, args, kwargs)
-        call = Call.of(inputs, self._anatomy, self._explicit_mask(), generation.num_prompts)
+        labels, here.labels = here.labels, None
+        call = Call.of(inputs, self._anatomy, self._explicit_mask(), generation.num_prompts, labels)
         replay = generation.replay
         again = replay.continued_by(call) if replay is not None else None
         here.forward = ForwardPass(
@@ -246,7 +252,7 @@ class Run(Attachment[Report]):
         if self._here.forward is not None:
             self._here.forward.after_attention(output[0])
 
-    def _after_base(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _after_base(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Runs after an exception too, with output None."""
         here = self._here
         forward, here.forward = here.forward, None
@@ -254,8 +260,11 @@ class Run(Attachment[Report]):
             for recorder in self._setting.row_recorders.values():
                 recorder.here.forget()
         if output is None or forward is None:
-            return
+            return None
         forward.finish()
+        labels, left = forward.call.labels, forward.left
+        if labels is not None and left is not None:
+            output = labels.put_back(output, left.rows, left.keep_mask)
         if forward.is_prefill and forward.replay is None:
             if here.next_serial is not None:
                 here.next_serial += len(forward.image_plans)
@@ -266,6 +275,7 @@ class Run(Attachment[Report]):
                 here.generation.replay = Replay(forward.call, forward.groups)
             else:
                 forward.replay.advance(forward.call)
+        return output
 
 
 def refuse_compiled(module: nn.Module) -> None:
