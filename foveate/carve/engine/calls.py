@@ -19,9 +19,11 @@ class Generation:
     Args:
         num_prompts: rows that it was given, before beams; None where it was not said.
         replay: decisions on its prompt, for a generation without a cache.
+        has_begun: whether its prompt has been read.
     """
 
     num_prompts: int | None = None
+    has_begun: bool = False
     replay: Replay | None = None
 
 

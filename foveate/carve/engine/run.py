@@ -134,8 +134,7 @@ class Run(Attachment[Report]):
 
     def _install(self) -> None:
         anatomy, layers, host = self._anatomy, self._anatomy.layers, self._host
-        for module in (host, anatomy.base, anatomy.decoder):
-            refuse_compiled(module)
+        self._refuse_compiled()
         tower = _on_the_tower(anatomy, list(self.steps.values()))
         if tower is not None:
             self._put_on(tower)
@@ -175,6 +174,10 @@ class Run(Attachment[Report]):
             if hasattr(host, name):
                 self._wrap(host, name, _refuse_continuous_batching)
 
+    def _refuse_compiled(self) -> None:
+        for module in (self._host, self._anatomy.base, self._anatomy.decoder):
+            refuse_compiled(module)
+
     def _forget(self) -> None:
         self._setting = None
         self._here.forget()
@@ -195,7 +198,10 @@ class Run(Attachment[Report]):
                         "prefill is shorter anyway)."
                     )
             here = self._here
-            outer, here.generation = here.generation, Generation(_num_prompts(args, kwargs))
+            outer, here.generation = (
+                here.generation,
+                Generation(num_prompts=_num_prompts(args, kwargs)),
+            )
             try:
                 return generate(*args, **kwargs)
             finally:
@@ -221,7 +227,7 @@ class Run(Attachment[Report]):
 
     def _before_base(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         assert self._setting is not None
-        refuse_compiled(module)
+        self._refuse_compiled()
         here = self._here
         generation = here.generation or Generation()
         inputs = bound_arguments(module, args, kwargs)
@@ -265,16 +271,21 @@ class Run(Attachment[Report]):
         labels, left = forward.call.labels, forward.left
         if labels is not None and left is not None:
             output = labels.put_back(output, left.rows, left.keep_mask)
-        if forward.is_prefill and forward.replay is None:
+        generation = here.generation
+        # Without a cache, every pass of a generation brings the prompt again.
+        is_again = forward.used_cache is None and generation is not None and generation.has_begun
+        if forward.is_prefill and not is_again:
             if here.next_serial is not None:
                 here.next_serial += len(forward.image_plans)
             here.plans, here.decisions = forward.image_plans, forward.groups
             self._add_report(pass_report(forward))
-        if forward.used_cache is None and forward.fired and here.generation is not None:
-            if forward.replay is None:
-                here.generation.replay = Replay(forward.call, forward.groups)
-            else:
-                forward.replay.advance(forward.call)
+        if generation is not None:
+            generation.has_begun = True
+            if forward.used_cache is None and forward.fired:
+                if forward.replay is None:
+                    generation.replay = Replay(forward.call, forward.groups)
+                else:
+                    forward.replay.advance(forward.call)
         return output
 
 
