@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from foveate.carve.engine.assisted import PromptFirst
 from foveate.carve.engine.call import Call
+from foveate.carve.engine.checkpointed import without_unused_cache
 from foveate.carve.engine.decide import Group, ImagePlan
 from foveate.carve.engine.forward_pass import ForwardPass
 from foveate.carve.engine.labels import Labels
@@ -176,7 +177,7 @@ class Run(Attachment[Report]):
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if self._pass is None:
             return None
-        return self._pass.enter_layer(index, args, kwargs)
+        return self._pass.enter_layer(index, args, without_unused_cache(module, kwargs))
 
     def _after_attention(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._pass is not None:
