@@ -157,6 +157,13 @@ class Report(Listed):
             )
         else:
             out.append(("KV cache", "none (use_cache=False)"))
+        if self.num_labels is not None:
+            layers = f"{self.num_layers} layers"
+            rows = f"{self.num_layers * self.length_before} -> {sum(self.rows_per_layer)}"
+            share = f"{100 * self.row_share:.1f} %"
+            out.append(("training step", f"{rows} rows of a sample in {layers} ({share})"))
+            left_out = f"{self.num_labels_dropped} left out, their rows were dropped"
+            out.append(("labels", f"{self.num_labels} learnt ({left_out})"))
         out.append(("selection", f"{1000 * self.select_seconds:.1f} ms"))
         return out
 

@@ -119,7 +119,7 @@ class Labels:
             keep_mask: [B, S] bool, the same as a mask.
 
         Returns:
-            The output with `last_hidden_state` [B, S, D], zero at columns that were dropped.
+            The output with `last_hidden_state` [B, S, D], zero at the columns that were dropped.
 
         Raises:
             UnsupportedModeError: logits are asked of a dropped column; or the host model computes a

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from foveate.carve.engine.assisted import PromptFirst
 from foveate.carve.engine.call import Call
 from foveate.carve.engine.calls import Calls, Generation
+from foveate.carve.engine.checkpointed import without_unused_cache
 from foveate.carve.engine.decide import Group, ImagePlan
 from foveate.carve.engine.explicit_mask import ExplicitMask
 from foveate.carve.engine.forward_pass import ForwardPass
@@ -252,7 +253,7 @@ class Run(Attachment[Report]):
                 "foveate sees what a call brings, so nothing would be compressed; call the model "
                 "itself, or detach first."
             )
-        return forward.enter_layer(index, args, kwargs)
+        return forward.enter_layer(index, args, without_unused_cache(module, kwargs))
 
     def _after_attention(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._here.forward is not None:

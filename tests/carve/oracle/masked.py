@@ -5,6 +5,8 @@ Written against plain transformers with an explicit 4-D mask, no cache, and noth
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -55,17 +57,66 @@ def masked_steps(
     Args:
         renumbered: from each step's layer on, rotary positions close ranks.
     """
+    with (
+        torch.no_grad(),
+        masking(model, inputs, steps, prompt_length, compact=compact, renumbered=renumbered),
+    ):
+        logits: Tensor = model(**inputs, use_cache=False).logits
+    return logits
+
+
+def masked_loss(
+    model: Any,
+    inputs: dict[str, Any],
+    labels: Tensor,
+    steps: list[tuple[int, list[Plan]]],
+    *,
+    num_items: int | None = None,
+) -> Tensor:
+    """Next-token loss of that forward, over the rows that are left; gradient flows.
+
+    Args:
+        labels: [B, S], -100 where nothing is to be predicted.
+        num_items: what the sum over rows is divided by; None for their number.
+    """
+    batch, length = labels.shape
+    with masking(model, inputs, steps, length):
+        logits = model(**inputs, use_cache=False).logits.float()
+    left = ~dropped_by(steps, batch, length)
+    left &= inputs["attention_mask"].cumsum(dim=1) > 0  # padding before the prompt goes too
+    sum_, count = torch.zeros(()), 0
+    for sample in range(batch):
+        for row in range(length - 1):
+            wanted = int(labels[sample, row + 1])
+            if wanted != -100 and left[sample, row]:
+                sum_ = sum_ - logits[sample, row].log_softmax(dim=-1)[wanted]
+                count += 1
+    return sum_ / (count if num_items is None else num_items)
+
+
+def dropped_by(steps: list[tuple[int, list[Plan]]], batch: int, length: int) -> Tensor:
+    """Columns that the steps drop, [batch, length] bool."""
+    dropped = torch.zeros(batch, length, dtype=torch.bool)
+    for _, plans in steps:
+        for sample, tokens, kept, _, _ in plans:
+            gone = torch.ones(len(tokens), dtype=torch.bool)
+            gone[kept] = False
+            dropped[sample, tokens[gone]] = True
+    return dropped
+
+
+@contextlib.contextmanager
+def masking(
+    model: Any,
+    inputs: dict[str, Any],
+    steps: list[tuple[int, list[Plan]]],
+    prompt_length: int,
+    *,
+    compact: bool = True,
+    renumbered: bool = False,
+) -> Iterator[None]:
+    """Makes full-length forwards of the model blind to what the steps drop."""
     batch, length = inputs["input_ids"].shape
-
-    def dropped_by(chosen: list[tuple[int, list[Plan]]]) -> Tensor:
-        dropped = torch.zeros(batch, length, dtype=torch.bool)
-        for _, plans in chosen:
-            for sample, tokens, kept, _, _ in plans:
-                gone = torch.ones(len(tokens), dtype=torch.bool)
-                gone[kept] = False
-                dropped[sample, tokens[gone]] = True
-        return dropped
-
     late = torch.arange(length) >= prompt_length
 
     def hide(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -79,10 +130,10 @@ def masked_steps(
         if mask is None:
             mask = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
         allowed = mask if mask.dtype == torch.bool else mask == 0
-        gone = dropped_by([step for step in steps if step[0] <= index])
+        gone = dropped_by([step for step in steps if step[0] <= index], batch, length)
         hidden_columns = gone[:, None, None, :].expand(-1, -1, length, -1)
         if compact:
-            later = dropped_by(steps)[:, None, None, :].expand(-1, -1, length, -1)
+            later = dropped_by(steps, batch, length)[:, None, None, :].expand(-1, -1, length, -1)
             hidden_columns = hidden_columns | (later & late[None, None, :, None])
         # A dropped row may see itself, so that no row is empty.
         own = torch.eye(length, dtype=torch.bool)
@@ -106,9 +157,7 @@ def masked_steps(
         for i, layer in enumerate(decoder_of(model).layers)
     ]
     try:
-        with torch.no_grad():
-            logits: Tensor = model(**inputs, use_cache=False).logits
-        return logits
+        yield
     finally:
         for handle in handles:
             handle.remove()
