@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from foveate.carve.method import LAYER_NEEDS, Method, Step
 from foveate.carve.tower.merge import TowerShortener
 from foveate.carve.tower.record import TowerRecorder
 from foveate.core.report import Report
-from foveate.errors import MethodError, UnsupportedModeError
+from foveate.errors import MethodError, UnsupportedModeError, UnsupportedModelError
 from foveate.models.anatomy import Anatomy, anatomy_of
 from foveate.models.attachment import Attachment, bound_arguments
 from foveate.models.attention import RowRecorder
@@ -92,12 +92,13 @@ class Run(Attachment[Report]):
             FeatureRecorder(anatomy, [tower.collect] if tower is not None else [])
         )
         row_recorders: dict[int, RowRecorder] = {}
-        for index, step in self.steps.items():
-            of_layer = step.needs & LAYER_NEEDS
-            if of_layer:
-                before: Any = layers[index - 1].self_attn
+        reads = _layers_to_read(anatomy, self.steps)
+        for index, read in reads.items():
+            of_layer = self.steps[index].needs & LAYER_NEEDS
+            before = anatomy.attention_of(read)
+            if before is not None:
                 if of_layer - {"attention_output"}:
-                    row_recorders[index - 1] = self._put_on(RowRecorder(before))
+                    row_recorders[read] = self._put_on(RowRecorder(before))
                 if "attention_output" in of_layer:
                     self._put_on(before.register_forward_hook(self._after_attention))
         self._setting = Setting(
@@ -106,12 +107,14 @@ class Run(Attachment[Report]):
             steps=self.steps,
             renumbers=self._renumbers,
             recorder=recorder,
+            reads=reads,
             row_recorders=row_recorders,
             tower=tower,
         )
         for i, layer in enumerate(layers):
             hook = functools.partial(self._before_layer, i)
             self._put_on(layer.register_forward_pre_hook(hook, with_kwargs=True))
+            self._put_on(layer.register_forward_hook(self._after_layer))
         base = anatomy.base
         self._put_on(base.register_forward_pre_hook(self._before_base, with_kwargs=True))
         self._put_on(base.register_forward_hook(self._after_base, always_call=True))
@@ -140,6 +143,8 @@ class Run(Attachment[Report]):
                         "prefill is shorter anyway)."
                     )
             self._replay = None
+            if self._setting is not None:
+                self._setting.recorder.fresh.clear()
             return generate(*args, **kwargs)
 
         return guarded
@@ -176,6 +181,10 @@ class Run(Attachment[Report]):
             return None
         return self._pass.enter_layer(index, args, kwargs)
 
+    def _after_layer(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._pass is not None:
+            self._pass.after_layer(output)
+
     def _after_attention(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._pass is not None:
             self._pass.after_attention(output[0])
@@ -186,6 +195,7 @@ class Run(Attachment[Report]):
         if self._setting is not None:
             for recorder in self._setting.row_recorders.values():
                 recorder.forget()
+            self._setting.recorder.fresh.clear()
         if output is None or forward is None:
             return
         forward.finish()
@@ -198,6 +208,27 @@ class Run(Attachment[Report]):
                 self._replay = Replay(forward.call, forward.groups)
             else:
                 forward.replay.advance(forward.call)
+
+
+def _layers_to_read(anatomy: Anatomy, steps: Mapping[int, Step]) -> dict[int, int]:
+    """Layer of a step -> the nearest layer before it that attends, where the step reads attention.
+
+    Raises:
+        UnsupportedModelError: no layer before a step attends, or none since the step before, so
+            that only attention of tokens that are gone by then could be read.
+    """
+    reads: dict[int, int] = {}
+    for index, step in steps.items():
+        if not step.needs & LAYER_NEEDS:
+            continue
+        read = reads[index] = anatomy.attention_before(index)
+        between = [other for other in steps if read < other < index]
+        if between:
+            raise UnsupportedModelError(
+                f"{step.method.name} reads attention before layer {index}, and no layer since the "
+                f"step at layer {between[-1]} has any; choose a later layer."
+            )
+    return reads
 
 
 def _on_the_tower(anatomy: Anatomy, steps: Sequence[Step]) -> TowerRecorder | TowerShortener | None:

@@ -11,19 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foveate.carve.engine.feature_lengths import feature_lengths, is_flat
 from foveate.core.layout import ImageSpan, runs, split_by_lengths
 from foveate.models.anatomy import MODALITIES, Anatomy, Modality, Unit, visual_token_ids
 
 # (modality, arguments of get_*_features, visual tokens of all items)
 Listener = Callable[[Modality, Mapping[str, Any], int], None]
-
-
-def feature_lengths(output: Any) -> list[int]:
-    """Visual tokens of each item in the output of get_image_features / get_video_features."""
-    pooled = getattr(output, "pooler_output", output)
-    if isinstance(pooled, Tensor):  # [items, tokens, D] or [tokens, D]
-        return [pooled.shape[1]] * pooled.shape[0] if pooled.ndim == 3 else [pooled.shape[0]]
-    return [int(item.shape[:-1].numel()) for item in pooled]
 
 
 class FeatureRecorder:
@@ -35,12 +28,17 @@ class FeatureRecorder:
     Args:
         anatomy: of the model.
         listeners: told of the images whenever features are complete.
+
+    Attributes:
+        fresh: modalities whose features were made for the call that comes or runs; whoever ends a
+            call clears it.
     """
 
     def __init__(self, anatomy: Anatomy, listeners: Sequence[Listener] = ()) -> None:
         self._anatomy = anatomy
         self._listeners = tuple(listeners)
         self._units: dict[Modality, list[Unit]] = {}
+        self.fresh: set[Modality] = set()
         for modality in MODALITIES:
             name = f"get_{modality}_features"
             if modality in anatomy.family.units and hasattr(anatomy.base, name):
@@ -60,7 +58,9 @@ class FeatureRecorder:
             output = original(*args, **kwargs)
             inputs = signature.bind_partial(*args, **kwargs).arguments
             lengths = feature_lengths(output)
-            self._units[modality] = rule(self._anatomy.config, inputs, lengths)
+            units = rule(self._anatomy.config, inputs, lengths)
+            self._units[modality] = [] if _is_unknown(units, output, inputs) else units
+            self.fresh.add(modality)
             for listener in self._listeners:
                 listener(modality, inputs, sum(lengths))
             return output
@@ -77,6 +77,12 @@ class FeatureRecorder:
         if not units or total == 0 or num_tokens % total:
             return None
         return units, num_tokens // total
+
+
+def _is_unknown(units: Sequence[Unit], output: Any, inputs: Mapping[str, Any]) -> bool:
+    """Whether units say no more than how many tokens all images have together."""
+    has_grids = any(name.endswith("_grid_thw") and inputs[name] is not None for name in inputs)
+    return len(units) == 1 and is_flat(output) and not has_grids
 
 
 def image_spans(
@@ -106,16 +112,12 @@ def image_spans(
                 start = start + tokens.numel() if start is not None else None
         return spans
 
-    for modality, token_id in visual_token_ids(anatomy).items():
+    for token_id, modalities in _by_placeholder(anatomy).items():
         mask = visual_mask & (input_ids == token_id)
         num_tokens = int(mask.sum())
         if num_tokens == 0:
             continue
-        found = recorder.units(modality, num_tokens)
-        if found is None and encoder_outputs.get(modality) is not None:
-            # Features computed before attaching: lengths are known, grids are not.
-            lengths = feature_lengths(encoder_outputs[modality])
-            found = ([Unit(n) for n in lengths], 1) if sum(lengths) == num_tokens else None
+        modality, found = _explained(recorder, modalities, num_tokens, encoder_outputs)
         spans += _spans_of_units(mask, found, modality)
     spans.sort(key=lambda span: (span.sample, int(span.tokens[0])))
     numbers: dict[int, int] = {}
@@ -125,6 +127,38 @@ def image_spans(
         numbers[span.sample] = number + 1
         numbered.append(replace(span, image=number))
     return numbered
+
+
+def _by_placeholder(anatomy: Anatomy) -> dict[int, list[Modality]]:
+    """Placeholder id -> the modalities it may stand for: GLM shows videos as images."""
+    by_id: dict[int, list[Modality]] = {}
+    for modality, token_id in visual_token_ids(anatomy).items():
+        by_id.setdefault(token_id, []).append(modality)
+    return by_id
+
+
+def _explained(
+    recorder: FeatureRecorder,
+    modalities: Sequence[Modality],
+    num_tokens: int,
+    encoder_outputs: Mapping[str, Any],
+) -> tuple[Modality, tuple[list[Unit], int] | None]:
+    """The modality whose features explain the placeholders of one id, and its units.
+
+    No units where none does, or more than one of this call: they cannot be told apart.
+    """
+    shown = [m for m in modalities if m in recorder.fresh or encoder_outputs.get(m) is not None]
+    fitting: list[tuple[Modality, tuple[list[Unit], int]]] = []
+    for modality in shown or modalities:
+        found = recorder.units(modality, num_tokens)
+        features = encoder_outputs.get(modality)
+        if found is None and features is not None and not is_flat(features):
+            # Features computed before attaching: lengths are known, grids are not.
+            lengths = feature_lengths(features)
+            found = ([Unit(n) for n in lengths], 1) if sum(lengths) == num_tokens else None
+        if found is not None:
+            fitting.append((modality, found))
+    return fitting[0] if len(fitting) == 1 else ((shown or modalities)[0], None)
 
 
 def _starts_of_rows(recorder: FeatureRecorder, visual_mask: Tensor) -> list[int | None]:
