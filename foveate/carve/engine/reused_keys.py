@@ -164,7 +164,7 @@ class ReusedKeys:
         end = self._inputs.past + self._inputs.length
         last = torch.arange(end - num_queries, end, device=query_idx.device)
         is_same = self._inputs.remember(
-            ("last", id(query_idx), num_queries),
+            ("is last", id(query_idx), num_queries),
             query_idx,
             lambda: bool((query_idx[:, -num_queries:] == last).all()),
         )
