@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from foveate.errors import UnsupportedModelError
+from foveate.models.layer_kinds import attention_before, attention_of_layer, is_stateful
 from foveate.models.tower_tokens import (
     TokenRule,
     merged_tokens,
@@ -126,7 +127,8 @@ class Family:
 
     Args:
         title: name people know.
-        decoder: attribute of the base model that holds `.layers`; "" if the base model does.
+        decoder: attribute of the base model that holds `.layers`, with dots from one module to the
+            next; "" if the base model does.
         visual_tokens: modality -> attribute of the config with the placeholder's token id.
         units: modality -> rule that tells images apart.
         tiles: how runs of placeholders form an image: "none" (units tell), "runs" (a run is an
@@ -243,6 +245,18 @@ class Anatomy:
     def layers(self) -> nn.ModuleList:
         return self.decoder.layers
 
+    def attention_of(self, index: int) -> nn.Module | None:
+        """The attention module of a decoder layer; None where it has none."""
+        return attention_of_layer(self.decoder, index)
+
+    def attention_before(self, index: int) -> int:
+        """The last decoder layer before `index` that attends; UnsupportedModelError if none."""
+        return attention_before(self.decoder, index)
+
+    def is_stateful(self, index: int) -> bool:
+        """Whether a decoder layer keeps a state instead of keys and values."""
+        return is_stateful(self.decoder, index)
+
     @property
     def text_config(self) -> Any:
         return self.decoder.config
@@ -288,7 +302,9 @@ def anatomy_of(model: nn.Module, *, with_explicit_mask: bool) -> Anatomy:
             f"{', '.join(f'{f.title} ({key})' for key, f in FAMILIES.items())}. "
             f"Adding one is a table row: see {ADD_FAMILY_PAGE}."
         )
-    decoder = getattr(base, family.decoder) if family.decoder else base
+    decoder = base
+    for name in family.decoder.split(".") if family.decoder else ():
+        decoder = getattr(decoder, name)
     return Anatomy(family, config, model, base, decoder)
 
 

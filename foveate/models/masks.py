@@ -65,7 +65,7 @@ def narrow_mask(
             return (~empty).long() if has_empty else None
         if not isinstance(mask, Tensor) or mask.ndim != 2:
             raise UnsupportedModeError(
-                f"{attention} got a {type(mask).__name__} mask; foveate narrows 2-D ones there."
+                f"{attention} got a {_described(mask)} mask; foveate narrows 2-D ones there."
             )
         narrowed = mask.gather(1, key_idx.clamp_min(0).to(mask.device))
         return narrowed.masked_fill(empty.to(mask.device), 0)
@@ -77,7 +77,7 @@ def narrow_mask(
         return _open_filler_rows(seen.unsqueeze(1), query_idx)
     if not isinstance(mask, Tensor) or mask.ndim != 4:
         raise UnsupportedModeError(
-            f"attention {attention!r} uses a {type(mask).__name__} mask that foveate cannot "
+            f"attention {attention!r} uses a {_described(mask)} mask that foveate cannot "
             "narrow; load the model with attn_implementation 'sdpa', 'eager' or a flash kernel."
         )
     batch = query_idx.shape[0]
@@ -94,6 +94,31 @@ def narrow_mask(
         return _open_filler_rows(picked & ~closed, query_idx)
     lowest = torch.finfo(picked.dtype).min
     return _open_filler_rows(picked.masked_fill(closed, lowest), query_idx)
+
+
+def narrow_padding(mask: Any, query_idx: Tensor, *, past: int, has_empty: bool) -> Tensor | None:
+    """The mask of a layer with a state instead of keys: 0 at padding, and at filler rows.
+
+    Args:
+        mask: None, or 2-D [B, new tokens], True or 1 at real tokens.
+        query_idx: [B, Q] original positions of the tokens that are left; PAD for filler rows.
+        past: original length of the cache before this pass, the position of the first column.
+        has_empty: whether PAD may occur (known without a look at the device).
+
+    Returns:
+        [B, Q] in the type of `mask`; None where every token is real.
+    """
+    if mask is None:
+        return (query_idx != PAD).long() if has_empty else None
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        raise UnsupportedModeError(
+            f"a layer that keeps a state got a {_described(mask)} mask; foveate narrows 2-D "
+            "padding masks there."
+        )
+    query_idx = query_idx.to(mask.device)
+    columns = (query_idx - past).clamp_min(0)
+    picked = mask.expand(query_idx.shape[0], -1).gather(1, columns)
+    return picked.masked_fill(query_idx == PAD, 0)
 
 
 def hide_columns(mask: Any, columns: Tensor, first_row: int, attention: str) -> Tensor:
@@ -126,6 +151,10 @@ def _open_filler_rows(mask: Tensor, query_idx: Tensor) -> Tensor:
     on_diagonal = own[:, None] == torch.arange(num_keys, device=mask.device)
     opened = filler.to(mask.device) & on_diagonal
     return mask | opened if mask.dtype == torch.bool else mask.masked_fill(opened, 0.0)
+
+
+def _described(mask: Any) -> str:
+    return f"{mask.ndim}-D" if isinstance(mask, Tensor) else type(mask).__name__
 
 
 def is_flash(attention: str) -> bool:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer
 
 from foveate.core.layout import PAD, kept_rows
-from foveate.errors import CarvedCacheError, UnsupportedModeError
+from foveate.errors import CarvedCacheError
 
 
 class CarvedLayer(DynamicLayer):
@@ -40,13 +40,6 @@ class CarvedLayer(DynamicLayer):
     @classmethod
     def of(cls, layer: DynamicLayer, batch: int, device: torch.device) -> CarvedLayer:
         """Take over a plain dynamic layer with all it holds."""
-        if isinstance(layer, CarvedLayer):
-            return layer
-        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
-            raise UnsupportedModeError(
-                f"cache layer {type(layer).__name__} cannot be carved, only dynamic ones can; "
-                "leave cache_implementation unset (or pass a DynamicCache)."
-            )
         carved = cls(getattr(layer, "sliding_window", None))
         carved._records_past = getattr(layer, "record_past", False)
         if layer.is_initialized and layer.keys is not None and layer.keys.numel():
@@ -59,7 +52,11 @@ class CarvedLayer(DynamicLayer):
             carved.index = carved.index.expand(batch, -1)
         else:
             carved.index = torch.empty(batch, 0, dtype=torch.long, device=device)
+        carved._take_more(layer)
         return carved
+
+    def _take_more(self, layer: DynamicLayer) -> None:
+        """What else a kind of layer holds, taken over with the keys and values."""
 
     def activate_past_recording(self) -> None:
         """Assisted decoding will crop: keep slots that slid out of the window."""
@@ -78,6 +75,15 @@ class CarvedLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
+        index, seen = self._announced(key_states.shape[-2])
+        keys, values = super().update(key_states, value_states)
+        self.index, self.seen = index, seen
+        if self.is_sliding and not self._records_past:
+            self._trim()
+        return keys, values
+
+    def _announced(self, num_new: int) -> tuple[Tensor, int]:
+        """Positions of all slots and the uncompressed length after an update by `num_new` slots."""
         if self._staged is None:
             raise CarvedCacheError(
                 "this KV cache was carved by foveate, and the model is running without the hooks "
@@ -87,16 +93,12 @@ class CarvedLayer(DynamicLayer):
             )
         index, new_index, seen = self._staged
         self._staged = None
-        if new_index.shape[1] != key_states.shape[-2]:
+        if new_index.shape[1] != num_new:
             raise CarvedCacheError(
-                f"{key_states.shape[-2]} new tokens reached the cache, {new_index.shape[1]} were "
+                f"{num_new} new tokens reached the cache, {new_index.shape[1]} were "
                 "announced; do not call decoder layers of an attached model by hand."
             )
-        keys, values = super().update(key_states, value_states)
-        self.index, self.seen = index, seen
-        if self.is_sliding and not self._records_past:
-            self._trim()
-        return keys, values
+        return index, seen
 
     def _trim(self) -> None:
         """Forget leading slots that every row's next query will be too far from."""
@@ -116,6 +118,8 @@ class CarvedLayer(DynamicLayer):
         self.has_empty |= bool((slots == PAD).any())
         pick = slots.clamp_min(0)
         self.index = self.index.gather(1, pick).masked_fill(slots == PAD, PAD)
+        if self.keys is None:  # the layer attends with another one's keys
+            return
         wide = pick[:, None, :, None].to(self.keys.device)
         heads, key_dim = self.keys.shape[1], self.keys.shape[3]
         self.keys = self.keys.gather(2, wide.expand(-1, heads, -1, key_dim))
@@ -123,7 +127,7 @@ class CarvedLayer(DynamicLayer):
 
     def get_seq_length(self) -> int:
         """Uncompressed length: what positions and masks are computed from."""
-        return self.seen
+        return self.seen if self.keys is not None else 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Masks are made for the uncompressed length; the layer hooks pick the columns."""
@@ -165,46 +169,3 @@ class CarvedLayer(DynamicLayer):
         self.index = self.index[indices, ...]
         if self.shift is not None:
             self.shift = self.shift[indices]
-
-
-def check_carvable(cache: object) -> None:
-    """Raise UnsupportedModeError unless `cache` is one whose layers can be carved."""
-    if not isinstance(cache, Cache):
-        raise UnsupportedModeError(
-            f"past_key_values is a {type(cache).__name__}; pass a transformers DynamicCache."
-        )
-    if getattr(cache, "offloading", False):
-        raise UnsupportedModeError(
-            "an offloaded cache cannot be carved; leave cache_implementation unset."
-        )
-    for layer in cache.layers:
-        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer, CarvedLayer):
-            raise UnsupportedModeError(
-                f"{type(cache).__name__} with {type(layer).__name__} layers cannot be carved: "
-                "their size is fixed or their content encoded; leave cache_implementation unset "
-                "(or pass a DynamicCache)."
-            )
-
-
-def ensure_layers(cache: Cache, count: int) -> None:
-    """Create the lazily made layers of `cache` up to `count`."""
-    while len(cache.layers) < count and cache.layer_class_to_replicate is not None:
-        cache.layers.append(cache.layer_class_to_replicate())
-
-
-def cache_bytes(cache: Cache) -> tuple[int, int]:
-    """(bytes held by K and V, bytes an uncompressed cache of the same length would hold)."""
-    held = full = 0
-    for layer in cache.layers:
-        if getattr(layer, "keys", None) is None or not layer.keys.numel():
-            continue
-        per_slot = sum(
-            t.element_size() * t.shape[0] * t.shape[1] * t.shape[3]
-            for t in (layer.keys, layer.values)
-        )
-        held += per_slot * layer.keys.shape[2]
-        length = layer.get_seq_length()
-        if layer.is_sliding:
-            length = min(length, layer.sliding_window - 1)
-        full += per_slot * length
-    return held, full

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from foveate.carve.engine.cache import CarvedLayer, check_carvable, ensure_layers
+from foveate.carve.engine.cache_kinds import carved_form, ensure_layers
 from foveate.carve.engine.call import Call
 from foveate.carve.engine.decide import Decider, Group, ImagePlan, ImageState
 from foveate.carve.engine.replay import Replay
@@ -20,6 +21,9 @@ from foveate.carve.engine.setting import Setting
 from foveate.carve.engine.units import image_spans
 from foveate.core.layout import PAD, ImageSpan, columns_of, kept_rows, last_valid, leading_padding
 from foveate.models.masks import narrow_tokens
+
+# Told (layer, hidden [B, L, D], cache) where tokens are about to be dropped; raises to refuse.
+Check = Callable[[int, Tensor, Any], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +61,7 @@ class Carving:
         call: what came.
         first_serial: running number of the first image; None: prompts are numbered by content.
         replay: decisions to apply again instead of deciding.
+        check: asked before any tokens are dropped.
 
     Attributes:
         left: what is left of the new tokens; None as long as nothing was dropped.
@@ -65,18 +70,21 @@ class Carving:
         visual_per_layer: visual tokens of the batch that each layer so far has seen.
         length_per_layer: rows of the batch, fillers included, that each layer so far has run on.
         seconds: spent on selection.
-
-    Raises:
-        UnsupportedModeError: the call's cache cannot be carved.
     """
 
     def __init__(
-        self, setting: Setting, call: Call, first_serial: int | None, replay: Replay | None
+        self,
+        setting: Setting,
+        call: Call,
+        first_serial: int | None,
+        replay: Replay | None,
+        check: Check,
     ) -> None:
         self.setting = setting
         self.call = call
         self.first_serial = first_serial
         self.replay = replay
+        self.check = check
         self.left: Left | None = None
         self.groups: dict[int, list[Group]] = {}
         self.attention_output: Tensor | None = None
@@ -103,6 +111,10 @@ class Carving:
             index: of the layer.
             hidden: what came out of the one before.
             cache: the KV cache the layer is given, None for none.
+
+        Raises:
+            UnsupportedModelError, UnsupportedModeError: tokens are to be dropped and `check`
+                refuses.
         """
         if index in self.setting.steps:
             hidden = self._step(index, hidden, cache)
@@ -115,6 +127,8 @@ class Carving:
 
     def _step(self, index: int, hidden: Tensor, cache: Any) -> Tensor:
         started = _now(hidden)
+        if self._is_to_drop(index):
+            self.check(index, hidden, cache)
         groups = self.groups[index] = self._decide(index, hidden)
         if not groups:
             return hidden
@@ -130,19 +144,30 @@ class Carving:
     def _rows(self) -> Tensor | None:
         return self.left.rows if self.left is not None else None
 
+    def _is_to_drop(self, index: int) -> bool:
+        """Whether a step has tokens to drop."""
+        if self.replay is not None:
+            return bool(self.replay.groups.get(index))
+        return self._asked.would_drop(self.setting.steps[index])
+
     def _decide(self, index: int, hidden: Tensor) -> list[Group]:
         """What this step does to the images."""
         if self.replay is not None:
             return self.replay.groups.get(index, [])
-        if self._decider is None:
-            self._decider = self._make_decider()
-        return self._decider.decide(
+        read = self.setting.reads.get(index)
+        return self._asked.decide(
             self.setting.steps[index],
             hidden,
             self._rows,
-            self.setting.row_recorders.get(index - 1),
+            self.setting.row_recorders.get(read) if read is not None else None,
             self.attention_output,
         )
+
+    @property
+    def _asked(self) -> Decider:
+        if self._decider is None:
+            self._decider = self._make_decider()
+        return self._decider
 
     def _make_decider(self) -> Decider:
         setting, call = self.setting, self.call
@@ -180,7 +205,7 @@ class Carving:
     def _want_rows(self, index: int) -> None:
         """Tell the recorder of layer `index` which attention rows the next step asks for."""
         recorder = self.setting.row_recorders[index]
-        needs = self.setting.steps[index + 1].needs
+        needs = self.setting.needs_read_at(index)
         if "attention" in needs:
             last = columns_of(last_valid(self.call.asked)[:, None], self._rows)
             recorder.here.wanted = last[:, 0]
@@ -216,12 +241,13 @@ class Carving:
 
     def _carve(self, index: int, cache: Any, keep_mask: Tensor) -> None:
         """Make every cache layer ready for short K/V; cut what the early layers already hold."""
-        check_carvable(cache)
         is_compact = self.setting.steps[index].method.early_cache == "compact"
         num_layers, past = self.setting.num_layers, self.call.past
         ensure_layers(cache, num_layers)
         for i in range(num_layers):
-            layer = CarvedLayer.of(cache.layers[i], self.call.batch, keep_mask.device)
+            layer = carved_form(cache.layers[i], self.call.batch, keep_mask.device)
+            if layer is None:
+                continue
             cache.layers[i] = layer
             if i < index and is_compact:
                 assert layer.index is not None
@@ -234,12 +260,10 @@ class Carving:
 
 def _make_ready(call: Call) -> None:
     """Prepare the cache of a call before the decoder builds its masks."""
-    check_carvable(call.cache)
-    if call.past:
-        # A plain sliding layer reports a windowed length; masks must be made for the full one.
-        for i, layer in enumerate(call.cache.layers):
-            if layer.is_sliding:
-                call.cache.layers[i] = CarvedLayer.of(layer, call.batch, call.device)
+    # A plain sliding layer reports a windowed length; masks must be made for the full one.
+    for i, layer in enumerate(getattr(call.cache, "layers", ()) if call.past else ()):
+        if type(layer) is DynamicSlidingWindowLayer:
+            call.cache.layers[i] = carved_form(layer, call.batch, call.device)
 
 
 def _now(tensor: Tensor) -> float:

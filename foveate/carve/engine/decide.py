@@ -15,7 +15,7 @@ from foveate.core.layout import PAD, ImageSpan, columns_of
 from foveate.core.plan import KeepPlan, compose
 from foveate.core.precision import full_precision
 from foveate.core.visual import VisualTokens
-from foveate.errors import MethodError
+from foveate.errors import MethodError, UnsupportedModelError
 from foveate.models.attention import RowRecorder
 
 
@@ -144,6 +144,13 @@ class Decider:
         samples = samples + torch.arange(count, device=device).repeat(len(members))[:, None]
         return Group(samples, tokens.repeat_interleave(count, dim=0), plan.repeat_interleave(count))
 
+    def would_drop(self, step: Step) -> bool:
+        """Whether a step has tokens to drop: some image has more than the budget."""
+        return any(
+            step.method.budget.count(state.span.num_tokens, image=i) < state.span.num_tokens
+            for i, state in enumerate(self.states)
+        )
+
     def places(self, members: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
         """([G, 1] sample, [G, N] column) of what is left of equally long images."""
         chosen = [self.states[i] for i in members]
@@ -174,14 +181,11 @@ class _Look:
         tokens = columns_of(tokens, self._rows_of(samples))
         found: dict[str, Tensor | None] = {}
         if "attention" in needs:
-            assert self.recorder is not None
-            assert self.recorder.here.row is not None
-            row = self.recorder.here.row.to(hidden.device)  # [B, H, L]
+            row = _read(self.recorder and self.recorder.here.row).to(hidden.device)  # [B, H, L]
             index = tokens[:, None].expand(-1, row.shape[1], -1)
             found["attention"] = row[samples[:, 0]].gather(2, index)
         if "attention_output" in needs:
-            assert self.attention_output is not None
-            output = self.attention_output.to(hidden.device)
+            output = _read(self.attention_output).to(hidden.device)
             found["attention_output"] = output[samples, tokens].detach()
         if "text" in needs or "text_attention" in needs:
             found |= self._text(states, samples, tokens)
@@ -222,12 +226,27 @@ class _Look:
             text = self.hidden[samples, at].detach()
             found["text"] = text * mask.unsqueeze(-1)
         if "text_attention" in self.step.needs:
-            assert self.recorder is not None
-            assert self.recorder.here.text_rows is not None
-            rows = self.recorder.here.text_rows.to(device)[samples[:, 0]]  # [G, T, L]
+            rows = _read(self.recorder and self.recorder.here.text_rows).to(device)[
+                samples[:, 0]
+            ]  # [G, T, L]
             index = tokens[:, None].expand(-1, rows.shape[1], -1)
             found["text_attention"] = rows.gather(2, index) * mask.unsqueeze(-1)
         return found
+
+
+def _read(found: Tensor | None) -> Tensor:
+    """What was read of the attention of the layer before a step.
+
+    Raises:
+        UnsupportedModelError: nothing was, as it passes by transformers' attention interface.
+    """
+    if found is None:
+        raise UnsupportedModelError(
+            "the method reads attention, and the layer before the cut does not compute it through "
+            "transformers' attention interface, where foveate reads it; use a method that reads "
+            "none, such as DivPrune."
+        )
+    return found
 
 
 def text_columns(valid: Tensor, visual_mask: Tensor) -> Tensor:

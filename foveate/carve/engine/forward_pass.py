@@ -12,14 +12,19 @@ from typing import Any
 
 from torch import Tensor
 
+from foveate.carve.engine.before_dropping import check_model, check_nothing_added, check_tokens
+from foveate.carve.engine.between_layers import BetweenLayers
 from foveate.carve.engine.cache import CarvedLayer
 from foveate.carve.engine.call import Call
 from foveate.carve.engine.carving import Carving, Left
 from foveate.carve.engine.decide import Group, ImagePlan
-from foveate.carve.engine.layer_inputs import LayerInputs
+from foveate.carve.engine.layer_inputs import LayerInputs, by_name
 from foveate.carve.engine.renumbered import Renumbering
 from foveate.carve.engine.replay import Replay
+from foveate.carve.engine.residual_streams import ResidualStreams
+from foveate.carve.engine.reused_keys import ReusedKeys
 from foveate.carve.engine.setting import Setting
+from foveate.errors import UnsupportedModeError, UnsupportedModelError
 
 
 class ForwardPass:
@@ -47,9 +52,9 @@ class ForwardPass:
         self.setting = setting
         self.call = call
         self.replay = replay
-        self.carving = (
-            Carving(setting, call, first_serial, replay) if call.visual_mask is not None else None
-        )
+        self.carving: Carving | None = None
+        if call.visual_mask is not None:
+            self.carving = Carving(setting, call, first_serial, replay, self._check_before_dropping)
         self.used_cache: Any = None
         self._inputs = LayerInputs(
             kernel=str(setting.anatomy.text_config._attn_implementation),
@@ -59,6 +64,9 @@ class ForwardPass:
             device=call.device,
         )
         self._renumbering = Renumbering(setting.anatomy, self._inputs, is_on=setting.renumbers)
+        self._reused = ReusedKeys(setting.anatomy, self._inputs)
+        self._streams: ResidualStreams | None = None
+        self._between = BetweenLayers(setting.anatomy.family.first_layer(setting.anatomy.config))
 
     @property
     def left(self) -> Left | None:
@@ -87,25 +95,37 @@ class ForwardPass:
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """What layer `index` is called with instead; None leaves the call bitwise alone."""
+        args, kwargs = by_name(self.setting.anatomy.layers[index], args, kwargs)
         hidden = args[0] if args else kwargs["hidden_states"]
         cache = self.used_cache = kwargs.get("past_key_values")
+        if index == 0:
+            self._check_placeholders()
         if self.carving is not None:
-            hidden = self.carving.enter_layer(index, hidden, cache)
+            hidden = self._carve(self.carving, index, hidden, cache)
         layer = cache.layers[index] if cache is not None and index < len(cache.layers) else None
         carved = layer if isinstance(layer, CarvedLayer) else None
         mask = given = kwargs.get("attention_mask")
-        if self.replay is not None:
+        if self.replay is not None and not self.setting.anatomy.is_stateful(index):
             mask = self.replay.hide(index, given, self.call, self.setting.steps, self._inputs)
-        if not self.fired and carved is None and mask is given:
+        reuses = self._reused.reuses(index) and self._is_short(cache)
+        if not self.fired and carved is None and mask is given and not reuses:
+            self._reused.entered(index, None, False, None)
             return None
         kwargs = {**kwargs, "attention_mask": mask}
         if args:
             args = (hidden, *args[1:])
         else:
             kwargs["hidden_states"] = hidden
-        if self.fired or carved is not None:
+        if self.fired or carved is not None or reuses:
             self._agree(index, hidden, kwargs, carved)
+        else:
+            self._reused.entered(index, None, False, None)
         return args, kwargs
+
+    def after_layer(self, output: Any) -> None:
+        """Told of what a decoder layer gave."""
+        if self.carving is not None:
+            self._between.left_layer(output)
 
     def after_attention(self, output: Tensor) -> None:
         """Told of the attention output [B, L, D] of a layer before a step that reads it."""
@@ -116,11 +136,58 @@ class ForwardPass:
         """After the last layer."""
         self._renumbering.finish()
 
+    def _check_placeholders(self) -> None:
+        """A pass with visual features must say where they are.
+
+        Raises:
+            UnsupportedModelError: features were made for it, and its tokens hold no placeholder.
+        """
+        call, fresh = self.call, self.setting.recorder.fresh
+        if call.visual_mask is None and fresh and call.length > 1 and not call.is_explicit_mask:
+            raise UnsupportedModelError(
+                f"features of {' and '.join(sorted(fresh))} were computed for this prompt, and "
+                f"none of its tokens is a placeholder that {self.setting.anatomy.family.title} is "
+                "known for, so nothing would be compressed."
+            )
+
+    def _carve(self, carving: Carving, index: int, hidden: Tensor, cache: Any) -> Tensor:
+        """What goes into a layer once its step, if any, is done; `hidden` itself if it is all."""
+        if self._streams is None:
+            self._streams = ResidualStreams(hidden, self.call.batch, self.call.length)
+        self._between.enter_layer(index, hidden, self._streams)
+        joined = self._streams.joined(hidden)
+        narrowed = carving.enter_layer(index, joined, cache)
+        return hidden if narrowed is joined else self._streams.apart(narrowed, hidden)
+
+    def _check_before_dropping(self, index: int, hidden: Tensor, cache: Any) -> None:
+        """Refuse what could come out wrong if tokens were dropped before layer `index`.
+
+        Raises:
+            UnsupportedModelError, UnsupportedModeError: in a sentence.
+        """
+        anatomy, call, left = self.setting.anatomy, self.call, self.left
+        assert self._streams is not None
+        self._streams.check()
+        check_model(anatomy, call, cache, index)
+        check_tokens(call, index, hidden, call.length if left is None else left.rows.shape[1])
+        check_nothing_added(anatomy, self._between.changed)
+        keeps_early = self.setting.steps[index].method.early_cache == "full"
+        if keeps_early and cache is not None and self._reused.reused_across(index):
+            raise UnsupportedModeError(
+                f"layers from {index} on attend with keys of layers before it, where "
+                "early_cache='full' keeps dropped tokens; use early_cache='compact'."
+            )
+
+    def _is_short(self, cache: Any) -> bool:
+        """Whether this pass or one before dropped tokens."""
+        layers = cache.layers if cache is not None else ()
+        return self.fired or any(isinstance(layer, CarvedLayer) for layer in layers)
+
     def _agree(
         self, index: int, hidden: Tensor, kwargs: dict[str, Any], carved: CarvedLayer | None
     ) -> None:
         """Make mask, positions and cache layer agree with the rows and keys that are left."""
-        inputs, left, call = self._inputs, self.left, self.call
+        inputs, left, call, anatomy = self._inputs, self.left, self.call, self.setting.anatomy
         query_idx = inputs.query_idx(left.rows if left is not None else None)
         key_idx, has_empty = query_idx, left is not None and left.has_filler
         if carved is not None:
@@ -129,13 +196,29 @@ class ForwardPass:
             assert carved.index is not None
             key_idx = inputs.key_idx(carved.index, query_idx)
             carved.stage(key_idx, query_idx, call.past + call.length)
-        kwargs["attention_mask"] = inputs.mask(
-            kwargs["attention_mask"], query_idx, key_idx, has_empty
-        )
-        if left is not None:
-            inputs.narrow_positions(kwargs, left.rows)
+        given, num_tokens = kwargs["attention_mask"], query_idx.shape[1]
+        if self._reused.reuses(index):
+            assert self._streams is not None or left is None
+            num_tokens = (self._streams or self._layout(hidden)).num_tokens(hidden)
+            self._reused.agree(index, kwargs, left, num_tokens)
+        elif anatomy.is_stateful(index):
+            kwargs["attention_mask"] = inputs.padding(given, query_idx, has_empty)
+        else:
+            kwargs["attention_mask"] = inputs.mask(given, query_idx, key_idx, has_empty)
+            self._reused.entered(index, key_idx, has_empty, left)
+        if left is not None and num_tokens == query_idx.shape[1]:
+            has_indexer = getattr(anatomy.attention_of(index), "indexer", None) is not None
+            inputs.narrow_rest(kwargs, left.rows, own_topk=has_indexer)
         shift = self._renumbering.shift(index, carved, left)
         if shift is not None:
+            if self._reused.is_on:
+                raise UnsupportedModeError(
+                    "positions='renumbered' would move queries away from keys that later layers "
+                    "reuse; use positions='original'."
+                )
             self._renumbering.apply(hidden, kwargs, shift)
         if left is not None or shift is not None:
             inputs.spare_flash(kwargs)
+
+    def _layout(self, hidden: Tensor) -> ResidualStreams:
+        return ResidualStreams(hidden, self.call.batch, self.call.length)

@@ -1,19 +1,34 @@
-"""What a decoder layer is called with once rows are gone: mask, positions, rotary tables.
+"""What a decoder layer is called with once rows are gone: mask, positions, what each token has.
 
 Layers of one pass mostly share these, so each is built once and remembered.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from foveate.carve.engine.per_token import is_per_token, narrow_entries, narrow_tables
 from foveate.core.layout import PAD
-from foveate.models.masks import is_flash, narrow_mask, narrow_tokens
+from foveate.errors import UnsupportedModeError, UnsupportedModelError
+from foveate.models.masks import is_flash, narrow_mask, narrow_padding, narrow_tokens
+
+# Looked at by name, not as one entry for each token.
+_KNOWN = (
+    "hidden_states",
+    "attention_mask",
+    "position_embeddings",
+    "position_ids",
+    "past_key_values",
+    "shared_kv_states",
+    "prev_topk_indices",
+)
 
 
 @dataclass
@@ -65,8 +80,51 @@ class LayerInputs:
         )
         return result
 
-    def mask(self, mask: Any, query_idx: Tensor, key_idx: Tensor, has_empty: bool) -> Tensor | None:
-        """The layer's mask, narrowed to its queries and keys; see `narrow_mask`."""
+    def every_position(self) -> Tensor:
+        """Original positions of every token so far, [B, past + S]."""
+
+        def build() -> Tensor:
+            every = torch.arange(self.past + self.length, device=self.device)
+            return every.expand(self.batch, -1)
+
+        result: Tensor = self.remember(("every position",), None, build)
+        return result
+
+    def last(self, query_idx: Tensor, count: int) -> Tensor:
+        """The last `count` of the queries; `query_idx` itself if these are all."""
+        if count == query_idx.shape[1]:
+            return query_idx
+        result: Tensor = self.remember(
+            ("last", id(query_idx), count), query_idx, lambda: query_idx[:, -count:]
+        )
+        return result
+
+    def mask(
+        self,
+        mask: Any,
+        query_idx: Tensor,
+        key_idx: Tensor,
+        has_empty: bool,
+        num_rows: int | None = None,
+    ) -> Tensor | None:
+        """The layer's mask, narrowed to its queries and keys; see `narrow_mask`.
+
+        Args:
+            num_rows: of the mask, where the model itself cut it to the last tokens; None for one
+                of each new token.
+
+        Raises:
+            UnsupportedModeError: the mask is not of one row a query and one column a token.
+        """
+        num_rows = self.length if num_rows is None else num_rows
+        if isinstance(mask, Tensor) and mask.ndim == 4:
+            size = (num_rows, self.past + self.length)
+            if tuple(mask.shape[2:]) != size:
+                raise UnsupportedModeError(
+                    f"the attention mask is {tuple(mask.shape[2:])} where {size} was expected, a "
+                    "row for each new token and a column for each token so far; foveate cannot "
+                    "tell which columns dropped tokens have."
+                )
         result: Tensor | None = self.remember(
             ("mask", id(mask), id(query_idx), id(key_idx)),
             (mask, query_idx, key_idx),
@@ -76,10 +134,47 @@ class LayerInputs:
                 key_idx,
                 has_empty=has_empty,
                 attention=self.kernel,
-                past=self.past,
+                past=self.past + self.length - num_rows,
             ),
         )
         return result
+
+    def padding(self, mask: Any, query_idx: Tensor, has_empty: bool) -> Tensor | None:
+        """The mask of a layer that keeps a state; see `narrow_padding`."""
+        result: Tensor | None = self.remember(
+            ("padding", id(mask), id(query_idx)),
+            (mask, query_idx),
+            lambda: narrow_padding(mask, query_idx, past=self.past, has_empty=has_empty),
+        )
+        return result
+
+    def narrow_rest(self, kwargs: dict[str, Any], rows: Tensor, *, own_topk: bool) -> None:
+        """What goes with tokens: positions, and whatever else has one entry for each.
+
+        Args:
+            kwargs: of the layer, changed in place.
+            rows: [B, L] columns of the new tokens that are left.
+            own_topk: the layer finds the keys that its queries look at itself.
+
+        Raises:
+            UnsupportedModelError: an input has integers for each token.
+        """
+        self.narrow_positions(kwargs, rows)
+        topk = kwargs.get("prev_topk_indices")
+        if topk is not None and topk.shape[1] != rows.shape[1]:
+            if not own_topk:
+                raise UnsupportedModelError(
+                    "this layer looks at the keys that an earlier one chose among all tokens, so "
+                    "none can be dropped before it; choose a layer with an indexer of its own."
+                )
+            kwargs["prev_topk_indices"] = None
+        for name, value in list(kwargs.items()):
+            if name not in _KNOWN and is_per_token(name, value, self.batch, self.length):
+                kwargs[name] = self.remember(
+                    ("entries", name, id(value), id(rows)),
+                    (value, rows),
+                    functools.partial(narrow_entries, value, rows),
+                )
 
     def narrow_positions(self, kwargs: dict[str, Any], rows: Tensor) -> None:
         """Original positions go with their tokens: rotary tables and position ids."""
@@ -88,7 +183,7 @@ class LayerInputs:
             kwargs["position_embeddings"] = self.remember(
                 ("rotary", id(tables), id(rows)),
                 (tables, rows),
-                lambda: tuple(narrow_tokens(table, rows, token_dim=-2) for table in tables),
+                lambda: narrow_tables(tables, rows),
             )
         position_ids = kwargs.get("position_ids")
         if position_ids is not None:
@@ -106,3 +201,18 @@ class LayerInputs:
         """
         if is_flash(self.kernel):
             kwargs["position_ids"] = None
+
+
+def by_name(
+    layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A decoder layer's inputs behind the hidden states by their names."""
+    if len(args) < 2:
+        return args, kwargs
+    names = _parameters(type(layer))[1 : len(args)]
+    return args[:1], {**dict(zip(names, args[1:], strict=True)), **kwargs}
+
+
+@functools.lru_cache(maxsize=64)
+def _parameters(kind: type[nn.Module]) -> tuple[str, ...]:
+    return tuple(inspect.signature(kind.forward).parameters)[1:]

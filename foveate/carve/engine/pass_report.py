@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from foveate.carve.engine.cache import cache_bytes
+from foveate.carve.engine.cache_kinds import cache_bytes
 from foveate.carve.engine.decide import ImagePlan
 from foveate.carve.engine.forward_pass import ForwardPass
 from foveate.core.report import ImageReport, Report
@@ -63,6 +63,7 @@ def _length_after(forward: ForwardPass) -> int:
         return call.past + call.length
     old = 0
     if call.cache is not None and call.past:
-        last = call.cache.layers[-1]
-        old = last.keys.shape[-2] - left.rows.shape[1] if last.keys is not None else 0
+        # Layers with a state, or with another one's keys, hold no token of their own.
+        held = [layer for layer in call.cache.layers if getattr(layer, "keys", None) is not None]
+        old = held[-1].keys.shape[-2] - left.rows.shape[1] if held else 0
     return old + left.rows.shape[1]

@@ -27,7 +27,7 @@ from foveate.carve.method import LAYER_NEEDS, Method, Step
 from foveate.carve.tower.merge import TowerShortener
 from foveate.carve.tower.record import TowerRecorder
 from foveate.core.report import Report
-from foveate.errors import MethodError, UnsupportedModeError
+from foveate.errors import MethodError, UnsupportedModeError, UnsupportedModelError
 from foveate.models.anatomy import Anatomy, anatomy_of
 from foveate.models.attachment import Attachment, bound_arguments
 from foveate.models.attention import RowRecorder
@@ -143,12 +143,13 @@ class Run(Attachment[Report]):
             FeatureRecorder(anatomy, [tower.collect] if tower is not None else [])
         )
         row_recorders: dict[int, RowRecorder] = {}
-        for index, step in self.steps.items():
-            of_layer = step.needs & LAYER_NEEDS
-            if of_layer:
-                before: Any = layers[index - 1].self_attn
+        reads = _layers_to_read(anatomy, self.steps)
+        for index, read in reads.items():
+            of_layer = self.steps[index].needs & LAYER_NEEDS
+            before = anatomy.attention_of(read)
+            if before is not None:
                 if of_layer - {"attention_output"}:
-                    row_recorders[index - 1] = self._put_on(RowRecorder(before))
+                    row_recorders[read] = self._put_on(RowRecorder(before))
                 if "attention_output" in of_layer:
                     self._put_on(hook_after(before, self._after_attention))
         self._setting = Setting(
@@ -157,11 +158,13 @@ class Run(Attachment[Report]):
             steps=self.steps,
             renumbers=self._renumbers,
             recorder=recorder,
+            reads=reads,
             row_recorders=row_recorders,
             tower=tower,
         )
         for i, layer in enumerate(layers):
             self._put_on(hook_before(layer, functools.partial(self._before_layer, i)))
+            self._put_on(hook_after(layer, self._after_layer))
         base = anatomy.base
         self._put_on(hook_before(base, self._before_base))
         self._put_on(hook_after(base, self._after_base, always=True))
@@ -203,6 +206,8 @@ class Run(Attachment[Report]):
                 here.generation,
                 Generation(num_prompts=_num_prompts(args, kwargs)),
             )
+            if self._setting is not None:
+                self._setting.recorder.expect()
             try:
                 return generate(*args, **kwargs)
             finally:
@@ -230,6 +235,8 @@ class Run(Attachment[Report]):
         assert self._setting is not None
         self._refuse_compiled()
         here = self._here
+        if here.generation is None:
+            self._setting.recorder.expect()
         generation = here.generation or Generation()
         inputs = bound_arguments(module, args, kwargs)
         labels, here.labels = here.labels, None
@@ -255,6 +262,10 @@ class Run(Attachment[Report]):
             )
         return forward.enter_layer(index, args, without_unused_cache(module, kwargs))
 
+    def _after_layer(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._here.forward is not None:
+            self._here.forward.after_layer(output)
+
     def _after_attention(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._here.forward is not None:
             self._here.forward.after_attention(output[0])
@@ -266,6 +277,7 @@ class Run(Attachment[Report]):
         if self._setting is not None:
             for recorder in self._setting.row_recorders.values():
                 recorder.here.forget()
+            self._setting.recorder.expect()
         if output is None or forward is None:
             return None
         forward.finish()
@@ -320,6 +332,27 @@ def _num_prompts(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None
     """Rows that a call of `generate` was given."""
     given = [args[0] if args else None, *map(kwargs.get, ("inputs", "input_ids", "inputs_embeds"))]
     return next((len(tokens) for tokens in given if isinstance(tokens, Tensor)), None)
+
+
+def _layers_to_read(anatomy: Anatomy, steps: Mapping[int, Step]) -> dict[int, int]:
+    """Layer of a step -> the nearest layer before it that attends, where the step reads attention.
+
+    Raises:
+        UnsupportedModelError: no layer before a step attends, or none since the step before, so
+            that only attention of tokens that are gone by then could be read.
+    """
+    reads: dict[int, int] = {}
+    for index, step in steps.items():
+        if not step.needs & LAYER_NEEDS:
+            continue
+        read = reads[index] = anatomy.attention_before(index)
+        between = [other for other in steps if read < other < index]
+        if between:
+            raise UnsupportedModelError(
+                f"{step.method.name} reads attention before layer {index}, and no layer since the "
+                f"step at layer {between[-1]} has any; choose a later layer."
+            )
+    return reads
 
 
 def _on_the_tower(anatomy: Anatomy, steps: Sequence[Step]) -> TowerRecorder | TowerShortener | None:

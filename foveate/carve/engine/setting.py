@@ -22,6 +22,7 @@ class Setting:
         steps: its steps, by layer.
         renumbers: whether what is left closes ranks.
         recorder: of image features.
+        reads: layer of a step -> the layer whose attention is read for it.
         row_recorders: by the layer whose attention is read.
         tower: of the vision tower, if the method reads or shortens it.
     """
@@ -31,6 +32,7 @@ class Setting:
     steps: dict[int, Step]
     renumbers: bool
     recorder: FeatureRecorder
+    reads: dict[int, int]
     row_recorders: dict[int, RowRecorder]
     tower: TowerRecorder | TowerShortener | None
 
@@ -45,3 +47,12 @@ class Setting:
     def needs(self, name: str) -> bool:
         """Whether any step asks for it."""
         return any(name in step.needs for step in self.steps.values())
+
+    def needs_read_at(self, layer: int) -> frozenset[str]:
+        """What is needed of the attention of a layer, by the step that reads it."""
+        return frozenset(
+            need
+            for index, read in self.reads.items()
+            if read == layer
+            for need in self.steps[index].needs
+        )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foveate.carve.engine.feature_lengths import feature_lengths, is_flat
 from foveate.core.layout import ImageSpan, runs, split_by_lengths
 from foveate.models.anatomy import MODALITIES, Anatomy, Modality, Unit, visual_token_ids
 from foveate.models.hook import WrappedMethod
@@ -20,19 +21,17 @@ from foveate.models.hook import WrappedMethod
 Listener = Callable[[Modality, Mapping[str, Any], int], None]
 
 
-def feature_lengths(output: Any) -> list[int]:
-    """Visual tokens of each item in the output of get_image_features / get_video_features."""
-    pooled = getattr(output, "pooler_output", output)
-    if isinstance(pooled, Tensor):  # [items, tokens, D] or [tokens, D]
-        return [pooled.shape[1]] * pooled.shape[0] if pooled.ndim == 3 else [pooled.shape[0]]
-    return [int(item.shape[:-1].numel()) for item in pooled]
-
-
 class _Features(threading.local):
-    """Units of the features that a thread's last call of each extractor returned."""
+    """What a thread's extractors returned.
+
+    Attributes:
+        units: of the last features of each modality.
+        fresh: modalities whose features were made for the call that comes or runs.
+    """
 
     def __init__(self) -> None:
         self.units: dict[Modality, list[Unit]] = {}
+        self.fresh: set[Modality] = set()
 
 
 class FeatureRecorder:
@@ -61,9 +60,14 @@ class FeatureRecorder:
         while self._wrapped:
             self._wrapped.pop().remove()
 
-    def forget(self) -> None:
-        """Forget what this thread's extractors returned."""
-        self._here.units.clear()
+    @property
+    def fresh(self) -> set[Modality]:
+        """Modalities whose features were made since this thread last said `expect`."""
+        return self._here.fresh
+
+    def expect(self) -> None:
+        """A call begins or is over: features made from now on are the next one's."""
+        self._here.fresh.clear()
 
     def _recording(self, modality: Modality, original: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(original)
@@ -73,7 +77,9 @@ class FeatureRecorder:
             output = original(*args, **kwargs)
             inputs = signature.bind_partial(*args, **kwargs).arguments
             lengths = feature_lengths(output)
-            self._here.units[modality] = rule(self._anatomy.config, inputs, lengths)
+            units = rule(self._anatomy.config, inputs, lengths)
+            self._here.units[modality] = [] if _is_unknown(units, output, inputs) else units
+            self._here.fresh.add(modality)
             for listener in self._listeners:
                 listener(modality, inputs, sum(lengths))
             return output
@@ -90,6 +96,12 @@ class FeatureRecorder:
         if not units or total == 0 or num_tokens % total:
             return None
         return units, num_tokens // total
+
+
+def _is_unknown(units: Sequence[Unit], output: Any, inputs: Mapping[str, Any]) -> bool:
+    """Whether units say no more than how many tokens all images have together."""
+    has_grids = any(name.endswith("_grid_thw") and inputs[name] is not None for name in inputs)
+    return len(units) == 1 and is_flat(output) and not has_grids
 
 
 def image_spans(
@@ -119,16 +131,12 @@ def image_spans(
                 start = start + tokens.numel() if start is not None else None
         return spans
 
-    for modality, token_id in visual_token_ids(anatomy).items():
+    for token_id, modalities in _by_placeholder(anatomy).items():
         mask = visual_mask & (input_ids == token_id)
         num_tokens = int(mask.sum())
         if num_tokens == 0:
             continue
-        found = recorder.units(modality, num_tokens)
-        if found is None and encoder_outputs.get(modality) is not None:
-            # Features computed before attaching: lengths are known, grids are not.
-            lengths = feature_lengths(encoder_outputs[modality])
-            found = ([Unit(n) for n in lengths], 1) if sum(lengths) == num_tokens else None
+        modality, found = _explained(recorder, modalities, num_tokens, encoder_outputs)
         spans += _spans_of_units(mask, found, modality)
     spans.sort(key=lambda span: (span.sample, int(span.tokens[0])))
     numbers: dict[int, int] = {}
@@ -138,6 +146,38 @@ def image_spans(
         numbers[span.sample] = number + 1
         numbered.append(replace(span, image=number))
     return numbered
+
+
+def _by_placeholder(anatomy: Anatomy) -> dict[int, list[Modality]]:
+    """Placeholder id -> the modalities it may stand for: GLM shows videos as images."""
+    by_id: dict[int, list[Modality]] = {}
+    for modality, token_id in visual_token_ids(anatomy).items():
+        by_id.setdefault(token_id, []).append(modality)
+    return by_id
+
+
+def _explained(
+    recorder: FeatureRecorder,
+    modalities: Sequence[Modality],
+    num_tokens: int,
+    encoder_outputs: Mapping[str, Any],
+) -> tuple[Modality, tuple[list[Unit], int] | None]:
+    """The modality whose features explain the placeholders of one id, and its units.
+
+    No units where none does, or more than one of this call: they cannot be told apart.
+    """
+    shown = [m for m in modalities if m in recorder.fresh or encoder_outputs.get(m) is not None]
+    fitting: list[tuple[Modality, tuple[list[Unit], int]]] = []
+    for modality in shown or modalities:
+        found = recorder.units(modality, num_tokens)
+        features = encoder_outputs.get(modality)
+        if found is None and features is not None and not is_flat(features):
+            # Features computed before attaching: lengths are known, grids are not.
+            lengths = feature_lengths(features)
+            found = ([Unit(n) for n in lengths], 1) if sum(lengths) == num_tokens else None
+        if found is not None:
+            fitting.append((modality, found))
+    return fitting[0] if len(fitting) == 1 else ((shown or modalities)[0], None)
 
 
 def _starts_of_rows(recorder: FeatureRecorder, visual_mask: Tensor) -> list[int | None]:

@@ -1,0 +1,102 @@
+"""Which layers of a KV cache are carved, which are left alone, and which are refused.
+
+By exact type: a subclass may hold more, or hold it otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.cache_utils import (
+    Cache,
+    DummyLayer,
+    DynamicCache,
+    DynamicIndexedLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionLayer,
+)
+
+from foveate.carve.engine.cache import CarvedLayer
+from foveate.carve.engine.indexed_cache import CarvedIndexedLayer
+from foveate.errors import UnsupportedModeError
+
+# Plain layer -> its carved form.
+CARVED: dict[type, type[CarvedLayer]] = {
+    DynamicLayer: CarvedLayer,
+    DynamicSlidingWindowLayer: CarvedLayer,
+    DynamicIndexedLayer: CarvedIndexedLayer,
+}
+# Nothing in them belongs to one token: a state of all, or nothing at all.
+LEFT_ALONE: tuple[type, ...] = (LinearAttentionLayer, DummyLayer)
+
+
+def carved_form(layer: Any, batch: int, device: torch.device) -> CarvedLayer | None:
+    """The carved form of a cache layer, with all it holds; None for one that is left alone.
+
+    Raises:
+        UnsupportedModeError: the layer is of no kind that foveate knows.
+    """
+    if isinstance(layer, CarvedLayer):
+        return layer
+    if type(layer) in LEFT_ALONE:
+        return None
+    if type(layer) not in CARVED:
+        raise UnsupportedModeError(
+            f"cache layer {type(layer).__name__} cannot be carved, only dynamic ones can; "
+            "leave cache_implementation unset (or pass a DynamicCache)."
+        )
+    return CARVED[type(layer)].of(layer, batch, device)
+
+
+def check_carvable(cache: object) -> None:
+    """Raise UnsupportedModeError unless `cache` is one whose layers can be carved."""
+    if not isinstance(cache, Cache):
+        raise UnsupportedModeError(
+            f"past_key_values is a {type(cache).__name__}; pass a transformers DynamicCache."
+        )
+    if getattr(cache, "offloading", False):
+        raise UnsupportedModeError(
+            "an offloaded cache cannot be carved; leave cache_implementation unset."
+        )
+    for layer in cache.layers:
+        if type(layer) not in (*CARVED, *CARVED.values(), *LEFT_ALONE):
+            raise UnsupportedModeError(
+                f"{type(cache).__name__} with {type(layer).__name__} layers cannot be carved: "
+                "their size is fixed or their content encoded; leave cache_implementation unset "
+                "(or pass a DynamicCache)."
+            )
+
+
+def check_without_cache(text_config: Any) -> None:
+    """Hold a model that runs without a cache to the layers that its own cache would have.
+
+    Raises:
+        UnsupportedModeError: one of them cannot be carved: such attention counts its keys itself.
+    """
+    check_carvable(DynamicCache(config=text_config))
+
+
+def ensure_layers(cache: Cache, count: int) -> None:
+    """Create the lazily made layers of `cache` up to `count`."""
+    while len(cache.layers) < count and cache.layer_class_to_replicate is not None:
+        cache.layers.append(cache.layer_class_to_replicate())
+
+
+def cache_bytes(cache: Cache) -> tuple[int, int]:
+    """(bytes held by K and V, bytes an uncompressed cache of the same length would hold)."""
+    held = full = 0
+    for layer in cache.layers:
+        if getattr(layer, "keys", None) is None or not layer.keys.numel():
+            continue
+        per_slot = sum(
+            t.element_size() * t.shape[0] * t.shape[1] * t.shape[3]
+            for t in (layer.keys, layer.values)
+        )
+        held += per_slot * layer.keys.shape[2]
+        length = layer.get_seq_length()
+        if layer.is_sliding:
+            length = min(length, layer.sliding_window - 1)
+        full += per_slot * length
+    return held, full
