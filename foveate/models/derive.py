@@ -29,8 +29,8 @@ _MERGING = ("get_placeholder_mask", "inputs_merger", "forward")
 _FROM_AN_ENCODER = ("encoder_hidden_states", "cross_attention_states", "encoder_attention_mask")
 _CROSS = ("encoder_attn", "cross_attn", "crossattention")
 # Where configurations say at which decoder layers visual features come in, and how to read off the
-# first layer whose input has all of them: one more feature a layer from 0 on, pairs of (tower layer,
-# decoder layer), decoder layers.
+# first layer whose input has all of them: tower layers, one for each decoder layer from 0 on; pairs
+# of (tower layer, decoder layer); decoder layers.
 _DEEPSTACK: dict[str, Callable[[Any], int]] = {
     "deepstack_visual_indexes": len,
     "deepstack_layer_map": lambda pairs: max(int(layer) for _, layer in pairs),

@@ -15,10 +15,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, PretrainedConfig
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    PretrainedConfig,
+)
 
 from foveate.errors import UnsupportedModelError
 from foveate.models import twin_rules as rules
+from foveate.models.stand_in_tower import timm_stood_in
 from foveate.models.twin_rules import PAD_ID
 
 # A rule that did not meet a field of a new family would leave it at full size.
@@ -42,7 +49,7 @@ def build_twin(config: PretrainedConfig, attention: str = "sdpa", *, seed: int =
     kind = config.model_type
     try:
         small = twin_config(config)
-        with torch.device("meta"):
+        with timm_stood_in(), torch.device("meta"):
             empty = AutoModelForImageTextToText.from_config(small, trust_remote_code=False)
     except Exception as error:  # shrunken values can fail anywhere inside transformers
         raise UnsupportedModelError(
@@ -55,7 +62,7 @@ def build_twin(config: PretrainedConfig, attention: str = "sdpa", *, seed: int =
             f"the tiny twin of {kind!r} would have {size / 1e6:.0f} M parameters, more than "
             f"{_MOST_PARAMETERS / 1e6:.0f} M: a size of it is not known to the rules."
         )
-    with torch.random.fork_rng(devices=[]):
+    with timm_stood_in(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             model = AutoModelForImageTextToText.from_config(
@@ -73,6 +80,20 @@ def build_twin(config: PretrainedConfig, attention: str = "sdpa", *, seed: int =
     return model.float().eval()
 
 
+def typical_config(model_type: str) -> PretrainedConfig:
+    """A configuration of a type as its checkpoints have it, where the class's own is plainer.
+
+    Raises:
+        KeyError: transformers has no such type.
+    """
+    cls = CONFIG_MAPPING[model_type]
+    changes = rules.TYPICAL.get(model_type)
+    if changes is None:
+        return cls()
+    part = type(cls().text_config)
+    return cls(text_config=part(num_hidden_layers=rules.LAYERS, **changes))
+
+
 def twin_config(config: PretrainedConfig) -> PretrainedConfig:
     """`config` with every size small and everything else as it is."""
     return _shrunk(config, "top", rules.EXCEPTIONS.get(config.model_type, {}))
@@ -85,7 +106,7 @@ def _shrunk(config: PretrainedConfig, kind: str, exceptions: Mapping[str, Any]) 
     aliases: Mapping[str, str] = getattr(cls, "attribute_map", None) or {}
     classes: Mapping[str, type] = getattr(cls, "sub_configs", None) or {}
     parts = {
-        name: _shrunk(part, _kind_of(name), exceptions.get(name) or {})
+        name: _shrunk(part, _kind_of(name, kind), exceptions.get(name) or {})
         for name in classes
         if isinstance(part := _get(config, name), PretrainedConfig)
     }
@@ -112,6 +133,10 @@ def _shrunk(config: PretrainedConfig, kind: str, exceptions: Mapping[str, Any]) 
         _get(config, "num_key_value_heads") == _get(config, "num_attention_heads")
     ):
         values["num_key_value_heads"] = values.get("num_attention_heads")
+    kinds = set(_get(config, "layer_types") or ())
+    if "sliding_window" in values and len(kinds) < 2:
+        # Where every layer slides, a small window hides the image from the prompt's end.
+        values["sliding_window"] = rules.TEXT["max_position_embeddings"]
     values.update(parts)
     _fit_layers(config, fields, values)
     if kind in ("top", "text"):
@@ -122,7 +147,7 @@ def _shrunk(config: PretrainedConfig, kind: str, exceptions: Mapping[str, Any]) 
         if value is ...:
             values.pop(name, None)
         elif name in classes and isinstance(value, dict):
-            values[name] = _made(classes[name], name, value)
+            values[name] = _made(classes[name], _kind_of(name, kind), value)
         else:
             values[name] = value
     return cls(**values)
@@ -145,9 +170,9 @@ def _like(old: Any, new: Any) -> Any:
     return new
 
 
-def _made(cls: type, name: str, exceptions: Mapping[str, Any]) -> Any:
+def _made(cls: type, kind: str, exceptions: Mapping[str, Any]) -> Any:
     """A part that the configuration leaves out and that the twin needs."""
-    return dict(exceptions) if cls is AutoConfig else _shrunk(cls(), _kind_of(name), exceptions)
+    return dict(exceptions) if cls is AutoConfig else _shrunk(cls(), kind, exceptions)
 
 
 def _fields(cls: type) -> set[str]:
@@ -156,7 +181,10 @@ def _fields(cls: type) -> set[str]:
     return set(inspect.signature(cls.__init__).parameters)
 
 
-def _kind_of(name: str) -> str:
+def _kind_of(name: str, around: str) -> str:
+    """What a part is, by its name; a part of a tower is of the tower."""
+    if around in ("vision", "audio"):
+        return around
     if any(part in name for part in ("vision", "visual", "vit", "vq", "sam")):
         return "vision"
     if any(part in name for part in ("audio", "speech", "sound")):

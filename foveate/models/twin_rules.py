@@ -114,6 +114,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
             "attn_resolutions": [2], "num_attention_heads": 1,
         },
     },
+    "inkling_mm_model": {"vision_config": {"num_hidden_layers": 6}},
     "janus": {"vq_config": _VQ},
     "aria": {"projector_patch_to_query_dict": {36: 9}},
     "vipllava": {"vision_feature_layers": [-1, -2]},
@@ -122,7 +123,10 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "deepseek_vl_hybrid": {"high_res_vision_config": {"mlp_ratio": 2.0}},
     "deepseek_ocr2": {
         "vision_config": {"sam_config": _SAM, },
-        "text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "dense", "sparse"]},
+        "text_config": {
+            "mlp_layer_types": ["dense", "sparse", "sparse", "dense", "sparse"],
+            "num_experts_per_tok": 2,
+        },
     },
     "dots3_note": {
         "text_config": {
@@ -135,7 +139,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         },
         "audio_config": {"adapter_input_size": 32, "adapter_output_size": 48},
     },
-    "fast_vlm": {"vision_config": {"model_args": None}},
+    "fast_vlm": {"vision_config": {"model_args": None, "hidden_size": 32}},
     "glm5_next": {"text_config": {"index_topk": 1024, "qk_rope_head_dim": 0, "head_dim": 0}},
     "granite4_vision": {
         "deepstack_layer_map": [[-1, 0], [-2, 1]], "spatial_target_layers": [2, 2, 3, 3],
@@ -166,5 +170,19 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         },
     },
     "granite_docling": {"vision_config": {"image_size": 32, "scale_factor": 2}},
+    "muse_glimmer": {"out_hidden_size": 128},
+    "muse_spark": {"out_hidden_size": 128},
+    "qwen2_5_omni_thinker": {"vision_start_token_id": START_ID},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": START_ID},
+    "step3p7": {"text_config": {"sliding_window": 12}},
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
 }  # fmt: skip
+
+# What the checkpoints of a type have and its class leaves out by default: kinds of layers.
+TYPICAL: dict[str, dict[str, Any]] = {
+    "lfm2_vl": {"layer_types": ["conv", "full_attention", "conv", "full_attention", "conv"]},
+    "minimax_m3_vl": {
+        "layer_types": ["full_attention", *["minimax_m3_sparse"] * 2, "full_attention"]
+        + ["minimax_m3_sparse"],
+    },
+}
