@@ -39,8 +39,9 @@ RULES: dict[str, str] = {
     "carve/spec": "core carve/definition carve/method carve/registry carve/stack",
     "carve/tower": "core models carve/method carve/tower_method",
     "carve/engine": "core models carve/method carve/tower",
-    "carve/attach": "core carve/method carve/spec carve/engine",
-    "carve/answerer": "core models carve/method carve/engine",
+    "carve/check": "models carve/method carve/methods carve/engine",
+    "carve/attach": "core models carve/method carve/spec carve/engine carve/check",
+    "carve/answerer": "core models carve/method carve/engine carve/check",
     "carve/pages": "assets core tasks text_image models carve/method carve/methods carve/spec "
     "carve/attach",
     "carve/compare": "core tasks measure models carve/method carve/spec carve/engine "

@@ -7,10 +7,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from foveate.carve.check.gate import check_trust
 from foveate.carve.engine.image_cache import ImageCache, needs_the_tower
 from foveate.carve.engine.run import Run
 from foveate.carve.method import Method
 from foveate.core.report import Report
+from foveate.models.anatomy import anatomy_of
 from foveate.models.continuations import Continuation, score_continuations
 from foveate.models.generation import Answer
 from foveate.models.vlm import VisionLanguageModel
@@ -57,6 +59,8 @@ class Answerer:
         images: ImageCache | None = None,
     ) -> None:
         self.vlm = vlm
+        if method is not None:
+            check_trust(anatomy_of(vlm.model, with_explicit_mask=False))
         self.run = Run(vlm.model, method) if method is not None else None
         self._images = None if method is not None and needs_the_tower(method) else images
         with self._on(None):

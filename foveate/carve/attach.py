@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from foveate.carve.check.gate import check_trust
 from foveate.carve.engine.run import Run
 from foveate.carve.method import Method
 from foveate.carve.spec import parse_method
 from foveate.core.budget import parse_budget
 from foveate.errors import BudgetError, MethodError
+from foveate.models.anatomy import anatomy_of
 
 __all__ = ["attach"]
 
@@ -26,8 +28,9 @@ def attach(
     `with` block, also after an exception.
 
     Args:
-        model: a transformers vision-language model of a supported family (`foveate models`), or a
-            plain text decoder together with `visual_mask`.
+        model: a transformers vision-language model (`foveate models` lists the types), or a plain
+            text decoder together with `visual_mask`. Before the first use of a type that no test
+            covers, a tiny twin of it is checked, about a second.
         method: what to keep, e.g. `foveate.TokenCarve(keep_tokens=128)`, or as the command line's
             --method writes it: "tokencarve", "fastv(prune_layer=3)", "divprune:50%+tokencarve",
             "package.module:Class".
@@ -42,7 +45,8 @@ def attach(
         A Run: a context manager that holds the report and the plans of the last prefill.
 
     Raises:
-        UnsupportedModelError: the model family is unknown or has no visual tokens.
+        UnsupportedModelError: the model has no visual tokens that could be dropped, or its twin
+            does not hold.
         MethodError: prune_layer does not fit the model, the text names no method, or a method
             object comes with `keep`.
         BudgetError: an impossible budget, or none.
@@ -53,7 +57,9 @@ def attach(
             out = model.generate(**inputs, max_new_tokens=64)
         print(run.report)
     """
-    run = Run(model, _with_budget(method, keep), visual_mask=visual_mask)
+    method = _with_budget(method, keep)
+    check_trust(anatomy_of(model, with_explicit_mask=visual_mask is not None))
+    run = Run(model, method, visual_mask=visual_mask)
     run.attach()
     return run
 

@@ -10,19 +10,11 @@ def models(
     as_json: AsJson = False,
 ) -> None:
     """List the supported model families, one line each."""
-    from foveate.models.anatomy import FAMILIES
+    from foveate.models.families import FAMILIES
 
     if as_json:
-        print_json(
-            [
-                {"model_type": key, "title": family.title, "inputs": list(family.visual_tokens)}
-                for key, family in FAMILIES.items()
-            ]
-        )
+        print_json([{"model_type": key, "title": family.title} for key, family in FAMILIES.items()])
         return
     width = max(len(family.title) for family in FAMILIES.values())
     for key, family in FAMILIES.items():
-        inputs = " and ".join(family.visual_tokens)
-        out.print(
-            f"[bold]{family.title:<{width}}[/bold]  {inputs}  [dim]{key}[/dim]", soft_wrap=True
-        )
+        out.print(f"[bold]{family.title:<{width}}[/bold]  [dim]{key}[/dim]", soft_wrap=True)

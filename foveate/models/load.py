@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from foveate.assets import EMBEDDED, EMBEDDED_MODEL, model_folder
 from foveate.errors import FoveateError, InputError, UnsupportedModelError
 from foveate.files import is_file, is_folder, is_there
-from foveate.models.anatomy import ADD_FAMILY_PAGE, FAMILIES, TEXT_DECODERS
+from foveate.models.derive import derive
+from foveate.models.families import FAMILIES
 from foveate.models.processor import load_processor
 from foveate.models.vlm import VisionLanguageModel
 
@@ -138,20 +139,30 @@ def _config(name: str) -> Any:
 
 def _check_family(name: str, config: Any) -> None:
     """Refuse before the weights are read."""
-    kind = config.model_type
-    if kind in FAMILIES:
+    if config.model_type in FAMILIES:
         return
-    known = ", ".join(family.title for family in FAMILIES.values())
-    mapping = AutoModelForImageTextToText._model_mapping
-    if kind in TEXT_DECODERS or type(config) not in mapping:
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
         raise UnsupportedModelError(
-            f"model {name!r} is of type {kind!r}, which has no visual tokens to compress; use a "
-            f"vision-language model of a supported family: {known}."
+            f"model {name!r} is of type {config.model_type!r}, which has no visual tokens to "
+            "compress; use a vision-language model (`foveate models` lists them)."
         )
-    raise UnsupportedModelError(
-        f"model {name!r} is of family {kind!r}, which is not supported; supported are {known}. "
-        f"Adding one is a table row: see {ADD_FAMILY_PAGE}."
-    )
+    derive(skeleton(config))
+
+
+def skeleton(config: Any) -> Any:
+    """The model of a vision-language configuration with nothing in its weights, on no device.
+
+    Raises:
+        InputError: transformers cannot build it.
+    """
+    try:
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    except Exception as error:  # a configuration can fail anywhere inside transformers
+        raise InputError(
+            f"no {config.model_type} can be built from its configuration "
+            f"({type(error).__name__}: {first_line(error)})."
+        ) from error
 
 
 def check_kernel(name: str, config: Any) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from foveate.models.anatomy import FAMILIES, Family
+from foveate.models.anatomy import anatomy_of
+from foveate.models.family import Family
 from foveate.models.generation import Answer, generate
 from foveate.models.prompt import (
     Pictures,
@@ -40,7 +41,7 @@ class VisionLanguageModel:
 
     @property
     def family(self) -> Family:
-        return FAMILIES[self.model.config.model_type]
+        return anatomy_of(self.model, with_explicit_mask=False).family
 
     @property
     def device(self) -> torch.device:

@@ -32,6 +32,6 @@ def test_ci_runs_the_readme_command() -> None:
 
 
 def test_the_error_page_for_families_exists() -> None:
-    from foveate.models.anatomy import ADD_FAMILY_PAGE
+    from foveate.models.families import ADD_FAMILY_PAGE
 
     assert (ROOT / ADD_FAMILY_PAGE).exists()

@@ -12,7 +12,8 @@ from transformers import DynamicCache
 
 from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
-from foveate.models.anatomy import TEXT_DECODER, Anatomy
+from foveate.models.anatomy import Anatomy
+from foveate.models.families import TEXT_DECODER
 from foveate.vist.fusion.fusion import Fusion, PrefixCache
 from foveate.vist.fusion.kv_prefix import EmbeddingPrefix, Lora, StatePrefix, rotate
 from foveate.vist.latents.memory import MemoryBatch

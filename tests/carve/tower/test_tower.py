@@ -12,7 +12,8 @@ from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 
 import foveate
 from foveate.errors import UnsupportedModeError
-from foveate.models.anatomy import FAMILIES, anatomy_of
+from foveate.models.anatomy import anatomy_of
+from foveate.models.families import FAMILIES
 from foveate.models.tower_tokens import out_of_windows
 from tests import tiny_vlm as tiny
 

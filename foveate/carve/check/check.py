@@ -1,0 +1,181 @@
+"""check(config): the twin of a model is built and held to the slow path, in seconds."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import transformers
+from transformers import PretrainedConfig
+
+from foveate.carve.check import findings as f
+from foveate.carve.check.prompts import NoPromptError, Prompts
+from foveate.carve.check.result import Checked
+from foveate.errors import FoveateError, UnsupportedModelError
+from foveate.models.anatomy import Anatomy, anatomy_of
+from foveate.models.cache_kinds import cache_kinds
+from foveate.models.derive import title_of
+from foveate.models.families import FAMILIES
+from foveate.models.twin import build_twin
+
+KERNELS = ("sdpa", "eager")
+# Without these nothing is promised at all, with any attention kernel.
+_NEEDED = ("injected features", "one row", "keep all", "text only")
+_FOR_BATCHES = ("ragged batch", "rows")
+
+
+def check(
+    config: PretrainedConfig, *, kernels: Sequence[str] = KERNELS, thorough: bool = True
+) -> Checked:
+    """What foveate guarantees of the models that `config` describes.
+
+    Args:
+        config: of a vision-language model; nothing is loaded but its code in transformers.
+        kernels: attention kernels to check.
+        thorough: False leaves out what only a listing needs: video, batches' rows and layer 0.
+
+    Returns:
+        What was found; a refusal is a result as well, never an exception.
+    """
+    with _quietly():
+        return _check(config, tuple(kernels), thorough)
+
+
+def _check(config: PretrainedConfig, kernels: tuple[str, ...], thorough: bool) -> Checked:
+    facts: dict[str, Any] = {
+        "model_type": config.model_type,
+        "title": _title(config.model_type),
+        "transformers": transformers.__version__,
+    }
+    try:
+        anatomies, cannot = _twins(config, kernels)
+    except UnsupportedModelError as error:
+        return Checked(**facts, refusal=str(error))
+    anatomy = anatomies[next(iter(anatomies))]
+    family = anatomy.family
+    facts["title"] = family.title
+    facts["first_layer"] = family.first_layer(anatomy.config)
+    if family.cut == "before_llm":
+        return Checked(**facts, refusal=family.why, before_llm=shortens_before_the_llm(anatomy))
+    facts["cache_kinds"] = cache_kinds(anatomy.config)
+    facts["oracle"] = f.oracle_of(anatomy)
+    found: dict[str, str] = {f"built ({kernel})": why for kernel, why in cannot.items()}
+    held: list[str] = []
+    batched: list[str] = []
+    for kernel, one in anatomies.items():
+        try:
+            prompts = Prompts(one)
+        except NoPromptError as error:
+            found[f"prompt ({kernel})"] = f"the plain twin takes no prompt: {error}."
+            continue
+        facts["given_features"] = prompts.why if not prompts.is_real else ""
+        checks = _checks(prompts, thorough and kernel == next(iter(anatomies)))
+        results = {name: _sentence(run) for name, run in checks.items()}
+        found.update({f"{name} ({kernel})": sentence for name, sentence in results.items()})
+        if not any(results[name] for name in _NEEDED):
+            held.append(kernel)
+        if not any(results.get(name) for name in _FOR_BATCHES):
+            batched.append(kernel)
+    video = None
+    if thorough and held and "video" in family.visual_tokens:
+        video = _video(anatomies[held[0]], found)
+    refusal = ""
+    if len(held) < len(anatomies) or not held:
+        broken = next(name for name, why in found.items() if why and not name.startswith("built"))
+        refusal = f"its twin fails the check {broken!r}: {found[broken]}"
+    return Checked(
+        **facts,
+        in_llm=not refusal,
+        before_llm=shortens_before_the_llm(anatomy),
+        batches=not refusal and batched == held,
+        video=video,
+        kernels=tuple(held),
+        findings=found,
+        refusal=refusal,
+    )
+
+
+def shortens_before_the_llm(anatomy: Anatomy) -> bool | None:
+    """Whether a prompt that is shortened before layer 0 gives the slow path's answers.
+
+    None: not tried, because runs do not shorten prompts themselves yet.
+    """
+    return None
+
+
+def _twins(
+    config: PretrainedConfig, kernels: Sequence[str]
+) -> tuple[dict[str, Anatomy], dict[str, str]]:
+    """Kernel -> parts of the twin that runs it, kernel -> why there is none.
+
+    Raises:
+        UnsupportedModelError: there is none at all, or it has nothing to carve.
+    """
+    built: dict[str, Anatomy] = {}
+    cannot: dict[str, str] = {}
+    for kernel in kernels:
+        try:
+            twin = build_twin(config, kernel)
+        except UnsupportedModelError as error:
+            cannot[kernel] = str(error)
+            continue
+        built[kernel] = anatomy_of(twin, with_explicit_mask=False)
+    if not built:
+        raise UnsupportedModelError(cannot[kernels[0]])
+    return built, cannot
+
+
+def _checks(prompts: Prompts, thorough: bool) -> dict[str, Callable[[], None]]:
+    chosen: dict[str, Callable[[], None]] = {
+        "injected features": functools.partial(f.features_enter_early_enough, prompts),
+        "one row": functools.partial(f.equals_slow_path, prompts, (1,)),
+        "ragged batch": functools.partial(f.equals_slow_path, prompts, f.RAGGED),
+        "keep all": functools.partial(f.keeping_all_is_bitwise, prompts),
+        "text only": functools.partial(f.text_only_is_bitwise, prompts),
+    }
+    if thorough:
+        chosen["rows"] = functools.partial(f.rows_are_their_own_runs, prompts)
+        chosen["first layer"] = functools.partial(f.before_layer_zero, prompts)
+    return chosen
+
+
+def _video(anatomy: Anatomy, found: dict[str, str]) -> bool:
+    try:
+        prompts = Prompts(anatomy, "video")
+    except NoPromptError as error:
+        found["video"] = f"the plain twin takes no prompt with a video: {error}."
+        return False
+    if not prompts.is_real:
+        found["video"] = f"no pixels could be made for its tower: {prompts.why}"
+        return False
+    found["video"] = _sentence(functools.partial(f.equals_slow_path, prompts, (1,)))
+    return not found["video"]
+
+
+def _sentence(run: Callable[[], None]) -> str:
+    try:
+        run()
+    except (f.BrokenError, FoveateError) as error:
+        return str(error)
+    except Exception as error:  # what breaks inside transformers is a finding
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return ""
+
+
+def _title(model_type: str) -> str:
+    return FAMILIES[model_type].title if model_type in FAMILIES else title_of(model_type)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Twins have odd configurations, about which transformers warns in its log."""
+    logger = logging.getLogger("transformers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

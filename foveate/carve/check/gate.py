@@ -1,0 +1,136 @@
+"""The gate: a family that no test covers is checked on its twin before its first use.
+
+Families with a row are held to the slow path by the tests of every version, on the transformers
+that they ran on. Everything else is derived, and what is derived may be wrong: so the twin of the model's
+own configuration is checked, about a second, once for each configuration, version of transformers
+and version of foveate. What was found is remembered in the process and in a JSON file in the user's
+cache folder; where that cannot be written it is found again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from foveate.carve.check.check import KERNELS, check
+from foveate.errors import UnsupportedModelError
+from foveate.models.anatomy import Anatomy
+from foveate.models.families import FAMILIES, TEXT_DECODER
+from foveate.models.family import Family
+from foveate.version import __version__
+
+logger = logging.getLogger(__name__)
+
+# Key of a configuration -> "" where its twin holds, else the sentence why not.
+_known: dict[str, str] = {}
+_MOST_KNOWN = 1000
+
+
+def check_trust(anatomy: Anatomy) -> None:
+    """Let a model pass whose family is covered by tests, or whose twin holds.
+
+    Args:
+        anatomy: of the model that something is about to be attached to.
+
+    Raises:
+        UnsupportedModelError: its twin does not hold; says what broke.
+    """
+    family = anatomy.family
+    if family is TEXT_DECODER or _is_covered(anatomy):
+        return
+    if family.cut == "before_llm":
+        raise UnsupportedModelError(
+            f"{family.title} ({anatomy.config.model_type}) cannot lose tokens between decoder "
+            f"layers: {family.why}"
+        )
+    key = _key(anatomy)
+    if key not in _known:
+        _known.update(_read())
+    if key not in _known:
+        logger.info("checking a tiny twin of %s before its first use", family.title)
+        kernel = str(anatomy.config._attn_implementation)
+        kernels = (kernel,) if kernel in KERNELS else KERNELS[:1]
+        found = check(anatomy.config, kernels=kernels, thorough=False)
+        _known[key] = found.refusal
+        _write()
+    if _known[key]:
+        raise UnsupportedModelError(
+            f"{family.title} ({anatomy.config.model_type}) was never tested with this version, and "
+            f"{_known[key]} `foveate check` shows all of it."
+        )
+
+
+def _is_covered(anatomy: Anatomy) -> bool:
+    """Whether the tests of this version hold models of this type, with this version's row."""
+    kind = anatomy.config.model_type
+    return kind in COVERED and FAMILIES.get(kind) is COVERED[kind]
+
+
+# The rows as they are shipped: one that was changed at run time is checked like a derived family.
+COVERED = dict(FAMILIES)
+
+
+def _key(anatomy: Anatomy) -> str:
+    """Names a kind of model: its configuration without what only says where it came from."""
+    facts = anatomy.config.to_dict()
+    for name in ("_name_or_path", "transformers_version", "torch_dtype", "dtype"):
+        facts.pop(name, None)
+    text = json.dumps(
+        [
+            facts,
+            str(anatomy.config._attn_implementation),
+            _as_text(anatomy.family),
+            transformers.__version__,
+            __version__,
+        ],
+        sort_keys=True,
+        default=str,
+    )
+    return f"{anatomy.config.model_type}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+def _as_text(family: Family) -> list[Any]:
+    rules = {m: getattr(rule, "__name__", str(rule)) for m, rule in family.units.items()}
+    return [family.decoder, dict(family.visual_tokens), rules, family.tiles, family.cut]
+
+
+def cache_file() -> Path:
+    """Where results of twins are kept: in the user's cache folder."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "foveate" / "twins.json"
+
+
+def _read() -> dict[str, str]:
+    try:
+        found = json.loads(cache_file().read_text(encoding="utf-8"))
+    except (OSError, RuntimeError, ValueError):  # no folder, no home, no JSON
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {key: why for key, why in found.items() if isinstance(why, str)}
+
+
+def _write() -> None:
+    """Only what holds is kept: what breaks is found again, maybe after something was mended."""
+    try:
+        file = cache_file()
+        held = {key: why for key, why in {**_read(), **_known}.items() if not why}
+        kept = dict(list(held.items())[-_MOST_KNOWN:])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+        part.replace(file)  # at once, so that another process never reads half of it
+    except (OSError, RuntimeError) as error:
+        logger.debug("results of twins are not kept: %s", error)
