@@ -100,6 +100,11 @@ def first_layer_after_deepstack(config: Any) -> int:
     return len(config.vision_config.deepstack_visual_indexes)
 
 
+def first_layer_after_targets(config: Any) -> int:
+    """Granite 4 Vision says which decoder layers features are added before: prune at the last."""
+    return max(*(layer for _, layer in config.deepstack_layer_map), *config.spatial_target_layers)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tower:
     """Where a vision tower keeps its layers, and how its patches become visual tokens.
@@ -223,6 +228,29 @@ FAMILIES: dict[str, Family] = {
     ),
     "mistral3": Family(
         title="Mistral 3 / Pixtral", visual_tokens=_IMAGE, units={"image": from_image_sizes}
+    ),
+    "mistral_large4": Family(
+        title="Mistral Large 4", visual_tokens=_IMAGE, units={"image": from_image_sizes}
+    ),
+    "qwen3_5": replace(_QWEN, title="Qwen3.5", tower=None),
+    "lfm2_vl": Family(title="LFM2-VL", visual_tokens=_IMAGE, units={"image": gridless_items}),
+    "gemma3n": Family(title="Gemma 3n", visual_tokens=_IMAGE, units={"image": one_per_item}),
+    "gemma4": Family(
+        title="Gemma 4",
+        visual_tokens=_IMAGE_VIDEO,
+        units={"image": gridless_items, "video": gridless_items},
+    ),
+    "llama4": Family(
+        title="Llama 4",
+        decoder="language_model.model",
+        visual_tokens=_IMAGE,
+        units={"image": one_per_item},
+    ),
+    "granite4_vision": Family(
+        title="Granite 4 Vision",
+        visual_tokens=_IMAGE,
+        units={"image": gridless_items},
+        first_layer=first_layer_after_targets,
     ),
 }
 
