@@ -79,16 +79,13 @@ class ReusedKeys:
 
     def agree(
         self, index: int, kwargs: dict[str, Any], left: Left | None, num_queries: int
-    ) -> Tensor:
+    ) -> None:
         """Cut what layer `index` reuses to what is left, and narrow its mask to that.
 
         Args:
             kwargs: of the layer, changed in place.
             left: of this pass's tokens; None for all.
             num_queries: tokens that go into the layer: all that are left, or the last ones.
-
-        Returns:
-            [B, L] positions of the keys it sees.
 
         Raises:
             UnsupportedModelError: it is unknown where the keys come from.
@@ -123,13 +120,14 @@ class ReusedKeys:
             )
             kwargs["shared_kv_states"] = short = copy.copy(shared)
             short[name] = kept
-        if left is not None and num_queries < query_idx.shape[1]:
-            self._check_last(index, query_idx, num_queries)
+        num_rows = inputs.length
+        if num_queries < query_idx.shape[1]:  # the model itself goes on with its last tokens alone
+            num_rows = num_queries
+            if left is not None:
+                self._check_last(index, query_idx, num_queries)
+            query_idx = inputs.last(query_idx, num_queries)
         mask = kwargs.get("attention_mask")
-        kwargs["attention_mask"] = inputs.mask(
-            mask, inputs.last(query_idx, num_queries), key_idx, has_empty, num_queries
-        )
-        return key_idx
+        kwargs["attention_mask"] = inputs.mask(mask, query_idx, key_idx, has_empty, num_rows)
 
     def _name(self, index: int, shared: Any) -> str:
         """Under which name a layer stores or finds its keys."""

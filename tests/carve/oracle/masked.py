@@ -15,7 +15,8 @@ from torch import Tensor
 
 def decoder_of(model: Any) -> Any:
     base = model.base_model
-    return getattr(base, "language_model", None) or base.text_model
+    decoder = getattr(base, "language_model", None) or base.text_model
+    return decoder if hasattr(decoder, "layers") else decoder.model
 
 
 # Per image: (sample, columns of its tokens, kept, merge sources, merge targets), the last three
@@ -125,7 +126,8 @@ def masking(
             for sample, tokens, _, sources, targets in plans if layer == index else ():
                 for target in targets.unique():
                     members = tokens[torch.cat([target.view(1), sources[targets == target]])]
-                    hidden[sample, tokens[target]] = hidden[sample, members].mean(dim=0)
+                    # Before [B, S, D] there may be an axis of residual streams.
+                    hidden[..., sample, tokens[target], :] = hidden[..., sample, members, :].mean(-2)
         mask = kwargs.get("attention_mask")
         if mask is None:
             mask = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
