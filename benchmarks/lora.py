@@ -63,10 +63,10 @@ def main() -> None:
     write_results(
         "lora",
         "A LoRA trained under compression",
-        f"{len(questions)} held-out questions on reading pages, embedded model, {arguments.keep} of "
-        "the visual tokens kept, exact match in per cent, 95 % intervals over pages; differences "
-        f"are to the row `{BASE}` under the same method, paired. rows: what the decoder layers "
-        "computed in a training step, as a share of the uncompressed. "
+        f"{len(questions)} held-out questions on reading pages, embedded model, {arguments.keep} "
+        "of the visual tokens kept, exact match in per cent, 95 % intervals over pages; in "
+        f"parentheses the difference to the row `{BASE}` under the same method, paired. rows: what "
+        "the decoder layers computed in a training step, as a share of the uncompressed. "
         + " ".join(sentence(name, facts) for name, facts in trained.items()),
         table_of(rows),
         {

@@ -33,8 +33,8 @@ from foveate.tasks.reading import reading_questions
 __all__ = ["ReadingQuestions", "adapted", "training_inputs"]
 
 PER_PAGE = 4
-# Questions look at the page in layers 3 and 4: a cut before layer 2 leaves nothing to learn from in
-# an hour. A full early cache, because what is trained has to be what generates (docs/fine-tuning.md).
+# Questions look at the page in layers 3 and 4, so a cut before layer 2 leaves little to learn from.
+# What is trained has to be what generates, hence the full early cache: docs/fine-tuning.md.
 METHOD = "tokencarve(prune_layer=4,early_cache=full)"
 # Decoder and projector; the tower stays as it is, so its pass costs no gradient.
 LINEAR = r".*(language_model.*_proj|multi_modal_projector\.linear_\d)"

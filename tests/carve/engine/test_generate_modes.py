@@ -394,15 +394,6 @@ def test_chunked_prefill_is_refused(llava: Any) -> None:
         llava.generate(**inputs, **GREEDY, prefill_chunk_size=16)
 
 
-def test_labels_are_refused(llava: Any) -> None:
-    inputs = tiny.prompts(llava, "llava", (1,))
-    with (
-        foveate.attach(llava, CARVE),
-        pytest.raises(UnsupportedModeError, match="labels were passed"),
-    ):
-        llava(**inputs, labels=inputs["input_ids"])
-
-
 def test_compiled_model_is_refused(llava: Any) -> None:
     with pytest.raises(UnsupportedModeError, match="uncompiled"):
         foveate.attach(torch.compile(llava), CARVE)
