@@ -18,7 +18,7 @@ class UnsupportedModelError(FoveateError, TypeError):
 
 
 class UnsupportedModeError(FoveateError, RuntimeError):
-    """A way of calling the model (cache type, chunked prefill, labels) that cannot be carved."""
+    """A way of calling the model (cache type, chunked prefill) that cannot be carved."""
 
 
 class CarvedCacheError(FoveateError, RuntimeError):

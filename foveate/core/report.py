@@ -162,8 +162,9 @@ class Report(Listed):
             rows = f"{self.num_layers * self.length_before} -> {sum(self.rows_per_layer)}"
             share = f"{100 * self.row_share:.1f} %"
             out.append(("training step", f"{rows} rows of a sample in {layers} ({share})"))
-            left_out = f"{self.num_labels_dropped} left out, their rows were dropped"
-            out.append(("labels", f"{self.num_labels} learnt ({left_out})"))
+            dropped = self.num_labels_dropped
+            left_out = f", {dropped} left out because their rows were dropped" if dropped else ""
+            out.append(("labels", f"{self.num_labels} learnt{left_out}"))
         out.append(("selection", f"{1000 * self.select_seconds:.1f} ms"))
         return out
 
