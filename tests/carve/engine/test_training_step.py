@@ -258,6 +258,23 @@ def test_a_failed_call_leaves_no_labels_behind(llava: Any) -> None:
         assert llava(**inputs).logits.shape == short
 
 
+def test_a_loss_over_the_routers_of_all_columns_is_refused(llava: Any) -> None:
+    inputs = answered(llava, "llava")
+
+    def with_routers(module: Any, args: Any, output: Any) -> Any:
+        output["router_logits"] = (torch.zeros(1),)
+        return output
+
+    handle = llava.base_model.register_forward_hook(with_routers)
+    try:
+        with foveate.attach(llava, CARVE):
+            with pytest.raises(UnsupportedModeError, match="set output_router_logits=False"):
+                llava(**inputs, labels=answers_only(inputs))
+            assert llava(**inputs).logits is not None  # no loss, no refusal
+    finally:
+        handle.remove()
+
+
 # --- logits at positions ---
 
 
