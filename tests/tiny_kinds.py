@@ -127,7 +127,9 @@ def granite4_vision_config() -> Any:
     """Features are added to the tokens before layers 0 to 3."""
     tower = {**VISION, "hidden_size": 64}
     return tf.Granite4VisionConfig(
-        text_config={**TEXT, "model_type": "granite4_vision_text"},
+        text_config={
+            **TEXT, "model_type": "granite4_vision_text", "attention_multiplier": 12**-0.5,
+        },
         vision_config={**tower, "model_type": "siglip_vision_model"},
         qformer_config={
             "model_type": "blip_2_qformer", "hidden_size": 64, "num_attention_heads": 2,
@@ -146,7 +148,9 @@ def features(counts: Sequence[int], *, stacked: bool = False) -> Callable[[int],
     """Makers of what get_image_features would give, one [tokens, 48] an image."""
 
     def images(n: int) -> dict[str, Any]:
-        items: Any = tuple(tiny.noise(counts[i % len(counts)], TEXT["hidden_size"]) for i in range(n))
+        items: Any = tuple(
+            tiny.noise(counts[i % len(counts)], TEXT["hidden_size"]) for i in range(n)
+        )
         items = torch.stack(items) if stacked else items
         return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=items)}}
 
