@@ -6,6 +6,7 @@ Importing this makes them known to `tiny_vlm`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -107,14 +108,15 @@ def llama4_config() -> Any:
     )  # fmt: skip
 
 
-def mistral_large4_config() -> Any:
-    """Every query attends to the 6 keys that an indexer chooses; layers may share keys."""
+def mistral_large4_config(**sharing: Any) -> Any:
+    """Every query attends to the 12 keys that an indexer chooses."""
     return tf.MistralLarge4Config(
         text_config=tf.MistralLarge4TextConfig(
             **{**without(TEXT, "head_dim"), "num_key_value_heads": 4}, moe_intermediate_size=16,
             n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1, n_group=1, topk_group=1,
             first_k_dense_replace=5, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=4,
-            v_head_dim=8, index_n_heads=32, index_head_dim=8, index_topk=1000,
+            v_head_dim=8, index_n_heads=32, index_head_dim=8, index_topk=12,
+            **sharing,
         ),
         vision_config=tf.PixtralVisionConfig(**{**VISION, "image_size": 32}, head_dim=16),
         image_token_id=IMAGE_ID,
@@ -127,7 +129,9 @@ def granite4_vision_config() -> Any:
     """Features are added to the tokens before layers 0 to 3."""
     tower = {**VISION, "hidden_size": 64}
     return tf.Granite4VisionConfig(
-        text_config={**TEXT, "model_type": "granite4_vision_text"},
+        text_config={
+            **TEXT, "model_type": "granite4_vision_text", "attention_multiplier": 12**-0.5,
+        },
         vision_config={**tower, "model_type": "siglip_vision_model"},
         qformer_config={
             "model_type": "blip_2_qformer", "hidden_size": 64, "num_attention_heads": 2,
@@ -146,7 +150,9 @@ def features(counts: Sequence[int], *, stacked: bool = False) -> Callable[[int],
     """Makers of what get_image_features would give, one [tokens, 48] an image."""
 
     def images(n: int) -> dict[str, Any]:
-        items: Any = tuple(tiny.noise(counts[i % len(counts)], TEXT["hidden_size"]) for i in range(n))
+        items: Any = tuple(
+            tiny.noise(counts[i % len(counts)], TEXT["hidden_size"]) for i in range(n)
+        )
         items = torch.stack(items) if stacked else items
         return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=items)}}
 
@@ -160,6 +166,17 @@ KINDS: dict[str, tiny.Family] = {
     "gemma3n": tiny.Family(gemma3n_config, features([9], stacked=True), "vision"),
     "llama4": tiny.Family(llama4_config, tiny.square_images, "vision"),
     "mistral_large4": tiny.Family(mistral_large4_config, tiny.pixtral_images, "rows"),
+    # Layers 2 to 4 attend with keys of 0 and 1; 1 and 4 look at what the indexer before chose.
+    "mistral_large4_shared": tiny.Family(
+        partial(
+            mistral_large4_config,
+            kv_source_layers=[0, 1, 0, 0, 1],
+            no_rope_layers=[1, 0, 1, 1, 0],
+            indexer_types=["full", "shared", "full", "full", "shared"],
+        ),
+        tiny.pixtral_images,
+        "rows",
+    ),
     "granite4_vision": tiny.Family(
         granite4_vision_config, tiny.anyres_images, "vision", first_layer=3
     ),

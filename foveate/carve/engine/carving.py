@@ -121,7 +121,8 @@ class Carving:
         left = self.left
         self.visual_per_layer.append(self._num_visual if left is None else left.num_visual)
         self.length_per_layer.append(hidden.shape[1])
-        if index in self.setting.row_recorders and self.replay is None:
+        is_whole = hidden.shape[1] == (self.call.length if left is None else left.rows.shape[1])
+        if index in self.setting.row_recorders and self.replay is None and is_whole:
             self._want_rows(index)
         return hidden
 

@@ -127,7 +127,9 @@ def masking(
                 for target in targets.unique():
                     members = tokens[torch.cat([target.view(1), sources[targets == target]])]
                     # Before [B, S, D] there may be an axis of residual streams.
-                    hidden[..., sample, tokens[target], :] = hidden[..., sample, members, :].mean(-2)
+                    hidden[..., sample, tokens[target], :] = hidden[..., sample, members, :].mean(
+                        -2
+                    )
         mask = kwargs.get("attention_mask")
         if mask is None:
             mask = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
