@@ -1,10 +1,10 @@
 """The gate: a family that no test covers is checked on its twin before its first use.
 
 Families with a row are held to the slow path by the tests of every version, on the transformers
-that they ran on. Everything else is derived, and what is derived may be wrong: so the twin of the model's
-own configuration is checked, about a second, once for each configuration, version of transformers
-and version of foveate. What was found is remembered in the process and in a JSON file in the user's
-cache folder; where that cannot be written it is found again.
+that they ran on. Everything else is derived, and what is derived may be wrong: so the twin of the
+model's own configuration is checked, about a second, once for each configuration, version of
+transformers and version of foveate. What was found is remembered in the process and in a JSON file
+in the user's cache folder; where that cannot be written it is found again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import transformers
 
 from foveate.carve.check.check import KERNELS, check
+from foveate.carve.check.result import Checked
 from foveate.errors import UnsupportedModelError
 from foveate.models.anatomy import Anatomy
 from foveate.models.families import FAMILIES, TEXT_DECODER
@@ -58,13 +59,19 @@ def check_trust(anatomy: Anatomy) -> None:
         kernel = str(anatomy.config._attn_implementation)
         kernels = (kernel,) if kernel in KERNELS else KERNELS[:1]
         found = check(anatomy.config, kernels=kernels, thorough=False)
-        _known[key] = found.refusal
+        _known[key] = found.refusal or _broken_video(found)
         _write()
     if _known[key]:
         raise UnsupportedModelError(
             f"{family.title} ({anatomy.config.model_type}) was never tested with this version, and "
             f"{_known[key]} `foveate check` shows all of it."
         )
+
+
+def _broken_video(found: Checked) -> str:
+    """Videos come through the same door as images, so a wrong one closes it."""
+    why = found.findings.get("video", "")
+    return f"its twin fails the check 'video': {why}" if why else ""
 
 
 def _is_covered(anatomy: Anatomy) -> bool:
