@@ -14,8 +14,9 @@ import torch
 
 from benchmarks.results import write_results
 from foveate.assets import zoo_path
+from foveate.carve.check.known import zoo_types
 from foveate.carve.check.result import Checked
-from foveate.carve.check.zoo import check_type, zoo_types
+from foveate.carve.check.zoo import check_type
 from foveate.measure.manifest import manifest
 
 WHAT = (

@@ -46,7 +46,7 @@ def check(
 
 
 def _config_of(name: str) -> Any:
-    from foveate.carve.check.zoo import zoo_types
+    from foveate.carve.check.known import zoo_types
     from foveate.models.load import load_config
     from foveate.models.twin import typical_config
 

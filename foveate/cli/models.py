@@ -22,7 +22,7 @@ def models(
     `foveate check` does it anew, for any model.
     """
     with err.status("Loading the libraries"):
-        from foveate.carve.check.zoo import listed
+        from foveate.carve.check.known import listed
 
     found = listed()
     if as_json:

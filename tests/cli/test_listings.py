@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from foveate.carve.check import zoo
-from foveate.carve.check.zoo import zoo_types
+from foveate.carve.check import known
+from foveate.carve.check.known import zoo_types
 from foveate.carve.method import METHODS
 from foveate.models.families import FAMILIES
 from foveate.version import __version__
@@ -44,7 +44,7 @@ def test_models_one_line_each(foveate: Foveate) -> None:
 def test_models_says_what_no_result_knows(
     foveate: Foveate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(zoo, "zoo_path", lambda: tmp_path / "none.json")
+    monkeypatch.setattr(known, "zoo_path", lambda: tmp_path / "none.json")
     assert all("not tried" in line for line in foveate("models").stdout.splitlines())
 
 

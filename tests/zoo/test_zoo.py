@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 import transformers
 
-from foveate.carve.check.zoo import check_type, known_results, zoo_types
+from foveate.carve.check.known import known_results, zoo_types
+from foveate.carve.check.zoo import check_type
 
 KNOWN = known_results()
 

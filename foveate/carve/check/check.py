@@ -174,7 +174,8 @@ def _sentence(run: Callable[[], None]) -> str:
     except (f.BrokenError, FoveateError) as error:
         return str(error)
     except Exception as error:  # what breaks inside transformers is a finding
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        said = " ".join(str(error).split())[:200].rstrip(".")
+        return f"{type(error).__name__}: {said}."
     return ""
 
 

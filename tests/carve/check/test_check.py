@@ -10,11 +10,12 @@ import torch
 import foveate
 from foveate.carve.check import findings
 from foveate.carve.check.check import check
+from foveate.carve.check.known import listed, zoo_types
 from foveate.carve.check.masked import masked_logits
 from foveate.carve.check.prompts import Prompts
 from foveate.carve.check.result import Checked
 from foveate.carve.check.short import short_logits
-from foveate.carve.check.zoo import check_type, listed, zoo_types
+from foveate.carve.check.zoo import check_type
 from foveate.models.anatomy import anatomy_of
 from foveate.models.families import FAMILIES
 from foveate.models.family import Row
@@ -116,7 +117,9 @@ def test_planted_wrong_rows_are_found(what: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(FAMILIES, name, row)
     found = check(typical_config(name), kernels=("sdpa",), thorough=False)
     if what == "doubled id" and found.in_llm:
-        pytest.skip("the engine itself takes modalities with one id apart")
+        # Harmless once the engine tells modalities by their features; the id of videos is wrong.
+        assert not found.video
+        return
     assert not found.in_llm
     assert found.refusal
 

@@ -57,6 +57,14 @@ def test_a_written_family_is_not(checked: list[str]) -> None:
     assert checked == []
 
 
+def test_a_written_family_is_on_another_transformers(
+    checked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate.transformers, "__version__", "5.99.0")
+    attach_once(tiny.build("llava"))
+    assert checked == ["llava"]
+
+
 def test_what_holds_is_kept_for_the_next_process(
     derived: Any, checked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
