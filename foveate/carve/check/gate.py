@@ -2,10 +2,9 @@
 
 Families with a row are held to the slow path by the tests of every version, on the transformers
 that the shipped results name. Everything else is derived, and what is derived may be wrong: so the
-twin of the
-model's own configuration is checked, about a second, once for each configuration, version of
-transformers and version of foveate. What was found is remembered in the process and in a JSON file
-in the user's cache folder; where that cannot be written it is found again.
+twin of the model's own configuration is checked, about a second, once for each configuration,
+version of transformers and version of foveate. What was found is remembered in the process and in a
+JSON file in the user's cache folder; where that cannot be written it is found again.
 """
 
 from __future__ import annotations
