@@ -19,7 +19,7 @@ RAY_PIP := $(RAY)/bin/python -m pip --disable-pip-version-check --quiet
 VLLM := .venv-vllm
 VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo play test test-lmms test-ray test-vllm test-web docs figures notebooks lint bench clean
+.PHONY: demo play test test-zoo test-lmms test-ray test-vllm test-web docs figures notebooks lint bench clean
 
 demo: $(VENV)/.installed-demo $(VENV)/.installed-play
 	$(BIN)/foveate demo
@@ -29,6 +29,11 @@ play: $(VENV)/.installed-demo $(VENV)/.installed-play
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(JOBS)
+
+# Every image-text-to-text type of the installed transformers, on tiny twins. What is found of them is
+# written anew by python -m benchmarks.zoo.
+test-zoo: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(JOBS) tests/zoo
 
 # The plugin under the real lmms-eval, in an environment of its own.
 test-lmms: $(LMMS)/.installed

@@ -24,7 +24,8 @@ def write_results(
         f"Made by `python -m benchmarks.{name.replace('-', '_')}`: foveate {facts['foveate']} at "
         f"commit {facts['commit']}, torch {facts['torch']}, transformers {facts['transformers']}, "
         f"{facts['hardware']['cpu']}, {facts['hardware']['threads']} threads, "
-        f"seed {facts['seed']}, {facts['rounds']} interleaved rounds."
+        f"seed {facts['seed']}"
+        + (f", {facts['rounds']} interleaved rounds." if "rounds" in facts else ".")
     )
     text = "\n".join([f"# {title}", "", what, "", *table, "", made, ""])
     (FOLDER / f"{name}.md").write_text(text)

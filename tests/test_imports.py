@@ -39,7 +39,7 @@ RULES: dict[str, str] = {
     "carve/spec": "core carve/definition carve/method carve/registry carve/stack",
     "carve/tower": "core models carve/method carve/tower_method",
     "carve/engine": "core models carve/method carve/tower",
-    "carve/check": "models carve/method carve/methods carve/engine",
+    "carve/check": "assets models carve/method carve/methods carve/engine",
     "carve/attach": "core models carve/method carve/spec carve/engine carve/check",
     "carve/answerer": "core models carve/method carve/engine carve/check",
     "carve/pages": "assets core tasks text_image models carve/method carve/methods carve/spec "
@@ -69,8 +69,8 @@ RULES: dict[str, str] = {
     "app": "assets core image_file tasks text_image draw models carve/method carve/registry "
     "carve/methods carve/spec carve/engine carve/attach carve/answerer carve/compare vist/run",
     "cli": "assets core image_file tasks text_image measure draw models carve/method "
-    "carve/registry carve/spec carve/engine carve/pages carve/compare vist/parts vist/run "
-    "vist/train vist/cepe vist/eval vllm __init__ jobs app",
+    "carve/registry carve/spec carve/engine carve/check carve/pages carve/compare vist/parts "
+    "vist/run vist/train vist/cepe vist/eval vllm __init__ jobs app",
     "__main__": "cli",
 }
 GROUND = ("errors", "files", "version")

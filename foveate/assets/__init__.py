@@ -13,6 +13,7 @@ __all__ = [
     "text_encoder_path",
     "vist_path",
     "vlm_path",
+    "zoo_path",
 ]
 
 # What a user types wherever a model is named; a folder of that name is "./embedded".
@@ -45,6 +46,11 @@ def vlm_path() -> Path:
     load it too, without network.
     """
     return Path(__file__).parent / "vlm"
+
+
+def zoo_path() -> Path:
+    """Return the file of what was found of every model type of transformers, as JSON."""
+    return Path(__file__).parent / "zoo.json"
 
 
 def text_encoder_path() -> Path:

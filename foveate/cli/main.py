@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from foveate.cli.ask import ask
+from foveate.cli.check import check
 from foveate.cli.compare import ListOptions, compare
 from foveate.cli.demo import demo
 from foveate.cli.eval import eval_app
@@ -46,7 +47,7 @@ app = typer.Typer(
 )
 app.command()(ask)
 app.command(cls=ListOptions)(compare)
-for command in (demo, methods, models, pages, play, read, render, run, train):
+for command in (check, demo, methods, models, pages, play, read, render, run, train):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
 app.add_typer(eval_app, name="eval")

@@ -56,7 +56,7 @@ def load_vlm(
     title = EMBEDDED_MODEL if name == EMBEDDED else str(name)
     name = model_folder(name)
     place = pick_device(device)
-    config = _config(name)
+    config = load_config(name)
     _check_family(name, config)
     check_safetensors(name)
     check_kernel(name, config)
@@ -112,7 +112,12 @@ def _dtype(dtype: str, place: torch.device) -> torch.dtype | str:
     return DTYPES[dtype]
 
 
-def _config(name: str) -> Any:
+def load_config(name: str) -> Any:
+    """The configuration of a folder or a hub id; no weights are needed, no remote code is run.
+
+    Raises:
+        InputError: it is missing or broken.
+    """
     path = Path(name)
     if is_file(path):
         what = "a pickle file; only safetensors is loaded" if _is_pickle(path) else "a file"

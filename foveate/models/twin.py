@@ -62,11 +62,15 @@ def build_twin(config: PretrainedConfig, attention: str = "sdpa", *, seed: int =
             f"the tiny twin of {kind!r} would have {size / 1e6:.0f} M parameters, more than "
             f"{_MOST_PARAMETERS / 1e6:.0f} M: a size of it is not known to the rules."
         )
-    with timm_stood_in(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    # The CPU's generator alone: a model is about to be used, maybe with a seed of its own.
+    with timm_stood_in(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         try:
             model = AutoModelForImageTextToText.from_config(
-                small, trust_remote_code=False, attn_implementation=attention
+                small,
+                trust_remote_code=False,
+                attn_implementation=attention,
+                dtype=torch.float32,
             )
         except Exception as error:
             raise UnsupportedModelError(
@@ -134,7 +138,7 @@ def _shrunk(config: PretrainedConfig, kind: str, exceptions: Mapping[str, Any]) 
     ):
         values["num_key_value_heads"] = values.get("num_attention_heads")
     kinds = set(_get(config, "layer_types") or ())
-    if "sliding_window" in values and len(kinds) < 2:
+    if values.get("sliding_window") and len(kinds) < 2:
         # Where every layer slides, a small window hides the image from the prompt's end.
         values["sliding_window"] = rules.TEXT["max_position_embeddings"]
     values.update(parts)

@@ -182,7 +182,9 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
 TYPICAL: dict[str, dict[str, Any]] = {
     "lfm2_vl": {"layer_types": ["conv", "full_attention", "conv", "full_attention", "conv"]},
     "minimax_m3_vl": {
-        "layer_types": ["full_attention", *["minimax_m3_sparse"] * 2, "full_attention"]
-        + ["minimax_m3_sparse"],
+        "layer_types": [
+            "full_attention", "minimax_m3_sparse", "full_attention", "minimax_m3_sparse",
+            "full_attention",
+        ],
     },
-}
+}  # fmt: skip

@@ -43,11 +43,12 @@ def foveate() -> Foveate:
     """Run the command line as a user does; an unexpected exception fails the test."""
     from foveate.cli.main import app
 
-    def run(*arguments: object, ok: bool = True) -> Result:
+    def run(*arguments: object, ok: bool = True, code: int | None = None) -> Result:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        assert (result.exit_code == 0) is ok, (result.exit_code, result.stdout, result.stderr)
+        as_expected = (result.exit_code == 0) is ok if code is None else result.exit_code == code
+        assert as_expected, (result.exit_code, result.stdout, result.stderr)
         return result
 
     return run

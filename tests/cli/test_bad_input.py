@@ -182,7 +182,7 @@ def test_weights_of_another_shape(foveate: Foveate, picture: Path, broken: Path)
         ('{"model_type": "llava", "text_config": 3}', "config.json of"),
         (
             '{"model_type": "blip-2"}',
-            "family 'blip-2', which is not supported; supported are LLaVA",
+            "its generate() runs language_model.generate()",
         ),
         ('{"model_type": "llama"}', "'llama', which has no visual tokens"),
         ('{"model_type": "clip"}', "'clip', which has no visual tokens"),

@@ -8,17 +8,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 import transformers
 from transformers import PretrainedConfig
 
 from foveate.carve.check import findings as f
 from foveate.carve.check.prompts import NoPromptError, Prompts
 from foveate.carve.check.result import Checked
-from foveate.errors import FoveateError, UnsupportedModelError
+from foveate.errors import FoveateError, InputError, UnsupportedModelError
 from foveate.models.anatomy import Anatomy, anatomy_of
 from foveate.models.cache_kinds import cache_kinds
-from foveate.models.derive import title_of
+from foveate.models.derive import derive, title_of
 from foveate.models.families import FAMILIES
+from foveate.models.load import skeleton
 from foveate.models.twin import build_twin
 
 KERNELS = ("sdpa", "eager")
@@ -35,12 +37,12 @@ def check(
     Args:
         config: of a vision-language model; nothing is loaded but its code in transformers.
         kernels: attention kernels to check.
-        thorough: False leaves out what only a listing needs: video, batches' rows and layer 0.
+        thorough: False leaves out what only a listing needs: rows of batches, and layer 0.
 
     Returns:
         What was found; a refusal is a result as well, never an exception.
     """
-    with _quietly():
+    with _quietly(), torch.device("cpu"), torch.autocast("cpu", enabled=False):
         return _check(config, tuple(kernels), thorough)
 
 
@@ -53,7 +55,7 @@ def _check(config: PretrainedConfig, kernels: tuple[str, ...], thorough: bool) -
     try:
         anatomies, cannot = _twins(config, kernels)
     except UnsupportedModelError as error:
-        return Checked(**facts, refusal=str(error))
+        return Checked(**facts, refusal=_better_reason(config) or str(error))
     anatomy = anatomies[next(iter(anatomies))]
     family = anatomy.family
     facts["title"] = family.title
@@ -80,7 +82,7 @@ def _check(config: PretrainedConfig, kernels: tuple[str, ...], thorough: bool) -
         if not any(results.get(name) for name in _FOR_BATCHES):
             batched.append(kernel)
     video = None
-    if thorough and held and "video" in family.visual_tokens:
+    if held and "video" in family.visual_tokens:
         video = _video(anatomies[held[0]], found)
     refusal = ""
     if len(held) < len(anatomies) or not held:
@@ -128,16 +130,31 @@ def _twins(
     return built, cannot
 
 
+def _better_reason(config: PretrainedConfig) -> str:
+    """Why the model itself could not be carved, if that shows without a twin; else ""."""
+    try:
+        derive(skeleton(config))
+    except UnsupportedModelError as error:
+        return str(error)
+    except InputError:
+        return ""
+    return ""
+
+
 def _checks(prompts: Prompts, thorough: bool) -> dict[str, Callable[[], None]]:
     chosen: dict[str, Callable[[], None]] = {
         "injected features": functools.partial(f.features_enter_early_enough, prompts),
         "one row": functools.partial(f.equals_slow_path, prompts, (1,)),
-        "ragged batch": functools.partial(f.equals_slow_path, prompts, f.RAGGED),
         "keep all": functools.partial(f.keeping_all_is_bitwise, prompts),
         "text only": functools.partial(f.text_only_is_bitwise, prompts),
     }
-    if thorough:
+    # The short path takes one row: there, batches are held to their rows' own runs alone.
+    is_masked = f.oracle_of(prompts.anatomy) == "masked"
+    if is_masked:
+        chosen["ragged batch"] = functools.partial(f.equals_slow_path, prompts, f.RAGGED)
+    if thorough or not is_masked:
         chosen["rows"] = functools.partial(f.rows_are_their_own_runs, prompts)
+    if thorough:
         chosen["first layer"] = functools.partial(f.before_layer_zero, prompts)
     return chosen
 
@@ -146,10 +163,10 @@ def _video(anatomy: Anatomy, found: dict[str, str]) -> bool:
     try:
         prompts = Prompts(anatomy, "video")
     except NoPromptError as error:
-        found["video"] = f"the plain twin takes no prompt with a video: {error}."
+        found["built (video)"] = f"the plain twin takes no prompt with a video: {error}."
         return False
     if not prompts.is_real:
-        found["video"] = f"no pixels could be made for its tower: {prompts.why}"
+        found["built (video)"] = f"no pixels could be made for its tower: {prompts.why}"
         return False
     found["video"] = _sentence(functools.partial(f.equals_slow_path, prompts, (1,)))
     return not found["video"]
@@ -161,7 +178,8 @@ def _sentence(run: Callable[[], None]) -> str:
     except (f.BrokenError, FoveateError) as error:
         return str(error)
     except Exception as error:  # what breaks inside transformers is a finding
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        said = " ".join(str(error).split())[:200].rstrip(".")
+        return f"{type(error).__name__}: {said}."
     return ""
 
 

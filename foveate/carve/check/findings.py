@@ -40,9 +40,7 @@ def equals_slow_path(
     prompts: Prompts, items: Sequence[int], *, method: Method | None = None
 ) -> None:
     """Five greedy tokens of a carved prompt have the slow path's logits, and a shorter cache."""
-    anatomy, model = prompts.anatomy, prompts.model
-    if oracle_of(anatomy) == "short" and len(items) > 1:
-        return  # that path takes one row; `rows_are_their_own_runs` covers the rest
+    model = prompts.model
     inputs = prompts.batch(items)
     length = inputs["input_ids"].shape[1]
     with Run(model, method or TokenCarve(keep_ratio=0.4)) as run:

@@ -1,14 +1,15 @@
 """The gate: a family that no test covers is checked on its twin before its first use.
 
 Families with a row are held to the slow path by the tests of every version, on the transformers
-that they ran on. Everything else is derived, and what is derived may be wrong: so the twin of the model's
-own configuration is checked, about a second, once for each configuration, version of transformers
-and version of foveate. What was found is remembered in the process and in a JSON file in the user's
-cache folder; where that cannot be written it is found again.
+that the shipped results name. Everything else is derived, and what is derived may be wrong: so the
+twin of the model's own configuration is checked, about a second, once for each configuration,
+version of transformers and version of foveate. What was found is remembered in the process and in a
+JSON file in the user's cache folder; where that cannot be written it is found again.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -20,6 +21,8 @@ from typing import Any
 import transformers
 
 from foveate.carve.check.check import KERNELS, check
+from foveate.carve.check.known import known_results
+from foveate.carve.check.result import Checked
 from foveate.errors import UnsupportedModelError
 from foveate.models.anatomy import Anatomy
 from foveate.models.families import FAMILIES, TEXT_DECODER
@@ -31,6 +34,8 @@ logger = logging.getLogger(__name__)
 # Key of a configuration -> "" where its twin holds, else the sentence why not.
 _known: dict[str, str] = {}
 _MOST_KNOWN = 1000
+# The rows as they are shipped: one that was changed at run time is checked like a derived family.
+_SHIPPED = dict(FAMILIES)
 
 
 def check_trust(anatomy: Anatomy) -> None:
@@ -58,7 +63,7 @@ def check_trust(anatomy: Anatomy) -> None:
         kernel = str(anatomy.config._attn_implementation)
         kernels = (kernel,) if kernel in KERNELS else KERNELS[:1]
         found = check(anatomy.config, kernels=kernels, thorough=False)
-        _known[key] = found.refusal
+        _known[key] = found.refusal or _broken_video(found)
         _write()
     if _known[key]:
         raise UnsupportedModelError(
@@ -67,14 +72,24 @@ def check_trust(anatomy: Anatomy) -> None:
         )
 
 
+def _broken_video(found: Checked) -> str:
+    """Videos come through the same door as images, so a wrong one closes it."""
+    why = found.findings.get("video", "")
+    return f"its twin fails the check 'video': {why}" if why else ""
+
+
 def _is_covered(anatomy: Anatomy) -> bool:
-    """Whether the tests of this version hold models of this type, with this version's row."""
+    """Whether tests hold models of this type, with the row and the transformers that are here."""
     kind = anatomy.config.model_type
-    return kind in COVERED and FAMILIES.get(kind) is COVERED[kind]
+    if kind not in _SHIPPED or FAMILIES.get(kind) is not _SHIPPED[kind]:
+        return False
+    known = _results().get(kind)
+    return known is not None and known.in_llm and known.transformers == transformers.__version__
 
 
-# The rows as they are shipped: one that was changed at run time is checked like a derived family.
-COVERED = dict(FAMILIES)
+@functools.cache
+def _results() -> dict[str, Checked]:
+    return known_results()
 
 
 def _key(anatomy: Anatomy) -> str:

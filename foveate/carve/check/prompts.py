@@ -169,7 +169,7 @@ class Prompts:
 
     def _features(self, shown: list[int]) -> BaseModelOutputWithPooling:
         weight = self.model.get_input_embeddings().weight
-        scale = float(weight.float().std())
+        scale = float(weight.detach().float().std())
         items = []
         for item in shown:
             generator = torch.Generator().manual_seed(50 + item)
