@@ -9,6 +9,7 @@ cross-attention form what a layer's self-attention returns is raised by the adde
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from foveate.errors import InputError, UnsupportedModeError
 from foveate.models.anatomy import Anatomy
 from foveate.models.attachment import bound_arguments
+from foveate.models.hook import hook_after, hook_before
 from foveate.models.masks import is_flash, valid_tokens
 from foveate.vist.fusion.fusion import Fusion, PrefixCache
 
@@ -72,6 +74,13 @@ class TextPass:
         return valid_tokens(mask, self.batch, self.length, self.positions.device)
 
 
+class _Now(threading.local):
+    """What runs in a thread: the pass, and whether its prefix is being asked for."""
+
+    text: TextPass | None = None
+    is_asking: bool = False
+
+
 class Fuser:
     """Puts the hooks on, and takes them off without a trace.
 
@@ -91,8 +100,7 @@ class Fuser:
         self.fusion = fusion
         self.prefix_for = prefix_for
         self._handles: list[RemovableHandle] = []
-        self._pass: TextPass | None = None
-        self._is_asking = False
+        self._here = _Now()
 
     def __enter__(self) -> Fuser:
         self.install()
@@ -108,16 +116,16 @@ class Fuser:
         base = self.anatomy.base
         try:
             add = self._handles.append
-            add(base.register_forward_pre_hook(self._before_base, with_kwargs=True))
-            add(base.register_forward_hook(self._after_base, always_call=True))
+            add(hook_before(base, self._before_base))
+            add(hook_after(base, self._after_base, always=True))
             for i, layer in enumerate(self.anatomy.layers):
                 if self.fusion.prefix is not None:
                     hook = functools.partial(self._before_attention, i)
-                    add(layer.self_attn.register_forward_pre_hook(hook, with_kwargs=True))
+                    add(hook_before(layer.self_attn, hook))
                 elif str(i) in self.fusion.cross:
                     after = functools.partial(self._after_attention, i)
-                    add(layer.register_forward_pre_hook(self._before_layer, with_kwargs=True))
-                    add(layer.self_attn.register_forward_hook(after, with_kwargs=True))
+                    add(hook_before(layer, self._before_layer))
+                    add(hook_after(layer.self_attn, after, with_kwargs=True))
         except BaseException:
             self.remove()
             raise
@@ -127,7 +135,7 @@ class Fuser:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._pass = None
+        self._here.text = None
 
     def _check_kernel(self) -> None:
         kernel = str(self.anatomy.text_config._attn_implementation)
@@ -140,15 +148,15 @@ class Fuser:
     # --- a pass ---
 
     def _before_base(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        if self._is_asking:
+        if self._here.is_asking:
             return  # the prefix itself is being computed
         text = TextPass.of(bound_arguments(module, args, kwargs))
-        self._is_asking = True
+        self._here.is_asking = True
         try:
             prefix = self.prefix_for(text)
         finally:
-            self._is_asking = False
-        self._pass = text if prefix is not None else None
+            self._here.is_asking = False
+        self._here.text = text if prefix is not None else None
         if prefix is None:
             return
         if prefix.num_rows != text.batch:
@@ -165,16 +173,16 @@ class Fuser:
             text.sees = is_after[:, :, None] & prefix.mask[:, None]
 
     def _after_base(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not self._is_asking:
-            self._pass = None
+        if not self._here.is_asking:
+            self._here.text = None
 
     # --- the prefix form ---
 
     def _before_attention(
         self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        text = self._pass
-        if text is None or self._is_asking:
+        text = self._here.text
+        if text is None or self._here.is_asking:
             return None
         assert text.prefix is not None
         cache = kwargs.get("past_key_values")
@@ -204,14 +212,14 @@ class Fuser:
     # --- the cross-attention form ---
 
     def _before_layer(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        if self._pass is not None and not self._is_asking:
-            self._pass.residual = args[0] if args else kwargs["hidden_states"]
+        if self._here.text is not None and not self._here.is_asking:
+            self._here.text.residual = args[0] if args else kwargs["hidden_states"]
 
     def _after_attention(
         self, index: int, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any
     ) -> Any:
-        text = self._pass
-        if text is None or self._is_asking:
+        text = self._here.text
+        if text is None or self._here.is_asking:
             return None
         assert text.prefix is not None
         assert text.residual is not None
