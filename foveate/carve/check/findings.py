@@ -63,7 +63,8 @@ def _tokencarve(prompts: Prompts, **budget: Any) -> TokenCarve:
     anatomy = prompts.anatomy
     decoder: Any = decoder_of(anatomy.model)
     reads = [i for i in range(len(decoder.layers)) if has_attention(decoder, i)]
-    least = max(TokenCarve.default_layer, anatomy.family.first_layer(anatomy.config))
+    usual = TokenCarve(**budget).default_layer
+    least = max(usual, anatomy.family.first_layer(anatomy.config))
     return TokenCarve(prune_layer=max(least, reads[0] + 1 if reads else 0), **budget)
 
 
