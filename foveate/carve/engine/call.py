@@ -17,6 +17,7 @@ from foveate.carve.engine.explicit_mask import ExplicitMask
 from foveate.carve.engine.labels import Labels
 from foveate.errors import UnsupportedModeError
 from foveate.models.anatomy import MODALITIES, Anatomy, visual_token_ids
+from foveate.models.cache_argument import cache_in
 from foveate.models.masks import valid_tokens
 
 
@@ -77,7 +78,7 @@ class Call:
             )
         visual_mask, is_explicit = _visual_mask(inputs, tokens, anatomy, explicit)
         has_visual = visual_mask is not None and bool(visual_mask.any())
-        cache = inputs.get("past_key_values")
+        cache = cache_in(inputs)
         batch = tokens.shape[0]
         is_multiple = num_prompts is not None and num_prompts and batch % num_prompts == 0
         return cls(

@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from foveate.errors import InputError, UnsupportedModeError
 from foveate.models.anatomy import Anatomy
 from foveate.models.attachment import bound_arguments
+from foveate.models.cache_argument import cache_in, cache_name
 from foveate.models.hook import hook_after, hook_before
 from foveate.models.masks import is_flash, valid_tokens
 from foveate.vist.fusion.fusion import Fusion, PrefixCache
@@ -57,7 +58,7 @@ class TextPass:
                 "the model was called with neither input_ids nor inputs_embeds."
             )
         batch, length = tokens.shape[:2]
-        cache = inputs.get("past_key_values")
+        cache = cache_in(inputs)
         past = int(cache.get_seq_length()) if cache is not None else 0
         positions, mask = inputs.get("position_ids"), inputs.get("attention_mask")
         if positions is None:
@@ -185,7 +186,7 @@ class Fuser:
         if text is None or self._here.is_asking:
             return None
         assert text.prefix is not None
-        cache = kwargs.get("past_key_values")
+        cache = cache_in(kwargs)
         if text.rotary is None:
             hidden = args[0] if args else kwargs["hidden_states"]
             text.rotary = self.anatomy.base.rotary_emb(hidden, text.positions)
@@ -193,7 +194,7 @@ class Fuser:
             **kwargs,
             "position_embeddings": text.rotary,
             "attention_mask": self._widen(text, kwargs.get("attention_mask"), cache, index),
-            "past_key_values": _WithMemory(
+            cache_name(module): _WithMemory(
                 cache, text.prefix.keys[index], text.prefix.values[index]
             ),
         }

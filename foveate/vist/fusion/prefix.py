@@ -12,6 +12,7 @@ from transformers import DynamicCache
 from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
 from foveate.models.anatomy import Anatomy
+from foveate.models.cache_argument import cache_name
 from foveate.models.families import TEXT_DECODER
 from foveate.vist.fusion.fusion import Fusion, PrefixCache
 from foveate.vist.fusion.kv_prefix import EmbeddingPrefix, StatePrefix, rotate
@@ -166,7 +167,7 @@ def _from_embeddings(
             inputs_embeds=head,
             attention_mask=head_mask.long(),
             position_ids=(head_mask.long().cumsum(dim=1) - 1).clamp_min(0),
-            past_key_values=cache,
+            **{cache_name(base): cache},
             use_cache=True,
         )
     embeds = prefix(batch.latents).to(head.dtype)
@@ -180,7 +181,7 @@ def _from_embeddings(
                 inputs_embeds=embeds[:, first:stop],
                 attention_mask=mask[:, : head.shape[1] + stop],
                 position_ids=positions[:, first:stop],
-                past_key_values=cache,
+                **{cache_name(base): cache},
                 use_cache=True,
             )
     start = head.shape[1]

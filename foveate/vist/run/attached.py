@@ -13,6 +13,7 @@ from torch import Tensor
 from foveate.errors import InputError, UnsupportedModeError
 from foveate.models.anatomy import Anatomy
 from foveate.models.attachment import Attachment
+from foveate.models.cache_argument import cache_in
 from foveate.vist.fusion.fuse import Fuser, TextPass
 from foveate.vist.fusion.fusion import (
     Fusion,
@@ -109,7 +110,7 @@ class VistRun(Attachment[VistReport]):
                 self._here.total_length = length + _new_tokens(self._anatomy.model, length, kwargs)
             # A static cache makes transformers compile the forward pass, past the hooks.
             kwargs.setdefault("disable_compile", True)
-            self._here.prefix = None if kwargs.get("past_key_values") is None else self._here.prefix
+            self._here.prefix = None if cache_in(kwargs) is None else self._here.prefix
             try:
                 return generate(inputs, *args, **kwargs)
             finally:
