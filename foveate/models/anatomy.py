@@ -97,7 +97,34 @@ def _family_of(model: nn.Module, model_type: str, with_explicit_mask: bool) -> F
             )
         return TEXT_DECODER
     derived = derive(model)
-    return FAMILIES[model_type].over(derived) if model_type in FAMILIES else derived
+    if model_type not in FAMILIES:
+        return derived
+    family = FAMILIES[model_type].over(derived)
+    _check_row(model, family, derived)
+    return family
+
+
+def _check_row(model: nn.Module, family: Family, derived: Family) -> None:
+    """A row fills in what cannot be read off a model; it does not contradict what can.
+
+    Raises:
+        UnsupportedModelError: it names another placeholder than the model's own code looks for, or
+            no rule for what an image is.
+    """
+    config: Any = model.config
+    for modality, attribute in family.visual_tokens.items():
+        own = derived.visual_tokens.get(modality, attribute)
+        named, read = getattr(config, attribute, None), getattr(config, own, None)
+        if named != read:
+            raise UnsupportedModelError(
+                f"the row of {family.title} puts {modality}s at config.{attribute} ({named}), and "
+                f"{type(model).__name__} looks for config.{own} ({read}); correct the row."
+            )
+        if modality not in family.units:
+            raise UnsupportedModelError(
+                f"the row of {family.title} does not say what one {modality} is (units), so that "
+                "several would be taken for one; add a rule."
+            )
 
 
 def visual_token_ids(anatomy: Anatomy) -> dict[Modality, int]:

@@ -16,9 +16,10 @@ from foveate.carve.check.prompts import Prompts
 from foveate.carve.check.result import Checked
 from foveate.carve.check.short import short_logits
 from foveate.carve.check.zoo import check_type
+from foveate.errors import UnsupportedModelError
 from foveate.models.anatomy import anatomy_of
 from foveate.models.families import FAMILIES
-from foveate.models.family import Row
+from foveate.models.family import Family, Row
 from foveate.models.twin import build_twin, typical_config
 
 
@@ -98,6 +99,13 @@ def test_a_check_that_could_not_fail_is_no_check(monkeypatch: pytest.MonkeyPatch
         findings.equals_slow_path(prompts, (1,))
 
 
+class WithoutUnits(Row):
+    """A row that leaves out what one image is, and takes it from nowhere."""
+
+    def over(self, derived: Family) -> Family:
+        return replace(super().over(derived), units={})
+
+
 # What a wrong row of a type would say, and the check that finds it.
 WRONG: dict[str, tuple[str, Row]] = {
     "decoder": ("llava", Row(title="wrong", decoder="vision_tower.encoder")),
@@ -107,6 +115,7 @@ WRONG: dict[str, tuple[str, Row]] = {
         "qwen2_vl",
         Row(title="wrong", visual_tokens={"image": "image_token_id", "video": "image_token_id"}),
     ),
+    "units": ("llava", WithoutUnits(title="wrong")),
     "first layer": ("qwen3_vl", Row(title="wrong", first_layer=lambda config: 0)),
 }
 
@@ -116,12 +125,10 @@ def test_planted_wrong_rows_are_found(what: str, monkeypatch: pytest.MonkeyPatch
     name, row = WRONG[what]
     monkeypatch.setitem(FAMILIES, name, row)
     found = check(typical_config(name), kernels=("sdpa",), thorough=False)
-    if what == "doubled id" and found.in_llm:
-        # Harmless once the engine tells modalities by their features; the id of videos is wrong.
-        assert not found.video
-        return
     assert not found.in_llm
     assert found.refusal
+    with pytest.raises(UnsupportedModelError):
+        foveate.attach(build_twin(typical_config(name), "sdpa"), "tokencarve", keep="40%")
 
 
 def test_a_row_that_only_names_is_right(monkeypatch: pytest.MonkeyPatch) -> None:

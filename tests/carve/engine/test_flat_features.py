@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import foveate
-from foveate.models import anatomy
 from tests import tiny_kinds as kinds
 from tests import tiny_vlm as tiny
 from tests.carve.oracle.masked import masked_logits
@@ -84,14 +82,12 @@ def test_an_image_with_a_grid_stays_one(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("video", [False, True], ids=["image", "video"])
-def test_two_modalities_with_one_placeholder(video: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_modalities_with_one_placeholder(video: bool) -> None:
     """Each image is one image: what is merged is merged once."""
     attribute = "video_token_id" if video else "image_token_id"
-    shared = {"image": attribute, "video": attribute}
-    monkeypatch.setitem(
-        anatomy.FAMILIES, "qwen2_vl", replace(anatomy.FAMILIES["qwen2_vl"], visual_tokens=shared)
-    )
     model = tiny.build("qwen2_vl")
+    shared = getattr(model.config, attribute)
+    model.config.image_token_id = model.config.video_token_id = shared
     counts = (1, 1) if video else COUNTS
     inputs = tiny.prompts(model, "qwen2_vl", counts, video=video)
     length = inputs["input_ids"].shape[1]
