@@ -52,7 +52,7 @@ VISION: dict[str, Any] = {
     "head_dim": 16, "mlp_ratio": 2, "num_position_embeddings": 36, "projection_dim": 48,
     "vision_use_head": False, "attention_dropout": 0.0, "window_size": 16, "n_layers": 2,
     "base_channels": 32, "num_image_tokens": 36, "image_token_embed_dim": 48,
-    "pos_emb_height": 8, "pos_emb_width": 8,
+    "pos_emb_height": 8, "patch_embed_hidden_size": 48, "pos_emb_width": 8,
     "fullatt_block_indexes": [1], "deepstack_visual_indexes": [0, 1], "text_hidden_size": 48,
 }  # fmt: skip
 

@@ -1,0 +1,88 @@
+"""Models around a language model of their own: where it is, and how the host shows images to it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from typing import Any
+
+from torch import nn
+
+from foveate.errors import UnsupportedModelError
+from foveate.models.class_source import is_self, tree_of
+from foveate.models.family import Host
+
+# Endings of a decoder's argument that is True where images stand, and its argument with them.
+_MASK_ENDINGS = ("_position_mask",)
+_FEATURES = "image_embeds"
+# Where configurations say how many tokens an image, or a frame of a video, becomes.
+_UNITS = ("num_query_tokens", "latent_query_num")
+
+
+def refusal(model: nn.Module, why: str) -> UnsupportedModelError:
+    """The error that says why a model cannot be carved."""
+    config: Any = model.config
+    return UnsupportedModelError(
+        f"{type(model).__name__} ({config.model_type}) cannot be carved: {why}. `foveate models` "
+        "lists what can."
+    )
+
+
+def host_of(model: nn.Module, decoder: nn.Module) -> Host | None:
+    """How a model shows images to the language model inside it; None for models of one piece.
+
+    Args:
+        model: a vision-language model.
+        decoder: the module in it that holds `.layers`.
+
+    Raises:
+        UnsupportedModelError: the language model is an encoder with a decoder, or the decoder is
+            not inside the part that generates.
+    """
+    generates = part_that_generates(model)
+    mask = _mask_argument(decoder)
+    if generates is None and mask is None:
+        return None
+    base = next((name for name, module in model.named_modules() if module is decoder), "")
+    if generates is not None:
+        part: Any = getattr(model, generates)
+        if getattr(part.config, "is_encoder_decoder", False):
+            raise refusal(
+                model,
+                f"its language model {type(part).__name__} is an encoder with a decoder that reads "
+                "it by cross-attention",
+            )
+        if not base.startswith(f"{generates}."):
+            raise refusal(
+                model, f"its generate() runs {generates}.generate(), and its decoder is elsewhere"
+            )
+    config: Any = model.config
+    unit = next((name for name in _UNITS if isinstance(getattr(config, name, None), int)), "")
+    return Host(
+        generates=generates or "",
+        base=base,
+        mask=mask or "",
+        features=_FEATURES if mask else "",
+        unit=unit,
+    )
+
+
+def part_that_generates(model: nn.Module) -> str | None:
+    """The part whose `generate` a model's own runs, past the model's forward; None for none."""
+    method = getattr(type(model), "generate", None)
+    for node in ast.walk(tree_of(method)) if method is not None else ():
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        owner = node.func.value
+        if node.func.attr == "generate" and isinstance(owner, ast.Attribute):
+            if is_self(owner.value):
+                return owner.attr
+    return None
+
+
+def _mask_argument(decoder: nn.Module) -> str | None:
+    """The argument of a decoder that marks images among its tokens, beside their features."""
+    takes = inspect.signature(type(decoder).forward).parameters
+    if _FEATURES not in takes:
+        return None
+    return next((name for name in takes if name.endswith(_MASK_ENDINGS)), None)
