@@ -12,7 +12,6 @@ from typing import Any
 from torch import nn
 from transformers.models.auto import configuration_auto
 
-from foveate.errors import UnsupportedModelError
 from foveate.models.cache_kinds import why_not_in_llm
 from foveate.models.class_source import is_self, tree_of
 from foveate.models.derive_host import host_of, part_that_generates, refusal

@@ -74,9 +74,9 @@ def part_that_generates(model: nn.Module) -> str | None:
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
         owner = node.func.value
-        if node.func.attr == "generate" and isinstance(owner, ast.Attribute):
-            if is_self(owner.value):
-                return owner.attr
+        is_part = isinstance(owner, ast.Attribute) and is_self(owner.value)
+        if node.func.attr == "generate" and is_part and isinstance(owner, ast.Attribute):
+            return owner.attr
     return None
 
 

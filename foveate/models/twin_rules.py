@@ -74,7 +74,7 @@ TOP: dict[str, Any] = {
     "boi_token_id": START_ID, "eoi_token_id": END_ID, "boa_token_id": 97, "eoa_token_id": 98,
     "boi_token_index": START_ID, "eoi_token_index": END_ID, "mm_tokens_per_image": 9,
     "image_grid_pinpoints": [[24, 48], [48, 24], [48, 48]], "image_seq_length": 9,
-    "num_query_tokens": 8, "hidden_size": 48, "out_hidden_size": 48,
+    "num_query_tokens": 8, "latent_query_num": 8, "hidden_size": 48, "out_hidden_size": 48,
     "projector_hidden_size": 32, "image_size": 24, "patch_size": 4,
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.carve.engine.explicit_mask import is_known
-from foveate.errors import UnsupportedModelError, UnsupportedModeError
+from foveate.errors import UnsupportedModeError, UnsupportedModelError
 from foveate.models.family import Host
 
 
@@ -73,7 +73,8 @@ def visual_of_ids(
             "tokens are no placeholder that foveate knows for this model, so what is visual cannot "
             "be told."
         )
-    return mask
+    # A placeholder that no feature stands for is text.
+    return mask & ~known
 
 
 def visual_of_mask(inputs: Mapping[str, Any], host: Host, past: int) -> Tensor | None:
@@ -94,8 +95,8 @@ def visual_of_mask(inputs: Mapping[str, Any], host: Host, past: int) -> Tensor |
     marked: Tensor = mask != 0
     if past and bool(marked.any()):
         raise UnsupportedModeError(
-            f"{host.mask} marks images in tokens that come behind {past} cached ones, where foveate "
-            f"cannot tell whether the model shows them; leave {host.mask} and {host.features} out "
+            f"{host.mask} marks images in tokens that come behind {past} cached ones, where "
+            f"foveate cannot tell whether the model shows them; leave {host.mask} and {host.features} out "
             "of calls that go on with a cache."
         )
     return marked
