@@ -14,7 +14,13 @@ from transformers.models.auto import configuration_auto
 
 from foveate.models.cache_kinds import why_not_in_llm
 from foveate.models.class_source import is_self, tree_of
-from foveate.models.derive_host import host_of, part_that_generates, refusal
+from foveate.models.derive_host import (
+    check_language_model,
+    host_of,
+    part_that_generates,
+    puts_features_in_front,
+    refusal,
+)
 from foveate.models.family import (
     MODALITIES,
     Family,
@@ -57,6 +63,7 @@ def derive(model: nn.Module) -> Family:
     """
     base: Any = getattr(model, "base_model", model)
     config: Any = model.config
+    check_language_model(model)
     decoder = decoder_of(model)
     host = host_of(model, decoder)
     if host is not None:
@@ -133,6 +140,13 @@ def decoder_of(model: nn.Module) -> nn.Module:
         place = inner if isinstance(inner, nn.Module) else getattr(place, "decoder", None)
     layers = getattr(place, "layers", None)
     if not isinstance(place, nn.Module) or not isinstance(layers, nn.ModuleList) or not layers:
+        if puts_features_in_front(model):
+            raise refusal(
+                model,
+                "it puts features of images in front of its text behind the embeddings, so that "
+                "its layers run on more tokens than it was given ids for and none of these says "
+                "where an image is",
+            )
         raise refusal(model, "no decoder with a list of layers was found in it")
     # Kosmos-2 has the arguments and, as its configuration says, not the modules.
     may_cross = getattr(place.config, "add_cross_attention", None) is not False

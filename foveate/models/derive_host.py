@@ -36,26 +36,17 @@ def host_of(model: nn.Module, decoder: nn.Module) -> Host | None:
         decoder: the module in it that holds `.layers`.
 
     Raises:
-        UnsupportedModelError: the language model is an encoder with a decoder, or the decoder is
-            not inside the part that generates.
+        UnsupportedModelError: the decoder is not inside the part that generates.
     """
     generates = part_that_generates(model)
     mask = _mask_argument(decoder)
     if generates is None and mask is None:
         return None
     base = next((name for name, module in model.named_modules() if module is decoder), "")
-    if generates is not None:
-        part: Any = getattr(model, generates)
-        if getattr(part.config, "is_encoder_decoder", False):
-            raise refusal(
-                model,
-                f"its language model {type(part).__name__} is an encoder with a decoder that reads "
-                "it by cross-attention",
-            )
-        if not base.startswith(f"{generates}."):
-            raise refusal(
-                model, f"its generate() runs {generates}.generate(), and its decoder is elsewhere"
-            )
+    if generates is not None and not base.startswith(f"{generates}."):
+        raise refusal(
+            model, f"its generate() runs {generates}.generate(), and its decoder is elsewhere"
+        )
     config: Any = model.config
     unit = next((name for name in _UNITS if isinstance(getattr(config, name, None), int)), "")
     return Host(
@@ -65,6 +56,22 @@ def host_of(model: nn.Module, decoder: nn.Module) -> Host | None:
         features=_FEATURES if mask else "",
         unit=unit,
     )
+
+
+def check_language_model(model: nn.Module) -> None:
+    """Refuse language models that read their prompt by cross-attention, as T5 does.
+
+    Raises:
+        UnsupportedModelError: the part that generates is an encoder with a decoder.
+    """
+    generates = part_that_generates(model)
+    part: Any = getattr(model, generates) if generates is not None else None
+    if getattr(getattr(part, "config", None), "is_encoder_decoder", False):
+        raise refusal(
+            model,
+            f"its language model {type(part).__name__} is an encoder with a decoder that reads it "
+            "by cross-attention",
+        )
 
 
 def part_that_generates(model: nn.Module) -> str | None:
@@ -78,6 +85,23 @@ def part_that_generates(model: nn.Module) -> str | None:
         if node.func.attr == "generate" and is_part and isinstance(owner, ast.Attribute):
             return owner.attr
     return None
+
+
+def puts_features_in_front(model: nn.Module) -> bool:
+    """Whether a model's base lengthens its text by features of images, for which no token stands.
+
+    GIT does: `torch.cat((visual_features, text), dim=1)`, between its embeddings and its layers.
+    """
+    base = getattr(model, "base_model", model)
+    for node in ast.walk(tree_of(getattr(type(base), "forward", None))):
+        if not (isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.cat" and node.args):
+            continue
+        joined = node.args[0]
+        if isinstance(joined, (ast.Tuple, ast.List)) and joined.elts:
+            first = ast.unparse(joined.elts[0])
+            if "features" in first and ("visual" in first or "image" in first):
+                return True
+    return False
 
 
 def _mask_argument(decoder: nn.Module) -> str | None:

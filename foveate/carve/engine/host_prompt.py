@@ -96,7 +96,7 @@ def visual_of_mask(inputs: Mapping[str, Any], host: Host, past: int) -> Tensor |
     if past and bool(marked.any()):
         raise UnsupportedModeError(
             f"{host.mask} marks images in tokens that come behind {past} cached ones, where "
-            f"foveate cannot tell whether the model shows them; leave {host.mask} and {host.features} out "
-            "of calls that go on with a cache."
+            f"foveate cannot tell whether the model shows them; leave {host.mask} and "
+            f"{host.features} out of calls that go on with a cache."
         )
     return marked

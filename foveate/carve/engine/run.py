@@ -267,9 +267,9 @@ class Run(Attachment[Report]):
         again = replay.continued_by(call) if replay is not None else None
         if replay is not None and not replay.has_ids and self._anatomy.family.host is not None:
             raise UnsupportedModeError(
-                "without a cache the language model is fed the prompt's token ids again after the "
-                "first token, without its images, so what was dropped cannot be dropped again; "
-                "leave use_cache unset."
+                "without a cache a prompt comes again with every token, and a prompt of embeddings "
+                "cannot be told from another one, so what was dropped of it cannot be dropped "
+                "again; leave use_cache unset."
             )
         here.forward = ForwardPass(
             self._setting,
