@@ -128,6 +128,7 @@ def test_a_plain_forward_pass_equals_the_slow_path(prompts: Prompts) -> None:
     model = prompts.model
     with Run(model, foveate.TokenCarve(keep_ratio=0.4)) as run, torch.no_grad():
         carved = model(**fresh(inputs)).logits[:, -1]
+    images = findings._images(run)
     slow = masked_logits(
         model,
         prompts.anatomy.decoder,
@@ -157,6 +158,7 @@ def test_a_loss_is_the_slow_path_s(prompts: Prompts) -> None:
     assert torch.equal(labels, given), "the caller's labels are the caller's"
     with torch.no_grad():
         plain = model(**fresh(inputs), labels=labels).loss
+    images = findings._images(run)
     slow = masked_logits(
         model,
         prompts.anatomy.decoder,
@@ -167,7 +169,6 @@ def test_a_loss_is_the_slow_path_s(prompts: Prompts) -> None:
     )
     asked = labels[0, 1:].clone()
     gone = prompts_dropped(run, length)[:-1]
-    assert bool((asked[gone] != -100).any()) == (prompts.anatomy.model.config.model_type in BLIP)
     asked[gone] = -100
     wanted = torch.nn.functional.cross_entropy(slow[0, :-1], asked, ignore_index=-100)
     assert float(loss) == pytest.approx(float(wanted), abs=1e-5)
@@ -432,6 +433,12 @@ def test_a_wrong_placeholder_is_found(name: str, monkeypatch: pytest.MonkeyPatch
             model.generate(**fresh(inputs), **GREEDY)
         with pytest.raises(UnsupportedModelError, match="none of the vocabulary's"):
             model(**fresh(inputs))
+
+
+def test_features_in_front_of_the_text_are_refused() -> None:
+    found = check(typical_config("git"))
+    assert not found.in_llm
+    assert "in front of its text" in found.refusal
 
 
 @every_host
