@@ -20,7 +20,7 @@ from foveate.carve.check.check import check
 from foveate.carve.check.masked import masked_logits
 from foveate.carve.check.prompts import GREEDY, Prompts, fresh
 from foveate.carve.engine.run import Run
-from foveate.errors import UnsupportedModeError, UnsupportedModelError
+from foveate.errors import MethodError, UnsupportedModeError, UnsupportedModelError
 from foveate.models.anatomy import anatomy_of
 from foveate.models.derive import derive
 from foveate.models.families import FAMILIES
@@ -133,7 +133,7 @@ def test_a_plain_forward_pass_equals_the_slow_path(prompts: Prompts) -> None:
         model,
         prompts.anatomy.decoder,
         fresh(inputs),
-        findings._images(run),
+        images,
         run.prune_layer,
         length,
     )[:, -1]
@@ -163,7 +163,7 @@ def test_a_loss_is_the_slow_path_s(prompts: Prompts) -> None:
         model,
         prompts.anatomy.decoder,
         fresh(inputs),
-        findings._images(run),
+        images,
         run.prune_layer,
         length,
     )
@@ -234,6 +234,41 @@ def test_a_prompt_that_the_host_writes_itself(prompts: Prompts) -> None:
         assert run.report is not None
         assert run.report.fired
         assert {len(image) for image in kept(run)} == {3}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"positions": "renumbered"}, {"early_cache": "full"}], ids=["renumbered", "early"]
+)
+def test_other_settings_of_a_rotary_language_model(settings: dict[str, Any]) -> None:
+    """They change the answer, and a batch's rows are their own runs."""
+    prompts = prompts_of("instructblip/llama")
+    found = []
+    for more in ({}, settings):
+        with Run(prompts.model, foveate.DivPrune(keep_ratio=0.4, **more)):
+            together = logits(prompts.generate(prompts.batch((1, 2))))
+            alone = [logits(prompts.generate(prompts.alone((1, 2), row))) for row in range(2)]
+        torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
+        found.append(together[:, 1:] if settings == {"early_cache": "full"} else together)
+    assert not torch.allclose(*found, atol=1e-4)
+
+
+@every_host
+def test_learned_positions_cannot_be_renumbered(prompts: Prompts) -> None:
+    with pytest.raises(MethodError, match="one-dimensional rotary"):
+        Run(prompts.model, foveate.DivPrune(keep_ratio=0.4, positions="renumbered"))
+
+
+@every_host
+def test_prompt_lookup_gives_what_greedy_search_gives(prompts: Prompts) -> None:
+    inputs = prompts.batch((1,))
+    with Run(prompts.model, foveate.DivPrune(keep_ratio=0.4)) as run:
+        greedy = prompts.generate(inputs).sequences
+        looked_up = prompts.model.generate(
+            **fresh(inputs), **{**GREEDY, "prompt_lookup_num_tokens": 3}
+        )
+        assert run.report is not None
+        assert run.report.fired
+    assert torch.equal(looked_up.sequences, greedy)
 
 
 # --- whose prompt it was ---
