@@ -11,12 +11,17 @@ from typing import Any
 
 from transformers import DynamicCache, cache_utils
 
-# Names, because not every version of transformers has all of them. Compared by exact type: a
-# subclass may hold more.
-_PER_TOKEN = ("DynamicLayer", "DynamicSlidingWindowLayer")
-_INDEXED = ("DynamicIndexedLayer",)
-_STATE = ("LinearAttentionLayer",)
-_NOTHING = ("DummyLayer",)
+
+def _kinds(*names: str) -> tuple[type, ...]:
+    """Those that the installed transformers has: not every version has all."""
+    return tuple(getattr(cache_utils, name) for name in names if hasattr(cache_utils, name))
+
+
+# Compared by exact type: a subclass may hold more.
+PER_TOKEN = _kinds("DynamicLayer", "DynamicSlidingWindowLayer")
+INDEXED = _kinds("DynamicIndexedLayer")
+STATE = _kinds("LinearAttentionLayer")
+NOTHING = _kinds("DummyLayer")
 
 
 def cache_kinds(config: Any) -> tuple[str, ...]:
@@ -34,20 +39,14 @@ def why_not_in_llm(config: Any) -> str:
         layers = DynamicCache(config=config).layers
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         return f"no plain KV cache can be made for its decoder ({type(error).__name__}: {error})."
-    allowed = {
-        getattr(cache_utils, name)
-        for name in (*_PER_TOKEN, *_INDEXED, *_STATE, *_NOTHING)
-        if hasattr(cache_utils, name)
-    }
     kinds = {type(layer) for layer in layers}
-    strange = sorted(kind.__name__ for kind in kinds - allowed)
+    strange = sorted(kind.__name__ for kind in kinds - {*PER_TOKEN, *INDEXED, *STATE, *NOTHING})
     if strange:
         return (
             f"its decoder keeps {', '.join(strange)} in the KV cache, which may hold more than one "
             "entry a token."
         )
-    names = {kind.__name__ for kind in kinds}
-    if names & set(_INDEXED) and names & set(_STATE):
+    if kinds & set(INDEXED) and kinds & set(STATE):
         return (
             "its decoder mixes layers with an indexer and layers with a state, and the indexer's "
             "blocks would shift."

@@ -55,7 +55,11 @@ def hook_before(module: nn.Module, call: Callable[..., Any]) -> RemovableHandle:
 
 
 def hook_after(
-    module: nn.Module, call: Callable[..., Any], *, always: bool = False
+    module: nn.Module,
+    call: Callable[..., Any],
+    *,
+    always: bool = False,
+    with_kwargs: bool = False,
 ) -> RemovableHandle:
     """Run call(module, args, output) after each call of a module; see `Hook`.
 
@@ -63,8 +67,9 @@ def hook_after(
         module: whose calls.
         call: the hook.
         always: also after an exception, with output None.
+        with_kwargs: it is given (module, args, kwargs, output).
     """
-    return module.register_forward_hook(Hook(call), always_call=always)
+    return module.register_forward_hook(Hook(call), always_call=always, with_kwargs=with_kwargs)
 
 
 class WrappedMethod(_Guest):

@@ -222,7 +222,11 @@ def _fit_layers(config: Any, fields: set[str], values: dict[str, Any]) -> None:
 
 
 def _representative(layers: list[Any], few: int) -> list[int]:
-    """`few` places that show every kind of layer, in order, the kinds taken in turn."""
+    """`few` places that show every kind of layer: the kinds in turn, the last one at the end.
+
+    In turn, so that few layers suffice to have one of each kind before the middle; the last kind
+    stays last, because decoders may insist on what they end with.
+    """
     kinds: dict[str, list[int]] = {}
     for place, layer in enumerate(layers):
         kinds.setdefault(repr(layer), []).append(place)
@@ -234,7 +238,8 @@ def _representative(layers: list[Any], few: int) -> list[int]:
                 chosen.append(places.pop(0))
         if len(chosen) == before:
             chosen.append(len(layers) - 1)  # fewer layers than asked for: the last again
-    return sorted(chosen)
+    last = [place for place in chosen if repr(layers[place]) == repr(layers[-1])]
+    return [place for place in chosen if place not in last[-1:]] + last[-1:] if last else chosen
 
 
 def _fit_rotary(config: Any, plain: Any, fields: set[str], values: dict[str, Any]) -> None:

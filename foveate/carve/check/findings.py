@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveate.carve.check.layer_calls import changed_layers, has_states
+from foveate.carve.check.layer_calls import changed_layers, has_attention, has_states
 from foveate.carve.check.masked import Image, masked_logits
 from foveate.carve.check.prompts import Prompts, fresh
 from foveate.carve.check.short import short_logits
@@ -43,7 +43,7 @@ def equals_slow_path(
     model = prompts.model
     inputs = prompts.batch(items)
     length = inputs["input_ids"].shape[1]
-    with Run(model, method or TokenCarve(keep_ratio=0.4)) as run:
+    with Run(model, method or _tokencarve(prompts, keep_ratio=0.4)) as run:
         out = prompts.generate(inputs)
     _fired(run)
     carved = torch.stack(out.logits, dim=1)[..., :FIRST_SPECIAL_ID]
@@ -80,6 +80,16 @@ def _agrees_with_itself(prompts: Prompts, inputs: dict[str, Any]) -> Tensor:
     return gaps <= TOLERANCE
 
 
+def _tokencarve(prompts: Prompts, **budget: Any) -> TokenCarve:
+    """At its default layer, or the first behind one whose attention it can read."""
+    anatomy = prompts.anatomy
+    decoder: Any = decoder_of(anatomy.model)
+    reads = [i for i in range(len(decoder.layers)) if has_attention(decoder, i)]
+    usual = TokenCarve(**budget).default_layer
+    least = max(usual, anatomy.family.first_layer(anatomy.config))
+    return TokenCarve(prune_layer=max(least, reads[0] + 1 if reads else 0), **budget)
+
+
 def before_layer_zero(prompts: Prompts) -> None:
     """Dropping tokens at the first layer that allows it equals the slow path as well."""
     first = prompts.anatomy.family.first_layer(prompts.anatomy.config)
@@ -90,7 +100,7 @@ def keeping_all_is_bitwise(prompts: Prompts) -> None:
     """With ratio 1.0 the logits are those of the plain model, bit by bit."""
     inputs = prompts.batch(RAGGED)
     plain = prompts.generate(inputs)
-    with Run(prompts.model, TokenCarve(keep_ratio=1.0)) as run:
+    with Run(prompts.model, _tokencarve(prompts, keep_ratio=1.0)) as run:
         kept = prompts.generate(inputs)
     if run.report is None:
         raise BrokenError("the model's pass went by the hooks: there is no report.")
@@ -103,7 +113,7 @@ def text_only_is_bitwise(prompts: Prompts) -> None:
     """Prompts without images are untouched, bit by bit."""
     inputs = prompts.batch((0, 0))
     plain = prompts.generate(inputs)
-    with Run(prompts.model, TokenCarve(keep_tokens=2)) as run:
+    with Run(prompts.model, _tokencarve(prompts, keep_tokens=2)) as run:
         carved = prompts.generate(inputs)
     if run.report is not None and run.report.fired:
         raise BrokenError("something was dropped from a prompt without images.")
@@ -117,7 +127,7 @@ def rows_are_their_own_runs(prompts: Prompts) -> None:
     for row in range(len(RAGGED)):
         alone = prompts.generate(prompts.alone(RAGGED, row))
         noise = max(noise, _row_gap(plain, alone, row))
-    with Run(prompts.model, TokenCarve(keep_ratio=0.4)) as run:
+    with Run(prompts.model, _tokencarve(prompts, keep_ratio=0.4)) as run:
         batch = prompts.generate(prompts.batch(RAGGED))
         _fired(run)
         together = _kept(run)

@@ -34,8 +34,8 @@ def check_model(anatomy: Anatomy, call: Call, cache: Any, index: int) -> None:
         check_carvable(cache)
     elif call.cache is not None:
         raise UnsupportedModelError(
-            f"the decoder's layers are not given the KV cache as past_key_values, so that foveate "
-            f"could carve it at layer {index}; attach a method that decides before the model."
+            "the decoder's layers are not given the KV cache under a name that foveate knows, so "
+            f"it cannot be carved at layer {index}; attach a method that decides before the model."
         )
     else:
         check_without_cache(anatomy.text_config)

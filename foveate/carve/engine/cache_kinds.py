@@ -1,35 +1,24 @@
-"""Which layers of a KV cache are carved, which are left alone, and which are refused.
-
-By exact type: a subclass may hold more, or hold it otherwise.
-"""
+"""Carving the layers of a KV cache: their carved forms, and what is left alone or refused."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from transformers.cache_utils import (
-    Cache,
-    DummyLayer,
-    DynamicCache,
-    DynamicIndexedLayer,
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    LinearAttentionLayer,
-)
+from transformers.cache_utils import Cache, DynamicCache
 
 from foveate.carve.engine.cache import CarvedLayer
 from foveate.carve.engine.indexed_cache import CarvedIndexedLayer
 from foveate.errors import UnsupportedModeError
+from foveate.models.cache_kinds import INDEXED, NOTHING, PER_TOKEN, STATE
 
 # Plain layer -> its carved form.
 CARVED: dict[type, type[CarvedLayer]] = {
-    DynamicLayer: CarvedLayer,
-    DynamicSlidingWindowLayer: CarvedLayer,
-    DynamicIndexedLayer: CarvedIndexedLayer,
+    **dict.fromkeys(PER_TOKEN, CarvedLayer),
+    **dict.fromkeys(INDEXED, CarvedIndexedLayer),
 }
 # Nothing in them belongs to one token: a state of all, or nothing at all.
-LEFT_ALONE: tuple[type, ...] = (LinearAttentionLayer, DummyLayer)
+LEFT_ALONE: tuple[type, ...] = (*STATE, *NOTHING)
 
 
 def carved_form(layer: Any, batch: int, device: torch.device) -> CarvedLayer | None:

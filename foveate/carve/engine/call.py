@@ -18,6 +18,7 @@ from foveate.carve.engine.host_prompt import HostPrompt, visual_of_ids, visual_o
 from foveate.carve.engine.labels import Labels
 from foveate.errors import UnsupportedModeError
 from foveate.models.anatomy import MODALITIES, Anatomy, visual_token_ids
+from foveate.models.cache_argument import cache_in
 from foveate.models.masks import valid_tokens
 
 
@@ -81,7 +82,7 @@ class Call:
             raise UnsupportedModeError(
                 "the model was called with neither input_ids nor inputs_embeds."
             )
-        cache = inputs.get("past_key_values")
+        cache = cache_in(inputs)
         past = cache.get_seq_length() if cache is not None else 0
         batch, length = tokens.shape[:2]
         host = anatomy.family.host

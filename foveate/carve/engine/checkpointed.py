@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from foveate.models.cache_argument import with_cache
+
 
 def without_unused_cache(layer: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The keyword arguments that a decoder layer really computes with.
@@ -16,4 +18,4 @@ def without_unused_cache(layer: nn.Module, kwargs: dict[str, Any]) -> dict[str, 
     is_checkpointed = getattr(layer, "gradient_checkpointing", False) and layer.training
     if not is_checkpointed or getattr(layer, "_can_checkpoint_with_cache", False):
         return kwargs
-    return {**kwargs, "past_key_values": None}
+    return with_cache(kwargs, None)

@@ -25,6 +25,7 @@ from foveate.carve.engine.residual_streams import ResidualStreams
 from foveate.carve.engine.reused_keys import ReusedKeys
 from foveate.carve.engine.setting import Setting
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
+from foveate.models.cache_argument import cache_in
 
 
 class ForwardPass:
@@ -97,7 +98,7 @@ class ForwardPass:
         """What layer `index` is called with instead; None leaves the call bitwise alone."""
         args, kwargs = by_name(self.setting.anatomy.layers[index], args, kwargs)
         hidden = args[0] if args else kwargs["hidden_states"]
-        cache = self.used_cache = kwargs.get("past_key_values")
+        cache = self.used_cache = cache_in(kwargs)
         if index == 0:
             self._check_placeholders()
         if self.carving is not None:

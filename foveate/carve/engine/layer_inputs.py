@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from foveate.carve.engine.per_token import is_per_token, narrow_entries, narrow_tables
 from foveate.core.layout import PAD
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
+from foveate.models.cache_argument import NAMES as CACHE_NAMES
 from foveate.models.masks import is_flash, narrow_mask, narrow_padding, narrow_tokens
 
 # Looked at by name, not as one entry for each token.
@@ -25,7 +26,7 @@ _KNOWN = (
     "attention_mask",
     "position_embeddings",
     "position_ids",
-    "past_key_values",
+    *CACHE_NAMES,
     "shared_kv_states",
     "prev_topk_indices",
 )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from foveate.errors import InputError
+from foveate.models.cache_argument import cache_name
 from foveate.models.token_offsets import tokenise
 from foveate.vist.eval.context import EncodedText, FarContext, Score, Subject
 
@@ -122,7 +123,7 @@ class DecoderSubject(Subject):
                 ids[None, shared:].to(self.device),
                 attention_mask=self.additive(seen),
                 position_ids=(start.base + depth[shared:])[None].to(self.device),
-                past_key_values=start.cache,
+                **{cache_name(self.model): start.cache},
                 logits_to_keep=keep,
             ).logits[0]
             start.prompt = asked

@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
+from foveate.models.cache_argument import cache_name
 from foveate.vist.eval.context import FarContext, Score
 from foveate.vist.eval.decoder_subject import DecoderSubject, Prefilled
 from foveate.vist.fusion.fusion import PrefixCache, fit_span
@@ -78,7 +79,10 @@ class RawSubject(DecoderSubject):
                 positions = torch.arange(at, at + new.shape[1], device=self.device)[None]
                 at += new.shape[1]
                 logits = self.model(
-                    new, past_key_values=cache, position_ids=positions, logits_to_keep=1
+                    new,
+                    position_ids=positions,
+                    logits_to_keep=1,
+                    **{cache_name(self.model): cache},
                 ).logits
                 new = logits[:, -1].argmax(dim=-1, keepdim=True)
                 said.append(int(new))
@@ -288,7 +292,7 @@ def _prefill(model: Any, ids: list[int], positions: list[int]) -> DynamicCache:
     device = model.get_input_embeddings().weight.device
     model(
         torch.tensor([ids], device=device),
-        past_key_values=cache,
+        **{cache_name(model): cache},
         position_ids=torch.tensor([positions], device=device),
         logits_to_keep=1,
     )

@@ -9,6 +9,7 @@ cross-attention form what a layer's self-attention returns is raised by the adde
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ from torch.utils.hooks import RemovableHandle
 from foveate.errors import InputError, UnsupportedModeError
 from foveate.models.anatomy import Anatomy
 from foveate.models.attachment import bound_arguments
+from foveate.models.cache_argument import cache_in, cache_name
+from foveate.models.hook import hook_after, hook_before
 from foveate.models.masks import is_flash, valid_tokens
 from foveate.vist.fusion.fusion import Fusion, PrefixCache
 
@@ -55,7 +58,7 @@ class TextPass:
                 "the model was called with neither input_ids nor inputs_embeds."
             )
         batch, length = tokens.shape[:2]
-        cache = inputs.get("past_key_values")
+        cache = cache_in(inputs)
         past = int(cache.get_seq_length()) if cache is not None else 0
         positions, mask = inputs.get("position_ids"), inputs.get("attention_mask")
         if positions is None:
@@ -70,6 +73,13 @@ class TextPass:
         """Which new tokens are real, [B, Q] bool."""
         mask = self.inputs.get("attention_mask")
         return valid_tokens(mask, self.batch, self.length, self.positions.device)
+
+
+class _Now(threading.local):
+    """What runs in a thread: the pass, and whether its prefix is being asked for."""
+
+    text: TextPass | None = None
+    is_asking: bool = False
 
 
 class Fuser:
@@ -91,8 +101,7 @@ class Fuser:
         self.fusion = fusion
         self.prefix_for = prefix_for
         self._handles: list[RemovableHandle] = []
-        self._pass: TextPass | None = None
-        self._is_asking = False
+        self._here = _Now()
 
     def __enter__(self) -> Fuser:
         self.install()
@@ -108,16 +117,16 @@ class Fuser:
         base = self.anatomy.base
         try:
             add = self._handles.append
-            add(base.register_forward_pre_hook(self._before_base, with_kwargs=True))
-            add(base.register_forward_hook(self._after_base, always_call=True))
+            add(hook_before(base, self._before_base))
+            add(hook_after(base, self._after_base, always=True))
             for i, layer in enumerate(self.anatomy.layers):
                 if self.fusion.prefix is not None:
                     hook = functools.partial(self._before_attention, i)
-                    add(layer.self_attn.register_forward_pre_hook(hook, with_kwargs=True))
+                    add(hook_before(layer.self_attn, hook))
                 elif str(i) in self.fusion.cross:
                     after = functools.partial(self._after_attention, i)
-                    add(layer.register_forward_pre_hook(self._before_layer, with_kwargs=True))
-                    add(layer.self_attn.register_forward_hook(after, with_kwargs=True))
+                    add(hook_before(layer, self._before_layer))
+                    add(hook_after(layer.self_attn, after, with_kwargs=True))
         except BaseException:
             self.remove()
             raise
@@ -127,7 +136,7 @@ class Fuser:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._pass = None
+        self._here.text = None
 
     def _check_kernel(self) -> None:
         kernel = str(self.anatomy.text_config._attn_implementation)
@@ -140,15 +149,15 @@ class Fuser:
     # --- a pass ---
 
     def _before_base(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        if self._is_asking:
+        if self._here.is_asking:
             return  # the prefix itself is being computed
         text = TextPass.of(bound_arguments(module, args, kwargs))
-        self._is_asking = True
+        self._here.is_asking = True
         try:
             prefix = self.prefix_for(text)
         finally:
-            self._is_asking = False
-        self._pass = text if prefix is not None else None
+            self._here.is_asking = False
+        self._here.text = text if prefix is not None else None
         if prefix is None:
             return
         if prefix.num_rows != text.batch:
@@ -165,19 +174,19 @@ class Fuser:
             text.sees = is_after[:, :, None] & prefix.mask[:, None]
 
     def _after_base(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not self._is_asking:
-            self._pass = None
+        if not self._here.is_asking:
+            self._here.text = None
 
     # --- the prefix form ---
 
     def _before_attention(
         self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        text = self._pass
-        if text is None or self._is_asking:
+        text = self._here.text
+        if text is None or self._here.is_asking:
             return None
         assert text.prefix is not None
-        cache = kwargs.get("past_key_values")
+        cache = cache_in(kwargs)
         if text.rotary is None:
             hidden = args[0] if args else kwargs["hidden_states"]
             text.rotary = self.anatomy.base.rotary_emb(hidden, text.positions)
@@ -185,7 +194,7 @@ class Fuser:
             **kwargs,
             "position_embeddings": text.rotary,
             "attention_mask": self._widen(text, kwargs.get("attention_mask"), cache, index),
-            "past_key_values": _WithMemory(
+            cache_name(module): _WithMemory(
                 cache, text.prefix.keys[index], text.prefix.values[index]
             ),
         }
@@ -204,14 +213,14 @@ class Fuser:
     # --- the cross-attention form ---
 
     def _before_layer(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        if self._pass is not None and not self._is_asking:
-            self._pass.residual = args[0] if args else kwargs["hidden_states"]
+        if self._here.text is not None and not self._here.is_asking:
+            self._here.text.residual = args[0] if args else kwargs["hidden_states"]
 
     def _after_attention(
         self, index: int, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any
     ) -> Any:
-        text = self._pass
-        if text is None or self._is_asking:
+        text = self._here.text
+        if text is None or self._here.is_asking:
             return None
         assert text.prefix is not None
         assert text.residual is not None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,9 +12,11 @@ from transformers import DynamicCache
 from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
 from foveate.models.anatomy import Anatomy
+from foveate.models.cache_argument import cache_name
 from foveate.models.families import TEXT_DECODER
 from foveate.vist.fusion.fusion import Fusion, PrefixCache
-from foveate.vist.fusion.kv_prefix import EmbeddingPrefix, Lora, StatePrefix, rotate
+from foveate.vist.fusion.kv_prefix import EmbeddingPrefix, StatePrefix, rotate
+from foveate.vist.fusion.lora_hooks import lora_on
 from foveate.vist.latents.memory import MemoryBatch
 
 # model_type: self_attn, mlp, input_layernorm and half-split rotary embeddings as in Llama.
@@ -166,7 +167,7 @@ def _from_embeddings(
             inputs_embeds=head,
             attention_mask=head_mask.long(),
             position_ids=(head_mask.long().cumsum(dim=1) - 1).clamp_min(0),
-            past_key_values=cache,
+            **{cache_name(base): cache},
             use_cache=True,
         )
     embeds = prefix(batch.latents).to(head.dtype)
@@ -180,7 +181,7 @@ def _from_embeddings(
                 inputs_embeds=embeds[:, first:stop],
                 attention_mask=mask[:, : head.shape[1] + stop],
                 position_ids=positions[:, first:stop],
-                past_key_values=cache,
+                **{cache_name(base): cache},
                 use_cache=True,
             )
     start = head.shape[1]
@@ -188,26 +189,3 @@ def _from_embeddings(
         i: (layer.keys[:, :, start:], layer.values[:, :, start:])
         for i, layer in enumerate(cache.layers)
     }
-
-
-@contextmanager
-def lora_on(anatomy: Anatomy, lora: Lora | None) -> Iterator[None]:
-    """Add the LoRA to the decoder's linear maps inside the block; to all rows that run there."""
-    if lora is None:
-        yield
-        return
-    handles = []
-    try:
-        for i, target in lora.targets:
-
-            def add(
-                module: nn.Module, args: Any, output: Tensor, i: int = i, target: str = target
-            ) -> Tensor:
-                return output + lora.delta(i, target, args[0]).to(output.dtype)
-
-            linear = anatomy.layers[i].get_submodule(target)
-            handles.append(linear.register_forward_hook(add))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from foveate.errors import InputError, UnsupportedModeError
 from foveate.models.anatomy import Anatomy
 from foveate.models.attachment import Attachment
+from foveate.models.cache_argument import cache_in
 from foveate.vist.fusion.fuse import Fuser, TextPass
 from foveate.vist.fusion.fusion import (
     Fusion,
@@ -20,10 +22,25 @@ from foveate.vist.fusion.fusion import (
     fit_span,
     stack_prefixes,
 )
+from foveate.vist.fusion.lora_hooks import LoraHooks
 from foveate.vist.latents.memory import Memory
 from foveate.vist.run.vist_report import VistReport
 
 KEPT_PREFIXES = 32  # (memory, head) pairs whose keys and values an attached run remembers
+
+
+class _Reading(threading.local):
+    """What one thread's calls read.
+
+    Attributes:
+        prefix: of the rows of its last prompt.
+        total_length: text tokens that its generation may end with.
+        num_prompts: rows that its generation was given, before beams.
+    """
+
+    prefix: PrefixCache | None = None
+    total_length: int = 0
+    num_prompts: int | None = None
 
 
 class VistRun(Attachment[VistReport]):
@@ -60,10 +77,9 @@ class VistRun(Attachment[VistReport]):
         self._fusion, self._window = fusion, window
         self._embed, self._compute = embed, compute
         self._fuser = Fuser(anatomy, fusion, self._prefix_for)
-        self._prefix: PrefixCache | None = None
-        self._total_length = 0
-        self._num_prompts: int | None = None
+        self._here = _Reading()
         self._kept: OrderedDict[Any, tuple[Any, PrefixCache]] = OrderedDict()
+        self._keeping = threading.RLock()
 
     @property
     def label(self) -> str:
@@ -72,10 +88,13 @@ class VistRun(Attachment[VistReport]):
     def _install(self) -> None:
         self._fuser.install()
         self._put_on(self._fuser)
+        lora = getattr(self._fusion.prefix, "lora", None)
+        if lora is not None:
+            self._put_on(LoraHooks(self._anatomy, lora))
         self._wrap(self._anatomy.model, "generate", self._guarded_generate)
 
     def _forget(self) -> None:
-        self._prefix = None
+        self._here.prefix = None
         self._kept.clear()
 
     def _guarded_generate(self, generate: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,16 +105,16 @@ class VistRun(Attachment[VistReport]):
             if prompts is None:
                 prompts = kwargs.get("inputs_embeds")
             if prompts is not None:
-                self._num_prompts = int(prompts.shape[0])
+                self._here.num_prompts = int(prompts.shape[0])
                 length = int(prompts.shape[1])
-                self._total_length = length + _new_tokens(self._anatomy.model, length, kwargs)
+                self._here.total_length = length + _new_tokens(self._anatomy.model, length, kwargs)
             # A static cache makes transformers compile the forward pass, past the hooks.
             kwargs.setdefault("disable_compile", True)
-            self._prefix = None if kwargs.get("past_key_values") is None else self._prefix
+            self._here.prefix = None if cache_in(kwargs) is None else self._here.prefix
             try:
                 return generate(inputs, *args, **kwargs)
             finally:
-                self._num_prompts, self._total_length = None, 0
+                self._here.num_prompts, self._here.total_length = None, 0
 
         return guarded
 
@@ -104,24 +123,24 @@ class VistRun(Attachment[VistReport]):
     def _prefix_for(self, text: TextPass) -> PrefixCache | None:
         if all(memory is None for memory in self.memories):
             return None
-        count = self._num_prompts or text.batch
+        count = self._here.num_prompts or text.batch
         if len(self.memories) not in (1, count) or text.batch % count:
             raise InputError(
                 f"{len(self.memories)} memories are attached and {count} prompts came; attach one "
                 "memory for each prompt (None for a prompt without), or one for all."
             )
         if text.past:
-            if self._prefix is None and self._fusion.prefix is None:
-                self._prefix = self._read_heads(text, count)
-            if self._prefix is None:
+            if self._here.prefix is None and self._fusion.prefix is None:
+                self._here.prefix = self._read_heads(text, count)
+            if self._here.prefix is None:
                 raise UnsupportedModeError(
                     f"the KV cache holds {text.past} tokens that were read before this memory was "
                     "attached; start from an empty cache."
                 )
-            self._check_window(text, self._prefix)
-            return self._prefix
+            self._check_window(text, self._here.prefix)
+            return self._here.prefix
         prefix = self._read_heads(text, count)
-        self._prefix = prefix
+        self._here.prefix = prefix
         self._add_report(self._report(prefix))
         return prefix
 
@@ -139,7 +158,7 @@ class VistRun(Attachment[VistReport]):
                 f"memory_at has {len(heads)} entries and {count} prompts came; give one number, or "
                 "one for each prompt."
             )
-        total = max(self._total_length, text.length)
+        total = max(self._here.total_length, text.length)
         rows: list[PrefixCache] = []
         places: dict[Any, int] = {}
         index = []
@@ -199,18 +218,19 @@ class VistRun(Attachment[VistReport]):
             )
 
     def _remember(self, key: Any, memory: Any, make: Callable[[], PrefixCache]) -> PrefixCache:
-        if key not in self._kept:
-            with torch.no_grad():
-                # The memory is kept too, so that its id stays its own.
-                self._kept[key] = (memory, make())
-            while len(self._kept) > KEPT_PREFIXES:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key][1]
+        with self._keeping:  # threads that ask the same document read it once
+            if key not in self._kept:
+                with torch.no_grad():
+                    # The memory is kept too, so that its id stays its own.
+                    self._kept[key] = (memory, make())
+                while len(self._kept) > KEPT_PREFIXES:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(key)
+            return self._kept[key][1]
 
     def _check_window(self, text: TextPass, prefix: PrefixCache) -> None:
         longest = text.past + text.length
-        if longest <= self._total_length:
+        if longest <= self._here.total_length:
             return
         if max(prefix.spans) + longest > self._window:
             raise InputError(

@@ -187,3 +187,20 @@ def test_beams(name: str) -> None:
     assert_close(cached.sequences_scores, fed_again.sequences_scores)
     gap = (cached.sequences_scores - plain.sequences_scores).abs().max()
     assert gap > 1e-4, "beams are the same without a cut: the test would pass on anything"
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", INDEXED)
+def test_reading_attention_leaves_sparse_attention_sparse(name: str, attention: str) -> None:
+    """Such models look at the kernel's name before they hide what the indexer did not choose."""
+    model = kinds.build(name, attention)
+    inputs = tiny.prompts(model, name, (0, 0))
+    inputs = {key: torch.cat([value, value, value], dim=1) for key, value in inputs.items()}
+    topk = model.base_model.language_model.config.index_topk
+    assert inputs["input_ids"].shape[1] > topk, "nothing would be hidden"
+    plain = generated(model, inputs)
+    for method in ("tokencarve", "fastv", "sparsevlm", "pyramiddrop"):
+        with foveate.attach(model, foveate.method(method, keep_tokens=2)):
+            carved = generated(model, inputs)
+        for a, b in zip(plain.logits, carved.logits, strict=True):
+            assert torch.equal(a, b)

@@ -1,0 +1,78 @@
+"""The LoRA of an embedding prefix, on the decoder's linear maps while a thread reads latents."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from foveate.models.anatomy import Anatomy
+from foveate.models.hook import hook_after
+from foveate.vist.fusion.kv_prefix import Lora
+
+
+class _On(threading.local):
+    """Whether it is added in this thread now."""
+
+    value: bool = False
+
+
+class LoraHooks:
+    """Hooks that add the LoRA in the threads that ask for it (`lora_on`), and nowhere else.
+
+    Args:
+        anatomy: of the decoder.
+        lora: what is added.
+    """
+
+    def __init__(self, anatomy: Anatomy, lora: Lora) -> None:
+        self.here = _On()
+        self._key = (id(anatomy.decoder), id(lora))
+        self._lora = lora
+        self._handles = [
+            hook_after(
+                anatomy.layers[i].get_submodule(target), functools.partial(self._add, i, target)
+            )
+            for i, target in lora.targets
+        ]
+        _INSTALLED.setdefault(self._key, self)
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        if _INSTALLED.get(self._key) is self:
+            del _INSTALLED[self._key]
+
+    def _add(
+        self, layer: int, target: str, module: nn.Module, args: Any, output: Tensor
+    ) -> Tensor | None:
+        if not self.here.value:
+            return None
+        return output + self._lora.delta(layer, target, args[0]).to(output.dtype)
+
+
+# While a run is attached its hooks stay on: threads that call the model must not see hooks come and
+# go.
+_INSTALLED: weakref.WeakValueDictionary[tuple[int, int], LoraHooks] = weakref.WeakValueDictionary()
+
+
+@contextmanager
+def lora_on(anatomy: Anatomy, lora: Lora | None) -> Iterator[None]:
+    """Add the LoRA to the decoder's linear maps inside the block; to all rows of this thread."""
+    if lora is None:
+        yield
+        return
+    installed = _INSTALLED.get((id(anatomy.decoder), id(lora)))
+    hooks = installed or LoraHooks(anatomy, lora)
+    hooks.here.value = True
+    try:
+        yield
+    finally:
+        hooks.here.value = False
+        if installed is None:
+            hooks.remove()
