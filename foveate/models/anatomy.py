@@ -18,13 +18,32 @@ __all__ = ["MODALITIES", "Anatomy", "Modality", "Tower", "Unit", "anatomy_of", "
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The parts of one model that the hooks need."""
+    """The parts of one model that the hooks need.
+
+    Args:
+        family: what is known of its kind.
+        config: of the model.
+        model: the model itself.
+        base: the module that reads every prompt, on which a run's passes begin and end.
+        decoder: the module that holds `.layers`.
+    """
 
     family: Family
     config: Any
     model: nn.Module
     base: nn.Module
     decoder: nn.Module
+
+    @property
+    def generator(self) -> nn.Module:
+        """The module whose `generate` decodes: the model, or the language model inside a host."""
+        host = self.family.host
+        return self.model if host is None else self.model.get_submodule(host.generates)
+
+    @property
+    def extractor(self) -> nn.Module:
+        """The module that makes features of images."""
+        return self.base if self.family.host is None else self.model
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -71,8 +90,10 @@ def anatomy_of(model: nn.Module, *, with_explicit_mask: bool) -> Anatomy:
             f"{type(model).__name__} is not a transformers model (no config.model_type); "
             "pass the model itself, not a wrapper or a pipeline."
         )
-    base = getattr(model, "base_model", model)
     family = _family_of(model, model_type, with_explicit_mask)
+    base = getattr(model, "base_model", model)
+    if family.host is not None:
+        base = model.get_submodule(family.host.base)
     try:
         decoder = base.get_submodule(family.decoder)
     except AttributeError as error:

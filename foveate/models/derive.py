@@ -6,19 +6,26 @@ import ast
 import functools
 import inspect
 import re
-import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
 from transformers.models.auto import configuration_auto
 
-from foveate.errors import UnsupportedModelError
 from foveate.models.cache_kinds import why_not_in_llm
+from foveate.models.class_source import is_self, tree_of
+from foveate.models.derive_host import (
+    check_language_model,
+    host_of,
+    part_that_generates,
+    puts_features_in_front,
+    refusal,
+)
 from foveate.models.family import (
     MODALITIES,
     Family,
     FirstLayer,
+    Host,
     Modality,
     UnitRule,
     first_layer_any,
@@ -56,17 +63,20 @@ def derive(model: nn.Module) -> Family:
     """
     base: Any = getattr(model, "base_model", model)
     config: Any = model.config
-    _check_generate(model)
+    check_language_model(model)
     decoder = decoder_of(model)
+    host = host_of(model, decoder)
+    if host is not None:
+        return _around(model, decoder, host)
     path = next((name for name, module in base.named_modules() if module is decoder), None)
     if path is None:
-        raise _refusal(model, "its decoder is not inside its base model, so no hook would see it")
+        raise refusal(model, "its decoder is not inside its base model, so no hook would see it")
     found = placeholders(base, config)
     modalities = [m for m in found if callable(getattr(base, f"get_{m}_features", None))]
     if not found:
-        raise _refusal(model, "no placeholder token for images is named in its configuration")
+        raise refusal(model, "no placeholder token for images is named in its configuration")
     if not modalities:
-        raise _refusal(
+        raise refusal(
             model,
             f"{type(base).__name__} has no get_image_features, so it does not put images in the "
             "place of tokens",
@@ -83,6 +93,31 @@ def derive(model: nn.Module) -> Family:
     )
 
 
+def _around(model: nn.Module, decoder: nn.Module, host: Host) -> Family:
+    """The family of a model around a language model of its own."""
+    config: Any = model.config
+    found = {} if host.mask else placeholders(model, config)
+    found = {m: name for m, name in found.items() if hasattr(model, f"get_{m}_features")}
+    if not found and not host.mask:
+        part = part_that_generates(model)
+        raise refusal(
+            model,
+            f"its generate() runs {part}.generate(), past the model's own forward pass, and no "
+            "placeholder says where images are",
+        )
+    why = why_not_in_llm(decoder.config)
+    return Family(
+        title=title_of(config.model_type, model),
+        decoder="",
+        visual_tokens=found,
+        units={},
+        first_layer=_first_layer(decoder, config),
+        cut="before_llm" if why else "in_llm",
+        why=why,
+        host=host,
+    )
+
+
 def decoder_of(model: nn.Module) -> nn.Module:
     """The module that holds the decoder's `.layers`.
 
@@ -91,7 +126,7 @@ def decoder_of(model: nn.Module) -> nn.Module:
     """
     config = model.config
     if getattr(config, "is_encoder_decoder", False):
-        raise _refusal(model, "it is an encoder with a decoder that reads it by cross-attention")
+        raise refusal(model, "it is an encoder with a decoder that reads it by cross-attention")
     place: Any = None
     if hasattr(model, "get_decoder"):
         try:
@@ -105,13 +140,22 @@ def decoder_of(model: nn.Module) -> nn.Module:
         place = inner if isinstance(inner, nn.Module) else getattr(place, "decoder", None)
     layers = getattr(place, "layers", None)
     if not isinstance(place, nn.Module) or not isinstance(layers, nn.ModuleList) or not layers:
-        raise _refusal(model, "no decoder with a list of layers was found in it")
+        if puts_features_in_front(model):
+            raise refusal(
+                model,
+                "it puts features of images in front of its text behind the embeddings, so that "
+                "its layers run on more tokens than it was given ids for and none of these says "
+                "where an image is",
+            )
+        raise refusal(model, "no decoder with a list of layers was found in it")
+    # Kosmos-2 has the arguments and, as its configuration says, not the modules.
+    may_cross = getattr(place.config, "add_cross_attention", None) is not False
     for layer in layers:
         reads = inspect.signature(type(layer).forward).parameters
-        if any(name in reads for name in _FROM_AN_ENCODER) or any(
+        if (may_cross and any(name in reads for name in _FROM_AN_ENCODER)) or any(
             hasattr(layer, n) for n in _CROSS
         ):
-            raise _refusal(
+            raise refusal(
                 model,
                 f"its {type(layer).__name__}s read images by cross-attention, so there are no "
                 "visual tokens in its decoder",
@@ -152,13 +196,6 @@ def title_of(model_type: str, model: nn.Module | None = None) -> str:
     return re.sub(r"(ForConditionalGeneration|ForCausalLM|Model)$", "", type(model).__name__)
 
 
-def _refusal(model: nn.Module, why: str) -> UnsupportedModelError:
-    kind = model.config.model_type
-    return UnsupportedModelError(
-        f"{type(model).__name__} ({kind}) cannot be carved: {why}. `foveate models` lists what can."
-    )
-
-
 def _unit_rule(config: Any, modality: Modality) -> UnitRule:
     # With pinpoints an image is a base view and tiles, whose features stand one after the other.
     is_tiled = modality == "image" and getattr(config, "image_grid_pinpoints", None)
@@ -185,27 +222,11 @@ def _after(layer: int, config: Any) -> int:
     return layer
 
 
-def _check_generate(model: nn.Module) -> None:
-    """Refuse a `generate` that runs the language model past the model's own forward."""
-    method = getattr(type(model), "generate", None)
-    for node in ast.walk(_tree(method)) if method is not None else ():
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
-            continue
-        owner = node.func.value
-        is_part = isinstance(owner, ast.Attribute) and _is_self(owner.value)
-        if node.func.attr == "generate" and is_part and isinstance(owner, ast.Attribute):
-            raise _refusal(
-                model,
-                f"its generate() runs {owner.attr}.generate(), past the model's own forward pass, "
-                "so that images could not be told from text",
-            )
-
-
 def _compared(cls: type) -> list[tuple[str, str]]:
     """(what is assigned, attribute) of every `x = ... == self.config.attribute` where it merges."""
     pairs: list[tuple[str, str]] = []
     for method in _MERGING:
-        for node in ast.walk(_tree(getattr(cls, method, None))):
+        for node in ast.walk(tree_of(getattr(cls, method, None))):
             if isinstance(node, ast.Assign):
                 target = ast.unparse(node.targets[0])
             elif isinstance(node, ast.Compare):
@@ -222,22 +243,7 @@ def _attributes_compared(node: ast.AST) -> Iterator[str]:
             continue
         for side in (part.left, *part.comparators):
             if isinstance(side, ast.Attribute) and (
-                _is_self(side.value)
+                is_self(side.value)
                 or (isinstance(side.value, ast.Attribute) and side.value.attr == "config")
             ):
                 yield side.attr
-
-
-def _is_self(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name) and node.id == "self"
-
-
-@functools.lru_cache(maxsize=256)
-def _tree(function: Any) -> ast.AST:
-    """The source of a function as a tree; an empty one where there is no source to read."""
-    if function is None:
-        return ast.Module(body=[], type_ignores=[])
-    try:
-        return ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
-    except (OSError, TypeError, SyntaxError):
-        return ast.Module(body=[], type_ignores=[])

@@ -56,6 +56,32 @@ class Tower:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Host:
+    """A model around a language model that reads embeddings, so that its ids show no images.
+
+    The host puts visual features among the embeddings itself and calls its language model, in its
+    forward and maybe for `generate` past it. So the hooks lie on the language model's decoder, and
+    the host is asked where the visual tokens are.
+
+    Args:
+        generates: path from the model to the part whose `generate` decodes; "" if it does itself.
+        base: path from the model to the module that reads every prompt.
+        mask: argument of `base` that is True at visual tokens, [B, S]; "" where the host's token
+            ids tell, by its placeholders.
+        features: argument of `base` with the features of images that stand there, [N, tokens, D];
+            "" with token ids.
+        unit: attribute of the configuration that says how many tokens an image or a video frame
+            has; "" where a run of visual tokens is an image.
+    """
+
+    generates: str
+    base: str
+    mask: str = ""
+    features: str = ""
+    unit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """What the hooks know of a model's kind.
 
@@ -73,6 +99,8 @@ class Family:
         cut: "in_llm" if tokens may leave between decoder layers, "before_llm" if only the prompt
             as a whole may be shortened.
         why: with "before_llm", the sentence that says why.
+        host: of a model around a language model that reads embeddings; None for others. With one,
+            `decoder` is a path from `host.base`.
     """
 
     title: str
@@ -84,6 +112,7 @@ class Family:
     tower: Tower | None = None
     cut: Cut = "in_llm"
     why: str = ""
+    host: Host | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,4 +142,5 @@ class Row:
             tower=self.tower,
             cut=derived.cut,
             why=derived.why,
+            host=derived.host,
         )

@@ -52,7 +52,7 @@ VISION: dict[str, Any] = {
     "head_dim": 16, "mlp_ratio": 2, "num_position_embeddings": 36, "projection_dim": 48,
     "vision_use_head": False, "attention_dropout": 0.0, "window_size": 16, "n_layers": 2,
     "base_channels": 32, "num_image_tokens": 36, "image_token_embed_dim": 48,
-    "pos_emb_height": 8, "pos_emb_width": 8,
+    "pos_emb_height": 8, "patch_embed_hidden_size": 48, "pos_emb_width": 8,
     "fullatt_block_indexes": [1], "deepstack_visual_indexes": [0, 1], "text_hidden_size": 48,
 }  # fmt: skip
 
@@ -74,7 +74,7 @@ TOP: dict[str, Any] = {
     "boi_token_id": START_ID, "eoi_token_id": END_ID, "boa_token_id": 97, "eoa_token_id": 98,
     "boi_token_index": START_ID, "eoi_token_index": END_ID, "mm_tokens_per_image": 9,
     "image_grid_pinpoints": [[24, 48], [48, 24], [48, 48]], "image_seq_length": 9,
-    "num_query_tokens": 8, "hidden_size": 48, "out_hidden_size": 48,
+    "num_query_tokens": 8, "latent_query_num": 8, "hidden_size": 48, "out_hidden_size": 48,
     "projector_hidden_size": 32, "image_size": 24, "patch_size": 4,
 }  # fmt: skip
 

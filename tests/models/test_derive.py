@@ -94,13 +94,10 @@ def test_families_without_a_row(
 @pytest.mark.parametrize(
     ("model_type", "why"),
     [
-        ("blip-2", "language_model.generate"),
-        ("instructblip", "language_model.generate"),
-        ("kosmos-2", "text_model.generate"),
+        ("git", "in front of its text"),
         ("mllama", "cross-attention"),
         ("florence2", "an encoder with a decoder"),
         ("mistral4", "no placeholder token"),
-        ("kosmos-2.5", "no placeholder token"),
     ],
 )
 def test_a_wrong_guess_is_refused(model_type: str, why: str) -> None:

@@ -113,7 +113,14 @@ def _key(anatomy: Anatomy) -> str:
 
 def _as_text(family: Family) -> list[Any]:
     rules = {m: getattr(rule, "__name__", str(rule)) for m, rule in family.units.items()}
-    return [family.decoder, dict(family.visual_tokens), rules, family.tiles, family.cut]
+    return [
+        family.decoder,
+        dict(family.visual_tokens),
+        rules,
+        family.tiles,
+        family.cut,
+        str(family.host),
+    ]
 
 
 def cache_file() -> Path:

@@ -19,6 +19,7 @@ _IMAGE_NAMES = ("pixel_values", "image_grid_thw")
 _VIDEO_NAMES = ("pixel_values_videos", "video_grid_thw")
 _GRIDS = ((1, 4, 4), (1, 2, 6), (1, 4, 2))
 _CLIPS = ((2, 4, 4), (3, 2, 4))
+_FRAMES = 4  # of a clip that is shown frame by frame
 _SIZES = ((32, 24), (16, 32), (32, 32))
 
 
@@ -30,8 +31,8 @@ def makers(twin: Any, modality: Modality) -> list[Maker]:
         modality: "image" or "video".
     """
     extract = getattr(twin.base_model, f"get_{modality}_features", None)
-    if extract is None:
-        return []
+    if extract is None or "qformer_input_ids" in inspect.signature(extract).parameters:
+        return [functools.partial(_of_host, twin, video=modality == "video")]
     takes = inspect.signature(extract).parameters
     if modality == "video":
         ways: list[Any] = [_patches, _clips] if "video_grid_thw" in takes else [_clips]
@@ -242,6 +243,22 @@ def _positioned(twin: Any, item: int) -> dict[str, Tensor]:
     places = torch.cartesian_prod(torch.arange(side), torch.arange(side)).flip(-1)
     pixels = noise(1, side * side, 3 * _patch(twin) ** 2, item=item)
     return {"pixel_values": pixels, "image_position_ids": places[None]}
+
+
+def _of_host(twin: Any, item: int, video: bool) -> dict[str, Tensor]:
+    """What the forward of a model around a language model takes for an image."""
+    takes = inspect.signature(type(twin).forward).parameters
+    side, frames = _side(twin), (_FRAMES,) if video else ()
+    made: dict[str, Tensor] = {}
+    if "pixel_values" in takes:
+        made["pixel_values"] = noise(1, *frames, 3, side, side, item=item)
+    if "flattened_patches" in takes:  # row and column of each, then its pixels
+        places = torch.cartesian_prod(torch.arange(1, 4), torch.arange(1, 4)).float()
+        pixels = noise(1, len(places), 3 * _patch(twin) ** 2, item=item)
+        made["flattened_patches"] = torch.cat([places[None], pixels], dim=-1)
+    if "qformer_input_ids" in takes:
+        made["qformer_input_ids"] = torch.tensor([[5, 6 + item, 7]])
+    return made
 
 
 def _clips(twin: Any, item: int, video: bool = True) -> dict[str, Tensor]:

@@ -13,7 +13,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from foveate.carve.check.pixels import Maker, joined, makers
 from foveate.models.anatomy import Anatomy, visual_token_ids
 from foveate.models.family import Modality
-from foveate.models.twin_rules import END_ID, FIRST_SPECIAL_ID, PAD_ID, START_ID, VOCAB
+from foveate.models.twin_rules import (
+    END_ID,
+    FIRST_SPECIAL_ID,
+    IMAGE_ID,
+    PAD_ID,
+    START_ID,
+    VOCAB,
+)
 
 GREEDY: dict[str, Any] = {
     "max_new_tokens": 5,
@@ -36,7 +43,7 @@ class Prompts:
 
     Args:
         anatomy: of the twin.
-        modality: what its rows show.
+        modality: what its rows show; a model that knows no images shows videos instead.
 
     Attributes:
         is_real: whether pixels go through the twin's tower; else features are given.
@@ -44,7 +51,10 @@ class Prompts:
     """
 
     def __init__(self, anatomy: Anatomy, modality: Modality = "image") -> None:
-        self.anatomy, self.modality = anatomy, modality
+        self.anatomy = anatomy
+        known = tuple(anatomy.family.visual_tokens) or (modality,)
+        self.modality: Modality = modality if modality in known else known[0]
+        self._host = anatomy.family.host
         self.model: Any = anatomy.model
         self.why = ""
         self._maker: Maker | None = None
@@ -83,6 +93,9 @@ class Prompts:
         for name in ("mm_token_type_ids", "token_type_ids"):
             if name in inputs:
                 out[name] = torch.cat([inputs[name], ones * behind], dim=1)
+        if self._host is not None and self._host.mask:
+            mask = inputs[self._host.mask]
+            out[self._host.mask] = torch.cat([mask, torch.zeros_like(ones)], dim=1)
         return out
 
     def generate(self, inputs: dict[str, Any]) -> Any:
@@ -121,7 +134,7 @@ class Prompts:
         return False
 
     def _rows(self, items: Sequence[int]) -> list[list[int]]:
-        token = visual_token_ids(self.anatomy)[self.modality]
+        token = self._token
         write = _LAYOUTS[self.modality][self._layout]
         rows, item = [], 0
         for number, count in enumerate(items):
@@ -135,8 +148,18 @@ class Prompts:
             rows.append([*row, *_text(max(2, 6 - number), 20 + number)])
         return rows
 
+    @property
+    def _token(self) -> int:
+        """The placeholder; where a mask tells where images are, any token may stand there."""
+        return visual_token_ids(self.anatomy).get(self.modality, IMAGE_ID)
+
     def _count(self, item: int) -> int:
         """Visual tokens of an item."""
+        if self._host is not None:
+            made = self._maker(item) if self._maker is not None else {}
+            pixels = made.get("pixel_values")
+            frames = pixels.shape[1] if pixels is not None and pixels.ndim == 5 else 1
+            return int(getattr(self.anatomy.config, self._host.unit)) * frames
         if self._maker is None:
             return _FEATURES[0 if self._stacked else item % len(_FEATURES)]
         if item not in self._counts:
@@ -157,8 +180,10 @@ class Prompts:
             out.update(joined([self._maker(item) for item in shown]))
         elif shown:
             out["mm_encoder_outputs"] = {self.modality: self._features(shown)}
+        if self._host is not None:
+            out.update(self._told(ids, shown))
         takes = inspect.signature(type(self.model.base_model).forward).parameters
-        token = visual_token_ids(self.anatomy)[self.modality]
+        token = self._token
         kind = 2 if self.modality == "video" else 1
         front, _ = _PREFIX_TYPES.get(self.model.config.model_type, (None, 0))
         for name in ("mm_token_type_ids", "token_type_ids"):
@@ -166,6 +191,17 @@ class Prompts:
                 types = (ids == token).long() * kind
                 out[name] = types if front is None else torch.full_like(ids, front)
         return out
+
+    def _told(self, ids: Tensor, shown: list[int]) -> dict[str, Tensor]:
+        """What a host asks for beside pixels, which it wants for prompts without images as well."""
+        host, config = self._host, self.anatomy.text_config
+        assert host is not None
+        if not host.mask:
+            return {} if shown or self._maker is None else self._maker(0)
+        told = {host.mask: (ids == self._token).long()}
+        if not shown:
+            told[host.features] = torch.zeros(0, self._count(0), config.hidden_size)
+        return told
 
     def _features(self, shown: list[int]) -> BaseModelOutputWithPooling:
         weight = self.model.get_input_embeddings().weight

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from foveate.carve.engine.decide import text_columns
 from foveate.carve.engine.explicit_mask import ExplicitMask
+from foveate.carve.engine.host_prompt import HostPrompt, visual_of_ids, visual_of_mask
 from foveate.carve.engine.labels import Labels
 from foveate.errors import UnsupportedModeError
 from foveate.models.anatomy import MODALITIES, Anatomy, visual_token_ids
@@ -34,6 +35,7 @@ class Call:
         past: uncompressed length of the cache before the call.
         visual_mask: [B, S] bool, where the new tokens are visual; None where none is.
         is_explicit_mask: the caller gave the mask; token ids say nothing about images.
+        ids: [B, S] of the new tokens, where they are known.
         labels: what the host model was asked for by column, None for nothing.
     """
 
@@ -46,6 +48,7 @@ class Call:
     past: int
     visual_mask: Tensor | None
     is_explicit_mask: bool
+    ids: Tensor | None = None
     labels: Labels | None = None
 
     @classmethod
@@ -56,6 +59,7 @@ class Call:
         explicit: ExplicitMask | None,
         num_prompts: int | None,
         labels: Labels | None = None,
+        prompt: HostPrompt | None = None,
     ) -> Call:
         """Read a call off its arguments.
 
@@ -65,10 +69,12 @@ class Call:
             explicit: the caller's visual_mask; it counts where its length is the call's.
             num_prompts: rows before beams, None where that is not known.
             labels: of the host model's call around it.
+            prompt: that the host model feeds, where the call brings embeddings.
 
         Raises:
             UnsupportedModeError: nothing says where the new tokens are visual, or `explicit` does
                 not fit the call.
+            UnsupportedModelError: the host model's placeholders are not the family's.
         """
         ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
         tokens = ids if ids is not None else embeds
@@ -76,21 +82,33 @@ class Call:
             raise UnsupportedModeError(
                 "the model was called with neither input_ids nor inputs_embeds."
             )
-        visual_mask, is_explicit = _visual_mask(inputs, tokens, anatomy, explicit)
-        has_visual = visual_mask is not None and bool(visual_mask.any())
         cache = cache_in(inputs)
-        batch = tokens.shape[0]
+        past = cache.get_seq_length() if cache is not None else 0
+        batch, length = tokens.shape[:2]
+        host = anatomy.family.host
+        if ids is None and prompt is not None:
+            ids, is_explicit = prompt.ids_of(tokens), True
+            valid = valid_tokens(inputs.get("attention_mask"), batch, length, tokens.device)
+            placeholders = visual_token_ids(anatomy).values()
+            vocabulary = anatomy.base.get_input_embeddings()
+            visual_mask: Tensor | None = visual_of_ids(ids, tokens, valid, placeholders, vocabulary)
+        elif host is not None and host.mask and explicit is None:
+            visual_mask, is_explicit = visual_of_mask(inputs, host, past), True
+        else:
+            visual_mask, is_explicit = _visual_mask(inputs, tokens, anatomy, explicit)
+        has_visual = visual_mask is not None and bool(visual_mask.any())
         is_multiple = num_prompts is not None and num_prompts and batch % num_prompts == 0
         return cls(
             inputs=inputs,
             batch=batch,
-            length=tokens.shape[1],
+            length=length,
             rows_per_prompt=batch // num_prompts if is_multiple and num_prompts else 1,
             device=tokens.device,
             cache=cache,
-            past=cache.get_seq_length() if cache is not None else 0,
+            past=past,
             visual_mask=visual_mask if has_visual else None,
             is_explicit_mask=is_explicit,
+            ids=ids,
             labels=labels,
         )
 

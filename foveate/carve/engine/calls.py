@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from foveate.carve.engine.decide import Group, ImagePlan
 from foveate.carve.engine.explicit_mask import ExplicitMask
 from foveate.carve.engine.forward_pass import ForwardPass
+from foveate.carve.engine.host_prompt import HostPrompt
 from foveate.carve.engine.labels import Labels
 from foveate.carve.engine.replay import Replay
 
@@ -34,6 +35,7 @@ class Calls(threading.local):
         forward: the call of the base model that runs now.
         generation: that it belongs to, if any.
         labels: of the host model's call that runs now, until the base model takes them over.
+        prompt: that the host model is about to feed to the language model inside it, likewise.
         plans, decisions: of the last prefill.
         next_serial: number of the next image, see Run.
         explicit_mask: the caller's; None where none was given in this thread.
@@ -43,6 +45,7 @@ class Calls(threading.local):
         self.forward: ForwardPass | None = None
         self.generation: Generation | None = None
         self.labels: Labels | None = None
+        self.prompt: HostPrompt | None = None
         self.plans: list[ImagePlan] = []
         self.decisions: dict[int, list[Group]] = {}
         self.next_serial: int | None = None
@@ -50,4 +53,4 @@ class Calls(threading.local):
 
     def forget(self) -> None:
         """Give up what belongs to calls; the last prefill's plans stay."""
-        self.forward = self.generation = self.labels = None
+        self.forward = self.generation = self.labels = self.prompt = None

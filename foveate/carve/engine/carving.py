@@ -194,7 +194,7 @@ class Carving:
     def _serials(self, spans: Sequence[ImageSpan]) -> tuple[int, ...]:
         """A number for each image, which random choices follow from."""
         first = self.first_serial
-        ids = self.call.inputs.get("input_ids")
+        ids = self.call.ids
         if first is not None or ids is None or not self.setting.needs("serials"):
             return tuple(range(first or 0, (first or 0) + len(spans)))
         rows = {

@@ -40,7 +40,7 @@ class ExplicitMask:
             UnsupportedModeError: the mask does not fit the batch.
         """
         mask = self._for_batch(embeds.shape[0]).to(embeds.device)
-        known = _is_known(embeds, vocabulary)
+        known = is_known(embeds, vocabulary)
         if known is None:
             return mask
         is_text = (known | ~mask).all(dim=1, keepdim=True)
@@ -74,7 +74,7 @@ class ExplicitMask:
         return self.mask.repeat_interleave(batch // rows, dim=0)
 
 
-def _is_known(embeds: Tensor, vocabulary: nn.Module) -> Tensor | None:
+def is_known(embeds: Tensor, vocabulary: nn.Module) -> Tensor | None:
     """Which of the embeddings [B, S, D] are the vocabulary's own, [B, S] bool.
 
     The first bytes of each are compared; None where the vocabulary cannot be read.

@@ -45,7 +45,7 @@ class ImageCache:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._base = anatomy_of(model, with_explicit_mask=False).base
+        self._base = anatomy_of(model, with_explicit_mask=False).extractor
         self._kept: dict[str, tuple[dict[str, Any], Any]] = {}
         self.num_encoded = 0
 

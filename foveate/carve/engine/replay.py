@@ -52,6 +52,11 @@ class Replay:
         visual_mask = F.pad(self._visual_mask, (0, self._next_length - prompt_length))
         return replace(call, visual_mask=visual_mask)
 
+    @property
+    def has_ids(self) -> bool:
+        """Whether the prompt came as token ids, so that it can be told when it comes again."""
+        return self._ids is not None
+
     def advance(self, call: Call) -> None:
         """The decisions were applied to a call: the next one is a token longer."""
         self._next_length = call.length + 1
@@ -108,6 +113,7 @@ def _features(inputs: Mapping[str, Any]) -> list[Any]:
         for value in (
             inputs.get("pixel_values"),
             inputs.get("pixel_values_videos"),
+            inputs.get("image_embeds"),
             *encoded.values(),
         )
         if value is not None
@@ -115,4 +121,9 @@ def _features(inputs: Mapping[str, Any]) -> list[Any]:
 
 
 def _same(a: list[Any], b: list[Any]) -> bool:
-    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(map(_is_same, a, b))
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    # Kosmos-2.5 makes the features of its images anew for every token.
+    return a is b or (isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b))

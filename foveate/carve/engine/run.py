@@ -17,6 +17,7 @@ from foveate.carve.engine.checkpointed import without_unused_cache
 from foveate.carve.engine.decide import Group, ImagePlan
 from foveate.carve.engine.explicit_mask import ExplicitMask
 from foveate.carve.engine.forward_pass import ForwardPass
+from foveate.carve.engine.host_prompt import HostPrompt
 from foveate.carve.engine.labels import Labels
 from foveate.carve.engine.pass_report import pass_report
 from foveate.carve.engine.renumbered import renumbers
@@ -67,8 +68,9 @@ class Run(Attachment[Report]):
         self._given_mask = visual_mask
         self._here = Calls()
         anatomy = self._anatomy
-        # Inside a PEFT wrapper it is the transformers model that generates.
+        # Inside a PEFT wrapper it is the transformers model that is called.
         self._host: Any = anatomy.model
+        self._generator: Any = anatomy.generator
         steps = method.steps(len(anatomy.layers), anatomy.family.first_layer(anatomy.config))
         self.steps = {step.layer: step for step in steps}
         self.prune_layer = steps[0].layer
@@ -171,15 +173,20 @@ class Run(Attachment[Report]):
         if host is not base:
             self._put_on(hook_before(host, self._before_model))
             self._put_on(hook_after(host, self._after_model, always=True))
-        if hasattr(host, "generate"):
-            self._wrap(host, "generate", self._guarded_generate)
-            self._wrap(host, "_get_candidate_generator", self._prompt_first)
-        for name in ("generate_batch", "init_continuous_batching"):
-            if hasattr(host, name):
-                self._wrap(host, name, _refuse_continuous_batching)
+        generator = self._generator
+        if generator is not host:
+            self._put_on(hook_before(generator, self._before_model))
+            self._put_on(hook_after(generator, self._after_model, always=True))
+        if hasattr(generator, "generate"):
+            self._wrap(generator, "generate", self._guarded_generate)
+            self._wrap(generator, "_get_candidate_generator", self._prompt_first)
+        for owner in dict.fromkeys((host, generator)):
+            for name in ("generate_batch", "init_continuous_batching"):
+                if hasattr(owner, name):
+                    self._wrap(owner, name, _refuse_continuous_batching)
 
     def _refuse_compiled(self) -> None:
-        for module in (self._host, self._anatomy.base, self._anatomy.decoder):
+        for module in (self._host, self._generator, self._anatomy.base, self._anatomy.decoder):
             refuse_compiled(module)
 
     def _forget(self) -> None:
@@ -192,7 +199,7 @@ class Run(Attachment[Report]):
         """Open a generation; refuse what hooks cannot see from inside a forward pass."""
 
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            for config in (kwargs.get("generation_config"), self._host.generation_config):
+            for config in (kwargs.get("generation_config"), self._generator.generation_config):
                 chunk = getattr(config, "prefill_chunk_size", None)
                 chunk = kwargs.get("prefill_chunk_size", chunk)
                 if chunk is not None:
@@ -206,14 +213,21 @@ class Run(Attachment[Report]):
                 here.generation,
                 Generation(num_prompts=_num_prompts(args, kwargs)),
             )
+            here.prompt = self._told_prompt(_given(args, kwargs), kwargs.get("inputs_embeds"))
             if self._setting is not None:
                 self._setting.recorder.expect()
             try:
                 return generate(*args, **kwargs)
             finally:
-                here.generation = outer
+                here.generation, here.prompt = outer, None
 
         return guarded
+
+    def _told_prompt(self, ids: Any, embeds: Any) -> HostPrompt | None:
+        """What the host tells of embeddings that its language model is about to read."""
+        host = self._anatomy.family.host
+        is_told = host is not None and not host.mask and isinstance(ids, Tensor)
+        return HostPrompt(ids) if is_told and embeds is not None else None
 
     def _prompt_first(self, make: Callable[..., Any]) -> Callable[..., Any]:
         def make_prompt_first(*args: Any, **kwargs: Any) -> Any:
@@ -224,12 +238,17 @@ class Run(Attachment[Report]):
     def _before_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        self._here.labels, args, kwargs = Labels.of(module, args, kwargs)
+        here = self._here
+        labels, args, kwargs = Labels.of(module, args, kwargs)
+        here.labels = labels or here.labels
+        if module is self._host:
+            inputs = bound_arguments(module, args, kwargs)
+            here.prompt = self._told_prompt(inputs.get("input_ids"), True)
         return args, kwargs
 
     def _after_model(self, module: nn.Module, args: Any, output: Any) -> None:
         """Runs after an exception too, which may have come before the base model's call."""
-        self._here.labels = None
+        self._here.labels = self._here.prompt = None
 
     def _before_base(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         assert self._setting is not None
@@ -240,9 +259,18 @@ class Run(Attachment[Report]):
         generation = here.generation or Generation()
         inputs = bound_arguments(module, args, kwargs)
         labels, here.labels = here.labels, None
-        call = Call.of(inputs, self._anatomy, self._explicit_mask(), generation.num_prompts, labels)
+        prompt, here.prompt = here.prompt, None
+        call = Call.of(
+            inputs, self._anatomy, self._explicit_mask(), generation.num_prompts, labels, prompt
+        )
         replay = generation.replay
         again = replay.continued_by(call) if replay is not None else None
+        if replay is not None and not replay.has_ids and self._anatomy.family.host is not None:
+            raise UnsupportedModeError(
+                "without a cache a prompt comes again with every token, and a prompt of embeddings "
+                "cannot be told from another one, so what was dropped of it cannot be dropped "
+                "again; leave use_cache unset."
+            )
         here.forward = ForwardPass(
             self._setting,
             again or call,
@@ -330,8 +358,14 @@ def _refuse_continuous_batching(method: Callable[..., Any]) -> Callable[..., Any
 
 def _num_prompts(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
     """Rows that a call of `generate` was given."""
-    given = [args[0] if args else None, *map(kwargs.get, ("inputs", "input_ids", "inputs_embeds"))]
+    given = [_given(args, kwargs), kwargs.get("inputs_embeds")]
     return next((len(tokens) for tokens in given if isinstance(tokens, Tensor)), None)
+
+
+def _given(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The prompt's token ids in a call of `generate`."""
+    given = [args[0] if args else None, *map(kwargs.get, ("inputs", "input_ids"))]
+    return next((tokens for tokens in given if isinstance(tokens, Tensor)), None)
 
 
 def _layers_to_read(anatomy: Anatomy, steps: Mapping[int, Step]) -> dict[int, int]:

@@ -52,9 +52,9 @@ class FeatureRecorder:
         self._wrapped: list[WrappedMethod] = []
         for modality in MODALITIES:
             name = f"get_{modality}_features"
-            if modality in anatomy.family.units and hasattr(anatomy.base, name):
+            if modality in anatomy.family.units and hasattr(anatomy.extractor, name):
                 make = functools.partial(self._recording, modality)
-                self._wrapped.append(WrappedMethod(anatomy.base, name, make))
+                self._wrapped.append(WrappedMethod(anatomy.extractor, name, make))
 
     def remove(self) -> None:
         while self._wrapped:
@@ -118,6 +118,8 @@ def image_spans(
         visual_mask: [B, S] bool, True at visual tokens.
         encoder_outputs: modality -> pre-computed features given to this forward pass, if any.
     """
+    if anatomy.family.host is not None:
+        return _spans_of_host(anatomy, visual_mask)
     spans: list[ImageSpan] = []
     if input_ids is None or anatomy.family.tiles != "none":
         starts = _starts_of_rows(recorder, visual_mask)
@@ -146,6 +148,27 @@ def image_spans(
         numbers[span.sample] = number + 1
         numbered.append(replace(span, image=number))
     return numbered
+
+
+def _spans_of_host(anatomy: Anatomy, visual_mask: Tensor) -> list[ImageSpan]:
+    """Runs of visual tokens, cut into images that all have as many tokens as the model gives one.
+
+    What its extractors return says no more: `generate` of some hosts does not call them.
+    """
+    host = anatomy.family.host
+    assert host is not None
+    size = getattr(anatomy.config, host.unit) if host.unit else 0
+    kind: Modality = next(iter(anatomy.family.visual_tokens), "image")
+    spans: list[ImageSpan] = []
+    for sample, mask in enumerate(visual_mask):
+        pieces: list[Tensor] = []
+        for run in runs(mask):
+            pieces += run.split(size) if size and run.numel() % size == 0 else [run]
+        spans += [
+            ImageSpan(sample=sample, image=image, tokens=tokens, kind=kind)
+            for image, tokens in enumerate(pieces)
+        ]
+    return spans
 
 
 def _by_placeholder(anatomy: Anatomy) -> dict[int, list[Modality]]:
