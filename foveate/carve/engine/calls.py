@@ -10,6 +10,7 @@ from foveate.carve.engine.explicit_mask import ExplicitMask
 from foveate.carve.engine.forward_pass import ForwardPass
 from foveate.carve.engine.labels import Labels
 from foveate.carve.engine.replay import Replay
+from foveate.carve.engine.short_prompt import ShortPrompt
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Calls(threading.local):
     """
 
     def __init__(self) -> None:
-        self.forward: ForwardPass | None = None
+        self.forward: ForwardPass | ShortPrompt | None = None
         self.generation: Generation | None = None
         self.labels: Labels | None = None
         self.plans: list[ImagePlan] = []
