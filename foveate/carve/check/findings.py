@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foveate.carve.check.before import before_logits
 from foveate.carve.check.layer_calls import changed_layers, has_states
 from foveate.carve.check.masked import Image, masked_logits
 from foveate.carve.check.prompts import Prompts, fresh
 from foveate.carve.check.short import short_logits
+from foveate.carve.check.way import IN_LLM, Way
 from foveate.carve.engine.run import Run
 from foveate.carve.method import Method
 from foveate.carve.methods.divprune import DivPrune
-from foveate.carve.methods.tokencarve import TokenCarve
 from foveate.models.anatomy import Anatomy
 from foveate.models.derive import decoder_of
 from foveate.models.twin_rules import FIRST_SPECIAL_ID
@@ -37,20 +38,20 @@ def oracle_of(anatomy: Anatomy) -> str:
 
 
 def equals_slow_path(
-    prompts: Prompts, items: Sequence[int], *, method: Method | None = None
+    prompts: Prompts, items: Sequence[int], *, method: Method | None = None, way: Way = IN_LLM
 ) -> None:
     """Five greedy tokens of a carved prompt have the slow path's logits, and a shorter cache."""
-    model = prompts.model
     inputs = prompts.batch(items)
     length = inputs["input_ids"].shape[1]
-    with Run(model, method or TokenCarve(keep_ratio=0.4)) as run:
+    with way.run(prompts.model, method, keep_ratio=0.4) as run:
         out = prompts.generate(inputs)
     _fired(run)
     carved = torch.stack(out.logits, dim=1)[..., :FIRST_SPECIAL_ID]
     longer = prompts.longer(inputs, out.sequences[:, :-1])
     images = _images(run)
-    slow = _slow(prompts, longer, images, run.prune_layer, length, carved.shape[1])
-    plain = _slow(prompts, longer, [], run.prune_layer, length, carved.shape[1])
+    slow, plain = (
+        _slow(prompts, longer, hidden, run, length, carved.shape[1]) for hidden in (images, [])
+    )
     shown = torch.tensor(items) > 0
     gap = float((slow - plain)[shown].abs().max())
     if gap < GAP:
@@ -64,11 +65,11 @@ def before_layer_zero(prompts: Prompts) -> None:
     equals_slow_path(prompts, (1,), method=DivPrune(keep_ratio=0.4, prune_layer=first))
 
 
-def keeping_all_is_bitwise(prompts: Prompts) -> None:
+def keeping_all_is_bitwise(prompts: Prompts, way: Way = IN_LLM) -> None:
     """With ratio 1.0 the logits are those of the plain model, bit by bit."""
     inputs = prompts.batch(RAGGED)
     plain = prompts.generate(inputs)
-    with Run(prompts.model, TokenCarve(keep_ratio=1.0)) as run:
+    with way.run(prompts.model, keep_ratio=1.0) as run:
         kept = prompts.generate(inputs)
     if run.report is None:
         raise BrokenError("the model's pass went by the hooks: there is no report.")
@@ -77,25 +78,25 @@ def keeping_all_is_bitwise(prompts: Prompts) -> None:
     _bitwise(plain, kept, "keeping everything changes the logits")
 
 
-def text_only_is_bitwise(prompts: Prompts) -> None:
+def text_only_is_bitwise(prompts: Prompts, way: Way = IN_LLM) -> None:
     """Prompts without images are untouched, bit by bit."""
     inputs = prompts.batch((0, 0))
     plain = prompts.generate(inputs)
-    with Run(prompts.model, TokenCarve(keep_tokens=2)) as run:
+    with way.run(prompts.model, keep_tokens=2) as run:
         carved = prompts.generate(inputs)
     if run.report is not None and run.report.fired:
         raise BrokenError("something was dropped from a prompt without images.")
     _bitwise(plain, carved, "a prompt without images gets other logits")
 
 
-def rows_are_their_own_runs(prompts: Prompts) -> None:
+def rows_are_their_own_runs(prompts: Prompts, way: Way = IN_LLM) -> None:
     """Every row of a ragged batch keeps what it keeps alone, and has the same logits."""
     plain = prompts.generate(prompts.batch(RAGGED))
     noise = 0.0
     for row in range(len(RAGGED)):
         alone = prompts.generate(prompts.alone(RAGGED, row))
         noise = max(noise, _row_gap(plain, alone, row))
-    with Run(prompts.model, TokenCarve(keep_ratio=0.4)) as run:
+    with way.run(prompts.model, keep_ratio=0.4) as run:
         batch = prompts.generate(prompts.batch(RAGGED))
         _fired(run)
         together = _kept(run)
@@ -147,15 +148,19 @@ def _slow(
     prompts: Prompts,
     inputs: dict[str, Any],
     images: Sequence[Image],
-    layer: int,
+    run: Run,
     length: int,
     steps: int,
 ) -> Tensor:
     anatomy = prompts.anatomy
-    path = short_logits if oracle_of(anatomy) == "short" else masked_logits
     # Found anew: a wrong row must not make the slow path wrong with it.
     decoder = decoder_of(anatomy.model)
-    logits = path(prompts.model, decoder, fresh(inputs), images, layer, length)
+    inputs = fresh(inputs)
+    if run.cut == "before_llm":
+        logits = before_logits(prompts.model, decoder, inputs, images)
+    else:
+        path = short_logits if oracle_of(anatomy) == "short" else masked_logits
+        logits = path(prompts.model, decoder, inputs, images, run.prune_layer, length)
     return logits[:, -steps:, :FIRST_SPECIAL_ID]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,6 +50,13 @@ class DecoderInputs:
         self._has_empty = has_empty
         self.query_idx = inputs.query_idx(rows)
         self.key_idx = inputs.key_idx(held, self.query_idx)
+
+    @cached_property
+    def places(self) -> Tensor:
+        """[B, L] places of the new tokens that are left among all that are left, from 0."""
+        is_token = self.key_idx != PAD
+        places = (is_token.long().cumsum(dim=1) - 1).clamp_min(0)
+        return places[:, -self.query_idx.shape[1] :]
 
     def narrow(self, given: dict[str, Any], groups: Sequence[Group]) -> dict[str, Any]:
         """The arguments by name, without `inputs_embeds`, for the tokens that are left.

@@ -22,7 +22,7 @@ from foveate.carve.engine.pass_report import pass_report
 from foveate.carve.engine.renumbered import renumbers
 from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
-from foveate.carve.engine.short_prompt import ShortPrompt, check_steps
+from foveate.carve.engine.short_prompt import ShortPrompt, check_steps, counts_places
 from foveate.carve.engine.units import FeatureRecorder
 from foveate.carve.method import LAYER_NEEDS, Method, Step
 from foveate.carve.tower.merge import TowerShortener
@@ -34,7 +34,6 @@ from foveate.models.attachment import Attachment, bound_arguments
 from foveate.models.attention import RowRecorder
 from foveate.models.family import Cut
 from foveate.models.hook import hook_after, hook_before
-from foveate.models.masks import is_flash
 
 
 class Run(Attachment[Report]):
@@ -188,7 +187,8 @@ class Run(Attachment[Report]):
         if self.cut == "before_llm":
             self._put_on(hook_before(decoder, self._before_decoder))
             self._put_on(hook_after(decoder, self._after_decoder, always=True))
-        for i, layer in enumerate(layers if self._looks_at_layers else ()):
+        is_inside = self.cut == "in_llm" or counts_places(anatomy)
+        for i, layer in enumerate(layers if is_inside else ()):
             self._put_on(hook_before(layer, functools.partial(self._before_layer, i)))
             self._put_on(hook_after(layer, self._after_layer))
         self._put_on(hook_after(base, self._after_base, always=True))
@@ -201,11 +201,6 @@ class Run(Attachment[Report]):
         for name in ("generate_batch", "init_continuous_batching"):
             if hasattr(host, name):
                 self._wrap(host, name, _refuse_continuous_batching)
-
-    @property
-    def _looks_at_layers(self) -> bool:
-        kernel = str(self._anatomy.text_config._attn_implementation)
-        return self.cut == "in_llm" or is_flash(kernel)
 
     def _refuse_compiled(self) -> None:
         for module in (self._host, self._anatomy.base, self._anatomy.decoder):

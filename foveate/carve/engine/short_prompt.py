@@ -26,8 +26,10 @@ from foveate.carve.engine.setting import Setting
 from foveate.carve.engine.shortened_cache import held_positions, shorten, slots_of
 from foveate.carve.method import Step
 from foveate.errors import MethodError, UnsupportedModeError, UnsupportedModelError
+from foveate.models.anatomy import Anatomy
 from foveate.models.attachment import bound_arguments
 from foveate.models.family import Family
+from foveate.models.masks import is_flash
 
 
 class ShortPrompt(OnePass):
@@ -107,14 +109,23 @@ class ShortPrompt(OnePass):
     def enter_layer(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """With flash kernels alone: they take gaps in position ids for borders of sequences.
+        """Where `counts_places`: position ids become places among the tokens that are left.
 
-        Rotary needs the tables only, so nothing is lost.
+        Rotary has its tables by then, of original positions.
+
+        Raises:
+            UnsupportedModeError: the layer has none, so that it may make them of the ids.
         """
         args, kwargs = by_name(layer, args, kwargs)
         if self._narrow is None or kwargs.get("position_ids") is None:
             return None
-        return args, {**kwargs, "position_ids": None}
+        if kwargs.get("position_embeddings") is None:
+            raise UnsupportedModeError(
+                f"{type(layer).__name__} is called with position ids and without rotary tables, "
+                "and its attention kernel would take gaps between positions for borders of "
+                "sequences; load the model with attn_implementation 'sdpa' or 'eager'."
+            )
+        return args, {**kwargs, "position_ids": self._narrow.places}
 
     def leave_decoder(self, output: Any) -> None:
         """Told of what the decoder gave, None after an exception.
@@ -190,6 +201,21 @@ class ShortPrompt(OnePass):
             )
         if given is not None:
             _check_cache(given)
+
+
+def counts_places(anatomy: Anatomy) -> bool:
+    """Whether layers read position ids as places in the row.
+
+    Flash kernels take gaps between them for borders of sequences; an indexer of blocks finds a
+    query's own block by them.
+    """
+    if is_flash(str(anatomy.text_config._attn_implementation)):
+        return True
+    indexers = [
+        getattr(anatomy.attention_of(index), "indexer", None)
+        for index in range(len(anatomy.layers))
+    ]
+    return any(hasattr(indexer, "block_size") for indexer in indexers)
 
 
 def _check_cache(cache: Any) -> None:
