@@ -114,7 +114,10 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
             "attn_resolutions": [2], "num_attention_heads": 1,
         },
     },
-    "inkling_mm_model": {"vision_config": {"num_hidden_layers": 6}},
+    "inkling_mm_model": {
+        "vision_config": {"num_hidden_layers": 6},
+        "text_config": {"logits_mup_width_multiplier": 1.0},  # or logits are too small to differ
+    },
     "janus": {"vq_config": _VQ},
     "aria": {"projector_patch_to_query_dict": {36: 9}},
     "vipllava": {"vision_feature_layers": [-1, -2]},

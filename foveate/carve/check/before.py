@@ -53,7 +53,9 @@ def before_logits(
         positions = kwargs.get("position_ids")
         if positions is None:
             positions = torch.arange(length)[None]
-        out = {name: _shorter(name, value, kwargs, columns, merge) for name, value in kwargs.items()}
+        out = {
+            name: _shorter(name, value, kwargs, columns, merge) for name, value in kwargs.items()
+        }
         out["position_ids"] = positions[..., columns]
         if not keeps_positions:
             out["position_ids"] = positions[..., : len(columns)]

@@ -1,4 +1,4 @@
-"""What a decoder is called with once its prompt is shorter: mask, positions, what each token has."""
+"""What a decoder is called with once its prompt is shorter: masks, positions, what tokens have."""
 
 from __future__ import annotations
 
@@ -160,9 +160,7 @@ class DecoderInputs:
             )
         return value
 
-    def _packed(
-        self, name: str, value: Any, given: dict[str, Any], groups: Sequence[Group]
-    ) -> Any:
+    def _packed(self, name: str, value: Any, given: dict[str, Any], groups: Sequence[Group]) -> Any:
         """Features of visual tokens alone, one behind the other, which layers add to them."""
         entries = value.values() if isinstance(value, dict) else value
         places = self._places(given, [entry.shape[0] for entry in entries])

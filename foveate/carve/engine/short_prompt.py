@@ -23,7 +23,7 @@ from foveate.carve.engine.layer_inputs import LayerInputs, by_name
 from foveate.carve.engine.one_pass import OnePass
 from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
-from foveate.carve.engine.shortened_cache import held_positions, shorten, slots_of
+from foveate.carve.engine.shortened_cache import Slots, held_positions, shorten, slots_of
 from foveate.carve.method import Step
 from foveate.errors import MethodError, UnsupportedModeError, UnsupportedModelError
 from foveate.models.anatomy import Anatomy
@@ -55,6 +55,7 @@ class ShortPrompt(OnePass):
             self.carving = Carving(setting, call, first_serial, replay, self._check_before_dropping)
         self._narrow: DecoderInputs | None = None
         self._has_empty = False
+        self._slots: Slots | None = None
         self._given: dict[str, Any] = {}
         self._has_entered = False
 
@@ -82,7 +83,7 @@ class ShortPrompt(OnePass):
         embeds = given.get("inputs_embeds")
         if self.carving is not None:
             embeds = self._shorten(self.carving, embeds)
-        slots = slots_of(cache)
+        slots = self._slots = slots_of(cache)
         left = self.left
         if left is None and slots is None:
             return None
@@ -133,9 +134,8 @@ class ShortPrompt(OnePass):
         Raises:
             UnsupportedModeError: the cache does not hold what it was given.
         """
-        cache = self.used_cache
-        slots = slots_of(cache)
-        if slots is not None and slots.is_inside:
+        cache, slots = self.used_cache, self._slots
+        if slots is not None:
             slots.is_inside = False
             slots.is_broken = output is None
         if output is None:
@@ -157,9 +157,9 @@ class ShortPrompt(OnePass):
             slots.index, slots.seen = index, call.past + call.length
             slots.has_empty = self._has_empty
         if stored != index.shape[1]:
-            slots_now = slots_of(cache)
-            assert slots_now is not None
-            slots_now.is_broken = True
+            broken = slots_of(cache)
+            assert broken is not None
+            broken.is_broken = True
             raise UnsupportedModeError(
                 f"the KV cache holds {stored} tokens where {index.shape[1]} were left, so that "
                 "positions cannot be kept right; use a plain DynamicCache."

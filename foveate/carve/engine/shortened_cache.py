@@ -184,4 +184,3 @@ def held_positions(cache: Any, batch: int, device: torch.device) -> tuple[Tensor
         return slots.index.to(device), slots.has_empty
     length = cache.get_seq_length() if cache is not None else 0
     return torch.arange(length, device=device).expand(batch, -1), False
-
