@@ -59,7 +59,8 @@ def before_logits(
         out["position_ids"] = positions[..., columns]
         if not keeps_positions:
             out["position_ids"] = positions[..., : len(columns)]
-        if not isinstance(kwargs.get("attention_mask"), dict):
+        mask = kwargs.get("attention_mask")
+        if mask is None or (isinstance(mask, Tensor) and mask.ndim == 2):
             out["attention_mask"] = torch.ones(1, len(columns), dtype=torch.long)
         return (), out
 
@@ -90,6 +91,8 @@ def _shorter(
         return merge(value)[:, columns]
     if name == "attention_mask" and isinstance(value, dict):
         return {kind: _mask(mask, columns) for kind, mask in value.items()}
+    if name == "attention_mask":
+        return _mask(value, columns)
     if name == "position_ids" or value is None:
         return value
     if isinstance(value, (list, tuple, dict)) and "deepstack" in name:

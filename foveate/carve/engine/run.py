@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.carve.engine.assisted import PromptFirst
+from foveate.carve.engine.before_shortening import check_steps, counts_places
 from foveate.carve.engine.call import Call
 from foveate.carve.engine.calls import Calls, Generation
 from foveate.carve.engine.checkpointed import without_unused_cache
@@ -22,7 +23,7 @@ from foveate.carve.engine.pass_report import pass_report
 from foveate.carve.engine.renumbered import renumbers
 from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
-from foveate.carve.engine.short_prompt import ShortPrompt, check_steps, counts_places
+from foveate.carve.engine.short_prompt import ShortPrompt
 from foveate.carve.engine.units import FeatureRecorder
 from foveate.carve.method import LAYER_NEEDS, Method, Step
 from foveate.carve.tower.merge import TowerShortener

@@ -30,7 +30,10 @@ from foveate.models.twin import build_twin, typical_config
 from foveate.models.twin_rules import FIRST_SPECIAL_ID
 
 # Plain, three-dimensional positions, windows and masks made before the decoder, deepstack, states.
-ALSO_INSIDE = ["llava", "qwen2_5_vl", "gemma3", "qwen3_vl", "granite4_vision", "lfm2_vl", "qwen3_5"]
+ALSO_INSIDE = [
+    "llava", "qwen2_5_vl", "gemma3", "paligemma", "qwen3_vl", "granite4_vision", "lfm2_vl",
+    "qwen3_5",
+]  # fmt: skip
 ONLY_BEFORE = [
     "glm5_next", "qwen4_exp", "minimax_m3_vl", "unlimited_ocr", "inkling2", "inkling_mm_model",
 ]  # fmt: skip
@@ -325,7 +328,7 @@ def test_labels_are_those_that_are_left() -> None:
     wanted = slow_loss(prompts, inputs, labels, run)
     assert run.report is not None
     assert run.report.num_labels
-    assert float(out.loss) == pytest.approx(float(wanted), rel=1e-5)
+    assert float(out.loss.detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
 
 
 def slow_loss(prompts: Prompts, inputs: dict[str, Any], labels: Tensor, run: Run) -> Tensor:
@@ -372,6 +375,56 @@ def test_a_static_cache_is_refused(name: str) -> None:
         prompts.model.generate(
             **fresh(inputs), **GREEDY, cache_implementation="static", disable_compile=True
         )
+
+
+@pytest.mark.parametrize("name", ["llava", "glm5_next"])
+def test_a_conversation_goes_on_in_generate(name: str) -> None:
+    prompts = twin(name)
+    model, inputs = prompts.model, prompts.batch((1,))
+    with before(prompts) as run:
+        first = prompts.generate(inputs)
+        ids = with_ids({"input_ids": first.sequences}, torch.tensor([[7, 8, 9]]))
+        more = {"attention_mask": torch.ones_like(ids), "past_key_values": first.past_key_values}
+        second = model.generate(input_ids=ids, **more, **GREEDY)
+        assert run.plans
+    longer = prompts.longer(inputs, second.sequences[:, :-1])
+    with before(prompts) as run:
+        prompts.model(**fresh(inputs))
+    wanted = slow(prompts, longer, run)[:, -len(second.logits) :]
+    assert_close(text_of(torch.stack(second.logits, dim=1)), wanted)
+
+
+def test_embeddings_marked_by_the_caller() -> None:
+    prompts = twin("llava")
+    model, inputs = prompts.model, prompts.batch((1,))
+    ids = inputs["input_ids"]
+    mask = ids == model.config.image_token_id
+    with torch.no_grad():
+        embeds = model.get_input_embeddings()(ids)
+        features = model.model.get_image_features(inputs["pixel_values"]).pooler_output
+        embeds[mask] = torch.cat(list(features))
+        with before(prompts) as run:
+            wanted = model(**fresh(inputs)).logits
+        with Run(model, HALF, visual_mask=mask, cut="before_llm") as marked:
+            got = model(inputs_embeds=embeds, attention_mask=inputs["attention_mask"]).logits
+    assert marked.report is not None
+    assert marked.report.fired
+    assert run.report is not None
+    assert torch.equal(got, wanted)
+
+
+def test_a_mask_of_the_callers_own() -> None:
+    """Four dimensions are narrowed; a wrong length is refused."""
+    prompts = twin("llava")
+    inputs = fresh(prompts.batch((1,)))
+    length = inputs["input_ids"].shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
+    with before(prompts), torch.no_grad():
+        wanted = prompts.model(**inputs).logits
+        got = prompts.model(**{**inputs, "attention_mask": causal}).logits
+        assert_close(text_of(got), text_of(wanted))
+        with pytest.raises(UnsupportedModeError, match="attention mask"):
+            prompts.model(**{**inputs, "attention_mask": torch.ones(1, length + 1)})
 
 
 def test_a_decoder_called_past_the_model_is_refused() -> None:
