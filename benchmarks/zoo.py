@@ -27,8 +27,8 @@ WHAT = (
     "from the untouched model. Keeping everything and prompts without images are bitwise the plain "
     "model. Before the language model means that the prompt itself is shortened and the twin's own "
     "decoder, called without a cache on the embeddings that are left, has the same logits. Where "
-    "it says features, pixels could not be made for the type's tower (or the tower needs timm), and "
-    "features were given in their place."
+    "it says features, pixels could not be made for the type's tower (or the tower needs timm), "
+    "and features were given in their place."
 )
 
 

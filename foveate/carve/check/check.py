@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -111,6 +111,9 @@ def _before(
 ) -> Checked:
     """What holds of a family whose prompts are shortened before the decoder alone."""
     anatomy = anatomies[next(iter(anatomies))]
+    with suppress(KeyError, AttributeError, TypeError, ValueError):  # `why` says that then
+        facts["cache_kinds"] = cache_kinds(anatomy.config)
+    facts["oracle"] = "before"
     found: dict[str, str] = {f"built ({kernel})": why for kernel, why in cannot.items()}
     held = [kernel for kernel, one in anatomies.items() if _holds_before(one, found, kernel)]
     video = None

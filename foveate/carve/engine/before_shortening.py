@@ -22,10 +22,10 @@ def check_steps(steps: Sequence[Step], family: Family) -> None:
     """Hold a method to what a prompt can be shortened by before its decoder.
 
     Raises:
-        UnsupportedModelError: a step is at a later layer.
+        UnsupportedModelError: a step at a later layer may drop something.
         MethodError: positions are to be renumbered.
     """
-    late = [step.layer for step in steps if step.layer > 0]
+    late = [s.layer for s in steps if s.layer > 0 and s.method.budget.keep_ratio != 1.0]
     if late:
         raise UnsupportedModelError(
             f"{family.title} can lose visual tokens before its language model only, and "

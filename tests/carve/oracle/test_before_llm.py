@@ -367,6 +367,18 @@ def test_methods_that_act_later_are_refused(method: str, error: type, said: str)
     foveate.attach(twin("glm5_next").model, "uniform(prune_layer=0)", keep="50%").detach()
 
 
+def test_the_baseline_of_comparisons_attaches() -> None:
+    prompts = twin("glm5_next")
+    inputs = prompts.batch((1,))
+    plain = prompts.generate(inputs)
+    with foveate.attach(prompts.model, foveate.method("noop", keep_tokens=3)) as run:
+        kept = prompts.generate(inputs)
+    assert run.report is not None
+    assert not run.report.fired
+    for a, b in zip(plain.logits, kept.logits, strict=True):
+        assert torch.equal(text_of(a), text_of(b))
+
+
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
 def test_a_static_cache_is_refused(name: str) -> None:
     prompts = twin(name)
