@@ -25,8 +25,10 @@ WHAT = (
     "state, the layers run uncached on the shorter sequence. Five greedy tokens must have the same "
     "logits to 2e-5 of their scale, one prompt and a ragged batch, and the slow path must differ "
     "from the untouched model. Keeping everything and prompts without images are bitwise the plain "
-    "model. Where it says features, pixels could not be made for the type's tower (or the tower "
-    "needs timm), and features were given in their place."
+    "model. Before the language model means that the prompt itself is shortened and the twin's own "
+    "decoder, called without a cache on the embeddings that are left, has the same logits. Where "
+    "it says features, pixels could not be made for the type's tower (or the tower needs timm), "
+    "and features were given in their place."
 )
 
 

@@ -30,7 +30,9 @@ def attach(
     Args:
         model: a transformers vision-language model (`foveate models` lists the types), or a plain
             text decoder together with `visual_mask`. Before the first use of a type that no test
-            covers, a tiny twin of it is checked, about a second.
+            covers, a tiny twin of it is checked, about a second. Where a decoder cannot lose tokens
+            between its layers, the prompt itself is shortened before it, by methods whose steps are
+            all at layer 0.
         method: what to keep, e.g. `foveate.TokenCarve(keep_tokens=128)`, or as the command line's
             --method writes it: "tokencarve", "fastv(prune_layer=3)", "divprune:50%+tokencarve",
             "package.module:Class".
@@ -45,8 +47,8 @@ def attach(
         A Run: a context manager that holds the report and the plans of the last prefill.
 
     Raises:
-        UnsupportedModelError: the model has no visual tokens that could be dropped, or its twin
-            does not hold.
+        UnsupportedModelError: the model has no visual tokens that could be dropped, its twin does
+            not hold, or the method acts where this model's tokens cannot leave.
         MethodError: prune_layer does not fit the model, the text names no method, or a method
             object comes with `keep`.
         BudgetError: an impossible budget, or none.

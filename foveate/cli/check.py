@@ -27,7 +27,7 @@ def check(
     """Build a tiny twin of a model, hold it to a slow path, and say what is guaranteed.
 
     Takes seconds and no weights; code of a checkpoint is never run. Exit code 1 where the model
-    cannot be carved in its language model.
+    can be carved neither in its language model nor before it.
     """
     with err.status("Loading the libraries"):
         from foveate.carve.check.check import check as check_config
@@ -41,7 +41,7 @@ def check(
         print_json({**found.to_dict(), "summary": found.summary})
     else:
         _show(found)
-    if not found.in_llm:
+    if not (found.in_llm or found.before_llm):
         raise typer.Exit(1)
 
 

@@ -30,14 +30,15 @@ def models(
         return
     width = max(len(one.model_type) for one in found)
     names = max(len(one.title) for one in found)
-    for one in sorted(found, key=lambda one: not one.in_llm):
+    for one in sorted(found, key=lambda one: (not one.in_llm, not one.before_llm)):
         out.print(_line(one, width, names), soft_wrap=True)
 
 
 def _line(one: Checked, width: int, names: int) -> Text:
-    style = "green" if one.in_llm else "dim"
+    works = one.in_llm or bool(one.before_llm)
+    style = "green" if works else "dim"
     return Text.assemble(
-        (f"{one.model_type:<{width}}", "bold" if one.in_llm else ""),
+        (f"{one.model_type:<{width}}", "bold" if works else ""),
         "  ",
         (f"{one.title:<{names}}", ""),
         "  ",

@@ -27,5 +27,6 @@ def test_type(model_type: str) -> None:
         f"carved with transformers {before.transformers}, not with {transformers.__version__}: "
         f"{found.refusal}"
     )
+    assert bool(found.before_llm) >= bool(before.before_llm)
     assert bool(found.video) >= bool(before.video)
     assert found.batches >= before.batches

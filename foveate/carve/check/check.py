@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from transformers import PretrainedConfig
 from foveate.carve.check import findings as f
 from foveate.carve.check.prompts import NoPromptError, Prompts
 from foveate.carve.check.result import Checked
+from foveate.carve.check.way import BEFORE_LLM, IN_LLM, Way
 from foveate.errors import FoveateError, InputError, UnsupportedModelError
 from foveate.models.anatomy import Anatomy, anatomy_of
 from foveate.models.cache_kinds import cache_kinds
@@ -26,7 +27,8 @@ from foveate.models.twin import build_twin
 KERNELS = ("sdpa", "eager")
 # Without these nothing is promised at all, with any attention kernel.
 _NEEDED = ("injected features", "one row", "keep all", "text only")
-_FOR_BATCHES = ("ragged batch", "rows")
+_BATCHES = "rows"
+_FOR_BATCHES = ("ragged batch", _BATCHES)
 
 
 def check(
@@ -37,7 +39,8 @@ def check(
     Args:
         config: of a vision-language model; nothing is loaded but its code in transformers.
         kernels: attention kernels to check.
-        thorough: False leaves out what only a listing needs: rows of batches, and layer 0.
+        thorough: False leaves out what only a listing needs: rows of batches, layer 0, and the cut
+            before the language model where there is one inside it.
 
     Returns:
         What was found; a refusal is a result as well, never an exception.
@@ -61,7 +64,7 @@ def _check(config: PretrainedConfig, kernels: tuple[str, ...], thorough: bool) -
     facts["title"] = family.title
     facts["first_layer"] = family.first_layer(anatomy.config)
     if family.cut == "before_llm":
-        return Checked(**facts, refusal=family.why, before_llm=shortens_before_the_llm(anatomy))
+        return _before(facts, anatomies, cannot)
     facts["cache_kinds"] = cache_kinds(anatomy.config)
     facts["oracle"] = f.oracle_of(anatomy)
     found: dict[str, str] = {f"built ({kernel})": why for kernel, why in cannot.items()}
@@ -88,10 +91,13 @@ def _check(config: PretrainedConfig, kernels: tuple[str, ...], thorough: bool) -
     if len(held) < len(anatomies) or not held:
         broken = next(name for name, why in found.items() if why and not name.startswith("built"))
         refusal = f"its twin fails the check {broken!r}: {found[broken]}"
+    before = None
+    if thorough:
+        before = _holds_before(anatomy, found)
     return Checked(
         **facts,
         in_llm=not refusal,
-        before_llm=shortens_before_the_llm(anatomy),
+        before_llm=before,
         batches=not refusal and batched == held,
         video=video,
         kernels=tuple(held),
@@ -100,12 +106,53 @@ def _check(config: PretrainedConfig, kernels: tuple[str, ...], thorough: bool) -
     )
 
 
-def shortens_before_the_llm(anatomy: Anatomy) -> bool | None:
-    """Whether a prompt that is shortened before layer 0 gives the slow path's answers.
+def _before(
+    facts: dict[str, Any], anatomies: dict[str, Anatomy], cannot: dict[str, str]
+) -> Checked:
+    """What holds of a family whose prompts are shortened before the decoder alone."""
+    anatomy = anatomies[next(iter(anatomies))]
+    with suppress(KeyError, AttributeError, TypeError, ValueError):  # `why` says that then
+        facts["cache_kinds"] = cache_kinds(anatomy.config)
+    facts["oracle"] = "before"
+    found: dict[str, str] = {f"built ({kernel})": why for kernel, why in cannot.items()}
+    held = [kernel for kernel, one in anatomies.items() if _holds_before(one, found, kernel)]
+    video = None
+    if held and "video" in anatomy.family.visual_tokens:
+        video = _video(anatomies[held[0]], found, BEFORE_LLM)
+    return Checked(
+        **facts,
+        before_llm=held == list(anatomies),
+        batches=not any(why for name, why in found.items() if _BATCHES in name),
+        video=video,
+        kernels=tuple(held),
+        findings=found,
+        refusal=anatomy.family.why,
+    )
 
-    None: not tried, because runs do not shorten prompts themselves yet.
+
+def _holds_before(anatomy: Anatomy, found: dict[str, str], kernel: str = "") -> bool:
+    """Whether a prompt that is shortened before the decoder gives the slow path's answers.
+
+    Args:
+        found: findings, what is found is added.
+        kernel: named in them.
     """
-    return None
+    ending = f" ({kernel})" if kernel else ""
+    try:
+        prompts = Prompts(anatomy)
+    except NoPromptError as error:
+        found[f"before the LLM: prompt{ending}"] = f"the plain twin takes no prompt: {error}."
+        return False
+    checks: dict[str, Callable[[], None]] = {
+        "one row": functools.partial(f.equals_slow_path, prompts, (1,), way=BEFORE_LLM),
+        "two images": functools.partial(f.equals_slow_path, prompts, (2,), way=BEFORE_LLM),
+        "keep all": functools.partial(f.keeping_all_is_bitwise, prompts, BEFORE_LLM),
+        "text only": functools.partial(f.text_only_is_bitwise, prompts, BEFORE_LLM),
+        _BATCHES: functools.partial(f.rows_are_their_own_runs, prompts, BEFORE_LLM),
+    }
+    results = {name: _sentence(run) for name, run in checks.items()}
+    found.update({f"before the LLM: {name}{ending}": why for name, why in results.items()})
+    return not any(why for name, why in results.items() if name != _BATCHES)
 
 
 def _twins(
@@ -159,7 +206,7 @@ def _checks(prompts: Prompts, thorough: bool) -> dict[str, Callable[[], None]]:
     return chosen
 
 
-def _video(anatomy: Anatomy, found: dict[str, str]) -> bool:
+def _video(anatomy: Anatomy, found: dict[str, str], way: Way = IN_LLM) -> bool:
     try:
         prompts = Prompts(anatomy, "video")
     except NoPromptError as error:
@@ -168,7 +215,7 @@ def _video(anatomy: Anatomy, found: dict[str, str]) -> bool:
     if not prompts.is_real:
         found["built (video)"] = f"no pixels could be made for its tower: {prompts.why}"
         return False
-    found["video"] = _sentence(functools.partial(f.equals_slow_path, prompts, (1,)))
+    found["video"] = _sentence(functools.partial(f.equals_slow_path, prompts, (1,), way=way))
     return not found["video"]
 
 

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foveate.carve.check.before import before_logits
 from foveate.carve.check.layer_calls import changed_layers, has_attention, has_states
 from foveate.carve.check.masked import Image, masked_logits
 from foveate.carve.check.prompts import Prompts, fresh
 from foveate.carve.check.short import short_logits
+from foveate.carve.check.way import IN_LLM, Way
 from foveate.carve.engine.run import Run
 from foveate.carve.method import Method
 from foveate.carve.methods.divprune import DivPrune
-from foveate.carve.methods.tokencarve import TokenCarve
 from foveate.models.anatomy import Anatomy
 from foveate.models.derive import decoder_of
 from foveate.models.twin_rules import FIRST_SPECIAL_ID
@@ -37,31 +38,31 @@ def oracle_of(anatomy: Anatomy) -> str:
 
 
 def equals_slow_path(
-    prompts: Prompts, items: Sequence[int], *, method: Method | None = None
+    prompts: Prompts, items: Sequence[int], *, method: Method | None = None, way: Way = IN_LLM
 ) -> None:
     """Five greedy tokens of a carved prompt have the slow path's logits, and a shorter cache."""
-    model = prompts.model
     inputs = prompts.batch(items)
     length = inputs["input_ids"].shape[1]
-    with Run(model, method or _tokencarve(prompts, keep_ratio=0.4)) as run:
+    with way.run(prompts.model, method or _method(prompts, way, keep_ratio=0.4)) as run:
         out = prompts.generate(inputs)
     _fired(run)
     carved = torch.stack(out.logits, dim=1)[..., :FIRST_SPECIAL_ID]
     longer = prompts.longer(inputs, out.sequences[:, :-1])
     images = _images(run)
-    slow = _slow(prompts, longer, images, run.prune_layer, length, carved.shape[1])
-    plain = _slow(prompts, longer, [], run.prune_layer, length, carved.shape[1])
+    slow, plain = (
+        _slow(prompts, longer, hidden, run, length, carved.shape[1]) for hidden in (images, [])
+    )
     shown = torch.tensor(items) > 0
     gap = float((slow - plain)[shown].abs().max())
     if gap < GAP:
         raise BrokenError(f"the slow path differs by {gap:.1e} only from the untouched model.")
     if slow.shape[0] > 1 and not _is_close(carved, slow):
-        same = _agrees_with_itself(prompts, inputs)
+        same = _agrees_with_itself(prompts, inputs, run)
         carved, slow = carved[same], slow[same]
     _close(carved, slow, TOLERANCE, "carved logits differ from the slow path")
 
 
-def _agrees_with_itself(prompts: Prompts, inputs: dict[str, Any]) -> Tensor:
+def _agrees_with_itself(prompts: Prompts, inputs: dict[str, Any], run: Run) -> Tensor:
     """Where the plain model gives with a cache what it gives without one, [B, steps] bool.
 
     Kosmos-2 counts a row's padding among the places of generated tokens, but only with a cache.
@@ -73,21 +74,23 @@ def _agrees_with_itself(prompts: Prompts, inputs: dict[str, Any]) -> Tensor:
     out = prompts.generate(inputs)
     cached = torch.stack(out.logits, dim=1)[..., :FIRST_SPECIAL_ID]
     longer = prompts.longer(inputs, out.sequences[:, :-1])
-    whole = _slow(prompts, longer, [], 0, length, cached.shape[1])
+    whole = _slow(prompts, longer, [], run, length, cached.shape[1])
     gaps = (cached - whole).abs().amax(dim=-1) / max(1.0, float(whole.abs().max()))
     if float(gaps[:, 0].max()) > TOLERANCE:
         raise BrokenError("the plain model's batch differs from its own pass without a cache.")
     return gaps <= TOLERANCE
 
 
-def _tokencarve(prompts: Prompts, **budget: Any) -> TokenCarve:
-    """At its default layer, or the first behind one whose attention it can read."""
+def _method(prompts: Prompts, way: Way, **budget: float) -> Method:
+    """The way's own; in the decoder at its usual layer, or behind the first that can be read."""
+    if way is not IN_LLM:
+        return way.method(**budget)  # type: ignore[arg-type]
     anatomy = prompts.anatomy
     decoder: Any = decoder_of(anatomy.model)
     reads = [i for i in range(len(decoder.layers)) if has_attention(decoder, i)]
-    usual = TokenCarve(**budget).default_layer
-    least = max(usual, anatomy.family.first_layer(anatomy.config))
-    return TokenCarve(prune_layer=max(least, reads[0] + 1 if reads else 0), **budget)
+    least = max(way.method.default_layer, anatomy.family.first_layer(anatomy.config))
+    layer = max(least, reads[0] + 1 if reads else 0)
+    return way.method(prune_layer=layer, **budget)  # type: ignore[arg-type]
 
 
 def before_layer_zero(prompts: Prompts) -> None:
@@ -96,11 +99,11 @@ def before_layer_zero(prompts: Prompts) -> None:
     equals_slow_path(prompts, (1,), method=DivPrune(keep_ratio=0.4, prune_layer=first))
 
 
-def keeping_all_is_bitwise(prompts: Prompts) -> None:
+def keeping_all_is_bitwise(prompts: Prompts, way: Way = IN_LLM) -> None:
     """With ratio 1.0 the logits are those of the plain model, bit by bit."""
     inputs = prompts.batch(RAGGED)
     plain = prompts.generate(inputs)
-    with Run(prompts.model, _tokencarve(prompts, keep_ratio=1.0)) as run:
+    with way.run(prompts.model, _method(prompts, way, keep_ratio=1.0)) as run:
         kept = prompts.generate(inputs)
     if run.report is None:
         raise BrokenError("the model's pass went by the hooks: there is no report.")
@@ -109,25 +112,25 @@ def keeping_all_is_bitwise(prompts: Prompts) -> None:
     _bitwise(plain, kept, "keeping everything changes the logits")
 
 
-def text_only_is_bitwise(prompts: Prompts) -> None:
+def text_only_is_bitwise(prompts: Prompts, way: Way = IN_LLM) -> None:
     """Prompts without images are untouched, bit by bit."""
     inputs = prompts.batch((0, 0))
     plain = prompts.generate(inputs)
-    with Run(prompts.model, _tokencarve(prompts, keep_tokens=2)) as run:
+    with way.run(prompts.model, _method(prompts, way, keep_tokens=2)) as run:
         carved = prompts.generate(inputs)
     if run.report is not None and run.report.fired:
         raise BrokenError("something was dropped from a prompt without images.")
     _bitwise(plain, carved, "a prompt without images gets other logits")
 
 
-def rows_are_their_own_runs(prompts: Prompts) -> None:
+def rows_are_their_own_runs(prompts: Prompts, way: Way = IN_LLM) -> None:
     """Every row of a ragged batch keeps what it keeps alone, and has the same logits."""
     plain = prompts.generate(prompts.batch(RAGGED))
     noise = 0.0
     for row in range(len(RAGGED)):
         alone = prompts.generate(prompts.alone(RAGGED, row))
         noise = max(noise, _row_gap(plain, alone, row))
-    with Run(prompts.model, _tokencarve(prompts, keep_ratio=0.4)) as run:
+    with way.run(prompts.model, _method(prompts, way, keep_ratio=0.4)) as run:
         batch = prompts.generate(prompts.batch(RAGGED))
         _fired(run)
         together = _kept(run)
@@ -179,15 +182,19 @@ def _slow(
     prompts: Prompts,
     inputs: dict[str, Any],
     images: Sequence[Image],
-    layer: int,
+    run: Run,
     length: int,
     steps: int,
 ) -> Tensor:
     anatomy = prompts.anatomy
-    path = short_logits if oracle_of(anatomy) == "short" else masked_logits
     # Found anew: a wrong row must not make the slow path wrong with it.
     decoder = decoder_of(anatomy.model)
-    logits = path(prompts.model, decoder, fresh(inputs), images, layer, length)
+    inputs = fresh(inputs)
+    if run.cut == "before_llm":
+        logits = before_logits(prompts.model, decoder, inputs, images)
+    else:
+        path = short_logits if oracle_of(anatomy) == "short" else masked_logits
+        logits = path(prompts.model, decoder, inputs, images, run.prune_layer, length)
     return logits[:, -steps:, :FIRST_SPECIAL_ID]
 
 

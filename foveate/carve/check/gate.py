@@ -50,11 +50,6 @@ def check_trust(anatomy: Anatomy) -> None:
     family = anatomy.family
     if family is TEXT_DECODER or _is_covered(anatomy):
         return
-    if family.cut == "before_llm":
-        raise UnsupportedModelError(
-            f"{family.title} ({anatomy.config.model_type}) cannot lose tokens between decoder "
-            f"layers: {family.why}"
-        )
     key = _key(anatomy)
     if key not in _known:
         _known.update(_read())
@@ -63,13 +58,23 @@ def check_trust(anatomy: Anatomy) -> None:
         kernel = str(anatomy.config._attn_implementation)
         kernels = (kernel,) if kernel in KERNELS else KERNELS[:1]
         found = check(anatomy.config, kernels=kernels, thorough=False)
-        _known[key] = found.refusal or _broken_video(found)
+        before = family.cut == "before_llm"
+        _known[key] = (_broken_before(found) if before else found.refusal) or _broken_video(found)
         _write()
     if _known[key]:
         raise UnsupportedModelError(
             f"{family.title} ({anatomy.config.model_type}) was never tested with this version, and "
             f"{_known[key]} `foveate check` shows all of it."
         )
+
+
+def _broken_before(found: Checked) -> str:
+    """Why a family whose prompts are shortened before the decoder does not hold; "" if it does."""
+    if found.before_llm:
+        return ""
+    broken = {name: why for name, why in found.findings.items() if why}
+    name = next((name for name in broken if not name.startswith("built")), "")
+    return f"its twin fails the check {name!r}: {broken[name]}" if name else found.refusal
 
 
 def _broken_video(found: Checked) -> str:

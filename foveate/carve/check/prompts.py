@@ -182,7 +182,10 @@ class Prompts:
             out["mm_encoder_outputs"] = {self.modality: self._features(shown)}
         if self._host is not None:
             out.update(self._told(ids, shown))
-        takes = inspect.signature(type(self.model.base_model).forward).parameters
+        takes = _parameters(type(self.model.base_model).forward) & (
+            _parameters(type(self.model).forward)
+            | _parameters(type(self.model).prepare_inputs_for_generation)
+        )
         token = self._token
         kind = 2 if self.modality == "video" else 1
         front, _ = _PREFIX_TYPES.get(self.model.config.model_type, (None, 0))
@@ -215,6 +218,10 @@ class Prompts:
             return BaseModelOutputWithPooling(pooler_output=tuple(items))
         stack = torch.stack(items)
         return BaseModelOutputWithPooling(last_hidden_state=stack, pooler_output=stack)
+
+
+def _parameters(function: Any) -> set[str]:
+    return set(inspect.signature(function).parameters)
 
 
 class NoPromptError(Exception):

@@ -23,7 +23,8 @@ class Checked:
         batches: a ragged batch holds too, and every row is its own run.
         video: videos hold too; None where the model takes none.
         kernels: attention kernels it holds for.
-        oracle: the slow path: "masked", or "short" for decoders with states; "" if none was run.
+        oracle: the slow path: "masked", or "short" for decoders with states, or "before" where only
+            the prompt may be shortened; "" if none was run.
         cache_kinds: layers of its KV cache.
         first_layer: smallest prune_layer; None where nothing was derived.
         given_features: why features were given instead of pixels, "" if pixels were.

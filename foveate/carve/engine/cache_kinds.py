@@ -9,6 +9,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from foveate.carve.engine.cache import CarvedLayer
 from foveate.carve.engine.indexed_cache import CarvedIndexedLayer
+from foveate.carve.engine.shortened_cache import slots_of
 from foveate.errors import UnsupportedModeError
 from foveate.models.cache_kinds import INDEXED, NOTHING, PER_TOKEN, STATE
 
@@ -73,9 +74,15 @@ def ensure_layers(cache: Cache, count: int) -> None:
         cache.layers.append(cache.layer_class_to_replicate())
 
 
-def cache_bytes(cache: Cache) -> tuple[int, int]:
-    """(bytes held by K and V, bytes an uncompressed cache of the same length would hold)."""
+def cache_bytes(cache: Cache) -> tuple[int, int] | tuple[None, None]:
+    """(bytes held by K and V, bytes an uncompressed cache of the same length would hold).
+
+    None where a layer is of a kind that may hold more than that.
+    """
+    if any(type(layer) not in (*CARVED, *CARVED.values(), *LEFT_ALONE) for layer in cache.layers):
+        return None, None
     held = full = 0
+    slots = slots_of(cache)
     for layer in cache.layers:
         if getattr(layer, "keys", None) is None or not layer.keys.numel():
             continue
@@ -84,7 +91,7 @@ def cache_bytes(cache: Cache) -> tuple[int, int]:
             for t in (layer.keys, layer.values)
         )
         held += per_slot * layer.keys.shape[2]
-        length = layer.get_seq_length()
+        length = layer.get_seq_length() if slots is None else slots.seen
         if layer.is_sliding:
             length = min(length, layer.sliding_window - 1)
         full += per_slot * length

@@ -11,6 +11,7 @@ from foveate.carve.engine.forward_pass import ForwardPass
 from foveate.carve.engine.host_prompt import HostPrompt
 from foveate.carve.engine.labels import Labels
 from foveate.carve.engine.replay import Replay
+from foveate.carve.engine.short_prompt import ShortPrompt
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Calls(threading.local):
     """
 
     def __init__(self) -> None:
-        self.forward: ForwardPass | None = None
+        self.forward: ForwardPass | ShortPrompt | None = None
         self.generation: Generation | None = None
         self.labels: Labels | None = None
         self.prompt: HostPrompt | None = None

@@ -92,8 +92,6 @@ class Carving:
         self.length_per_layer: list[int] = []
         self.seconds = 0.0
         self._decider: Decider | None = None
-        if call.cache is not None:
-            _make_ready(call)
 
     @property
     def image_plans(self) -> list[ImagePlan]:
@@ -259,8 +257,10 @@ class Carving:
                 layer.retain(kept_rows(is_old | (is_kept & (held >= past))))
 
 
-def _make_ready(call: Call) -> None:
+def make_ready(call: Call) -> None:
     """Prepare the cache of a call before the decoder builds its masks."""
+    if call.cache is None:
+        return
     # A plain sliding layer reports a windowed length; masks must be made for the full one.
     for i, layer in enumerate(getattr(call.cache, "layers", ()) if call.past else ()):
         if type(layer) is DynamicSlidingWindowLayer:

@@ -16,30 +16,26 @@ from foveate.carve.engine.before_dropping import check_model, check_nothing_adde
 from foveate.carve.engine.between_layers import BetweenLayers
 from foveate.carve.engine.cache import CarvedLayer
 from foveate.carve.engine.call import Call
-from foveate.carve.engine.carving import Carving, Left
-from foveate.carve.engine.decide import Group, ImagePlan
+from foveate.carve.engine.carving import Carving, make_ready
 from foveate.carve.engine.layer_inputs import LayerInputs, by_name
+from foveate.carve.engine.one_pass import OnePass
 from foveate.carve.engine.renumbered import Renumbering
 from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.residual_streams import ResidualStreams
 from foveate.carve.engine.reused_keys import ReusedKeys
 from foveate.carve.engine.setting import Setting
-from foveate.errors import UnsupportedModeError, UnsupportedModelError
+from foveate.errors import UnsupportedModeError
 from foveate.models.cache_argument import cache_in
 
 
-class ForwardPass:
-    """One call of the base model, from its first hook to its last.
+class ForwardPass(OnePass):
+    """A call whose tokens leave between decoder layers.
 
     Args:
         setting: the run's parts.
         call: what came.
         first_serial: running number of the first image; None: prompts are numbered by content.
         replay: decisions to apply again instead of deciding (generation without a cache).
-
-    Attributes:
-        carving: of the visual tokens; None where the call has none.
-        used_cache: the KV cache the layers were given, None for none.
     """
 
     def __init__(
@@ -50,13 +46,10 @@ class ForwardPass:
         first_serial: int | None,
         replay: Replay | None = None,
     ) -> None:
-        self.setting = setting
-        self.call = call
-        self.replay = replay
-        self.carving: Carving | None = None
+        super().__init__(setting, call, replay)
         if call.visual_mask is not None:
             self.carving = Carving(setting, call, first_serial, replay, self._check_before_dropping)
-        self.used_cache: Any = None
+            make_ready(call)
         self._inputs = LayerInputs(
             kernel=str(setting.anatomy.text_config._attn_implementation),
             batch=call.batch,
@@ -68,29 +61,6 @@ class ForwardPass:
         self._reused = ReusedKeys(setting.anatomy, self._inputs)
         self._streams: ResidualStreams | None = None
         self._between = BetweenLayers(setting.anatomy.family.first_layer(setting.anatomy.config))
-
-    @property
-    def left(self) -> Left | None:
-        """What is left of the new tokens; None for all."""
-        return self.carving.left if self.carving is not None else None
-
-    @property
-    def fired(self) -> bool:
-        """Whether anything was dropped."""
-        return self.left is not None
-
-    @property
-    def is_prefill(self) -> bool:
-        """Whether this call brought a prompt, not a decoded token."""
-        return self.carving is not None or self.call.past == 0
-
-    @property
-    def groups(self) -> dict[int, list[Group]]:
-        return self.carving.groups if self.carving is not None else {}
-
-    @property
-    def image_plans(self) -> list[ImagePlan]:
-        return self.carving.image_plans if self.carving is not None else []
 
     def enter_layer(
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -136,20 +106,6 @@ class ForwardPass:
     def finish(self) -> None:
         """After the last layer."""
         self._renumbering.finish()
-
-    def _check_placeholders(self) -> None:
-        """A pass with visual features must say where they are.
-
-        Raises:
-            UnsupportedModelError: features were made for it, and its tokens hold no placeholder.
-        """
-        call, fresh = self.call, self.setting.recorder.fresh
-        if call.visual_mask is None and fresh and call.length > 1 and not call.is_explicit_mask:
-            raise UnsupportedModelError(
-                f"features of {' and '.join(sorted(fresh))} were computed for this prompt, and "
-                f"none of its tokens is a placeholder that {self.setting.anatomy.family.title} is "
-                "known for, so nothing would be compressed."
-            )
 
     def _carve(self, carving: Carving, index: int, hidden: Tensor, cache: Any) -> Tensor:
         """What goes into a layer once its step, if any, is done; `hidden` itself if it is all."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from foveate.carve.engine.cache_kinds import cache_bytes
 from foveate.carve.engine.decide import ImagePlan
-from foveate.carve.engine.forward_pass import ForwardPass
+from foveate.carve.engine.one_pass import OnePass
+from foveate.carve.engine.shortened_cache import slots_of
 from foveate.core.report import ImageReport, Report
 
 
-def pass_report(forward: ForwardPass) -> Report:
+def pass_report(forward: OnePass) -> Report:
     """What a prefill did.
 
     Args:
@@ -57,8 +58,11 @@ def _image_report(image_plan: ImagePlan, rows_per_prompt: int) -> ImageReport:
     )
 
 
-def _length_after(forward: ForwardPass) -> int:
+def _length_after(forward: OnePass) -> int:
     call, left = forward.call, forward.left
+    slots = slots_of(forward.used_cache)
+    if slots is not None:
+        return slots.index.shape[1]
     if left is None:
         return call.past + call.length
     old = 0

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.carve.engine.assisted import PromptFirst
+from foveate.carve.engine.before_shortening import check_steps, counts_places
 from foveate.carve.engine.call import Call
 from foveate.carve.engine.calls import Calls, Generation
 from foveate.carve.engine.checkpointed import without_unused_cache
@@ -23,6 +24,7 @@ from foveate.carve.engine.pass_report import pass_report
 from foveate.carve.engine.renumbered import renumbers
 from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
+from foveate.carve.engine.short_prompt import ShortPrompt
 from foveate.carve.engine.units import FeatureRecorder
 from foveate.carve.method import LAYER_NEEDS, Method, Step
 from foveate.carve.tower.merge import TowerShortener
@@ -32,6 +34,7 @@ from foveate.errors import MethodError, UnsupportedModeError, UnsupportedModelEr
 from foveate.models.anatomy import Anatomy, anatomy_of
 from foveate.models.attachment import Attachment, bound_arguments
 from foveate.models.attention import RowRecorder
+from foveate.models.family import Cut
 from foveate.models.hook import hook_after, hook_before
 
 
@@ -41,7 +44,13 @@ class Run(Attachment[Report]):
     Any number of threads may call the model meanwhile. `plans`, `decisions`, `report`,
     `visual_mask` and `next_serial` are each thread's own.
 
+    Args:
+        model, method, visual_mask: see `foveate.attach`.
+        cut: "in_llm" to drop tokens between decoder layers, "before_llm" to shorten the prompt
+            before the decoder; None for what the family allows (the first, if it can).
+
     Attributes:
+        cut: the one in force.
         method: the method in force.
         report: what happened in the last prefill (a Report); None before the first.
         reports: of the prefills of all threads, oldest first.
@@ -54,7 +63,12 @@ class Run(Attachment[Report]):
     """
 
     def __init__(
-        self, model: nn.Module, method: Method, *, visual_mask: Tensor | None = None
+        self,
+        model: nn.Module,
+        method: Method,
+        *,
+        visual_mask: Tensor | None = None,
+        cut: Cut | None = None,
     ) -> None:
         if not isinstance(method, Method):
             raise MethodError(
@@ -71,7 +85,14 @@ class Run(Attachment[Report]):
         # Inside a PEFT wrapper it is the transformers model that is called.
         self._host: Any = anatomy.model
         self._generator: Any = anatomy.generator
-        steps = method.steps(len(anatomy.layers), anatomy.family.first_layer(anatomy.config))
+        family = anatomy.family
+        self.cut: Cut = family.cut if cut is None else cut
+        # Features that the decoder adds to visual tokens go with the tokens of a shorter prompt.
+        is_before = self.cut == "before_llm"
+        first = 0 if is_before else family.first_layer(anatomy.config)
+        steps = method.steps(len(anatomy.layers), first)
+        if is_before:
+            check_steps(steps, family)
         self.steps = {step.layer: step for step in steps}
         self.prune_layer = steps[0].layer
         self._renumbers = renumbers(steps, anatomy)
@@ -164,11 +185,15 @@ class Run(Attachment[Report]):
             row_recorders=row_recorders,
             tower=tower,
         )
-        for i, layer in enumerate(layers):
+        base, decoder = anatomy.base, anatomy.decoder
+        self._put_on(hook_before(base, self._before_base))
+        if self.cut == "before_llm":
+            self._put_on(hook_before(decoder, self._before_decoder))
+            self._put_on(hook_after(decoder, self._after_decoder, always=True))
+        is_inside = self.cut == "in_llm" or counts_places(anatomy)
+        for i, layer in enumerate(layers if is_inside else ()):
             self._put_on(hook_before(layer, functools.partial(self._before_layer, i)))
             self._put_on(hook_after(layer, self._after_layer))
-        base = anatomy.base
-        self._put_on(hook_before(base, self._before_base))
         self._put_on(hook_after(base, self._after_base, always=True))
         if host is not base:
             self._put_on(hook_before(host, self._before_model))
@@ -271,31 +296,49 @@ class Run(Attachment[Report]):
                 "cannot be told from another one, so what was dropped of it cannot be dropped "
                 "again; leave use_cache unset."
             )
-        here.forward = ForwardPass(
+        kind = ForwardPass if self.cut == "in_llm" else ShortPrompt
+        here.forward = kind(
             self._setting,
             again or call,
             first_serial=here.next_serial,
             replay=replay if again is not None else None,
         )
 
+    def _before_decoder(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        forward = self._here.forward
+        if not isinstance(forward, ShortPrompt):
+            raise self._called_past_base(f"the decoder, {type(module).__name__},")
+        return forward.enter_decoder(args, kwargs)
+
+    def _after_decoder(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Runs after an exception too, with output None."""
+        if isinstance(self._here.forward, ShortPrompt):
+            self._here.forward.leave_decoder(output)
+
     def _before_layer(
         self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         forward = self._here.forward
         if forward is None:
-            raise UnsupportedModeError(
-                f"decoder layer {index} was called past {type(self._anatomy.base).__name__}, where "
-                "foveate sees what a call brings, so nothing would be compressed; call the model "
-                "itself, or detach first."
-            )
+            raise self._called_past_base(f"decoder layer {index}")
+        if isinstance(forward, ShortPrompt):
+            return forward.enter_layer(module, args, kwargs)
         return forward.enter_layer(index, args, without_unused_cache(module, kwargs))
 
+    def _called_past_base(self, what: str) -> UnsupportedModeError:
+        return UnsupportedModeError(
+            f"{what} was called past {type(self._anatomy.base).__name__}, where foveate sees what "
+            "a call brings, so nothing would be compressed; call the model itself, or detach first."
+        )
+
     def _after_layer(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._here.forward is not None:
+        if isinstance(self._here.forward, ForwardPass):
             self._here.forward.after_layer(output)
 
     def _after_attention(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._here.forward is not None:
+        if isinstance(self._here.forward, ForwardPass):
             self._here.forward.after_attention(output[0])
 
     def _after_base(self, module: nn.Module, args: Any, output: Any) -> Any:

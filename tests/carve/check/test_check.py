@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import pytest
 import torch
 
 import foveate
-from foveate.carve.check import findings
+from foveate.carve.check import before, findings
 from foveate.carve.check.check import check
 from foveate.carve.check.known import listed, zoo_types
 from foveate.carve.check.masked import masked_logits
@@ -35,11 +36,31 @@ def test_what_works_is_said(model_type: str) -> None:
     assert found.refusal == ""
     assert {name: why for name, why in found.findings.items() if why} == {}
     assert found.in_llm
+    assert found.before_llm
     assert found.batches
     assert found.kernels == ("sdpa", "eager")
     assert found.given_features == ""
     assert found.video is (True if model_type in ("qwen2_vl", "video_llama_3") else None)
     assert Checked.from_dict(found.to_dict()) == found
+
+
+@pytest.mark.parametrize("model_type", ["minimax_m3_vl", "inkling2"])
+def test_a_cut_before_the_decoder_is_what_others_have(model_type: str) -> None:
+    found = check_type(model_type)
+    assert not found.in_llm
+    assert found.before_llm
+    assert found.batches
+    assert found.summary == f"before the language model only: {found.refusal}"
+    assert Checked.from_dict(found.to_dict()) == found
+
+
+def test_a_wrong_shorter_prompt_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = functools.partial(before.before_logits, keeps_positions=False)
+    monkeypatch.setattr(findings, "before_logits", wrong)
+    found = check_type("llava")
+    assert found.in_llm
+    assert found.before_llm is False
+    assert "differ from the slow path" in found.findings["before the LLM: one row"]
 
 
 def test_one_kernel_is_enough_for_models_that_have_one() -> None:

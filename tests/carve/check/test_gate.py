@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 import foveate
 from foveate.carve.answerer import Answerer
-from foveate.carve.check import gate
+from foveate.carve.check import before, findings, gate
 from foveate.carve.check.check import check
 from foveate.errors import UnsupportedModelError
 from foveate.models.families import FAMILIES
@@ -109,10 +110,27 @@ def test_a_wrong_row_closes_the_door(checked: list[str], monkeypatch: pytest.Mon
     assert not gate.cache_file().exists() or json.loads(gate.cache_file().read_text()) == {}
 
 
-def test_a_cache_of_another_kind_is_refused_without_a_check(checked: list[str]) -> None:
-    with pytest.raises(UnsupportedModelError, match="between decoder layers"):
-        foveate.attach(build_twin(typical_config("inkling2"), "eager"), METHOD)
-    assert checked == []
+def test_a_cache_of_another_kind_takes_shorter_prompts(checked: list[str]) -> None:
+    """Its twin is checked for that alone; a method that acts later hears why."""
+    model = build_twin(typical_config("inkling2"), "eager")
+    with pytest.raises(UnsupportedModelError, match="before its language model only"):
+        foveate.attach(model, METHOD)
+    run = foveate.attach(model, foveate.DivPrune(keep_ratio=0.5))
+    assert run.cut == "before_llm"
+    run.detach()
+    assert checked == ["inkling2"]
+
+
+def test_a_shorter_prompt_that_does_not_hold_closes_the_door(
+    checked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slow path is made wrong: it closes the gaps between positions."""
+    wrong = functools.partial(before.before_logits, keeps_positions=False)
+    monkeypatch.setattr(findings, "before_logits", wrong)
+    model = build_twin(typical_config("minimax_m3_vl"))
+    with pytest.raises(UnsupportedModelError, match="before the LLM: one row"):
+        foveate.attach(model, foveate.DivPrune(keep_ratio=0.5))
+    assert checked == ["minimax_m3_vl"]
 
 
 def test_answerers_pass_the_gate_too(derived: Any, checked: list[str]) -> None:

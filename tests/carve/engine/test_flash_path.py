@@ -13,6 +13,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
 import foveate
+from foveate.carve.engine.run import Run
 from foveate.errors import UnsupportedModeError
 from tests import tiny_vlm as tiny
 
@@ -136,3 +137,25 @@ def test_second_turn_on_flash() -> None:
             out = model(input_ids=second, pixel_values=pixels, past_key_values=cache)
         logits.append(out.logits[:, -3:])
     torch.testing.assert_close(logits[0], logits[1], atol=5e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_images", [(1,), (1, 2, 0)], ids=["single", "ragged"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def test_prompts_shortened_before_the_decoder(name: str, num_images: tuple[int, ...]) -> None:
+    outputs = []
+    for attention in ("sdpa", NAME):
+        model = tiny.build(name, attention)
+        inputs = tiny.prompts(model, name, num_images)
+        method = foveate.DivPrune(keep_ratio=0.4, prune_layer=0)
+        with Run(model, method, cut="before_llm") as run:
+            out = model.generate(
+                **inputs,
+                max_new_tokens=4,
+                do_sample=False,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+        assert run.report is not None
+        assert run.report.fired
+        outputs.append(torch.stack(out.logits))
+    assert torch.allclose(*outputs, atol=1e-5)
