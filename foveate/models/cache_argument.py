@@ -23,6 +23,15 @@ def cache_in(arguments: Mapping[str, Any]) -> Any:
     return None
 
 
+def cache_of(output: Any) -> Cache | None:
+    """The cache that a model's output holds, None for none."""
+    for name in reversed(NAMES):  # where the new name is, the old one is deprecated
+        found = getattr(output, name, None)
+        if isinstance(found, Cache):
+            return found
+    return None
+
+
 def with_cache(arguments: Mapping[str, Any], cache: Any) -> dict[str, Any]:
     """The arguments with another cache, under the name that they have for it."""
     held = cache_in(arguments)

@@ -88,7 +88,8 @@ def _method(prompts: Prompts, way: Way, **budget: float) -> Method:
     anatomy = prompts.anatomy
     decoder: Any = decoder_of(anatomy.model)
     reads = [i for i in range(len(decoder.layers)) if has_attention(decoder, i)]
-    least = max(way.method.default_layer, anatomy.family.first_layer(anatomy.config))
+    usual = way.method(**budget).default_layer  # type: ignore[arg-type]
+    least = max(usual, anatomy.family.first_layer(anatomy.config))
     layer = max(least, reads[0] + 1 if reads else 0)
     return way.method(prune_layer=layer, **budget)  # type: ignore[arg-type]
 

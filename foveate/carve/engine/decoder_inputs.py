@@ -11,9 +11,10 @@ from torch import Tensor
 
 from foveate.carve.engine.decide import Group
 from foveate.carve.engine.layer_inputs import LayerInputs
-from foveate.carve.engine.per_token import is_per_token, narrow_entries
+from foveate.carve.engine.per_token import OF_THE_LOSS, is_per_token, narrow_entries
 from foveate.core.layout import PAD
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
+from foveate.models.cache_argument import NAMES as CACHE_NAMES
 from foveate.models.layer_kinds import STATEFUL
 
 # Looked at by name, not as one entry for each token.
@@ -23,11 +24,10 @@ _KNOWN = (
     "attention_mask",
     "position_ids",
     "position_embeddings",
-    "past_key_values",
+    *CACHE_NAMES,
 )
 # They say what a token is; other integers may say where others are.
 _OF_A_TOKEN = ("mm_token_type_ids", "token_type_ids", "ple_input_ids")
-_OF_THE_LOSS = ("labels", "shift_labels")
 
 
 class DecoderInputs:
@@ -80,7 +80,7 @@ class DecoderInputs:
             return out
         self._inputs.narrow_positions(out, self._rows)
         for name, value in given.items():
-            if name not in (*_KNOWN, *_OF_THE_LOSS):
+            if name not in (*_KNOWN, *OF_THE_LOSS):
                 out[name] = self._entries(name, value, given, groups)
         return out
 

@@ -11,7 +11,7 @@ from foveate.errors import UnsupportedModelError
 from foveate.models.masks import narrow_tokens
 
 # Pass through layers to the loss behind them, which counts columns of the whole prompt.
-_OF_THE_LOSS = ("labels", "shift_labels")
+OF_THE_LOSS = ("labels", "shift_labels")
 
 
 def narrow_tables(tables: Any, rows: Tensor) -> Any:
@@ -40,7 +40,7 @@ def is_per_token(name: str, value: Any, batch: int, length: int) -> bool:
         UnsupportedModelError: it has one integer or more for each token. They may be places of
             other tokens, which would be wrong in a shorter row.
     """
-    if not isinstance(value, Tensor) or value.ndim < 2 or name in _OF_THE_LOSS:
+    if not isinstance(value, Tensor) or value.ndim < 2 or name in OF_THE_LOSS:
         return False
     if value.shape[1] != length or value.shape[0] not in (1, batch):
         return False

@@ -24,6 +24,7 @@ from foveate.carve.engine.setting import Setting
 from foveate.carve.engine.shortened_cache import Slots, held_positions, shorten, slots_of
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
 from foveate.models.attachment import bound_arguments
+from foveate.models.cache_argument import cache_in, cache_of
 
 
 class ShortPrompt(OnePass):
@@ -72,7 +73,7 @@ class ShortPrompt(OnePass):
         decoder = setting.anatomy.decoder
         bound = bound_arguments(decoder, args, kwargs)
         given = self._given = {name: v for name, v in bound.items() if v is not decoder}
-        cache = self.used_cache = given.get("past_key_values")
+        cache = self.used_cache = cache_in(given)
         self._check_placeholders()
         embeds = given.get("inputs_embeds")
         if self.carving is not None:
@@ -172,9 +173,7 @@ class ShortPrompt(OnePass):
         return shorter
 
     def _check_before_dropping(self, index: int, hidden: Tensor, cache: Any) -> None:
-        check_shortening(
-            self.setting.anatomy, self.call, self._given.get("past_key_values"), hidden
-        )
+        check_shortening(self.setting.anatomy, self.call, cache_in(self._given), hidden)
 
 
 def _tell_length(cache: Any, length: int, left: int) -> None:
@@ -194,5 +193,4 @@ def _cache_in(output: Any) -> Cache | None:
     """The KV cache that a decoder made itself."""
     if isinstance(output, (tuple, list)):
         return next((part for part in output if isinstance(part, Cache)), None)
-    found = getattr(output, "past_key_values", None)
-    return found if isinstance(found, Cache) else None
+    return cache_of(output)
