@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from foveate.carve.engine.assisted import PromptFirst
@@ -18,20 +17,26 @@ from foveate.carve.engine.checkpointed import without_unused_cache
 from foveate.carve.engine.decide import Group, ImagePlan
 from foveate.carve.engine.explicit_mask import ExplicitMask
 from foveate.carve.engine.forward_pass import ForwardPass
+from foveate.carve.engine.generating import (
+    given_ids,
+    num_prompts,
+    refuse_chunks,
+    refuse_compiled,
+    refuse_continuous_batching,
+)
 from foveate.carve.engine.host_prompt import HostPrompt
 from foveate.carve.engine.labels import Labels
 from foveate.carve.engine.pass_report import pass_report
+from foveate.carve.engine.reading import layers_to_read, on_the_tower
 from foveate.carve.engine.renumbered import renumbers
 from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
 from foveate.carve.engine.short_prompt import ShortPrompt
 from foveate.carve.engine.units import FeatureRecorder
-from foveate.carve.method import LAYER_NEEDS, Method, Step
-from foveate.carve.tower.merge import TowerShortener
-from foveate.carve.tower.record import TowerRecorder
+from foveate.carve.method import LAYER_NEEDS, Method
 from foveate.core.report import Report
-from foveate.errors import MethodError, UnsupportedModeError, UnsupportedModelError
-from foveate.models.anatomy import Anatomy, anatomy_of
+from foveate.errors import MethodError, UnsupportedModeError
+from foveate.models.anatomy import anatomy_of
 from foveate.models.attachment import Attachment, bound_arguments
 from foveate.models.attention import RowRecorder
 from foveate.models.family import Cut
@@ -159,14 +164,14 @@ class Run(Attachment[Report]):
     def _install(self) -> None:
         anatomy, layers, host = self._anatomy, self._anatomy.layers, self._host
         self._refuse_compiled()
-        tower = _on_the_tower(anatomy, list(self.steps.values()))
+        tower = on_the_tower(anatomy, list(self.steps.values()))
         if tower is not None:
             self._put_on(tower)
         recorder = self._put_on(
             FeatureRecorder(anatomy, [tower.collect] if tower is not None else [])
         )
         row_recorders: dict[int, RowRecorder] = {}
-        reads = _layers_to_read(anatomy, self.steps)
+        reads = layers_to_read(anatomy, self.steps)
         for index, read in reads.items():
             of_layer = self.steps[index].needs & LAYER_NEEDS
             before = anatomy.attention_of(read)
@@ -208,7 +213,7 @@ class Run(Attachment[Report]):
         for owner in dict.fromkeys((host, generator)):
             for name in ("generate_batch", "init_continuous_batching"):
                 if hasattr(owner, name):
-                    self._wrap(owner, name, _refuse_continuous_batching)
+                    self._wrap(owner, name, refuse_continuous_batching)
 
     def _refuse_compiled(self) -> None:
         for module in (self._host, self._generator, self._anatomy.base, self._anatomy.decoder):
@@ -224,21 +229,13 @@ class Run(Attachment[Report]):
         """Open a generation; refuse what hooks cannot see from inside a forward pass."""
 
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            for config in (kwargs.get("generation_config"), self._generator.generation_config):
-                chunk = getattr(config, "prefill_chunk_size", None)
-                chunk = kwargs.get("prefill_chunk_size", chunk)
-                if chunk is not None:
-                    raise UnsupportedModeError(
-                        f"prefill_chunk_size={chunk} splits the prompt before the question "
-                        "is seen, so visual tokens cannot be scored; leave it unset (a carved "
-                        "prefill is shorter anyway)."
-                    )
+            refuse_chunks(self._generator, kwargs)
             here = self._here
             outer, here.generation = (
                 here.generation,
-                Generation(num_prompts=_num_prompts(args, kwargs)),
+                Generation(num_prompts=num_prompts(args, kwargs)),
             )
-            here.prompt = self._told_prompt(_given(args, kwargs), kwargs.get("inputs_embeds"))
+            here.prompt = self._told_prompt(given_ids(args, kwargs), kwargs.get("inputs_embeds"))
             if self._setting is not None:
                 self._setting.recorder.expect()
             try:
@@ -371,78 +368,3 @@ class Run(Attachment[Report]):
                 else:
                     forward.replay.advance(forward.call)
         return output
-
-
-def refuse_compiled(module: nn.Module) -> None:
-    """Hooks inside a compiled model would be compiled away, or into it.
-
-    Raises:
-        UnsupportedModeError: it is compiled, by torch.compile or in place.
-    """
-    is_compiled = isinstance(module, getattr(torch._dynamo.eval_frame, "OptimizedModule", ()))
-    if is_compiled or getattr(module, "_compiled_call_impl", None) is not None:
-        raise UnsupportedModeError(
-            f"{type(module).__name__} is compiled, and a compiled model cannot be hooked; pass the "
-            "model itself, uncompiled (or take off what model.compile() put on: "
-            "model._compiled_call_impl = None)."
-        )
-
-
-def _refuse_continuous_batching(method: Callable[..., Any]) -> Callable[..., Any]:
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise UnsupportedModeError(
-            "continuous batching (generate_batch) packs prompts into a paged cache and takes token "
-            "ids without images, so nothing can be carved; use generate with a batch, or foveate's "
-            "vLLM plugin."
-        )
-
-    return refuse
-
-
-def _num_prompts(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
-    """Rows that a call of `generate` was given."""
-    given = [_given(args, kwargs), kwargs.get("inputs_embeds")]
-    return next((len(tokens) for tokens in given if isinstance(tokens, Tensor)), None)
-
-
-def _given(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """The prompt's token ids in a call of `generate`."""
-    given = [args[0] if args else None, *map(kwargs.get, ("inputs", "input_ids"))]
-    return next((tokens for tokens in given if isinstance(tokens, Tensor)), None)
-
-
-def _layers_to_read(anatomy: Anatomy, steps: Mapping[int, Step]) -> dict[int, int]:
-    """Layer of a step -> the nearest layer before it that attends, where the step reads attention.
-
-    Raises:
-        UnsupportedModelError: no layer before a step attends, or none since the step before, so
-            that only attention of tokens that are gone by then could be read.
-    """
-    reads: dict[int, int] = {}
-    for index, step in steps.items():
-        if not step.needs & LAYER_NEEDS:
-            continue
-        read = reads[index] = anatomy.attention_before(index)
-        between = [other for other in steps if read < other < index]
-        if between:
-            raise UnsupportedModelError(
-                f"{step.method.name} reads attention before layer {index}, and no layer since the "
-                f"step at layer {between[-1]} has any; choose a later layer."
-            )
-    return reads
-
-
-def _on_the_tower(anatomy: Anatomy, steps: Sequence[Step]) -> TowerRecorder | TowerShortener | None:
-    """What the steps need done in the vision tower, if anything."""
-    inside = [step.method for step in steps if step.method.where == "vision_tower"]
-    reading = {need for step in steps for need in step.needs if need.startswith("vision")}
-    if inside and reading:
-        raise MethodError(
-            f"{inside[0].name} merges tokens inside the vision tower, so {', '.join(reading)} of "
-            "single tokens is not to be had; stack it with a method of the language model."
-        )
-    if inside:
-        return TowerShortener(anatomy, inside[0])
-    if reading:
-        return TowerRecorder(anatomy, with_attention="vision_attention" in reading)
-    return None

@@ -1,0 +1,48 @@
+"""What the steps of a run have to read: which layers attend before them, and the vision tower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from foveate.carve.method import LAYER_NEEDS, Step
+from foveate.carve.tower.merge import TowerShortener
+from foveate.carve.tower.record import TowerRecorder
+from foveate.errors import MethodError, UnsupportedModelError
+from foveate.models.anatomy import Anatomy
+
+
+def layers_to_read(anatomy: Anatomy, steps: Mapping[int, Step]) -> dict[int, int]:
+    """Layer of a step -> the nearest layer before it that attends, where the step reads attention.
+
+    Raises:
+        UnsupportedModelError: no layer before a step attends, or none since the step before, so
+            that only attention of tokens that are gone by then could be read.
+    """
+    reads: dict[int, int] = {}
+    for index, step in steps.items():
+        if not step.needs & LAYER_NEEDS:
+            continue
+        read = reads[index] = anatomy.attention_before(index)
+        between = [other for other in steps if read < other < index]
+        if between:
+            raise UnsupportedModelError(
+                f"{step.method.name} reads attention before layer {index}, and no layer since the "
+                f"step at layer {between[-1]} has any; choose a later layer."
+            )
+    return reads
+
+
+def on_the_tower(anatomy: Anatomy, steps: Sequence[Step]) -> TowerRecorder | TowerShortener | None:
+    """What the steps need done in the vision tower, if anything."""
+    inside = [step.method for step in steps if step.method.where == "vision_tower"]
+    reading = {need for step in steps for need in step.needs if need.startswith("vision")}
+    if inside and reading:
+        raise MethodError(
+            f"{inside[0].name} merges tokens inside the vision tower, so {', '.join(reading)} of "
+            "single tokens is not to be had; stack it with a method of the language model."
+        )
+    if inside:
+        return TowerShortener(anatomy, inside[0])
+    if reading:
+        return TowerRecorder(anatomy, with_attention="vision_attention" in reading)
+    return None
