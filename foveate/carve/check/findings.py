@@ -139,7 +139,10 @@ def rows_are_their_own_runs(prompts: Prompts, way: Way = IN_LLM) -> None:
             alone = prompts.generate(prompts.alone(RAGGED, row))
             own = _kept(run) if count else []
             if count and [kept for of, kept in own] != [k for of, k in together if of == row]:
-                raise BrokenError(f"row {row} of a batch keeps other tokens than alone.")
+                raise BrokenError(
+                    f"row {row} of a batch keeps other tokens than alone (the plain model's own "
+                    f"rows differ from their runs by {noise:.1e} of the scale)."
+                )
             gap, most = _row_gap(batch, alone, row), max(TOLERANCE, 2 * noise)
             if gap > most:
                 raise BrokenError(
