@@ -25,7 +25,7 @@ def attach(
     """Compress the visual tokens of every prompt that `model` sees, until detached.
 
     The model is not modified: hooks are added, and removed by `run.detach()` or at the end of a
-    `with` block, also after an exception.
+    `with` block, also after an exception. Any number of threads may call it meanwhile.
 
     Args:
         model: a transformers vision-language model (`foveate models` lists the types), or a plain
@@ -39,9 +39,10 @@ def attach(
         keep: budget of a method given as text: "25%" or 0.25 of the visual tokens, "128" or 128 of
             them. A method object has its own.
         visual_mask: [B, S] bool, True at visual tokens, for callers who pass `inputs_embeds` (token
-            ids then do not say where images are). It applies to every pass whose new tokens have
-            that shape; assign `run.visual_mask` to change it. Each contiguous run counts as one
-            image.
+            ids then do not say where images are). It applies to prompts of that length; rows whose
+            marked places hold embeddings of the vocabulary are text. Token ids of a plain decoder
+            do not say, so there it is for the first prompt, and others of its length are refused
+            until `run.visual_mask` is assigned. Each contiguous run counts as one image.
 
     Returns:
         A Run: a context manager that holds the report and the plans of the last prefill.
