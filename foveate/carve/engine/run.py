@@ -19,7 +19,7 @@ from foveate.carve.engine.decide import Group, ImagePlan
 from foveate.carve.engine.explicit_mask import ExplicitMask
 from foveate.carve.engine.forward_pass import ForwardPass
 from foveate.carve.engine.host_prompt import HostPrompt
-from foveate.carve.engine.labels import Labels
+from foveate.carve.engine.labels import Labels, last_rows
 from foveate.carve.engine.pass_report import pass_report
 from foveate.carve.engine.renumbered import renumbers
 from foveate.carve.engine.replay import Replay
@@ -355,6 +355,8 @@ class Run(Attachment[Report]):
         labels, left = forward.call.labels, forward.left
         if labels is not None and left is not None:
             output = labels.put_back(output, left.rows, left.keep_mask)
+        elif left is not None:
+            output = last_rows(output, forward.call.inputs.get("logits_to_keep"))
         generation = here.generation
         # Without a cache, every pass of a generation brings the prompt again.
         is_again = forward.used_cache is None and generation is not None and generation.has_begun
