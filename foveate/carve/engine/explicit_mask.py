@@ -19,9 +19,13 @@ class ExplicitMask:
 
     Args:
         mask: [B, S] bool, True at visual tokens.
+
+    Attributes:
+        given: the same tensor as it was given.
     """
 
     def __init__(self, mask: Tensor) -> None:
+        self.given = mask
         self.mask = mask.bool()
         self._ids: Tensor | None = None
 
