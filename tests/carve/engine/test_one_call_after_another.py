@@ -239,6 +239,24 @@ def test_continuous_batching_is_refused(llava: Any) -> None:
     assert "generate_batch" not in vars(llava)
 
 
+@pytest.mark.parametrize("where", ["cpu", "disk"])
+def test_text_embeddings_are_known_where_the_vocabulary_is_offloaded(
+    where: str, tmp_path: Path
+) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = tiny.build("llava")
+    is_visual = torch.zeros(1, 20, dtype=torch.bool)
+    is_visual[0, 3:13] = True
+    text = model.get_input_embeddings()(torch.randint(3, 80, (1, 20))).detach()
+    if where == "cpu":
+        accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    else:
+        accelerate.disk_offload(model, str(tmp_path), execution_device=torch.device("cpu"))
+    with foveate.attach(model, CARVE, visual_mask=is_visual), torch.no_grad():
+        assert model(inputs_embeds=text).logits.shape[1] == 20
+        assert model(inputs_embeds=text + 1.0).logits.shape[1] == 14
+
+
 # --- caches ---
 
 
