@@ -107,6 +107,7 @@ def _key(anatomy: Anatomy) -> str:
             facts,
             str(anatomy.config._attn_implementation),
             _as_text(anatomy.family),
+            anatomy.family.first_layer(anatomy.config),
             transformers.__version__,
             __version__,
         ],

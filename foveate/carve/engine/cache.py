@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from foveate.core.layout import PAD, kept_rows
-from foveate.errors import CarvedCacheError
+from foveate.errors import CarvedCacheError, UnsupportedModeError
 
 
 class CarvedLayer(DynamicLayer):
@@ -36,6 +36,7 @@ class CarvedLayer(DynamicLayer):
         self.shift: Tensor | None = None
         self._staged: tuple[Tensor, Tensor, int] | None = None
         self._records_past = False
+        self._gone_below = 0  # a sliding layer has forgotten tokens before this position
 
     @classmethod
     def of(cls, layer: DynamicLayer, batch: int, device: torch.device) -> CarvedLayer:
@@ -47,6 +48,7 @@ class CarvedLayer(DynamicLayer):
             carved.keys, carved.values = layer.keys, layer.values
             carved.seen = layer.get_seq_length()
             held = carved.keys.shape[-2]
+            carved._gone_below = carved.seen - held
             batch, device = carved.keys.shape[0], carved.keys.device
             carved.index = torch.arange(carved.seen - held, carved.seen, device=device)
             carved.index = carved.index.expand(batch, -1)
@@ -105,6 +107,7 @@ class CarvedLayer(DynamicLayer):
         too_old = (self.index <= self.seen - self.sliding_window).all(dim=0)
         num_old = int((~too_old).to(torch.uint8).argmax()) if not bool(too_old.all()) else 0
         if num_old:
+            self._gone_below = max(self._gone_below, int(self.index[:, :num_old].max()) + 1)
             self._select(torch.arange(num_old, too_old.numel(), device=too_old.device))
 
     def _select(self, slots: Tensor) -> None:
@@ -137,20 +140,34 @@ class CarvedLayer(DynamicLayer):
         return self.sliding_window if self.sliding_window is not None else -1
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last tokens, counted in uncompressed positions (negative count, or 0)."""
+        """Remove the last tokens, counted in uncompressed positions (negative count, or 0).
+
+        Raises:
+            ValueError: a positive count.
+            UnsupportedModeError: the window of what comes next has slid over tokens that are gone.
+        """
         if tokens_to_remove > 0:
             raise ValueError(
                 f"crop({tokens_to_remove}): pass the negative number of tokens to remove."
             )
         if tokens_to_remove == 0 or self.index is None:
             return
-        self.seen += tokens_to_remove
+        seen = self.seen + tokens_to_remove
+        if self.sliding_window is not None and seen - self.sliding_window + 1 < self._gone_below:
+            raise UnsupportedModeError(
+                f"crop({tokens_to_remove}) goes back to a sliding window of {self.sliding_window} "
+                "tokens whose first ones this KV cache has forgotten; call "
+                "activate_past_recording() on it before they slide out, or start from an empty "
+                "cache."
+            )
+        self.seen = seen
         stays = (self.index != PAD) & (self.index < self.seen)  # [B, L]
         self.retain(kept_rows(stays))
 
     def reset(self) -> None:
         super().reset()
         self.index, self.seen, self._staged, self.shift = None, 0, None, None
+        self._gone_below = 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)

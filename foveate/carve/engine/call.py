@@ -13,13 +13,18 @@ import torch
 from torch import Tensor
 
 from foveate.carve.engine.decide import text_columns
-from foveate.carve.engine.explicit_mask import ExplicitMask
+from foveate.carve.engine.explicit_mask import ExplicitMask, is_known
 from foveate.carve.engine.host_prompt import HostPrompt, visual_of_ids, visual_of_mask
 from foveate.carve.engine.labels import Labels
 from foveate.errors import UnsupportedModeError
 from foveate.models.anatomy import MODALITIES, Anatomy, visual_token_ids
 from foveate.models.cache_argument import cache_in
 from foveate.models.masks import valid_tokens
+
+_UNSAID = (
+    "inputs_embeds does not say which tokens are visual; pass visual_mask= to foveate.attach, or "
+    "set run.visual_mask (all False for text only)."
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,6 +99,8 @@ class Call:
             visual_mask: Tensor | None = visual_of_ids(ids, tokens, valid, placeholders, vocabulary)
         elif host is not None and host.mask and explicit is None:
             visual_mask, is_explicit = visual_of_mask(inputs, host, past), True
+            if ids is None and visual_mask is None and length > 1:
+                _check_text(tokens, anatomy)
         else:
             visual_mask, is_explicit = _visual_mask(inputs, tokens, anatomy, explicit)
         has_visual = visual_mask is not None and bool(visual_mask.any())
@@ -151,10 +158,7 @@ def _visual_mask(
         if explicit is not None:
             return explicit.of_embeds(tokens, anatomy.base.get_input_embeddings()), True
         if length > 1:
-            raise UnsupportedModeError(
-                "inputs_embeds does not say which tokens are visual; pass visual_mask= to "
-                "foveate.attach, or set run.visual_mask (all False for text only)."
-            )
+            raise UnsupportedModeError(_UNSAID)
         return None, True
     if explicit is not None and not placeholders:
         return explicit.of_ids(ids), True
@@ -166,6 +170,17 @@ def _visual_mask(
     for token_id in placeholders:
         mask |= ids == token_id
     return mask, False
+
+
+def _check_text(embeds: Tensor, anatomy: Anatomy) -> None:
+    """Embeddings that come without a host's mask must all be of text.
+
+    Raises:
+        UnsupportedModeError: one is none of the vocabulary's.
+    """
+    known = is_known(embeds, anatomy.base.get_input_embeddings())
+    if known is not None and not bool(known.all()):
+        raise UnsupportedModeError(_UNSAID)
 
 
 def brings_images(inputs: Mapping[str, Any], anatomy: Anatomy) -> bool:

@@ -39,7 +39,9 @@ class Calls(threading.local):
         prompt: that the host model is about to feed to the language model inside it, likewise.
         plans, decisions: of the last prefill.
         next_serial: number of the next image, see Run.
-        explicit_mask: the caller's; None where none was given in this thread.
+        explicit_mask: the caller's; None where none was given.
+        has_own_mask: whether this thread said what the mask is, beside the run's owner.
+        is_owner: whether this thread made the run.
     """
 
     def __init__(self) -> None:
@@ -51,6 +53,8 @@ class Calls(threading.local):
         self.decisions: dict[int, list[Group]] = {}
         self.next_serial: int | None = None
         self.explicit_mask: ExplicitMask | None = None
+        self.has_own_mask = False
+        self.is_owner = False
 
     def forget(self) -> None:
         """Give up what belongs to calls; the last prefill's plans stay."""

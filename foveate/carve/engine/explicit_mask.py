@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,9 +21,13 @@ class ExplicitMask:
 
     Args:
         mask: [B, S] bool, True at visual tokens.
+
+    Attributes:
+        given: the same tensor as it was given.
     """
 
     def __init__(self, mask: Tensor) -> None:
+        self.given = mask
         self.mask = mask.bool()
         self._ids: Tensor | None = None
 
@@ -79,7 +85,7 @@ def is_known(embeds: Tensor, vocabulary: nn.Module) -> Tensor | None:
 
     The first bytes of each are compared; None where the vocabulary cannot be read.
     """
-    table = getattr(vocabulary, "weight", None)
+    table = _table(vocabulary)
     if not isinstance(table, Tensor) or table.is_meta or table.shape[-1] != embeds.shape[-1]:
         return None
     if table.dtype != embeds.dtype:
@@ -92,3 +98,15 @@ def is_known(embeds: Tensor, vocabulary: nn.Module) -> Tensor | None:
     keys = first.contiguous().view(torch.int64)[:, 0]
     found = embeds.detach()[..., :width].contiguous().view(torch.int64)[..., 0]
     return torch.isin(found, keys.to(found.device))
+
+
+def _table(vocabulary: nn.Module) -> Tensor | None:
+    """Its weight, also where accelerate holds it elsewhere until the module runs."""
+    table = getattr(vocabulary, "weight", None)
+    if isinstance(table, Tensor) and table.is_meta:
+        hook: Any = getattr(vocabulary, "_hf_hook", None)
+        for one in getattr(hook, "hooks", (hook,)):
+            held = getattr(one, "weights_map", None)
+            if held is not None:
+                table = held["weight"]
+    return table if isinstance(table, Tensor) else None

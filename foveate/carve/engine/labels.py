@@ -171,6 +171,25 @@ def _at_columns(hidden: Tensor, rows: Tensor, length: int) -> Tensor:
     return whole.scatter(1, index, hidden)[:, :length]
 
 
+def last_rows(output: Any, count: Any) -> Any:
+    """The base model's output with its last rows alone, where it was told how many are wanted.
+
+    Gemma 4 tells its base model, and takes an output that is shorter than the prompt for cut.
+
+    Args:
+        output: of the base model, `last_hidden_state` [B, L, D] first.
+        count: `logits_to_keep` of its call; anything but a positive number leaves the output as is.
+    """
+    if not isinstance(count, int) or count <= 0 or output[0].shape[1] <= count:
+        return output
+    last = output[0][:, -count:]
+    if isinstance(output, tuple):
+        return (last, *output[1:])
+    output = copy.copy(output)
+    output.last_hidden_state = last
+    return output
+
+
 def _check_left(positions: Tensor, keep_mask: Tensor) -> None:
     """Refuse logits of what is not there any more."""
     batch, length = keep_mask.shape

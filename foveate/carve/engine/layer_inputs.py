@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from foveate.carve.engine.per_token import is_per_token, narrow_entries, narrow_tables
+from foveate.carve.engine.per_token import (
+    is_per_token,
+    lengths_of_tables,
+    narrow_entries,
+    narrow_tables,
+)
 from foveate.core.layout import PAD
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
 from foveate.models.cache_argument import NAMES as CACHE_NAMES
@@ -178,9 +183,15 @@ class LayerInputs:
                 )
 
     def narrow_positions(self, kwargs: dict[str, Any], rows: Tensor) -> None:
-        """Original positions go with their tokens: rotary tables and position ids."""
+        """Original positions go with their tokens: rotary tables and position ids.
+
+        Raises:
+            UnsupportedModeError: there is not one of each new token. Qwen2-VL numbers the cached
+                tokens too where images come in a later turn, and fails by itself.
+        """
         tables = kwargs.get("position_embeddings")
         if tables is not None:
+            self._check_counts(lengths_of_tables(tables))
             kwargs["position_embeddings"] = self.remember(
                 ("rotary", id(tables), id(rows)),
                 (tables, rows),
@@ -188,12 +199,22 @@ class LayerInputs:
             )
         position_ids = kwargs.get("position_ids")
         if position_ids is not None:
+            self._check_counts([position_ids.shape[-1]])
             narrowed = self.remember(
                 ("positions", id(position_ids), id(rows)),
                 (position_ids, rows),
                 lambda: narrow_tokens(position_ids, rows, token_dim=-1),
             )
             kwargs["position_ids"] = narrowed
+
+    def _check_counts(self, counts: Sequence[int]) -> None:
+        wrong = [count for count in counts if count != self.length]
+        if wrong:
+            raise UnsupportedModeError(
+                f"the model made positions of {wrong[0]} tokens for {self.length} new ones, so "
+                "foveate cannot tell which belong to what is left; give the whole conversation as "
+                "one prompt, without past_key_values."
+            )
 
     def spare_flash(self, kwargs: dict[str, Any]) -> None:
         """Last: flash kernels take gaps in position ids for borders between sequences.

@@ -28,6 +28,14 @@ def narrow_tables(tables: Any, rows: Tensor) -> Any:
     return tuple(narrow_tables(table, rows) for table in tables)
 
 
+def lengths_of_tables(tables: Any) -> list[int]:
+    """Of how many tokens each rotary table is; see `narrow_tables`."""
+    if isinstance(tables, Tensor):
+        return [int(tables.shape[-2])]
+    parts = tables.values() if isinstance(tables, dict) else tables
+    return [length for part in parts for length in lengths_of_tables(part)]
+
+
 def is_per_token(name: str, value: Any, batch: int, length: int) -> bool:
     """Whether a layer's input has one entry for each token that can go with it.
 

@@ -25,7 +25,7 @@ from foveate.carve.engine.generating import (
     refuse_continuous_batching,
 )
 from foveate.carve.engine.host_prompt import HostPrompt
-from foveate.carve.engine.labels import Labels
+from foveate.carve.engine.labels import Labels, last_rows
 from foveate.carve.engine.pass_report import pass_report
 from foveate.carve.engine.reading import layers_to_read, on_the_tower
 from foveate.carve.engine.renumbered import renumbers
@@ -61,7 +61,8 @@ class Run(Attachment[Report]):
         reports: of the prefills of all threads, oldest first.
         plans: ImagePlan of every image of the last prefill: where it sat, what was kept.
         decisions: the same step by step: layer -> Groups of images that lost tokens there.
-        visual_mask: explicit positions, see `foveate.attach`.
+        visual_mask: explicit positions, see `foveate.attach`. What the thread that made the run
+            assigns is for threads that assign none, too.
         next_serial: running number of the next image, which seeds random methods; set it to go on
             where another run left off. None, as it is at first: the prompt itself seeds them, so
             that a prompt is treated alike whenever and beside whatever it comes.
@@ -86,6 +87,7 @@ class Run(Attachment[Report]):
         self.method = method
         self._given_mask = visual_mask
         self._here = Calls()
+        self._here.is_owner = True
         anatomy = self._anatomy
         # Inside a PEFT wrapper it is the transformers model that is called.
         self._host: Any = anatomy.model
@@ -130,15 +132,21 @@ class Run(Attachment[Report]):
 
     @visual_mask.setter
     def visual_mask(self, mask: Tensor | None) -> None:
-        self._here.explicit_mask = ExplicitMask(mask) if mask is not None else None
-        if mask is None:
-            self._given_mask = None
+        here = self._here
+        if here.is_owner:  # it may let another thread generate, as streams do
+            self._given_mask = mask
+        here.has_own_mask = not here.is_owner
+        here.explicit_mask = ExplicitMask(mask) if mask is not None else None
 
     def _explicit_mask(self) -> ExplicitMask | None:
-        """This thread's, made of what was given to `attach` where the thread has said nothing."""
-        if self._here.explicit_mask is None and self._given_mask is not None:
-            self._here.explicit_mask = ExplicitMask(self._given_mask)
-        return self._here.explicit_mask
+        """This thread's, made of what the owner gave where the thread has said nothing."""
+        here, given = self._here, self._given_mask
+        if not here.has_own_mask:
+            if given is None:
+                here.explicit_mask = None
+            elif here.explicit_mask is None or here.explicit_mask.given is not given:
+                here.explicit_mask = ExplicitMask(given)
+        return here.explicit_mask
 
     @contextmanager
     def one_prompt(self) -> Iterator[None]:
@@ -352,6 +360,8 @@ class Run(Attachment[Report]):
         labels, left = forward.call.labels, forward.left
         if labels is not None and left is not None:
             output = labels.put_back(output, left.rows, left.keep_mask)
+        elif left is not None:
+            output = last_rows(output, forward.call.inputs.get("logits_to_keep"))
         generation = here.generation
         # Without a cache, every pass of a generation brings the prompt again.
         is_again = forward.used_cache is None and generation is not None and generation.has_begun

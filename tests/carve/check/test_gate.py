@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from foveate.carve.answerer import Answerer
 from foveate.carve.check import before, findings, gate
 from foveate.carve.check.check import check
 from foveate.errors import UnsupportedModelError
+from foveate.models.anatomy import anatomy_of
 from foveate.models.families import FAMILIES
 from foveate.models.family import Row
 from foveate.models.twin import build_twin, typical_config
@@ -108,6 +110,19 @@ def test_a_wrong_row_closes_the_door(checked: list[str], monkeypatch: pytest.Mon
             foveate.attach(model, METHOD)
     assert checked == ["qwen3_vl"]
     assert not gate.cache_file().exists() or json.loads(gate.cache_file().read_text()) == {}
+
+
+def test_another_first_layer_is_checked_anew(
+    checked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What held of a derived family says nothing of a row that differs in the first layer alone."""
+    model = build_twin(typical_config("qwen3_vl_moe"))
+    attach_once(model)
+    row = Row(title=anatomy_of(model, with_explicit_mask=False).family.title)
+    monkeypatch.setitem(FAMILIES, "qwen3_vl_moe", replace(row, first_layer=lambda config: 0))
+    with pytest.raises(UnsupportedModelError, match="injected features"):
+        attach_once(model)
+    assert checked == ["qwen3_vl_moe"] * 2
 
 
 def test_a_cache_of_another_kind_takes_shorter_prompts(checked: list[str]) -> None:

@@ -211,6 +211,25 @@ def test_no_attention_before_the_first_step() -> None:
         foveate.attach(kinds.build("qwen3_5"), foveate.TokenCarve(keep_ratio=0.5, prune_layer=1))
 
 
+def test_positions_of_more_than_the_new_tokens() -> None:
+    """Qwen2-VL numbers a whole conversation where its second turn has an image, and fails."""
+    model = tiny.build("qwen2_vl")
+    inputs = tiny.prompts(model, "qwen2_vl", (1,))
+    seen = inputs["input_ids"].shape[1]
+    more = {**inputs, "attention_mask": torch.ones(1, 2 * seen, dtype=torch.long)}
+
+    def turns() -> None:
+        with torch.no_grad():
+            cache = model(**inputs, use_cache=True).past_key_values
+            model(**more, past_key_values=cache)
+
+    with pytest.raises(RuntimeError, match="must match the size"):
+        turns()
+    method = foveate.DivPrune(keep_ratio=0.5)
+    with foveate.attach(model, method), pytest.raises(UnsupportedModeError, match="new ones"):
+        turns()
+
+
 def test_integers_for_each_token() -> None:
     assert is_per_token("per_layer_input", torch.zeros(2, 5, 3), 2, 5)
     assert is_per_token("is_visual", torch.zeros(1, 5, dtype=torch.bool), 2, 5)

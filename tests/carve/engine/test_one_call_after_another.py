@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 import foveate
 from foveate.core.precision import full_precision
@@ -238,6 +239,24 @@ def test_continuous_batching_is_refused(llava: Any) -> None:
     assert "generate_batch" not in vars(llava)
 
 
+@pytest.mark.parametrize("where", ["cpu", "disk"])
+def test_text_embeddings_are_known_where_the_vocabulary_is_offloaded(
+    where: str, tmp_path: Path
+) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = tiny.build("llava")
+    is_visual = torch.zeros(1, 20, dtype=torch.bool)
+    is_visual[0, 3:13] = True
+    text = model.get_input_embeddings()(torch.randint(3, 80, (1, 20))).detach()
+    if where == "cpu":
+        accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    else:
+        accelerate.disk_offload(model, str(tmp_path), execution_device=torch.device("cpu"))
+    with foveate.attach(model, CARVE, visual_mask=is_visual), torch.no_grad():
+        assert model(inputs_embeds=text).logits.shape[1] == 20
+        assert model(inputs_embeds=text + 1.0).logits.shape[1] == 14
+
+
 # --- caches ---
 
 
@@ -251,6 +270,29 @@ def test_a_carved_cache_is_cropped_as_a_plain_one_is(llava: Any) -> None:
         before = cache.get_seq_length()
         cache.crop(-2)
         assert cache.get_seq_length() == before - 2
+
+
+def test_a_sliding_cache_is_not_cropped_into_what_it_has_forgotten() -> None:
+    """As a plain one: without a recording, the window after it would lack its first tokens."""
+    model = tiny.build("gemma3")  # windows of 12
+    inputs = tiny.prompts(model, "gemma3", (1,))
+    with foveate.attach(model, CARVE), torch.no_grad():
+        out = model.generate(**inputs, **GREEDY, return_dict_in_generate=True, output_logits=True)
+        with pytest.raises(UnsupportedModeError, match="has forgotten"):
+            out.past_key_values.crop(-3)
+        cache = transformers.DynamicCache(config=model.config.get_text_config())
+        cache.activate_past_recording()
+        again = model.generate(**inputs, **GREEDY, past_key_values=cache)
+        assert torch.equal(again, out.sequences)
+        cache.crop(-2)
+        length = cache.get_seq_length()
+        told = {name: inputs[name][:, :1].expand(-1, length + 1) for name in ("attention_mask",)}
+        logits = model(
+            input_ids=again[:, length : length + 1], past_key_values=cache, **told
+        ).logits
+    grown = again.shape[1] - inputs["input_ids"].shape[1]
+    step = length - again.shape[1] + grown + 1
+    torch.testing.assert_close(logits[:, -1], out.logits[step], atol=1e-5, rtol=1e-5)
 
 
 # --- reports ---

@@ -138,3 +138,31 @@ def test_a_thread_without_prompts_sees_the_last_report() -> None:
         )
         assert run.plans == []
     assert run.report is report
+
+
+def test_a_mask_that_the_owner_assigns_holds_in_a_thread_that_streams() -> None:
+    """One thread says where images are and lets another one generate; a third has its own word."""
+    model = tiny.build("llava")
+    is_visual = torch.zeros(1, 20, dtype=torch.bool)
+    is_visual[0, 2:12] = True
+    nothing = torch.zeros_like(is_visual)
+    prompt = {"inputs_embeds": torch.randn(1, 20, 48), "attention_mask": torch.ones(1, 20).long()}
+
+    def rows(mask: torch.Tensor | None = None) -> int:
+        if mask is not None:
+            run.visual_mask = mask
+        with torch.no_grad():
+            return int(model(**prompt).logits.shape[1])
+
+    def elsewhere(*args: torch.Tensor) -> int:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(rows, *args).result()
+
+    with foveate.attach(
+        model, foveate.TokenCarve(keep_ratio=0.5), visual_mask=is_visual.clone()
+    ) as run:
+        assert elsewhere() == 15
+        assert rows(nothing) == 20
+        assert elsewhere() == 20
+        assert elsewhere(is_visual) == 15
+        assert rows() == 20, "a thread that is not the owner speaks for itself alone"

@@ -314,6 +314,23 @@ def test_embeddings_of_another_prompt_are_refused(prompts: Prompts) -> None:
         inner(prompts).generate(input_ids=ids[:, 1:], inputs_embeds=embeds, **GREEDY)
 
 
+@pytest.mark.parametrize("prompts", HOSTS, indirect=True)
+def test_embeddings_past_the_host_are_refused_unless_they_are_text(prompts: Prompts) -> None:
+    """Kosmos tells by a mask where images are; without one they would run uncompressed."""
+    language_model = inner(prompts)
+    text = prompts.alone((1, 0), 1)["input_ids"]
+    embeds = prompts.anatomy.base.get_input_embeddings()(text).detach()
+    strange = embeds.clone()
+    strange[:, 2:6] += 1.0
+    with Run(prompts.model, foveate.TokenCarve(keep_ratio=0.4)) as run, torch.no_grad():
+        with pytest.raises(UnsupportedModeError, match="does not say which tokens are visual"):
+            language_model(inputs_embeds=strange)
+        if prompts.anatomy.family.host.mask:  # type: ignore[union-attr]
+            language_model(inputs_embeds=embeds)
+            assert run.report is not None
+            assert not run.report.fired
+
+
 @pytest.mark.parametrize("prompts", ["kosmos-2.5"], indirect=True)
 def test_images_behind_a_cache_are_refused(prompts: Prompts) -> None:
     inputs = prompts.batch((1,))

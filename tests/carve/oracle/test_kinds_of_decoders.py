@@ -204,3 +204,17 @@ def test_reading_attention_leaves_sparse_attention_sparse(name: str, attention: 
             carved = generated(model, inputs)
         for a, b in zip(plain.logits, carved.logits, strict=True):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("num_shared", [0, 2])
+def test_as_many_last_logits_as_were_asked_for(num_shared: int) -> None:
+    """Gemma 4 takes hidden states that are shorter than the prompt for cut to `logits_to_keep`."""
+    config = kinds.gemma4_config()
+    config.text_config.num_kv_shared_layers = num_shared
+    model = type(kinds.build("gemma4"))(config).eval()
+    inputs = tiny.prompts(kinds.build("gemma4"), "gemma4", (1,))
+    with foveate.attach(model, foveate.DivPrune(keep_ratio=0.4, prune_layer=2)), torch.no_grad():
+        every = model(**kinds.given(inputs)).logits
+        for count in (1, 2):
+            last = model(**kinds.given(inputs), logits_to_keep=count).logits
+            torch.testing.assert_close(last, every[:, -count:], atol=1e-5, rtol=1e-5)
