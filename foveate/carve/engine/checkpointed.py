@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from foveate.errors import UnsupportedModeError
 from foveate.models.cache_argument import with_cache
+
+# Later versions checkpoint the forward alone; earlier ones the call, whose hooks run again when
+# gradients are computed, long after the pass that they belong to.
+_HOOKS_STAY_OUTSIDE = "__init_subclass__" in vars(GradientCheckpointingLayer)
+
+
+def refuse_hooks_that_run_again(layers: Iterable[nn.Module]) -> None:
+    """Raise UnsupportedModeError where gradient checkpointing would run hooks a second time."""
+    if _HOOKS_STAY_OUTSIDE:
+        return
+    if any(getattr(layer, "gradient_checkpointing", False) and layer.training for layer in layers):
+        raise UnsupportedModeError(
+            "gradient checkpointing of this version of transformers runs hooks again in the "
+            "backward pass, where nothing can be carved; use transformers 5.23 or later, or turn "
+            "it off."
+        )
 
 
 def without_unused_cache(layer: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:

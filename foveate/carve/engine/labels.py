@@ -8,6 +8,7 @@ A row that was dropped is zero and predicts nothing: the label of the next colum
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,6 +170,22 @@ def _at_columns(hidden: Tensor, rows: Tensor, length: int) -> Tensor:
     index = spare.unsqueeze(-1).expand_as(hidden)
     whole = hidden.new_zeros(hidden.shape[0], length + 1, hidden.shape[2])
     return whole.scatter(1, index, hidden)[:, :length]
+
+
+def refuse_labels(inputs: Mapping[str, Any]) -> None:
+    """A model whose base is itself takes logits and loss of the rows that are left.
+
+    Raises:
+        UnsupportedModeError: it is asked for something by column.
+    """
+    asked = [name for name in ("labels", "shift_labels") if inputs.get(name) is not None]
+    if isinstance(inputs.get("logits_to_keep"), Tensor):
+        asked.append("logits_to_keep")
+    if asked:
+        raise UnsupportedModeError(
+            f"{' and '.join(asked)} count columns of the whole prompt, and this model computes its "
+            "logits where foveate cannot put rows back; compute the loss outside foveate.attach."
+        )
 
 
 def last_rows(output: Any, count: Any) -> Any:

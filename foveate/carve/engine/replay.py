@@ -125,5 +125,12 @@ def _same(a: list[Any], b: list[Any]) -> bool:
 
 
 def _is_same(a: Any, b: Any) -> bool:
-    # Kosmos-2.5 makes the features of its images anew for every token.
-    return a is b or (isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b))
+    # Kosmos-2.5 makes the features of its images anew for every token, and callers may wrap theirs.
+    if a is b:
+        return True
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b)
+    a, b = getattr(a, "pooler_output", None), getattr(b, "pooler_output", None)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return _same(list(a), list(b))
+    return a is not None and b is not None and _is_same(a, b)

@@ -13,7 +13,10 @@ from foveate.carve.engine.assisted import PromptFirst
 from foveate.carve.engine.before_shortening import check_steps, counts_places
 from foveate.carve.engine.call import Call
 from foveate.carve.engine.calls import Calls, Generation
-from foveate.carve.engine.checkpointed import without_unused_cache
+from foveate.carve.engine.checkpointed import (
+    refuse_hooks_that_run_again,
+    without_unused_cache,
+)
 from foveate.carve.engine.decide import Group, ImagePlan
 from foveate.carve.engine.explicit_mask import ExplicitMask
 from foveate.carve.engine.forward_pass import ForwardPass
@@ -25,7 +28,7 @@ from foveate.carve.engine.generating import (
     refuse_continuous_batching,
 )
 from foveate.carve.engine.host_prompt import HostPrompt
-from foveate.carve.engine.labels import Labels, last_rows
+from foveate.carve.engine.labels import Labels, last_rows, refuse_labels
 from foveate.carve.engine.pass_report import pass_report
 from foveate.carve.engine.reading import layers_to_read, on_the_tower
 from foveate.carve.engine.renumbered import renumbers
@@ -283,11 +286,14 @@ class Run(Attachment[Report]):
     def _before_base(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         assert self._setting is not None
         self._refuse_compiled()
+        refuse_hooks_that_run_again(self._anatomy.layers)
         here = self._here
         if here.generation is None:
             self._setting.recorder.expect()
         generation = here.generation or Generation()
         inputs = bound_arguments(module, args, kwargs)
+        if self._host is self._anatomy.base:
+            refuse_labels(inputs)
         labels, here.labels = here.labels, None
         prompt, here.prompt = here.prompt, None
         call = Call.of(

@@ -12,6 +12,7 @@ from torch import Tensor
 import foveate
 from foveate.carve.registry import method
 from foveate.errors import UnsupportedModeError
+from tests import tiny_kinds as kinds
 from tests import tiny_vlm as tiny
 from tests.carve.engine.training_batch import (
     RAGGED,
@@ -345,3 +346,14 @@ def test_report_says_how_much_shorter_the_step_was(llava: Any) -> None:
     assert report.num_labels + report.num_labels_dropped == given
     assert report.num_labels_dropped >= report.dropped + report.merged
     assert f"{100 * report.row_share:.1f} %" in str(report)
+
+
+def test_a_model_that_is_its_own_base_says_so() -> None:
+    """Llama 4 computes its logits in the same forward as its embeddings."""
+    model = kinds.build("llama4")
+    inputs = kinds.given(tiny.prompts(model, "llama4", (1,)))
+    with foveate.attach(model, foveate.TokenCarve(keep_ratio=0.4)):
+        with pytest.raises(UnsupportedModeError, match="cannot put rows back"):
+            model(**inputs, labels=inputs["input_ids"])
+        with pytest.raises(UnsupportedModeError, match="cannot put rows back"):
+            model(**inputs, logits_to_keep=torch.tensor([-1, -2]))
