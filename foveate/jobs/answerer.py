@@ -107,7 +107,7 @@ class CarvedAnswerer:
         answers: dict[int, Answer] = {}
         for settings, members in _by_settings(requests).items():
             for batch in self._batches(members):
-                made = self._ask([requests[i] for i in batch], self._answers, settings.num_beams)
+                made = self._ask([requests[i] for i in batch], self._answers)
                 answers.update(zip(batch, made, strict=True))
                 progress(len(batch))
         return [answers[i] for i in range(len(requests))]
@@ -134,9 +134,7 @@ class CarvedAnswerer:
         size = self.settings.batch_size
         return (members[start : start + size] for start in range(0, len(members), size))
 
-    def _ask(
-        self, requests: Sequence[Request], ask: Callable[..., Said[Any]], rows_per_request: int = 1
-    ) -> list[Any]:
+    def _ask(self, requests: Sequence[Request], ask: Callable[..., Said[Any]]) -> list[Any]:
         """One of the two methods below on a batch, and what it did in the tally."""
         started = time.perf_counter()
         turns = [self._shaped(request.turns()) for request in requests]
@@ -146,7 +144,7 @@ class CarvedAnswerer:
             Asked(label=request.label, num_images=num_images(conversation))
             for request, conversation in zip(requests, turns, strict=True)
         ]
-        self.tally.add(asked, said.reports, rows_per_request=rows_per_request)
+        self.tally.add(asked, said.reports)
         self.num_tokens += sum(row.num_tokens for row in said.rows)
         return said.rows
 

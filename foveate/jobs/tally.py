@@ -49,15 +49,12 @@ class Tally:
     kv_bytes_uncompressed: int = 0
     select_seconds: float = 0.0
 
-    def add(
-        self, asked: Sequence[Asked], reports: Sequence[Report], *, rows_per_request: int = 1
-    ) -> None:
+    def add(self, asked: Sequence[Asked], reports: Sequence[Report]) -> None:
         """Count one batch, after checking it.
 
         Args:
             asked: its requests, in order.
             reports: of the prefills since the last batch.
-            rows_per_request: rows of the model's batch that answer one request (beams).
 
         Raises:
             NotFiredError: a request had images and the method saw none of their tokens, or kept as
@@ -67,8 +64,7 @@ class Tally:
         by_sample: dict[int, list[ImageReport]] = {}
         for image in found:
             by_sample.setdefault(image.sample, []).append(image)
-        # Rows of one request are copies of one prompt: the first stands for all.
-        mine = [by_sample.get(i * rows_per_request, []) for i in range(len(asked))]
+        mine = [by_sample.get(i, []) for i in range(len(asked))]
         for request, images in zip(asked, mine, strict=True):
             self._check(request, images, reports)
         self.requests += len(asked)
@@ -110,7 +106,6 @@ class Tally:
             self.fired += 1
         else:
             self.not_fired[report.reason] += 1
-        # Rows of one request are copies, so the mean over images is that over rows.
         self.layer_tokens += report.average_tokens * num_images
         self.kv_bytes += report.kv_bytes or 0
         self.kv_bytes_uncompressed += report.kv_bytes_uncompressed or 0

@@ -61,13 +61,6 @@ def test_without_images_there_was_nothing_to_compress() -> None:
     assert tally.kept_share is None
 
 
-def test_rows_of_beams_count_once() -> None:
-    tally = Tally(method=METHOD)
-    rows = [image(row, 10) for row in range(6)]
-    tally.add(asked(1, 1), [report(rows)], rows_per_request=3)
-    assert (tally.images, tally.before) == (2, 80)
-
-
 def test_what_was_kept_whole_within_the_budget_passes_and_is_said() -> None:
     tally = Tally(method=foveate.TokenCarve(keep_ratio=1.0))
     tally.add(asked(1), [report([image(0, 40)], reason="the budget keeps every visual token")])
