@@ -105,7 +105,7 @@ class CarvedAnswerer:
             NotFiredError: a request had images and nothing was compressed.
         """
         answers: dict[int, Answer] = {}
-        for settings, members in _by_settings(requests).items():
+        for members in _by_settings(requests).values():
             for batch in self._batches(members):
                 made = self._ask([requests[i] for i in batch], self._answers)
                 answers.update(zip(batch, made, strict=True))
