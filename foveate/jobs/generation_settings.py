@@ -49,10 +49,6 @@ class GenerationSettings:
     until: tuple[str, ...] = ()
     arguments: tuple[tuple[str, Any], ...] = ()
 
-    @property
-    def num_beams(self) -> int:
-        return int(dict(self.arguments).get("num_beams", 1))
-
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> GenerationSettings:
         """Read a task's `generation_kwargs`.
