@@ -17,7 +17,7 @@ from foveate.carve.engine.between_layers import BetweenLayers
 from foveate.carve.engine.cache import CarvedLayer
 from foveate.carve.engine.call import Call
 from foveate.carve.engine.carving import Carving, make_ready
-from foveate.carve.engine.layer_inputs import LayerInputs, by_name
+from foveate.carve.engine.layer_inputs import by_name
 from foveate.carve.engine.one_pass import OnePass
 from foveate.carve.engine.renumbered import Renumbering
 from foveate.carve.engine.replay import Replay
@@ -46,17 +46,9 @@ class ForwardPass(OnePass):
         first_serial: int | None,
         replay: Replay | None = None,
     ) -> None:
-        super().__init__(setting, call, replay)
-        if call.visual_mask is not None:
-            self.carving = Carving(setting, call, first_serial, replay, self._check_before_dropping)
+        super().__init__(setting, call, first_serial=first_serial, replay=replay)
+        if self.carving is not None:
             make_ready(call)
-        self._inputs = LayerInputs(
-            kernel=str(setting.anatomy.text_config._attn_implementation),
-            batch=call.batch,
-            length=call.length,
-            past=call.past,
-            device=call.device,
-        )
         self._renumbering = Renumbering(setting.anatomy, self._inputs, is_on=setting.renumbers)
         self._reused = ReusedKeys(setting.anatomy, self._inputs)
         self._streams: ResidualStreams | None = None

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
+
+from torch import Tensor
 
 from foveate.carve.engine.call import Call
 from foveate.carve.engine.carving import Carving, Left
 from foveate.carve.engine.decide import Group, ImagePlan
+from foveate.carve.engine.layer_inputs import LayerInputs
 from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
 from foveate.errors import UnsupportedModelError
 
 
-class OnePass:
+class OnePass(ABC):
     """Base of the ways in which tokens leave a call.
 
     Args:
         setting: the run's parts.
         call: what came.
+        first_serial: running number of the first image; None: prompts are numbered by content.
         replay: decisions to apply again instead of deciding (generation without a cache).
 
     Attributes:
@@ -25,12 +30,30 @@ class OnePass:
         used_cache: the KV cache that keys and values went into, None for none.
     """
 
-    def __init__(self, setting: Setting, call: Call, replay: Replay | None = None) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        call: Call,
+        *,
+        first_serial: int | None,
+        replay: Replay | None = None,
+    ) -> None:
         self.setting = setting
         self.call = call
         self.replay = replay
-        self.carving: Carving | None = None
+        self.carving = (
+            Carving(setting, call, first_serial, replay, self._check_before_dropping)
+            if call.visual_mask is not None
+            else None
+        )
         self.used_cache: Any = None
+        self._inputs = LayerInputs(
+            kernel=str(setting.anatomy.text_config._attn_implementation),
+            batch=call.batch,
+            length=call.length,
+            past=call.past,
+            device=call.device,
+        )
 
     @property
     def left(self) -> Left | None:
@@ -55,8 +78,16 @@ class OnePass:
     def image_plans(self) -> list[ImagePlan]:
         return self.carving.image_plans if self.carving is not None else []
 
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027 - not every way has something left to do
         """After the last layer."""
+
+    @abstractmethod
+    def _check_before_dropping(self, index: int, hidden: Tensor, cache: Any) -> None:
+        """Refuse what could come out wrong if tokens were dropped before layer `index`.
+
+        Raises:
+            UnsupportedModelError, UnsupportedModeError: in a sentence.
+        """
 
     def _check_placeholders(self) -> None:
         """A pass with visual features must say where they are.

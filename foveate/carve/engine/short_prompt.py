@@ -17,7 +17,7 @@ from foveate.carve.engine.before_shortening import check_shortening
 from foveate.carve.engine.call import Call
 from foveate.carve.engine.carving import Carving
 from foveate.carve.engine.decoder_inputs import DecoderInputs
-from foveate.carve.engine.layer_inputs import LayerInputs, by_name
+from foveate.carve.engine.layer_inputs import by_name
 from foveate.carve.engine.one_pass import OnePass
 from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
@@ -45,9 +45,7 @@ class ShortPrompt(OnePass):
         first_serial: int | None,
         replay: Replay | None = None,
     ) -> None:
-        super().__init__(setting, call, replay)
-        if call.visual_mask is not None:
-            self.carving = Carving(setting, call, first_serial, replay, self._check_before_dropping)
+        super().__init__(setting, call, first_serial=first_serial, replay=replay)
         self._narrow: DecoderInputs | None = None
         self._has_empty = False
         self._slots: Slots | None = None
@@ -86,15 +84,8 @@ class ShortPrompt(OnePass):
         has_empty = has_empty or (left is not None and left.has_filler)
         if slots is not None:
             slots.is_inside = True
-        inputs = LayerInputs(
-            kernel=str(setting.anatomy.text_config._attn_implementation),
-            batch=call.batch,
-            length=call.length,
-            past=call.past,
-            device=call.device,
-        )
         rows = left.rows if left is not None else None
-        self._narrow = DecoderInputs(inputs, rows, held, has_empty, cache)
+        self._narrow = DecoderInputs(self._inputs, rows, held, has_empty, cache)
         out = self._narrow.narrow(given, self.groups.get(0, []))
         self._has_empty = has_empty
         if left is not None:
