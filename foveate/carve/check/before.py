@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.carve.check.layer_calls import changed_layers, merged
-from foveate.carve.check.masked import Image
+from foveate.carve.check.masked import Image, staying
 
 
 def before_logits(
@@ -36,11 +36,7 @@ def before_logits(
         keeps_positions: False closes the gaps, which is wrong: a control.
     """
     length = inputs["input_ids"].shape[1]
-    stays = torch.ones(length, dtype=torch.bool)
-    for _, tokens, kept, _, _ in images:
-        stays[tokens] = False
-        stays[tokens[kept]] = True
-    columns = stays.nonzero()[:, 0]
+    columns = staying(images, length).nonzero()[:, 0]
 
     def merge(values: Tensor) -> Tensor:
         values = values.clone()

@@ -19,6 +19,15 @@ from foveate.carve.check.layer_calls import as_allowed, changed_layers, in_form_
 Image = tuple[int, Tensor, Tensor, Tensor, Tensor]
 
 
+def staying(images: Sequence[Image], length: int) -> Tensor:
+    """Which tokens of one row are left, [S] bool."""
+    stays = torch.ones(length, dtype=torch.bool)
+    for _, tokens, kept, _, _ in images:
+        stays[tokens] = False
+        stays[tokens[kept]] = True
+    return stays
+
+
 def masked_logits(
     model: Any,
     decoder: nn.Module,

@@ -20,7 +20,7 @@ from foveate.carve.check.layer_calls import (
     merged,
     streams,
 )
-from foveate.carve.check.masked import Image
+from foveate.carve.check.masked import Image, staying
 
 
 def short_logits(
@@ -42,10 +42,7 @@ def short_logits(
             them what is dropped, as a cache that was cut does.
     """
     batch, length = inputs["input_ids"].shape
-    stays = torch.ones(length, dtype=torch.bool)
-    for _, tokens, kept, _, _ in images:
-        stays[tokens] = False
-        stays[tokens[kept]] = True
+    stays = staying(images, length)
     columns = stays.nonzero()[:, 0]
     late = torch.arange(length) >= prompt_length
 
