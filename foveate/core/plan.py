@@ -19,6 +19,7 @@ class KeepPlan:
         merge_src: [G, M] int64, tokens that are averaged into a kept one; not in keep_idx, unique.
         merge_dst: [G, M] int64, the kept token each source goes to; a subset of keep_idx.
         scores: named scores behind the decision, each [G, N]; for pictures and inspection only.
+        notes: (label, value) of what the method chose by itself on the way; for the report.
 
     What is neither kept nor merged is dropped.
     """
@@ -28,6 +29,7 @@ class KeepPlan:
     merge_src: Tensor
     merge_dst: Tensor
     scores: dict[str, Tensor] = field(default_factory=dict)
+    notes: tuple[tuple[str, str], ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -85,6 +87,7 @@ class KeepPlan:
             merge_src=self.merge_src[i : i + 1],
             merge_dst=self.merge_dst[i : i + 1],
             scores={name: score[i : i + 1] for name, score in self.scores.items()},
+            notes=self.notes,
         )
 
     def repeat_interleave(self, count: int) -> KeepPlan:
@@ -144,6 +147,7 @@ def compose(first: KeepPlan, second: KeepPlan) -> KeepPlan:
         merge_src=torch.cat([first.merge_src[0][found], src])[None],
         merge_dst=torch.cat([inherited[found], dst])[None],
         scores=first.scores,
+        notes=tuple(dict.fromkeys((*first.notes, *second.notes))),
     )
 
 

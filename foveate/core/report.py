@@ -58,6 +58,7 @@ class Report(Listed):
             there was no visual token.
         num_labels: labels the loss was computed over; None without labels.
         num_labels_dropped: labels that a dropped row would have had to predict, left out of it.
+        notes: (label, value) of what the method chose by itself, see KeepPlan.
     """
 
     method: str
@@ -75,6 +76,7 @@ class Report(Listed):
     rows_per_layer: tuple[int, ...] = ()
     num_labels: int | None = None
     num_labels_dropped: int = 0
+    notes: tuple[tuple[str, str], ...] = ()
 
     @property
     def average_tokens(self) -> float:
@@ -126,6 +128,7 @@ class Report(Listed):
         out = [("method", self.method)]
         if not self.fired:
             return [*out, ("compression", f"did not fire: {self.reason}")]
+        out += self.notes
         out.append(
             (
                 "visual tokens",

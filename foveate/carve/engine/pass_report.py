@@ -42,6 +42,9 @@ def pass_report(forward: OnePass) -> Report:
         rows_per_layer=tuple(carving.length_per_layer) if carving is not None else (),
         num_labels=labels.num_left if labels is not None and labels.is_training else None,
         num_labels_dropped=labels.num_dropped if labels is not None else 0,
+        notes=tuple(
+            dict.fromkeys(note for entry in plans if entry.plan for note in entry.plan.notes)
+        ),
     )
 
 
