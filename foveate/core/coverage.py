@@ -8,14 +8,11 @@ from torch import Tensor
 from foveate.core.coverage_in_pool import choose_columns
 from foveate.core.pool import pool_of
 
+FEW = 1024
+POOL = 256  # half of it for few columns
 TIE = 1e-6  # relative: what float32 sums in another order differ by
 NOTHING = 1e-6  # of what a column covers by itself: what copies of chosen columns may seem to add
 ROWS = 64  # looked at together: they stay in the cache
-
-
-def pool_size(n: int) -> int:
-    """Columns of a round: small pools take more rounds, and each looks at the whole matrix."""
-    return 64 if n <= 1024 else 128 if n <= 4096 else 256
 
 
 @torch.no_grad()
@@ -33,7 +30,7 @@ def greedy_coverage(weights: Tensor, k: int) -> Tensor:
         [k] int64 in order of choice, ties (to within rounding) to the lower index;
         where no column adds anything any more the lowest follow.
     """
-    return in_rounds(weights, k, pool=pool_size(weights.shape[1]))
+    return in_rounds(weights, k, pool=POOL if weights.shape[1] > FEW else POOL // 2)
 
 
 def in_rounds(weights: Tensor, k: int, *, pool: int) -> Tensor:

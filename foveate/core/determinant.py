@@ -13,6 +13,7 @@ from foveate.core.pool import pool_of
 
 # Up to here all pairs are worked out, as one product is faster than those of many rounds.
 FEW = 1024
+POOL = 256
 
 
 @torch.no_grad()
@@ -38,7 +39,7 @@ def greedy_log_det(kernel: Tensor | Pairs, k: int, *, floor: float = 1e-9) -> tu
     """
     pairs = Dense(kernel.double()) if isinstance(kernel, Tensor) else kernel
     num_sets, n = pairs.shape
-    pool = 128 if n <= FEW else 256
+    pool = POOL if n > FEW else POOL // 2
     if n <= FEW:
         pairs = Dense(pairs.matrix())
     if pairs.device.type != "cpu" or num_sets == 1:

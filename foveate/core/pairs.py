@@ -169,7 +169,7 @@ def self_products(x: Tensor, out: Tensor | None = None) -> Tensor:
     n = x.shape[-2]
     if out is None:
         out = x.new_empty(*x.shape[:-1], n)
-    height = max(64, min(ROWS, n // 6))
+    height = max(128, min(ROWS, n // 6))
     for i in range(0, n, height):
         j = min(n, i + height)
         out[..., i:j, i:] = x[..., i:j, :] @ x[..., i:, :].transpose(-1, -2)

@@ -54,12 +54,12 @@ class MmTok(Method):
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         # One image at a time: its pairs of tokens are the largest thing here.
         chosen = [
-            greedy_coverage(self._weights(visual, image), keep)
+            greedy_coverage(self.weights(visual, image), keep)
             for image in range(visual.num_images)
         ]
         return keep_only(torch.stack(chosen), visual.num_tokens)
 
-    def _weights(self, visual: VisualTokens, image: int) -> Tensor:
+    def weights(self, visual: VisualTokens, image: int) -> Tensor:
         """M_tv over M_vv of an image, each row with its weight in f. [T + N, N] float32"""
         assert visual.text is not None
         assert visual.text_mask is not None
