@@ -10,7 +10,6 @@ from foveate.core.pairs import Dense, Pairs
 from foveate.core.pivots import TIE, choose_pivots
 from foveate.core.pool import pool_of
 
-
 # Up to here all pairs are worked out, as one product is faster than those of many rounds.
 FEW = 1024
 POOL = 256
@@ -47,6 +46,15 @@ def greedy_log_det(kernel: Tensor | Pairs, k: int, *, floor: float = 1e-9) -> tu
     # One by one, so that no image's products have the shape of another's choice.
     found = [in_rounds(pairs.image(i), k, floor=floor, pool=pool) for i in range(num_sets)]
     return torch.cat([chosen for chosen, _ in found]), torch.cat([gains for _, gains in found])
+
+
+def log_det_bytes(num_images: int, num_tokens: int, width: int, k: int) -> int:
+    """What choosing from a Gram matrix holds at its peak: states, factor, few pairs; float64.
+
+    Of all images at once, as on a GPU; a CPU has one factor at a time.
+    """
+    pairs = num_tokens if num_tokens <= FEW else 0
+    return 8 * num_images * num_tokens * (width + k + pairs)
 
 
 def in_rounds(pairs: Pairs, k: int, *, floor: float, pool: int) -> tuple[Tensor, Tensor]:

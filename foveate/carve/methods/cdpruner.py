@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from foveate.carve.method import Method, Need, relevance_needs
-from foveate.core.determinant import greedy_log_det
+from foveate.core.demand import Demand
+from foveate.core.determinant import greedy_log_det, log_det_bytes
 from foveate.core.pairs import Gram, Weighted
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.relevance import Relevance, min_max, text_relevance
@@ -38,6 +39,12 @@ class CdPruner(Method):
     @property
     def needs(self) -> frozenset[Need]:
         return relevance_needs(self.relevance)
+
+    def demand(self, num_images: int, num_tokens: int, width: int, keep: int) -> Demand:
+        return Demand(
+            what=f"a Cholesky factor of {keep:,} x {num_tokens:,}",
+            bytes=log_det_bytes(num_images, num_tokens, width, keep),
+        )
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         relevance = min_max(text_relevance(visual, self.relevance))  # [G, N]

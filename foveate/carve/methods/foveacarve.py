@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from foveate.carve.method import Method, Need, Step
-from foveate.core.determinant import greedy_log_det
+from foveate.core.demand import Demand
+from foveate.core.determinant import greedy_log_det, log_det_bytes
 from foveate.core.pairs import Gram, Pairs, Weighted
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.relevance import min_max
@@ -119,6 +120,12 @@ class FoveaCarve(Method):
         # float64: what is left of near copies of chosen tokens is rounding in float32.
         mean = visual.hidden.mean(dim=1, keepdim=True, dtype=torch.float64)
         return SpreadKernel(visual.hidden - mean, self.gaussian)
+
+    def demand(self, num_images: int, num_tokens: int, width: int, keep: int) -> Demand:
+        return Demand(
+            what=f"a Cholesky factor of {keep:,} x {num_tokens:,}",
+            bytes=log_det_bytes(num_images, num_tokens, width, keep),
+        )
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         kernel, scores = self.kernel(visual), {}

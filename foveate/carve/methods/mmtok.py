@@ -9,6 +9,7 @@ from torch import Tensor
 
 from foveate.carve.method import Method, Need
 from foveate.core.coverage import greedy_coverage
+from foveate.core.demand import Demand
 from foveate.core.pairs import ROWS, self_products
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.similarity import cosine, inverse_length
@@ -51,11 +52,19 @@ class MmTok(Method):
     def needs(self) -> frozenset[Need]:
         return frozenset({"text"})
 
+    def demand(self, num_images: int, num_tokens: int, width: int, keep: int) -> Demand:
+        # One image at a time: float64 states against the text first, then all pairs.
+        of_text = 24 * num_tokens * width
+        return Demand(
+            what=f"the likeness of all {num_tokens:,} x {num_tokens:,} pairs",
+            bytes=max(of_text, 4 * num_tokens**2 + 4 * num_tokens * width),
+            instead="use divprune, which holds no pairs, or send smaller images",
+        )
+
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         # One image at a time: its pairs of tokens are the largest thing here.
         chosen = [
-            greedy_coverage(self.weights(visual, image), keep)
-            for image in range(visual.num_images)
+            greedy_coverage(self.weights(visual, image), keep) for image in range(visual.num_images)
         ]
         return keep_only(torch.stack(chosen), visual.num_tokens)
 
