@@ -16,10 +16,15 @@ DOCS_PIP := $(DOCS)/bin/python -m pip --disable-pip-version-check --quiet
 RAY := .venv-ray
 RAY_PIP := $(RAY)/bin/python -m pip --disable-pip-version-check --quiet
 
+# Where make test-gpu and make bench-gpu write what they find.
+OUT ?= out/gpu/results
+GPU_PYTHON ?= $(BIN)/python
+
 VLLM := .venv-vllm
 VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo play test test-zoo test-lmms test-ray test-vllm test-web docs figures notebooks lint bench clean
+.PHONY: demo play test test-zoo test-lmms test-ray test-vllm test-web test-gpu bench-gpu pack-gpu \
+	bench-rival docs figures notebooks lint bench clean
 
 demo: $(VENV)/.installed-demo $(VENV)/.installed-play
 	$(BIN)/foveate demo
@@ -51,6 +56,18 @@ test-vllm: $(VLLM)/.installed
 # pip resolves foveate[play]; it also takes the screenshots of the documentation.
 test-web: $(WEB)/.installed
 	$(WEB)/bin/python -m pytest tests/web tests/app --screenshots $(SCREENSHOTS)
+
+# Every method on every family, on a GPU against the CPU: about three minutes, a row a test in $(OUT).
+test-gpu: $(VENV)/.installed-dev
+	$(GPU_PYTHON) -m pytest tests/gpu --device cuda --seconds 200 --out $(OUT)
+
+# What carving costs and saves at the shapes of 7B models, on a GPU: about four minutes.
+bench-gpu: $(VENV)/.installed-dev
+	$(GPU_PYTHON) -m benchmarks.gpu --out $(OUT) --budget 240
+
+# What a GPU machine without a package registry needs beside a clone: out/gpu, at most 8 MiB.
+pack-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.gpu.pack --out out/gpu
 
 # The documentation site in out/site: strict, so that a broken link or reference ends the build.
 docs: $(DOCS)/.installed
