@@ -19,6 +19,7 @@ RAY_PIP := $(RAY)/bin/python -m pip --disable-pip-version-check --quiet
 # Where make test-gpu and make bench-gpu write what they find.
 OUT ?= out/gpu/results
 GPU_PYTHON ?= $(BIN)/python
+RIVAL := .rival
 
 VLLM := .venv-vllm
 VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check --quiet
@@ -92,6 +93,15 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.information_score
 	$(BIN)/python -m benchmarks.rendering
 
+# The closest rival beside foveate, from a clone of it at a fixed commit.
+bench-rival: $(VENV)/.installed-dev $(RIVAL)/.cloned
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.rival --source $(RIVAL)
+
+$(RIVAL)/.cloned:
+	git clone --quiet https://github.com/Tencent/AngelSlim $(RIVAL)
+	git -C $(RIVAL) checkout --quiet 67394ce55f6b6cfae702575fbc3c7a05c13fdd74
+	touch $@
+
 # torch comes first and pinned: an open range may pull several GB of another build.
 $(VENV)/.torch: constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -162,5 +172,5 @@ $(VLLM)/.installed: pyproject.toml tests/vllm/engine/prepare_environment.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LMMS) $(RAY) $(VLLM) $(WEB) $(DOCS) build dist *.egg-info .pytest_cache \
+	rm -rf $(VENV) $(LMMS) $(RAY) $(VLLM) $(WEB) $(DOCS) $(RIVAL) build dist *.egg-info .pytest_cache \
 		.mypy_cache .ruff_cache out
