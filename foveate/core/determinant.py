@@ -10,7 +10,6 @@ from foveate.core.pairs import Dense, Pairs
 from foveate.core.pivots import TIE, choose_pivots
 from foveate.core.pool import pool_of
 
-
 # Up to here all pairs are worked out, as one product is faster than those of many rounds.
 FEW = 1024
 POOL = 256

@@ -22,7 +22,7 @@ class Pivots:
     """What a round chose of its pools, padded to the T of the image that chose most.
 
     Args:
-        places: [G, T] int64 in order of choice, places in the pool; the first again behind the last.
+        places: [G, T] int64 in order of choice, places in the pool; behind the last the first again.
         count: [G] int64, how many each image chose; 0 where nothing is left of any member.
         lower: [G, T, T], their Cholesky factor; the identity behind the last.
         gains: [G, T], the squares of its diagonal; 0 behind the last.

@@ -54,8 +54,7 @@ class MmTok(Method):
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         # One image at a time: its pairs of tokens are the largest thing here.
         chosen = [
-            greedy_coverage(self.weights(visual, image), keep)
-            for image in range(visual.num_images)
+            greedy_coverage(self.weights(visual, image), keep) for image in range(visual.num_images)
         ]
         return keep_only(torch.stack(chosen), visual.num_tokens)
 
@@ -73,7 +72,9 @@ class MmTok(Method):
         weights[:num_text] = of_text
         of_image = self_products(hidden.float(), out=weights[num_text:])
         inverse = inverse_length(hidden)
-        for rows, at_rows in zip(of_image.split(ROWS), inverse.split(ROWS), strict=True):
+        for rows, at_rows in zip(
+            torch.split(of_image, ROWS), torch.split(inverse, ROWS), strict=True
+        ):
             rows *= at_rows.unsqueeze(-1) / self.vision_temperature
             rows *= inverse
             rows.copy_(rows.softmax(dim=-1)).mul_(self.alpha / n)
