@@ -18,7 +18,7 @@ import torch
 FILE = "test_gpu.jsonl"
 BEGUN = time.monotonic()
 # What says most comes first, as --seconds cuts what comes last.
-ORDER = ("test_kernels", "test_synchronisations", "test_against_cpu", "test_precision")
+ORDER = ("test_selection", "test_synchronisations", "test_against_cpu", "test_precision")
 FACTS = pytest.StashKey[dict[str, Any]]()
 
 

@@ -74,7 +74,8 @@ def test_round_trip_in_eight_bits(
     want = dict(first.parts.named_parameters())
     for name, weight in second.parts.named_parameters():
         rows = want[name].detach().abs().amax(dim=-1, keepdim=True)
-        assert ((weight - want[name]).abs() <= rows / 250).all(), name
+        # Half a step of 127, and float16 before and after.
+        assert ((weight - want[name]).abs() <= rows * (0.5 / 127 + 2**-10)).all(), name
     nll = [v.nll(v.read(tiny_vist.TEXT), ids(2), ids(9), 5) for v in (first, second)]
     torch.testing.assert_close(nll[1], nll[0], atol=2e-3, rtol=2e-3)
     again = second.save_pretrained(tmp_path / "again")
