@@ -1,9 +1,9 @@
 """A device that is pretended on a CPU, to count launches and what makes the host wait for it.
 
-Tensors that stand on the pretended device are wrappers: the numbers are in a CPU tensor inside, and
-every operation on one is seen here. So what is counted is what a real device would be asked, whether
-the code reads a value back by `int()`, by `bool()`, by `tolist()`, by a boolean index or by copying.
-Tensors that the host makes for itself are not wrapped and cost nothing.
+Tensors that stand on the pretended device are wrappers: the numbers are in a CPU tensor inside,
+and every operation on one is seen here. So what is counted is what a real device would be asked,
+whether a value is read back by `int()`, `bool()`, `tolist()`, a boolean index or a copy. Tensors
+that the host makes for itself are not wrapped and cost nothing.
 
 Seen: operations on device tensors, one launch each (views are free, and so are bare allocations);
 scalar reads; copies in both directions, unless a copy to the device is `non_blocking`; operations
@@ -158,6 +158,9 @@ class _Python(TorchFunctionMode):
             return tree_map(OnDevice, func(args[0].inner, **kwargs))
         elif func is Tensor.__invert__:
             return torch.bitwise_not(*args)
+        elif func is Tensor.contiguous and isinstance(args[0], OnDevice):
+            is_done = args[0].is_contiguous()
+            return args[0] if is_done else args[0].clone(memory_format=torch.contiguous_format)
         return func(*args, **kwargs)
 
     def _count_brackets(self, index: Any, *written: Any) -> None:
@@ -189,9 +192,7 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], counts: Count
     else:
         _check_one_place(func, flat, ours)
         _count(counts, func, args)
-    inner_args, inner_kwargs = tree_unflatten(
-        [_on_cpu(_inner(value)) for value in flat], spec
-    )
+    inner_args, inner_kwargs = tree_unflatten([_on_cpu(_inner(value)) for value in flat], spec)
     out = func(*inner_args, **inner_kwargs)
     if func is aten._to_copy.default and target is not None and not is_for_device:
         return out
@@ -225,6 +226,8 @@ def _count(counts: Counts, func: Any, args: tuple[Any, ...]) -> None:
 def _count_copy(
     counts: Counts, source: Any, to_device: bool, kwargs: Mapping[str, Any], args: tuple[Any, ...]
 ) -> None:
+    if not source.numel():
+        return
     was_there = isinstance(source, OnDevice)
     counts.launches["copy"] += 1
     is_free = kwargs.get("non_blocking", False) or (len(args) > 2 and bool(args[2]))

@@ -34,7 +34,7 @@ def pass_report(forward: OnePass) -> Report:
         length_after=_length_after(forward),
         kv_bytes=held,
         kv_bytes_uncompressed=full,
-        select_seconds=carving.seconds if carving is not None else 0.0,
+        select_seconds=carving.clock if carving is not None else 0.0,
         tokens_per_layer=tuple(
             count / max(1, len(plans) * forward.call.rows_per_prompt)
             for count in (carving.visual_per_layer if carving is not None else ())
