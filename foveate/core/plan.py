@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -79,6 +80,8 @@ class KeepPlan:
 
     def image(self, i: int) -> KeepPlan:
         """The plan of image `i` alone (G = 1)."""
+        if self.num_images == 1:
+            return self
         return KeepPlan(
             num_tokens=self.num_tokens,
             keep_idx=self.keep_idx[i : i + 1],
@@ -145,6 +148,29 @@ def compose(first: KeepPlan, second: KeepPlan) -> KeepPlan:
         merge_dst=torch.cat([inherited[found], dst])[None],
         scores=first.scores,
     )
+
+
+def num_merged(plans: Sequence[KeepPlan]) -> int | Tensor:
+    """Merged tokens of the composition of one image's plans, without waiting for the device.
+
+    Args:
+        plans: of its steps, G = 1 each, every one in the numbering of what the one before left.
+
+    Returns:
+        A number; a tensor [] int64 on the device where it follows from values.
+    """
+    if len(plans) == 1 or not any(plan.num_merged for plan in plans[:-1]):
+        return sum(plan.num_merged for plan in plans)
+    alive = torch.arange(plans[0].num_tokens, device=plans[0].keep_idx.device)
+    heir = alive
+    for plan in plans:
+        kept, src, dst = (alive[t[0]] for t in (plan.keep_idx, plan.merge_src, plan.merge_dst))
+        own = torch.full_like(heir, -1)
+        own[kept] = kept
+        own[src] = dst
+        heir = torch.where(heir >= 0, own[heir.clamp_min(0)], -1)
+        alive = kept
+    return (heir >= 0).sum() - plans[-1].num_kept
 
 
 def with_added(total: Tensor, slot: Tensor, sources: Tensor) -> Tensor:

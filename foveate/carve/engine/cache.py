@@ -145,7 +145,9 @@ class CarvedLayer(DynamicLayer):
         self.rows = self.rows.retained(slots, has_empty, self.seen, index)
         if self.keys is None:  # the layer attends with another one's keys
             return
-        self.keys, self.values = (picked_slots(t, slots) for t in (self.keys, self.values))
+        self.keys, self.values = (
+            picked_slots(states, slots, has_empty) for states in (self.keys, self.values)
+        )
 
     def get_seq_length(self) -> int:
         """Uncompressed length: what positions and masks are computed from."""
@@ -207,9 +209,9 @@ class CarvedLayer(DynamicLayer):
             self.shift = change(self.shift)
 
 
-def picked_slots(states: Tensor, slots: Tensor) -> Tensor:
+def picked_slots(states: Tensor, slots: Tensor, has_empty: bool) -> Tensor:
     """Slots [B, L'] of keys or values [B, H, L, D]; PAD takes slot 0. [B, H, L', D]"""
-    pick = slots.clamp_min(0).to(states.device)
+    pick = (slots.clamp_min(0) if has_empty else slots).to(states.device)
     if len(pick) == 1:  # whole rows are copied at once
         return states.index_select(2, pick[0])
     wide = pick[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])

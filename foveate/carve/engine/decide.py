@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,13 +23,20 @@ from foveate.models.attention import RowRecorder
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """What was decided for one image: where it sits, its plan (G = 1; None: kept whole).
-
-    After several steps the plan tells where each token of the image ended, see `core.plan.compose`.
-    """
+    """What was decided for one image: where it sits, and the plan of each step (G = 1)."""
 
     span: ImageSpan
-    plan: KeepPlan | None
+    steps: tuple[KeepPlan, ...]
+
+    @cached_property
+    def plan(self) -> KeepPlan | None:
+        """Where each token of the image ended, see `core.plan.compose`; None: kept whole."""
+        return functools.reduce(compose, self.steps) if self.steps else None
+
+    @property
+    def num_kept(self) -> int:
+        """Tokens that go on."""
+        return self.steps[-1].num_kept if self.steps else self.span.num_tokens
 
 
 @dataclass(frozen=True)
@@ -54,26 +63,22 @@ class ImageState:
     Attributes:
         alive: [n] which of its tokens are left, in its own numbering; None for all.
         counts: how many were left after each step.
-        plan: what became of them so far.
+        plans: of the steps that took some.
     """
 
     span: ImageSpan
     alive: Tensor | None = None
     counts: tuple[int, ...] = ()
-    plan: KeepPlan | None = None
-
-    @property
-    def num_left(self) -> int:
-        """Tokens that are left."""
-        return self.span.num_tokens if self.plan is None else self.plan.num_kept
+    plans: tuple[KeepPlan, ...] = ()
 
     def follow(self, plan: KeepPlan | None) -> None:
         """One step further; None leaves the image as it is."""
         if plan is not None:
             kept = plan.keep_idx[0]
             self.alive = kept if self.alive is None else self.alive[kept]
-            self.plan = plan if self.plan is None else compose(self.plan, plan)
-        self.counts = (*self.counts, self.num_left)
+            self.plans = (*self.plans, plan)
+        num_left = self.plans[-1].num_kept if self.plans else self.span.num_tokens
+        self.counts = (*self.counts, num_left)
 
     def left_of(self, values: Tensor) -> Tensor:
         """Those of the tokens that are left: [N, ...] -> [n, ...]."""
@@ -101,6 +106,7 @@ class Decider:
     rows_per_prompt: int = 1
     tower: TowerRecorder | None = None
     groups: dict[int, list[Group]] = field(default_factory=dict)
+    _placed: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def decide(
         self,
@@ -173,6 +179,12 @@ class Decider:
 
     def places(self, members: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
         """([G, 1] sample, [G, N] column) of what is left of equally long images."""
+        key = (len(self.groups), tuple(members))
+        if key not in self._placed:
+            self._placed = {key: self._places(members, device)}  # asked for twice in a row
+        return self._placed[key]
+
+    def _places(self, members: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
         chosen = [self.states[i] for i in members]
         columns = torch.stack([state.span.tokens for state in chosen])
         samples = torch.tensor([[state.span.sample] for state in chosen])
@@ -187,7 +199,7 @@ class Decider:
 
     def image_plans(self) -> list[ImagePlan]:
         """What became of every image."""
-        return [ImagePlan(state.span, state.plan) for state in self.states]
+        return [ImagePlan(state.span, state.plans) for state in self.states]
 
 
 @dataclass

@@ -117,7 +117,7 @@ class ReusedKeys:
             kept = inputs.remember(
                 ("reused", id(shared[name]), id(slots)),
                 (shared[name], slots),
-                lambda: tuple(picked_slots(t, slots) for t in shared[name]),
+                lambda: tuple(picked_slots(t, slots, True) for t in shared[name]),
             )
             kwargs["shared_kv_states"] = short = copy.copy(shared)
             short[name] = kept
