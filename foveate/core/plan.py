@@ -61,7 +61,9 @@ class KeepPlan:
         gathered = x.gather(1, self.keep_idx.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
         if self.num_merged == 0:
             return gathered
-        slot = torch.searchsorted(self.keep_idx, self.merge_dst)  # [G, M] row in `gathered`
+        slot = torch.searchsorted(
+            self.keep_idx.contiguous(), self.merge_dst
+        )  # [G, M] row in `gathered`
         wide = (-1, -1, x.shape[-1])
         sources = x.gather(1, self.merge_src.unsqueeze(-1).expand(*wide)).float()
         total = with_added(gathered.float(), slot, sources)
