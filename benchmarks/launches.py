@@ -44,17 +44,17 @@ def build() -> Any:
     torch.manual_seed(0)
     config = LlavaConfig(
         text_config=LlamaConfig(
-            hidden_size=32,
-            intermediate_size=32,
+            hidden_size=16,
+            intermediate_size=16,
             num_hidden_layers=LAYERS,
-            num_attention_heads=4,
+            num_attention_heads=1,
             vocab_size=600,
         ),
         vision_config=CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=32,
+            hidden_size=16,
+            intermediate_size=16,
             num_hidden_layers=24,
-            num_attention_heads=4,
+            num_attention_heads=1,
             image_size=336,
             patch_size=14,
         ),

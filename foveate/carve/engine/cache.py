@@ -196,7 +196,7 @@ class CarvedLayer(DynamicLayer):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
-        self._reorder(repeats, lambda t: t.repeat_interleave(repeats, dim=0))
+        self._reorder(("repeated", repeats), lambda t: t.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)

@@ -226,7 +226,7 @@ class Carving:
         """Merge and keep: [B, L, D] -> [B, L', D]."""
         old, call = self._rows, self.call
         if self.left is None:
-            keep_mask = sent(call.known.begun, hidden.device)
+            keep_mask = sent(call.known.begun.clone(), hidden.device)
             counts, num_visual = call.known.begun.sum(dim=1).tolist(), call.known.num_visual
         else:
             keep_mask = self.left.keep_mask.clone()

@@ -48,12 +48,14 @@ class HeldRows:
         """What a change makes of it; made once for layers that are changed by the same `cause`.
 
         Args:
-            cause: compared by identity, numbers by value.
+            cause: compared by identity, tuples of names and numbers by value.
             make: the change.
         """
         if self._next is not None:
             known, made = self._next
-            if known is cause or (isinstance(cause, int) and known == cause):
+            if known is cause:
+                return made
+            if isinstance(cause, tuple) and isinstance(known, tuple) and known == cause:
                 return made
         made = make()
         self._next = (cause, made)
@@ -123,7 +125,7 @@ class HeldRows:
                     pieces.append((slots - gone, end))
             return HeldRows(self.index[:, count:], self.has_empty, tuple(pieces))
 
-        return self.after(count, make)
+        return self.after(("without first", count), make)
 
     def reordered(self, cause: object, change: Callable[[Tensor], Tensor]) -> HeldRows:
         """With its rows in another order, or repeated."""

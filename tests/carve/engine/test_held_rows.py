@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -24,6 +24,7 @@ def cut(rows: HeldRows, mask: Tensor, seen: int) -> HeldRows:
     return rows.retained(slots, bool((slots == PAD).any()), seen)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(masks=MASKS, second=MASKS, position=st.integers(0, 22), drop=st.integers(0, 3))
 def test_no_slot_is_counted_that_may_still_be_seen(
     masks: list[list[bool]], second: list[list[bool]], position: int, drop: int
@@ -58,6 +59,15 @@ def test_one_cause_changes_all_layers_to_one_object() -> None:
     assert first.grown(index, 1, 10, False) is first.grown(index, 1, 10, False)
     assert first.without_first(2) is first.without_first(2)
     assert first.without_first(2) is not first.without_first(1)
+
+
+def test_causes_of_the_same_number_are_not_confused() -> None:
+    """Sliding layers forget two slots, and then every layer's rows are repeated twice."""
+    rows = whole(5, 1)
+    short = rows.without_first(2)
+    twice = rows.reordered(("repeated", 2), lambda index: index.repeat_interleave(2, dim=0))
+    assert short.index.tolist() == [[2, 3, 4]]
+    assert twice.index.tolist() == [[0, 1, 2, 3, 4]] * 2
 
 
 def test_a_copy_shares_among_its_own() -> None:
