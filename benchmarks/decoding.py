@@ -30,7 +30,7 @@ BATCHES = {"1": [36], "ragged 4": [36, 20, 50, 9]}  # tokens of text before the 
 SHAPE = {
     "hidden_size": 1024,
     "intermediate_size": 2816,
-    "num_hidden_layers": 16,
+    "num_hidden_layers": 8,
     "num_attention_heads": 16,
     "num_key_value_heads": 4,
     "vocab_size": 4000,
@@ -128,7 +128,7 @@ def main() -> None:
     write_results(
         "decoding",
         "Decoding under a carved cache",
-        "16 layers, width 1024, random weights, fp32, one thread; FastV at layer 2 keeps "
+        "8 layers, width 1024, random weights, fp32, one thread; FastV at layer 2 keeps "
         f"{KEEP} of {IMAGE} visual tokens, the plain model reads a prompt with {KEEP}. CPU time of "
         "a decoded token, carved over plain, taken in turns.",
         table,
