@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from foveate.carve.method import Method
@@ -29,12 +31,22 @@ class TowerMethod(Method):
                 f"{self.name} acts inside the vision tower, which did not run while it was "
                 "attached; pass pixel_values."
             )
-        return merge_to_owners(visual.owners)
+        return merge_to_owners(visual.owners, self.num_owners(visual.owners, keep))
+
+    def num_owners(self, owners: Tensor, keep: int) -> int:
+        """How many tokens of each image own themselves, [G, N] -> at most the budget `keep`."""
+        return keep
 
 
 @dataclass(frozen=True, kw_only=True)
 class TowerMerging(TowerMethod):
-    """Merges tokens between the layers of the tower."""
+    """Merges tokens between the layers of the tower.
+
+    Class attributes:
+        reads_importance: whether `match` looks at the attention that tokens receive.
+    """
+
+    reads_importance: ClassVar[bool] = True
 
     def merges(self, num_tokens: int, keep: int, num_layers: int) -> tuple[int, ...]:
         """How many tokens go behind each of `num_layers` layers; they sum to num_tokens - keep.
@@ -45,12 +57,13 @@ class TowerMerging(TowerMethod):
         return tuple(each + (i < more) for i in range(num_layers))
 
     @abstractmethod
-    def match(self, keys: Tensor, importance: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def match(self, keys: Tensor, importance: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
         """Which tokens go, and into which.
 
         Args:
             keys: [G, n, Dk] of the layer, heads averaged.
-            importance: [G, n] attention each token receives there (of CLS, or the mean).
+            importance: [G, n] attention each token receives there (of CLS, or the mean); None
+                unless `reads_importance`.
             count: tokens to merge away, at most n // 2.
 
         Returns:
@@ -63,6 +76,10 @@ class TowerResizing(TowerMethod):
     """Makes the image smaller before the tower sees it."""
 
     exact_budget = False
+
+    def num_owners(self, owners: Tensor, keep: int) -> int:
+        every = torch.arange(owners.shape[1], device=owners.device)
+        return int((owners[0] == every).sum())
 
     @abstractmethod
     def grid(self, rows: int, columns: int, keep: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from foveate.core.budget import Budget, parse_budget
 from foveate.core.farthest import farthest_points
-from foveate.core.layout import PAD, kept_rows, last_valid, leading_padding, runs
+from foveate.core.layout import PAD, kept_rows, last_valid, leading_padding, longest_row, runs
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import borda, descending_order, descending_rank, top_k
 from foveate.core.report import ImageReport, Report
@@ -119,7 +119,7 @@ def test_padding_sides() -> None:
 @given(st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=4))
 def test_kept_rows_are_right_aligned(rows: list[list[bool]]) -> None:
     mask = torch.tensor(rows)
-    kept = kept_rows(mask)
+    kept = kept_rows(mask, longest_row(mask))
     assert kept.shape[1] == int(mask.sum(-1).max())
     for row, wanted in zip(kept, mask, strict=True):
         idx = wanted.nonzero()[:, 0].tolist()

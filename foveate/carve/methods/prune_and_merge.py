@@ -28,7 +28,8 @@ class PruneAndMerge(TowerMerging):
     summary = "folds tokens of little attention into similar ones inside the vision tower"
     paper = "arXiv:2503.23455"
 
-    def match(self, keys: Tensor, importance: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def match(self, keys: Tensor, importance: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+        assert importance is not None
         order = descending_order(importance)
         kept, gone = order[:, : order.shape[1] - count], order[:, order.shape[1] - count :]
         kept, gone = kept.sort(dim=-1).values, gone.sort(dim=-1).values

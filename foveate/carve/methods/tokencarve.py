@@ -15,6 +15,7 @@ from foveate.core.information import (
     exact_seconds,
     score_in_use,
 )
+from foveate.core.layout import columns_where
 from foveate.core.plan import KeepPlan
 from foveate.core.rank import borda, descending_order, top_k
 from foveate.core.similarity import best_match
@@ -148,4 +149,4 @@ class TokenCarve(Method):
 def _without(idx: Tensor, removed: Tensor) -> Tensor:
     """Rows of `idx` [G, R] without the members of `removed` [G, M], order kept. [G, R - M]"""
     stays = (idx.unsqueeze(-1) != removed.unsqueeze(1)).all(dim=-1)
-    return idx[stays].view(idx.shape[0], -1)
+    return idx.gather(1, columns_where(stays, idx.shape[1] - removed.shape[1]))

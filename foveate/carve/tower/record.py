@@ -88,18 +88,24 @@ class _TowerProbe(Probe):
         lengths = settings.get("cu_seq_lens_k")
         if lengths is not None:  # flash: all images in one sequence
             sizes = (lengths[1:] - lengths[:-1]).tolist()
-            pieces = zip(query[0].split(sizes, 1), key[0].split(sizes, 1), strict=True)
+            pieces = list(zip(query[0].split(sizes, 1), key[0].split(sizes, 1), strict=True))
+            rows = [self._received(q, k, None, settings) for q, k in pieces]  # [H, S, D]
+            keys = [k for _, k in pieces]
         else:
-            pieces = zip(query, key, strict=True)
-        # Masks of towers hide padding patches: [B, 1, Q, K], bool or additive.
-        masks: Any = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
-        for i, (q, k) in enumerate(pieces):  # [H, S, D]
-            attention = None
-            if self.with_attention:
-                own = masks[min(i, len(masks) - 1)] if masks is not None else None
-                scaling = settings.get("scaling")
-                attention = received_attention(q, k, scaling, self.has_cls, own)
-            self.here.sequences.append((attention, k.transpose(0, 1).flatten(1).float()))
+            # Masks of towers hide padding patches: [B, 1, Q, K], bool or additive.
+            own: Any = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
+            found = self._received(query, key, own, settings)
+            rows = list(found) if found is not None else [None] * len(key)
+            keys = list(key)
+        for row, k in zip(rows, keys, strict=True):
+            self.here.sequences.append((row, k.transpose(0, 1).flatten(1).float()))
+
+    def _received(
+        self, query: Tensor, key: Tensor, mask: Tensor | None, settings: Any
+    ) -> Tensor | None:
+        if not self.with_attention:
+            return None
+        return received_attention(query, key, settings.get("scaling"), self.has_cls, mask)
 
 
 class _Pieces(threading.local):

@@ -252,7 +252,7 @@ def test_prune_and_merge_folds_the_unimportant() -> None:
 
 
 def test_owners_become_a_plan() -> None:
-    plan = merge_to_owners(torch.tensor([[0, 0, 2, 2], [1, 1, 2, 1]]))
+    plan = merge_to_owners(torch.tensor([[0, 0, 2, 2], [1, 1, 2, 1]]), 2)
     assert plan.keep_idx.tolist() == [[0, 2], [1, 2]]
     assert plan.merge_src.tolist() == [[1, 3], [0, 3]]
     assert plan.merge_dst.tolist() == [[0, 2], [1, 1]]
