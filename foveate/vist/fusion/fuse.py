@@ -1,15 +1,18 @@
 """Hooks that let an unmodified decoder read a prefix; raw text rows are all that passes through.
 
 In the prefix form each self-attention is handed the memory's keys and values in front of its own,
-a mask with columns for them, and rotary tables in which text after the memory stands further on.
-The KV cache keeps raw text only, so beams, cropping and any cache class work as they are. In the
-cross-attention form what a layer's self-attention returns is raised by the added module's output.
+a mask with columns for them, and rotary tables in which text after the memory stands further on. A
+dynamic KV cache takes the memory in at its first pass (memory_cache.py), and a decoded token then
+costs what it costs in a plain longer cache. Other caches, and passes without one, keep raw text
+only, and the memory is put in front at every pass. In the cross-attention form what a layer's
+self-attention returns is raised by the added module's output.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +28,7 @@ from foveate.models.cache_argument import cache_in, cache_name
 from foveate.models.hook import hook_after, hook_before
 from foveate.models.masks import is_flash, valid_tokens
 from foveate.vist.fusion.fusion import Fusion, PrefixCache
+from foveate.vist.fusion.memory_cache import MemoryRows, announce, can_hold, put_memory, rows_in
 
 
 @dataclass
@@ -36,6 +40,9 @@ class TextPass:
         batch, length: of the new tokens.
         past: tokens in the KV cache.
         positions: [B or 1, Q] of the new tokens within their own text, padding not counted.
+        cache: the call's, if it was given one.
+        prefix: what the rows read; None where the cache holds it.
+        rows: where the memories stand; the cache's own where it holds them.
     """
 
     inputs: Mapping[str, Any]
@@ -43,7 +50,11 @@ class TextPass:
     length: int
     past: int
     positions: Tensor
+    cache: Any = None
     prefix: PrefixCache | None = None
+    rows: MemoryRows | None = None
+    puts: bool = False  # whether the cache takes the memory in
+    after: Tensor | None = None  # [B, Q] bool: which rows come after their memory
     sees: Tensor | None = None  # [B, Q, M] bool: which rows see which latents
     rotary: tuple[Tensor, Tensor] | None = None
     residual: Tensor | None = None
@@ -66,7 +77,25 @@ class TextPass:
                 positions = (mask.long().cumsum(dim=1) - 1).clamp_min(0)[:, -length:]
             else:
                 positions = torch.arange(past, past + length, device=tokens.device)[None]
-        return cls(inputs, batch, length, past, positions.to(tokens.device))
+        return cls(inputs, batch, length, past, positions.to(tokens.device), cache)
+
+    @property
+    def held(self) -> MemoryRows | None:
+        """The memories that the cache holds beside its text, None without one."""
+        return rows_in(self.cache) if self.past else None
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether every row is known to see every latent and all text."""
+        rows = self.rows
+        return self.length == 1 and rows is not None and rows.is_full and self.is_after
+
+    @property
+    def is_after(self) -> bool:
+        """Whether all new tokens are known to come after the memories."""
+        assert self.rows is not None
+        first = self.rows.after_from
+        return first is not None and self.past >= first
 
     @property
     def valid(self) -> Tensor:
@@ -88,18 +117,23 @@ class Fuser:
     Args:
         anatomy: of the decoder.
         fusion: trained modules.
-        prefix_for: asked at every pass for the prefix of its rows; None leaves the pass alone.
+        prefix_for: asked at every pass for what its rows read: a prefix, or what the cache holds
+            (`TextPass.held`) to read on; None leaves the pass alone.
+
+    Attributes:
+        name: of this reader; a cache says by it whose memory it holds.
     """
 
     def __init__(
         self,
         anatomy: Anatomy,
         fusion: Fusion,
-        prefix_for: Callable[[TextPass], PrefixCache | None],
+        prefix_for: Callable[[TextPass], PrefixCache | MemoryRows | None],
     ) -> None:
         self.anatomy = anatomy
         self.fusion = fusion
         self.prefix_for = prefix_for
+        self.name = uuid.uuid4().hex
         self._handles: list[RemovableHandle] = []
         self._here = _Now()
 
@@ -148,9 +182,11 @@ class Fuser:
 
     # --- a pass ---
 
-    def _before_base(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def _before_base(
+        self, module: nn.Module, args: Any, kwargs: dict[str, Any]
+    ) -> tuple[tuple[()], dict[str, Any]] | None:
         if self._here.is_asking:
-            return  # the prefix itself is being computed
+            return None  # the prefix itself is being computed
         text = TextPass.of(bound_arguments(module, args, kwargs))
         self._here.is_asking = True
         try:
@@ -159,19 +195,39 @@ class Fuser:
             self._here.is_asking = False
         self._here.text = text if prefix is not None else None
         if prefix is None:
-            return
+            return None
         if prefix.num_rows != text.batch:
             raise InputError(
                 f"the prefix has {prefix.num_rows} rows and the batch {text.batch}; give one "
                 "memory for each row."
             )
-        text.prefix = prefix
-        if self.fusion.prefix is not None:
-            at = torch.tensor(prefix.memory_at, device=text.positions.device)[:, None]
-            span = torch.tensor(prefix.spans, device=text.positions.device)[:, None]
-            is_after = text.positions >= at  # [B, Q]
-            text.positions = text.positions + span * is_after
-            text.sees = is_after[:, :, None] & prefix.mask[:, None]
+        if self.fusion.prefix is None:
+            assert isinstance(prefix, PrefixCache)
+            text.prefix = prefix
+            return None
+        if isinstance(prefix, PrefixCache):
+            text.prefix = prefix
+            text.rows = MemoryRows.of(prefix, self.name, text.positions.device)
+            self._place(text)
+            return None
+        text.rows = prefix
+        self._place(text)
+        # The model's own rotary tables are right with these. Not so without text in the cache:
+        # positions that jump would be taken for several packed texts there.
+        inputs = {name: value for name, value in text.inputs.items() if name != "self"}
+        return (), {**inputs, "position_ids": text.positions}
+
+    def _place(self, text: TextPass) -> None:
+        """Where the new tokens stand, and which latents they see."""
+        rows = text.rows
+        assert rows is not None
+        if text.is_after:
+            text.positions = text.positions + rows.spans
+            text.sees = rows.mask[:, None].expand(-1, text.length, -1)
+            return
+        text.after = text.positions >= rows.at
+        text.positions = text.positions + rows.spans * text.after
+        text.sees = text.after[:, :, None] & rows.mask[:, None]
 
     def _after_base(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._here.is_asking:
@@ -185,22 +241,35 @@ class Fuser:
         text = self._here.text
         if text is None or self._here.is_asking:
             return None
-        assert text.prefix is not None
         cache = cache_in(kwargs)
+        kwargs = {
+            **kwargs,
+            "attention_mask": self._widen(text, kwargs.get("attention_mask"), cache, index),
+        }
+        if text.prefix is None:
+            announce(cache, index)
+            return args, kwargs
         if text.rotary is None:
             hidden = args[0] if args else kwargs["hidden_states"]
             text.rotary = self.anatomy.base.rotary_emb(hidden, text.positions)
-        return args, {
-            **kwargs,
-            "position_embeddings": text.rotary,
-            "attention_mask": self._widen(text, kwargs.get("attention_mask"), cache, index),
-            cache_name(module): _WithMemory(
-                cache, text.prefix.keys[index], text.prefix.values[index]
-            ),
-        }
+            text.puts = not text.past and can_hold(cache)
+        kwargs["position_embeddings"] = text.rotary
+        keys, values = text.prefix.keys[index], text.prefix.values[index]
+        if text.puts:
+            assert text.rows is not None
+            assert text.after is not None
+            put_memory(
+                cache, index, keys, values, text.rows.looked_at(text.after) if not index else None
+            )
+            announce(cache, index)
+        else:
+            kwargs[cache_name(module)] = _WithMemory(cache, keys, values)
+        return args, kwargs
 
-    def _widen(self, text: TextPass, mask: Any, cache: Any, index: int) -> Tensor:
+    def _widen(self, text: TextPass, mask: Any, cache: Any, index: int) -> Tensor | None:
         """The layer's mask with columns for the latents in front, made once for each mask."""
+        if mask is None and text.sees_all:
+            return None
         # Layers that share a mask share its width; without one a sliding cache may hold fewer.
         columns = (text.length, 0)
         if mask is None and cache is not None:

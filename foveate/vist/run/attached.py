@@ -23,6 +23,7 @@ from foveate.vist.fusion.fusion import (
     stack_prefixes,
 )
 from foveate.vist.fusion.lora_hooks import LoraHooks
+from foveate.vist.fusion.memory_cache import MemoryRows, can_hold
 from foveate.vist.latents.memory import Memory
 from foveate.vist.run.vist_report import VistReport
 
@@ -120,7 +121,7 @@ class VistRun(Attachment[VistReport]):
 
     # --- which prefix a pass reads ---
 
-    def _prefix_for(self, text: TextPass) -> PrefixCache | None:
+    def _prefix_for(self, text: TextPass) -> PrefixCache | MemoryRows | None:
         if all(memory is None for memory in self.memories):
             return None
         count = self._here.num_prompts or text.batch
@@ -132,17 +133,29 @@ class VistRun(Attachment[VistReport]):
         if text.past:
             if self._here.prefix is None and self._fusion.prefix is None:
                 self._here.prefix = self._read_heads(text, count)
-            if self._here.prefix is None:
+            reading = self._read_before(text)
+            if reading is None:
                 raise UnsupportedModeError(
                     f"the KV cache holds {text.past} tokens that were read before this memory was "
                     "attached; start from an empty cache."
                 )
-            self._check_window(text, self._here.prefix)
-            return self._here.prefix
+            self._check_window(text, reading)
+            return reading
         prefix = self._read_heads(text, count)
         self._here.prefix = prefix
         self._add_report(self._report(prefix))
         return prefix
+
+    def _read_before(self, text: TextPass) -> PrefixCache | MemoryRows | None:
+        """What the rows of a prompt go on reading after its first pass; None for nothing of ours.
+
+        A cache that can hold a memory is believed alone: it may be of another prompt than this
+        thread's last, or have been filled before the run was attached.
+        """
+        if self._fusion.prefix is None or not can_hold(text.cache):
+            return self._here.prefix
+        held = text.held
+        return held if held is not None and held.reader == self._fuser.name else None
 
     def _read_heads(self, text: TextPass, count: int) -> PrefixCache:
         """The prefix of every row of a prompt's first pass."""
@@ -228,13 +241,14 @@ class VistRun(Attachment[VistReport]):
             self._kept.move_to_end(key)
             return self._kept[key][1]
 
-    def _check_window(self, text: TextPass, prefix: PrefixCache) -> None:
+    def _check_window(self, text: TextPass, reading: PrefixCache | MemoryRows) -> None:
         longest = text.past + text.length
         if longest <= self._here.total_length:
             return
-        if max(prefix.spans) + longest > self._window:
+        span = reading.longest_span
+        if span + longest > self._window:
             raise InputError(
-                f"text of {longest} tokens after a memory that takes {max(prefix.spans)} positions "
+                f"text of {longest} tokens after a memory that takes {span} positions "
                 f"exceeds the model's {self._window}; start again with the whole text, so that "
                 "the memory is scaled to what is left."
             )
