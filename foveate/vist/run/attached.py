@@ -124,38 +124,44 @@ class VistRun(Attachment[VistReport]):
     def _prefix_for(self, text: TextPass) -> PrefixCache | MemoryRows | None:
         if all(memory is None for memory in self.memories):
             return None
+        reading = self._read_before(text)
+        if reading is not None:
+            self._check_window(text, reading)
+            return reading
         count = self._here.num_prompts or text.batch
         if len(self.memories) not in (1, count) or text.batch % count:
             raise InputError(
                 f"{len(self.memories)} memories are attached and {count} prompts came; attach one "
                 "memory for each prompt (None for a prompt without), or one for all."
             )
-        if text.past:
-            if self._here.prefix is None and self._fusion.prefix is None:
-                self._here.prefix = self._read_heads(text, count)
-            reading = self._read_before(text)
-            if reading is None:
-                raise UnsupportedModeError(
-                    f"the KV cache holds {text.past} tokens that were read before this memory was "
-                    "attached; start from an empty cache."
-                )
-            self._check_window(text, reading)
-            return reading
         prefix = self._read_heads(text, count)
         self._here.prefix = prefix
-        self._add_report(self._report(prefix))
+        if text.past:  # memories come before all text
+            self._check_window(text, prefix)
+        else:
+            self._add_report(self._report(prefix))
         return prefix
 
     def _read_before(self, text: TextPass) -> PrefixCache | MemoryRows | None:
-        """What the rows of a prompt go on reading after its first pass; None for nothing of ours.
+        """What the rows of a prompt go on reading after its first pass; None to find it now.
 
         A cache that can hold a memory is believed alone: it may be of another prompt than this
         thread's last, or have been filled before the run was attached.
         """
-        if self._fusion.prefix is None or not can_hold(text.cache):
-            return self._here.prefix
-        held = text.held
-        return held if held is not None and held.reader == self._fuser.name else None
+        if not text.past:
+            return None
+        reading: PrefixCache | MemoryRows | None = self._here.prefix
+        if self._fusion.prefix is None:
+            return reading
+        if can_hold(text.cache):
+            held = text.held
+            reading = held if held is not None and held.reader == self._fuser.name else None
+        if reading is None:
+            raise UnsupportedModeError(
+                f"the KV cache holds {text.past} tokens that were read before this memory was "
+                "attached; start from an empty cache."
+            )
+        return reading
 
     def _read_heads(self, text: TextPass, count: int) -> PrefixCache:
         """The prefix of every row of a prompt's first pass."""
