@@ -14,7 +14,7 @@ from foveate.errors import InputError, UnsupportedModeError
 from foveate.models.anatomy import Anatomy
 from foveate.models.attachment import Attachment
 from foveate.models.cache_argument import cache_in
-from foveate.vist.fusion.fuse import Fuser, TextPass
+from foveate.vist.fusion.fuse import Fuser
 from foveate.vist.fusion.fusion import (
     Fusion,
     PrefixCache,
@@ -24,6 +24,7 @@ from foveate.vist.fusion.fusion import (
 )
 from foveate.vist.fusion.lora_hooks import LoraHooks
 from foveate.vist.fusion.memory_cache import MemoryRows, can_hold
+from foveate.vist.fusion.text_pass import TextPass
 from foveate.vist.latents.memory import Memory
 from foveate.vist.run.vist_report import VistReport
 

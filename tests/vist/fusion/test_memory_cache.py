@@ -73,6 +73,7 @@ def held_by(cache: Any) -> set[bool]:
     return {isinstance(layer, MemoryLayer) for layer in cache.layers}
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("is_ragged", [False, True])
@@ -109,11 +110,6 @@ def test_held_equals_in_front_at_every_pass(
     assert held_by(plain) == {False}
     without, _ = steps(llm, None, text, mask, counts)
     assert (without[real] - want[real]).abs().max() > 1e-2, "the memory must matter"
-
-
-@pytest.fixture(params=FAMILIES)
-def family(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.mark.parametrize("records", [False, True])
@@ -258,30 +254,38 @@ class Operations(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-def operations(llm: Any, cache: Any, mask: Tensor | None = None, batch: int = 1) -> Counter[str]:
-    """Of one more token."""
+def operations(llm: Any, prompts: Tensor, mask: Tensor | None) -> Counter[str]:
+    """Of one more token after prompts [B, S], called as `generate` calls."""
+    cache = llm(prompts, attention_mask=mask).past_key_values
+    batch, length = prompts.shape
+    mask = None if mask is None else torch.nn.functional.pad(mask, (0, 1), value=1)
+    places = torch.full((batch, 1), length)
     with Operations() as seen:
-        llm(torch.full((batch, 1), 7), past_key_values=cache, attention_mask=mask)
+        llm(prompts[:, -1:], past_key_values=cache, attention_mask=mask, position_ids=places)
     return seen.counts
 
 
+@pytest.mark.parametrize("is_ragged", [False, True])
 def test_a_decoded_token_costs_what_it_costs_in_a_longer_cache(
-    llm: Any, in_front_at_every_pass: Callable[..., Any]
+    llm: Any, is_ragged: bool, in_front_at_every_pass: Callable[..., Any]
 ) -> None:
-    prompt = ids(9, 1)[None]
-    plain = operations(llm, llm(ids(18, 1)[None]).past_key_values)
-    vist = tiny_vist.vist(llm, "states")
-    with vist.attach(memory(9, 50)):
-        held = operations(llm, llm(prompt).past_key_values)
-
-        def before() -> Counter[str]:
-            return operations(llm, llm(prompt).past_key_values)
-
-        in_front = in_front_at_every_pass(before)
-    # Positions move on by the memory's span, in one addition.
-    assert held - plain == {"add": 1}
+    prompts = torch.stack([ids(9, 1), ids(9, 2)])
+    longer, mask, padded = torch.cat([prompts, prompts], dim=1), None, None
+    mems = [memory(9, 50, 1), memory(9, 50, 2)]
+    if is_ragged:
+        mems[1] = memory(4, 30, 2)
+        mask = torch.ones_like(prompts)
+        mask[0, :2] = 0
+        padded = torch.cat([mask, mask], dim=1)
+    plain = operations(llm, longer, padded)
+    with tiny_vist.vist(llm, "states").attach(mems):
+        held = operations(llm, prompts, mask)
+        in_front = in_front_at_every_pass(operations, llm, prompts, mask)
     assert plain - held == {}
-    assert in_front.total() - plain.total() > 2 * len(llm.model.layers)
+    # Positions move on by the span, and a mask gets columns, once for all layers that share it.
+    num_masks = len(set(getattr(llm.config, "layer_types", None) or [""]))
+    assert held - plain == ({"add": 1, "cat": num_masks} if is_ragged else {"add": 1})
+    assert in_front.total() - held.total() > 2 * len(llm.model.layers)
 
 
 def test_what_cannot_hold_a_memory() -> None:
