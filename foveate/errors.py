@@ -25,6 +25,10 @@ class CarvedCacheError(FoveateError, RuntimeError):
     """A carved KV cache was used without the run that carved it attached."""
 
 
+class MemoryCacheError(FoveateError, RuntimeError):
+    """A KV cache that holds a memory was used without the run that reads it attached."""
+
+
 class NotFiredError(FoveateError, RuntimeError):
     """Images were asked about, and nothing was compressed although the budget asks for it."""
 

@@ -1,17 +1,19 @@
 """Hooks that let an unmodified decoder read a prefix; raw text rows are all that passes through.
 
 In the prefix form each self-attention is handed the memory's keys and values in front of its own,
-a mask with columns for them, and rotary tables in which text after the memory stands further on.
-The KV cache keeps raw text only, so beams, cropping and any cache class work as they are. In the
-cross-attention form what a layer's self-attention returns is raised by the added module's output.
+a mask with columns for them, and rotary tables in which text after the memory stands further on. A
+dynamic KV cache takes the memory in at its first pass (memory_cache.py), and a decoded token then
+costs what it costs in a plain longer cache. Other caches, and passes without one, keep raw text
+only, and the memory is put in front at every pass. In the cross-attention form what a layer's
+self-attention returns is raised by the added module's output.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,56 +25,10 @@ from foveate.models.anatomy import Anatomy
 from foveate.models.attachment import bound_arguments
 from foveate.models.cache_argument import cache_in, cache_name
 from foveate.models.hook import hook_after, hook_before
-from foveate.models.masks import is_flash, valid_tokens
+from foveate.models.masks import is_flash
 from foveate.vist.fusion.fusion import Fusion, PrefixCache
-
-
-@dataclass
-class TextPass:
-    """One call of the decoder: which text rows come, and what they read.
-
-    Args:
-        inputs: the call's arguments by name.
-        batch, length: of the new tokens.
-        past: tokens in the KV cache.
-        positions: [B or 1, Q] of the new tokens within their own text, padding not counted.
-    """
-
-    inputs: Mapping[str, Any]
-    batch: int
-    length: int
-    past: int
-    positions: Tensor
-    prefix: PrefixCache | None = None
-    sees: Tensor | None = None  # [B, Q, M] bool: which rows see which latents
-    rotary: tuple[Tensor, Tensor] | None = None
-    residual: Tensor | None = None
-    masks: dict[tuple[int, int, int], tuple[Any, Tensor]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, inputs: Mapping[str, Any]) -> TextPass:
-        tokens = inputs.get("input_ids")
-        tokens = tokens if tokens is not None else inputs.get("inputs_embeds")
-        if tokens is None:
-            raise UnsupportedModeError(
-                "the model was called with neither input_ids nor inputs_embeds."
-            )
-        batch, length = tokens.shape[:2]
-        cache = cache_in(inputs)
-        past = int(cache.get_seq_length()) if cache is not None else 0
-        positions, mask = inputs.get("position_ids"), inputs.get("attention_mask")
-        if positions is None:
-            if isinstance(mask, Tensor) and mask.ndim == 2:
-                positions = (mask.long().cumsum(dim=1) - 1).clamp_min(0)[:, -length:]
-            else:
-                positions = torch.arange(past, past + length, device=tokens.device)[None]
-        return cls(inputs, batch, length, past, positions.to(tokens.device))
-
-    @property
-    def valid(self) -> Tensor:
-        """Which new tokens are real, [B, Q] bool."""
-        mask = self.inputs.get("attention_mask")
-        return valid_tokens(mask, self.batch, self.length, self.positions.device)
+from foveate.vist.fusion.memory_cache import MemoryRows, announce, can_hold, put_memory
+from foveate.vist.fusion.text_pass import TextPass, widened
 
 
 class _Now(threading.local):
@@ -88,18 +44,23 @@ class Fuser:
     Args:
         anatomy: of the decoder.
         fusion: trained modules.
-        prefix_for: asked at every pass for the prefix of its rows; None leaves the pass alone.
+        prefix_for: asked at every pass for what its rows read: a prefix, or what the cache holds
+            (`TextPass.held`) to read on; None leaves the pass alone.
+
+    Attributes:
+        name: of this reader; a cache says by it whose memory it holds.
     """
 
     def __init__(
         self,
         anatomy: Anatomy,
         fusion: Fusion,
-        prefix_for: Callable[[TextPass], PrefixCache | None],
+        prefix_for: Callable[[TextPass], PrefixCache | MemoryRows | None],
     ) -> None:
         self.anatomy = anatomy
         self.fusion = fusion
         self.prefix_for = prefix_for
+        self.name = uuid.uuid4().hex
         self._handles: list[RemovableHandle] = []
         self._here = _Now()
 
@@ -148,9 +109,11 @@ class Fuser:
 
     # --- a pass ---
 
-    def _before_base(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def _before_base(
+        self, module: nn.Module, args: Any, kwargs: dict[str, Any]
+    ) -> tuple[tuple[()], dict[str, Any]] | None:
         if self._here.is_asking:
-            return  # the prefix itself is being computed
+            return None  # the prefix itself is being computed
         text = TextPass.of(bound_arguments(module, args, kwargs))
         self._here.is_asking = True
         try:
@@ -159,19 +122,25 @@ class Fuser:
             self._here.is_asking = False
         self._here.text = text if prefix is not None else None
         if prefix is None:
-            return
+            return None
         if prefix.num_rows != text.batch:
             raise InputError(
                 f"the prefix has {prefix.num_rows} rows and the batch {text.batch}; give one "
                 "memory for each row."
             )
-        text.prefix = prefix
-        if self.fusion.prefix is not None:
-            at = torch.tensor(prefix.memory_at, device=text.positions.device)[:, None]
-            span = torch.tensor(prefix.spans, device=text.positions.device)[:, None]
-            is_after = text.positions >= at  # [B, Q]
-            text.positions = text.positions + span * is_after
-            text.sees = is_after[:, :, None] & prefix.mask[:, None]
+        if self.fusion.prefix is None:
+            assert isinstance(prefix, PrefixCache)
+            text.prefix = prefix
+            return None
+        if isinstance(prefix, PrefixCache):
+            text.prefix = prefix
+            text.place(MemoryRows.of(prefix, self.name, text.positions.device))
+            return None
+        text.place(prefix)
+        # The model's own rotary tables are right with these. Not so without text in the cache:
+        # positions that jump would be taken for several packed texts there.
+        inputs = {name: value for name, value in text.inputs.items() if name != "self"}
+        return (), {**inputs, "position_ids": text.positions}
 
     def _after_base(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._here.is_asking:
@@ -185,29 +154,42 @@ class Fuser:
         text = self._here.text
         if text is None or self._here.is_asking:
             return None
-        assert text.prefix is not None
         cache = cache_in(kwargs)
+        kwargs = {
+            **kwargs,
+            "attention_mask": self._widen(text, kwargs.get("attention_mask"), cache, index),
+        }
+        if text.prefix is None:
+            announce(cache, index)
+            return args, kwargs
         if text.rotary is None:
             hidden = args[0] if args else kwargs["hidden_states"]
             text.rotary = self.anatomy.base.rotary_emb(hidden, text.positions)
-        return args, {
-            **kwargs,
-            "position_embeddings": text.rotary,
-            "attention_mask": self._widen(text, kwargs.get("attention_mask"), cache, index),
-            cache_name(module): _WithMemory(
-                cache, text.prefix.keys[index], text.prefix.values[index]
-            ),
-        }
+            text.puts = not text.past and can_hold(cache)
+        kwargs["position_embeddings"] = text.rotary
+        keys, values = text.prefix.keys[index], text.prefix.values[index]
+        if text.puts:
+            assert text.rows is not None
+            assert text.after is not None
+            put_memory(
+                cache, index, keys, values, text.rows.looked_at(text.after) if not index else None
+            )
+            announce(cache, index)
+        else:
+            kwargs[cache_name(module)] = _WithMemory(cache, keys, values)
+        return args, kwargs
 
-    def _widen(self, text: TextPass, mask: Any, cache: Any, index: int) -> Tensor:
+    def _widen(self, text: TextPass, mask: Any, cache: Any, index: int) -> Tensor | None:
         """The layer's mask with columns for the latents in front, made once for each mask."""
+        if mask is None and text.sees_all:
+            return None
         # Layers that share a mask share its width; without one a sliding cache may hold fewer.
         columns = (text.length, 0)
         if mask is None and cache is not None:
             columns = cache.get_mask_sizes(text.length, index)
         key = (id(mask), *columns)
         if key not in text.masks:
-            text.masks[key] = (mask, _widened(mask, text, *columns))
+            text.masks[key] = (mask, widened(mask, text, *columns))
         return text.masks[key][1]
 
     # --- the cross-attention form ---
@@ -254,28 +236,3 @@ class _WithMemory:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cache, name)
-
-
-def _widened(mask: Any, text: TextPass, num_columns: int, first: int) -> Tensor:
-    """A 4-D mask [B, 1 or H, Q, M + kv] in the form `mask` has; None becomes a bool one.
-
-    Args:
-        num_columns, first: of the raw text's keys, where `mask` is None.
-    """
-    assert text.sees is not None
-    sees = text.sees.unsqueeze(1)  # [B, 1, Q, M]
-    if mask is None:
-        place = torch.arange(first, first + num_columns, device=sees.device)
-        row = torch.arange(text.past, text.past + text.length, device=sees.device)
-        mask = (place[None] <= row[:, None]).expand(text.batch, 1, -1, -1)
-    if not isinstance(mask, Tensor) or mask.ndim != 4:
-        raise UnsupportedModeError(
-            f"the attention mask is a {type(mask).__name__} that cannot be widened for a memory; "
-            "load the model with attn_implementation 'sdpa' or 'eager'."
-        )
-    mask = mask.expand(text.batch, -1, -1, -1)
-    sees = sees.expand(-1, mask.shape[1], -1, -1)
-    if mask.dtype != torch.bool:
-        lowest = torch.finfo(mask.dtype).min
-        sees = torch.zeros_like(sees, dtype=mask.dtype).masked_fill(~sees, lowest)
-    return torch.cat([sees, mask], dim=-1)

@@ -41,6 +41,10 @@ class PrefixCache:
         return len(self.spans)
 
     @property
+    def longest_span(self) -> int:
+        return max(self.spans)
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of keys and values of latents, padding not counted."""
         per_slot = sum(

@@ -14,7 +14,7 @@ from foveate.errors import InputError, UnsupportedModeError
 from foveate.models.anatomy import Anatomy
 from foveate.models.attachment import Attachment
 from foveate.models.cache_argument import cache_in
-from foveate.vist.fusion.fuse import Fuser, TextPass
+from foveate.vist.fusion.fuse import Fuser
 from foveate.vist.fusion.fusion import (
     Fusion,
     PrefixCache,
@@ -23,6 +23,8 @@ from foveate.vist.fusion.fusion import (
     stack_prefixes,
 )
 from foveate.vist.fusion.lora_hooks import LoraHooks
+from foveate.vist.fusion.memory_cache import MemoryRows, can_hold
+from foveate.vist.fusion.text_pass import TextPass
 from foveate.vist.latents.memory import Memory
 from foveate.vist.run.vist_report import VistReport
 
@@ -120,29 +122,47 @@ class VistRun(Attachment[VistReport]):
 
     # --- which prefix a pass reads ---
 
-    def _prefix_for(self, text: TextPass) -> PrefixCache | None:
+    def _prefix_for(self, text: TextPass) -> PrefixCache | MemoryRows | None:
         if all(memory is None for memory in self.memories):
             return None
+        reading = self._read_before(text)
+        if reading is not None:
+            self._check_window(text, reading)
+            return reading
         count = self._here.num_prompts or text.batch
         if len(self.memories) not in (1, count) or text.batch % count:
             raise InputError(
                 f"{len(self.memories)} memories are attached and {count} prompts came; attach one "
                 "memory for each prompt (None for a prompt without), or one for all."
             )
-        if text.past:
-            if self._here.prefix is None and self._fusion.prefix is None:
-                self._here.prefix = self._read_heads(text, count)
-            if self._here.prefix is None:
-                raise UnsupportedModeError(
-                    f"the KV cache holds {text.past} tokens that were read before this memory was "
-                    "attached; start from an empty cache."
-                )
-            self._check_window(text, self._here.prefix)
-            return self._here.prefix
         prefix = self._read_heads(text, count)
         self._here.prefix = prefix
-        self._add_report(self._report(prefix))
+        if text.past:  # memories come before all text
+            self._check_window(text, prefix)
+        else:
+            self._add_report(self._report(prefix))
         return prefix
+
+    def _read_before(self, text: TextPass) -> PrefixCache | MemoryRows | None:
+        """What the rows of a prompt go on reading after its first pass; None to find it now.
+
+        A cache that can hold a memory is believed alone: it may be of another prompt than this
+        thread's last, or have been filled before the run was attached.
+        """
+        if not text.past:
+            return None
+        reading: PrefixCache | MemoryRows | None = self._here.prefix
+        if self._fusion.prefix is None:
+            return reading
+        if can_hold(text.cache):
+            held = text.held
+            reading = held if held is not None and held.reader == self._fuser.name else None
+        if reading is None:
+            raise UnsupportedModeError(
+                f"the KV cache holds {text.past} tokens that were read before this memory was "
+                "attached; start from an empty cache."
+            )
+        return reading
 
     def _read_heads(self, text: TextPass, count: int) -> PrefixCache:
         """The prefix of every row of a prompt's first pass."""
@@ -228,13 +248,14 @@ class VistRun(Attachment[VistReport]):
             self._kept.move_to_end(key)
             return self._kept[key][1]
 
-    def _check_window(self, text: TextPass, prefix: PrefixCache) -> None:
+    def _check_window(self, text: TextPass, reading: PrefixCache | MemoryRows) -> None:
         longest = text.past + text.length
         if longest <= self._here.total_length:
             return
-        if max(prefix.spans) + longest > self._window:
+        span = reading.longest_span
+        if span + longest > self._window:
             raise InputError(
-                f"text of {longest} tokens after a memory that takes {max(prefix.spans)} positions "
+                f"text of {longest} tokens after a memory that takes {span} positions "
                 f"exceeds the model's {self._window}; start again with the whole text, so that "
                 "the memory is scaled to what is left."
             )
