@@ -40,7 +40,8 @@ def best_match(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     inverse = inverse_length(b).unsqueeze(-2)
     # A few rows at a time: all pairs are gigabytes where there are 16,384 tokens.
     parts = [
-        (part @ b.transpose(-1, -2)).mul_(inverse).max(dim=-1) for part in a.split(ROWS, dim=-2)
+        (part @ b.transpose(-1, -2)).mul_(inverse).max(dim=-1)
+        for part in torch.split(a, ROWS, dim=-2)
     ]
     values = torch.cat([part.values for part in parts], dim=-1)
     return values.mul_(inverse_length(a)), torch.cat([part.indices for part in parts], dim=-1)

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foveate.core.budget import Budget, parse_budget
+from foveate.core.farthest import farthest_points
 from foveate.core.layout import PAD, kept_rows, last_valid, leading_padding, runs
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import borda, descending_order, descending_rank, top_k
 from foveate.core.report import ImageReport, Report
-from foveate.core.similarity import best_match, cosine, farthest_points
+from foveate.core.similarity import best_match, cosine
 from foveate.errors import BudgetError
 
 # --- budget ---

@@ -82,7 +82,9 @@ class MmTok(Method):
         weights[:num_text] = of_text
         of_image = self_products(hidden.float(), out=weights[num_text:])
         inverse = inverse_length(hidden)
-        for rows, at_rows in zip(of_image.split(ROWS), inverse.split(ROWS), strict=True):
+        for rows, at_rows in zip(
+            torch.split(of_image, ROWS), torch.split(inverse, ROWS), strict=True
+        ):
             rows *= at_rows.unsqueeze(-1) / self.vision_temperature
             rows *= inverse
             rows.copy_(rows.softmax(dim=-1)).mul_(self.alpha / n)
