@@ -131,7 +131,7 @@ def mmtok_weights(method: foveate.MmTok, visual: VisualTokens) -> Tensor:
 def mmtok(method: foveate.MmTok, visual: VisualTokens, keep: int) -> list[int]:
     # Its own weights: tokens of two dimensions lie so close on a circle that float32 cosines,
     # rounded one way or another, decide between them.
-    found = method.weights(visual, 0)
+    found = method.covers(visual, 0).T
     torch.testing.assert_close(found, mmtok_weights(method, visual), rtol=2e-5, atol=1e-9)
     return coverage(found, keep)
 
