@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib.util import find_spec
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from foveate.core.pairs import Dense, Pairs
-from foveate.core.pivots import TIE, choose_pivots
+from foveate.core.pivots import TIE, Pivots, choose_pivots
 from foveate.core.pool import pool_of
 
 # Up to here all pairs are worked out, as one product is faster than those of many rounds.
@@ -68,6 +71,7 @@ def in_rounds(pairs: Pairs, k: int, *, floor: float, pool: int) -> tuple[Tensor,
     chosen = torch.zeros(num_sets, k + 1, dtype=torch.long, device=device)
     gains = left.new_zeros(num_sets, k + 1)
     factor = left.new_empty(num_sets, k, n)  # rows of the Cholesky factor
+    choose = _chooser(device)
     used = 0  # of them; where images choose different numbers, some of their rows are zeros
     done = torch.zeros(num_sets, dtype=torch.long)  # on the host
     while True:
@@ -76,7 +80,7 @@ def in_rounds(pairs: Pairs, k: int, *, floor: float, pool: int) -> tuple[Tensor,
         if used:
             at_members = factor[:, :used].gather(2, among.members[:, None].expand(-1, used, -1))
             block.baddbmm_(at_members.transpose(1, 2), at_members, alpha=-1)
-        found = choose_pivots(
+        found = choose(
             block, left.gather(1, among.members), least, among.bound, (k - done).clamp_max(pool)
         )
         new = among.members.gather(1, found.places)  # [G, T]
@@ -106,6 +110,15 @@ def in_rounds(pairs: Pairs, k: int, *, floor: float, pool: int) -> tuple[Tensor,
         factor[:, used : used + longest] = fresh
         used += longest
         left -= fresh.square_().sum(dim=1)
+
+
+def _chooser(device: torch.device) -> Callable[..., Pivots]:
+    """Who takes the steps inside a pool: the host, or the GPU itself where Triton is there."""
+    if device.type == "cuda" and find_spec("triton") is not None:
+        from foveate.core.pivots_triton import choose_pivots_on_gpu
+
+        return choose_pivots_on_gpu
+    return choose_pivots
 
 
 def _by_size(diagonal: Tensor, chosen: Tensor, count: int) -> Tensor:
