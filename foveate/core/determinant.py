@@ -16,6 +16,8 @@ from foveate.core.pool import pool_of
 # Up to here all pairs are worked out, as one product is faster than those of many rounds.
 FEW = 1024
 POOL = 256
+# From here on rows are long, and more of them at a time make up for larger pools.
+MANY = 12288
 
 
 @torch.no_grad()
@@ -41,7 +43,7 @@ def greedy_log_det(kernel: Tensor | Pairs, k: int, *, floor: float = 1e-9) -> tu
     """
     pairs = Dense(kernel.double()) if isinstance(kernel, Tensor) else kernel
     num_sets, n = pairs.shape
-    pool = POOL if n > FEW else POOL // 2
+    pool = POOL // 2 if n <= FEW else POOL if n < MANY else 2 * POOL
     if n <= FEW:
         pairs = Dense(pairs.matrix())
     if pairs.device.type != "cpu" or num_sets == 1:
