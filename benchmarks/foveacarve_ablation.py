@@ -21,9 +21,9 @@ from benchmarks.results import write_results
 from foveate.carve.engine.image_cache import ImageCache
 from foveate.carve.engine.run import Run
 from foveate.carve.methods import FoveaCarve
-from foveate.core.cosine_distance import CosineDistance
-from foveate.core.farthest import farthest_points
-from foveate.core.pairs import Dense, Gram, Pairs
+from foveate.core.greedy.cosine_distance import CosineDistance
+from foveate.core.greedy.farthest import farthest_points
+from foveate.core.greedy.pairs import Dense, Gram, Pairs
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import others, top_k
 from foveate.core.similarity import best_match, cosine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foveate.core.pairs import ROWS
+from foveate.core.greedy.pairs import ROWS
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

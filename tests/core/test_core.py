@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foveate.core.budget import Budget, parse_budget
-from foveate.core.farthest import farthest_points
+from foveate.core.greedy.farthest import farthest_points
 from foveate.core.layout import PAD, kept_rows, last_valid, leading_padding, longest_row, runs
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import borda, descending_order, descending_rank, top_k

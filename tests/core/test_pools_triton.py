@@ -12,12 +12,12 @@ if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("no GPU, and TRITON_INTERPRET=1 is not set", allow_module_level=True)
 
 from foveate.core import determinant, farthest
-from foveate.core.cosine_distance import CosineDistance
-from foveate.core.farthest_in_pool import choose_farthest
-from foveate.core.farthest_triton import choose_farthest_on_gpu
-from foveate.core.pairs import Dense
-from foveate.core.pivots import choose_pivots
-from foveate.core.pivots_triton import choose_pivots_on_gpu
+from foveate.core.greedy.cosine_distance import CosineDistance
+from foveate.core.greedy.farthest_in_pool import choose_farthest
+from foveate.core.greedy.farthest_triton import choose_farthest_on_gpu
+from foveate.core.greedy.pairs import Dense
+from foveate.core.greedy.pivots import choose_pivots
+from foveate.core.greedy.pivots_triton import choose_pivots_on_gpu
 from tests.carve.oracle import one_by_one
 from tests.carve.oracle.random_images import images
 

@@ -76,7 +76,7 @@ def test_other_tokens_and_other_words_are_found() -> None:
 
 def test_a_tie_is_told_from_a_choice() -> None:
     """Patches without a place, all alike: whatever is kept of them, rounding chose it."""
-    method = foveate.DivPrune(keep_ratio=0.4, prune_layer=0)
+    method = foveate.VisionZip(keep_ratio=0.4)
     inputs = carving.inputs_of("llava", (1,))
     flat = {**inputs, "pixel_values": torch.ones_like(inputs["pixel_values"])}
     placeless = copy.deepcopy(carving.model_of("llava", "cpu"))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from foveate.carve.methods.uniform import UniformGrid
-from foveate.core.pairs import ROWS
+from foveate.core.greedy.pairs import ROWS
 from foveate.core.plan import KeepPlan
 from foveate.core.visual import VisualTokens
 

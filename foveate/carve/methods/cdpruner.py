@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from foveate.carve.method import Method, Need, relevance_needs
 from foveate.core.demand import Demand
-from foveate.core.determinant import greedy_log_det, log_det_bytes
-from foveate.core.pairs import Gram, Weighted
+from foveate.core.greedy.determinant import greedy_log_det, log_det_bytes
+from foveate.core.greedy.pairs import Gram, Weighted
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.relevance import Relevance, min_max, text_relevance
+from foveate.core.similarity import inverse_length
 from foveate.core.visual import VisualTokens
 
 
@@ -48,8 +47,7 @@ class CdPruner(Method):
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         relevance = min_max(text_relevance(visual, self.relevance))  # [G, N]
-        norm = torch.linalg.vector_norm(visual.hidden, dim=-1, dtype=torch.float32)
-        weight = relevance / norm.clamp_min(1e-12)
+        weight = relevance * inverse_length(visual.hidden)
         # float64: what is left of near copies of chosen tokens is rounding in float32.
         kernel = Weighted(Gram(visual.hidden.double()), weight.double())
         chosen, _ = greedy_log_det(kernel, keep)

@@ -8,7 +8,7 @@ from itertools import cycle, islice
 import torch
 
 from foveate.carve.method import Method, Need
-from foveate.core.pairs import take
+from foveate.core.greedy.pairs import take
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import top_k
 from foveate.core.similarity import inverse_length
@@ -55,11 +55,10 @@ class Dart(Method):
         features, valid = take(hidden, pivots), torch.ones_like(pivots, dtype=torch.bool)
         if self.text_pivots and visual.text is not None and visual.text.shape[1]:
             assert visual.text_mask is not None
-            norms = torch.linalg.vector_norm(visual.text, dim=-1, dtype=torch.float32)
-            norms = norms.masked_fill(~visual.text_mask, -1.0)
-            text = top_k(norms, min(self.text_pivots, norms.shape[1]))
+            size = (-inverse_length(visual.text)).masked_fill(~visual.text_mask, -torch.inf)
+            text = top_k(size, min(self.text_pivots, size.shape[1]))
             features = torch.cat([features, take(visual.text, text).float()], dim=1)
-            valid = torch.cat([valid, norms.gather(1, text) >= 0], dim=1)
+            valid = torch.cat([valid, ~size.gather(1, text).isinf()], dim=1)
         # In the order of the cosine: a pivot's own length changes nothing.
         likeness = (features @ hidden.transpose(1, 2)).mul_(inverse.unsqueeze(1))  # [G, P, N]
         # A pivot passes over less than `keep` tokens that others took.

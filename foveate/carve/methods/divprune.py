@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from foveate.carve.method import Method
-from foveate.core.cosine_distance import CosineDistance
-from foveate.core.farthest import farthest_points
+from foveate.core.greedy.cosine_distance import CosineDistance
+from foveate.core.greedy.farthest import farthest_points
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.visual import VisualTokens
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from foveate.carve.method import Method, Need, Step
 from foveate.core.demand import Demand
-from foveate.core.determinant import greedy_log_det, log_det_bytes
-from foveate.core.pairs import Gram, Pairs, Weighted
+from foveate.core.greedy.determinant import greedy_log_det, log_det_bytes
+from foveate.core.greedy.pairs import Gram, Pairs, Weighted
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.relevance import min_max
 from foveate.core.schedule import geometric_counts, spans_of

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from foveate.carve.method import Method, Need
-from foveate.core.coverage import greedy_coverage
 from foveate.core.demand import Demand
-from foveate.core.pairs import ROWS, self_products
+from foveate.core.greedy.coverage import greedy_coverage
+from foveate.core.greedy.pairs import ROWS, self_products
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.similarity import cosine, inverse_length
 from foveate.core.visual import VisualTokens

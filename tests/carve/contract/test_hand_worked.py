@@ -7,8 +7,8 @@ import math
 import torch
 
 import foveate
-from foveate.core.coverage import greedy_coverage
-from foveate.core.determinant import greedy_log_det
+from foveate.core.greedy.coverage import greedy_coverage
+from foveate.core.greedy.determinant import greedy_log_det
 from foveate.core.plan import KeepPlan, compose, merge_to_owners
 from foveate.core.visual import VisualTokens
 

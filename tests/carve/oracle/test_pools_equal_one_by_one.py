@@ -12,9 +12,9 @@ from torch import Tensor
 
 import foveate
 from foveate.core import coverage, determinant, farthest
-from foveate.core.cosine_distance import CosineDistance
-from foveate.core.pairs import Dense
-from foveate.core.pool import Pool, pool_of
+from foveate.core.greedy.cosine_distance import CosineDistance
+from foveate.core.greedy.pairs import Dense
+from foveate.core.greedy.pool import Pool, pool_of
 from tests.carve.oracle import one_by_one
 from tests.carve.oracle.random_images import GENERIC, KINDS, images
 

@@ -1,4 +1,4 @@
-"""`core.pivots` as one launch on a GPU: a program for each image's pool.
+"""`pivots` as one launch on a GPU: a program for each image's pool.
 
 The block stays in memory and only the factor's rows that were chosen are read again, as on the
 host (left-looking), in float64 and with the same rules for ties. Rounds stay on the device: the
@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from foveate.core.pivots import TIE, Pivots
+from foveate.core.greedy.pivots import TIE, Pivots
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -73,7 +73,7 @@ def _choose(  # type: ignore[no-untyped-def]
 def choose_pivots_on_gpu(
     block: Tensor, left: Tensor, least: Tensor, bound: Tensor, most: Tensor
 ) -> Pivots:
-    """`core.pivots.choose_pivots`, with which it agrees; `most` may be on the host."""
+    """`choose_pivots`, with which it agrees; `most` may be on the host."""
     num_sets, size, _ = block.shape
     order = torch.zeros(num_sets, size, dtype=torch.long, device=block.device)
     count = torch.zeros(num_sets, dtype=torch.long, device=block.device)

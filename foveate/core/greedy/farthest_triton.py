@@ -1,4 +1,4 @@
-"""`core.farthest_in_pool` as one launch on a GPU: a program for each image's pool."""
+"""`farthest_in_pool` as one launch on a GPU: a program for each image's pool."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _choose(  # type: ignore[no-untyped-def]
 def choose_farthest_on_gpu(
     distance: Tensor, nearest: Tensor, bound: Tensor, most: Tensor, tie: float
 ) -> tuple[Tensor, Tensor]:
-    """`core.farthest_in_pool.choose_farthest`, with which it agrees; `most` is on the host."""
+    """`choose_farthest`, with which it agrees; `most` is on the host."""
     num_sets, size, _ = distance.shape
     longest = int(most.max())
     order = torch.zeros(num_sets, longest, dtype=torch.long, device=distance.device)

@@ -8,9 +8,9 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from foveate.core.cosine_distance import SAME, CosineDistance
-from foveate.core.farthest_in_pool import choose_farthest
-from foveate.core.pool import pool_of
+from foveate.core.greedy.cosine_distance import SAME, CosineDistance
+from foveate.core.greedy.farthest_in_pool import choose_farthest
+from foveate.core.greedy.pool import pool_of
 
 # Up to here all pairs are kept: they are 16 MB an image, and the first point needs them anyway.
 FEW = 2048
@@ -22,7 +22,7 @@ def farthest_points(distance: Tensor | CosineDistance, k: int) -> Tensor:
     """Greedy max-min selection of `k` points: each new one is farthest from those already chosen.
 
     The first point is the one whose nearest neighbour is farthest away. The distance to the nearest
-    chosen point only falls, so where not all pairs are at hand a round of `core.pool` takes the
+    chosen point only falls, so where not all pairs are at hand a round of `pool` takes the
     farthest points, chooses among them, and reads the rows of those chosen alone.
 
     Args:
@@ -101,7 +101,7 @@ def _first(nearest: Tensor, tie: float) -> Tensor:
 def _chooser(device: torch.device) -> Callable[..., tuple[Tensor, Tensor]]:
     """Who takes the steps inside a pool: the host, or the GPU itself where Triton is there."""
     if device.type == "cuda" and find_spec("triton") is not None:
-        from foveate.core.farthest_triton import choose_farthest_on_gpu
+        from foveate.core.greedy.farthest_triton import choose_farthest_on_gpu
 
         return choose_farthest_on_gpu
     return choose_farthest

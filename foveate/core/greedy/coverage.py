@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foveate.core.coverage_in_pool import choose_covers
-from foveate.core.pool import pool_of
+from foveate.core.greedy.coverage_in_pool import choose_covers
+from foveate.core.greedy.pool import pool_of
 
 POOL = 256
 TIE = 1e-6  # relative: what float32 sums in another order differ by
@@ -20,7 +20,7 @@ def greedy_coverage(covers: Tensor, k: int) -> Tensor:
 
     What an item would add only falls, so what it would have added before is an upper bound. On a
     CPU an item is looked at again only where that is the highest; an accelerator looks at all of
-    them in less time than it takes to ask, once for each round of `core.pool`. Either way the
+    them in less time than it takes to ask, once for each round of `pool`. Either way the
     choice is the same as one at a time.
 
     Args:

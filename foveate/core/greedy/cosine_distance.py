@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import threshold
 
-from foveate.core.pairs import ROWS, Gram, self_products
+from foveate.core.greedy.pairs import ROWS, Gram, self_products
 from foveate.core.similarity import inverse_length
 
 SAME = 1e-6  # float32 cannot tell a cosine distance below it from 0

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foveate.core.pairs import Dense, Pairs
-from foveate.core.pivots import TIE, Pivots, choose_pivots
-from foveate.core.pool import pool_of
+from foveate.core.greedy.pairs import Dense, Pairs
+from foveate.core.greedy.pivots import TIE, Pivots, choose_pivots
+from foveate.core.greedy.pool import pool_of
 
 # Up to here all pairs are worked out, as one product is faster than those of many rounds.
 FEW = 1024
@@ -26,7 +26,7 @@ def greedy_log_det(kernel: Tensor | Pairs, k: int, *, floor: float = 1e-9) -> tu
 
     What is left of the diagonal is an item's squared distance from the span of the chosen ones, and
     the next is the item with most left (Chen et al., arXiv:1709.05135, algorithm 1). It only falls,
-    so a round of `core.pool` takes the items with most left, chooses among them by a Cholesky
+    so a round of `pool` takes the items with most left, chooses among them by a Cholesky
     factorisation with pivots, and updates all others by one triangular solve: the same choice as
     one at a time, in as many products as there are rounds. Where nothing is left of any (the
     kernel's rank is spent) the largest diagonal decides: rounding errors must not.
@@ -117,7 +117,7 @@ def in_rounds(pairs: Pairs, k: int, *, floor: float, pool: int) -> tuple[Tensor,
 def _chooser(device: torch.device) -> Callable[..., Pivots]:
     """Who takes the steps inside a pool: the host, or the GPU itself where Triton is there."""
     if device.type == "cuda" and find_spec("triton") is not None:
-        from foveate.core.pivots_triton import choose_pivots_on_gpu
+        from foveate.core.greedy.pivots_triton import choose_pivots_on_gpu
 
         return choose_pivots_on_gpu
     return choose_pivots

@@ -1,0 +1,1 @@
+"""Exact greedy selection in pools: spread-out, far apart, covering; rows of kernels on demand."""
