@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import foveate
-from foveate.core import coverage, determinant, farthest
+from foveate.core.greedy import coverage, determinant, farthest
 from foveate.core.greedy.cosine_distance import CosineDistance
 from foveate.core.greedy.pairs import Dense
 from foveate.core.greedy.pool import Pool, pool_of
