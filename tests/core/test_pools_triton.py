@@ -11,7 +11,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("no GPU, and TRITON_INTERPRET=1 is not set", allow_module_level=True)
 
-from foveate.core import determinant, farthest
+from foveate.core.greedy import determinant, farthest
 from foveate.core.greedy.cosine_distance import CosineDistance
 from foveate.core.greedy.farthest_in_pool import choose_farthest
 from foveate.core.greedy.farthest_triton import choose_farthest_on_gpu
