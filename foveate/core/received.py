@@ -45,7 +45,8 @@ def received_attention(
         query, key: [..., H, S, D].
         scaling: factor on the logits, default D ** -0.5.
         has_cls: the first token is a CLS token.
-        mask: [..., 1 or H, Q, S], bool (True = seen) or additive.
+        mask: [..., 1 or H, 1 or S, S], bool (True = seen) or additive. A query that sees nothing
+            gives nothing.
         most: queries.
 
     Returns:
@@ -53,6 +54,8 @@ def received_attention(
     """
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     heads, num_tokens = query.shape[-3:-1]
+    if mask is not None:
+        mask = mask.expand(*mask.shape[:-2], num_tokens, mask.shape[-1])
     if has_cls:
         query, mask = query[..., :1, :], mask[..., :1, :] if mask is not None else None
     elif num_tokens > most:
@@ -69,7 +72,10 @@ def received_attention(
             rows = mask[..., start : start + at_once, :]
             is_bool = rows.dtype == torch.bool
             logits = logits.masked_fill(~rows, -torch.inf) if is_bool else logits + rows.float()
-        part = logits.softmax(dim=-1).mean(dim=-3).sum(dim=-2)
+        attention = logits.softmax(dim=-1)
+        if mask is not None:
+            attention = attention.masked_fill(logits.amax(dim=-1, keepdim=True).isneginf(), 0.0)
+        part = attention.mean(dim=-3).sum(dim=-2)
         total = part if total is None else total + part
     assert total is not None
     return total / query.shape[-2]

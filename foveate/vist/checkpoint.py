@@ -26,6 +26,7 @@ from foveate.files import open_regular
 from foveate.vist.config import MOST_LAYERS, MOST_SIZE, VistConfig
 
 ABOUT, WEIGHTS = "vist.json", "vist.safetensors"
+FLOATS = ("F16", "BF16", "F32")
 MOST_BYTES = 1 << 20  # of vist.json
 MOST_CHARS = 1000  # of a name in it
 FORMAT = 1
@@ -234,6 +235,16 @@ def check_weights(folder: str | Path, parts: nn.Module) -> None:
                 f"{str(path)!r} {what} weights {', '.join(sorted(found)[:3])} ({len(found)} in "
                 f"all); it does not belong to the {ABOUT} beside it."
             )
+    for name, kind in kinds.items():
+        if name.endswith(MARK):
+            known: tuple[str, ...] = ("F32",)
+        else:
+            known = (*FLOATS, "I8") if len(wanted[name]) == 2 else FLOATS
+        if kind not in known:
+            raise InputError(
+                f"weight {name} of {str(path)!r} is stored as {kind}, and only as "
+                f"{', '.join(known)} it can be read; save the checkpoint with foveate again."
+            )
     for name, shape in stored.items():
         if shape != wanted[name]:
             raise InputError(
@@ -256,14 +267,15 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
     """The weights in a folder's vist.safetensors, eight-bit matrices as fp16.
 
     Raises:
-        InputError: a scale is not finite.
+        InputError: numbers are not finite, as they are stored or with their scales.
     """
     path = Path(folder) / WEIGHTS
     stored = load_file(str(path))
-    for name, value in stored.items():
-        if name.endswith(MARK) and not bool(value.isfinite().all()):
+    weights = unpack(stored)
+    for name, value in (*stored.items(), *weights.items()):
+        if value.is_floating_point() and not bool(value.isfinite().all()):
             raise InputError(f"{name} of {str(path)!r} is not finite; copy the checkpoint again.")
-    return unpack(stored)
+    return weights
 
 
 def check_reference(what: str, wanted: Reference, found: str) -> None:

@@ -81,3 +81,21 @@ def test_no_map_of_a_whole_image_is_held(monkeypatch: pytest.MonkeyPatch) -> Non
     assert largest.numel <= 3 * 2000 * 8, "keys, or four rows of logits"
     monkeypatch.undo()
     assert torch.allclose(parts, received_attention(query, key, None, False), atol=1e-7)
+
+
+@pytest.mark.parametrize("num_tokens", [300, 700])
+def test_a_mask_of_keys_alone_is_for_all_queries(num_tokens: int) -> None:
+    query, key = torch.randn(2, 1, 2, num_tokens, 8).unbind(0)
+    seen = torch.arange(num_tokens) < num_tokens - 9
+    short, long = seen[None, None, None], seen[None, None, None].expand(1, 1, num_tokens, -1)
+    got = received.received_attention(query, key, None, False, short)
+    torch.testing.assert_close(got, received.received_attention(query, key, None, False, long))
+    assert float(got[0, -9:].abs().max()) == 0.0
+
+
+def test_a_query_that_sees_nothing_gives_nothing() -> None:
+    query, key = torch.randn(2, 1, 2, 30, 8).unbind(0)
+    mask = torch.ones(1, 1, 30, 30, dtype=torch.bool)
+    mask[..., 7, :] = False
+    got = received.received_attention(query, key, None, False, mask)
+    assert float(got.sum()) == pytest.approx(29 / 30)

@@ -317,6 +317,8 @@ def make_ready(call: Call) -> None:
         return
     same = same_rows(call.batch, call.device)
     # A plain sliding layer reports a windowed length; masks must be made for the full one.
-    for i, layer in enumerate(getattr(call.cache, "layers", ()) if call.past else ()):
-        if type(layer) is DynamicSlidingWindowLayer:
+    for i, layer in enumerate(getattr(call.cache, "layers", ())):
+        if isinstance(layer, CarvedLayer) and layer.rows is None:  # it was reset
+            layer.rows = same(0, 0)
+        elif call.past and type(layer) is DynamicSlidingWindowLayer:
             call.cache.layers[i] = carved_form(layer, same)

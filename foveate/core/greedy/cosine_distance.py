@@ -13,14 +13,16 @@ SAME = 1e-6  # float32 cannot tell a cosine distance below it from 0
 
 
 class CosineDistance(Gram):
-    """1 - cos of all tokens in float32; copies of a token are at a distance of exactly 0.
+    """1 - cos of all tokens; copies of a token are at a distance of exactly 0.
+
+    In float32, in float64 where the states are. What is less than SAME apart counts as a copy.
 
     Args:
         x: [G, N, D].
     """
 
     def __init__(self, x: Tensor) -> None:
-        super().__init__(x.float())
+        super().__init__(x if x.dtype == torch.float64 else x.float())
         self.inverse = inverse_length(self.x)  # [G, N]
 
     def diagonal(self) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from foveate.core.greedy.coverage_in_pool import choose_covers
-from foveate.core.greedy.pool import pool_of
+from foveate.core.greedy.pool import check_numbers, pool_of
 
 POOL = 256
 TIE = 1e-6  # relative: what float32 sums in another order differ by
@@ -41,6 +41,7 @@ def in_rounds(covers: Tensor, k: int, *, pool: int) -> Tensor:
     covered = torch.zeros_like(covers[0])
     is_free = torch.ones(len(covers), dtype=torch.bool, device=covers.device)
     gain = gains(covers, covered)
+    check_numbers(gain - gain)  # of infinity, too
     least = NOTHING * gain
     while True:
         gain = torch.where(gain > least, gain, 0).masked_fill_(~is_free, float("-inf"))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foveate.core.greedy.pairs import Dense, Pairs
 from foveate.core.greedy.pivots import TIE, Pivots, choose_pivots
-from foveate.core.greedy.pool import pool_of
+from foveate.core.greedy.pool import check_numbers, pool_of
 
 # Up to here all pairs are worked out, as one product is faster than those of many rounds.
 FEW = 1024
@@ -66,6 +66,7 @@ def in_rounds(pairs: Pairs, k: int, *, floor: float, pool: int) -> tuple[Tensor,
     """`greedy_log_det` in rounds of `pool` items, all images in step."""
     num_sets, n = pairs.shape
     diagonal = pairs.diagonal()  # [G, N]
+    check_numbers(diagonal - diagonal)  # of infinity, too
     device = diagonal.device
     least = floor * diagonal.amax(dim=-1)  # [G]
     left = diagonal.clone()  # -inf where chosen

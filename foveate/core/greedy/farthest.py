@@ -10,7 +10,7 @@ from torch import Tensor
 
 from foveate.core.greedy.cosine_distance import SAME, CosineDistance
 from foveate.core.greedy.farthest_in_pool import choose_farthest
-from foveate.core.greedy.pool import pool_of
+from foveate.core.greedy.pool import check_numbers, pool_of
 
 # Up to here all pairs are kept: they are 16 MB an image, and the first point needs them anyway.
 FEW = 2048
@@ -94,6 +94,7 @@ def in_rounds(distance: CosineDistance, k: int, *, pool: int) -> Tensor:
 
 def _first(nearest: Tensor, tie: float) -> Tensor:
     """The point that is farthest from its neighbours. [G, 1]"""
+    check_numbers(nearest)
     is_far = nearest >= nearest.amax(dim=-1, keepdim=True) - tie
     return is_far.to(torch.uint8).argmax(dim=-1, keepdim=True)
 

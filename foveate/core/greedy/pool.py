@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from foveate.errors import MethodError
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -45,3 +47,19 @@ def pool_of(score: Tensor, size: int, *, relative: float = 0.0, absolute: float 
     # top-k alone may leave it out: among equals it takes any.
     top = score.scatter(1, first, float("inf")).topk(size + 1, dim=-1)
     return Pool(top.indices[:, :size].sort(dim=-1).values, top.values[:, size])
+
+
+def check_numbers(values: Tensor) -> None:
+    """Refuse to choose by what is no number: every comparison with NaN is false.
+
+    Args:
+        values: what the first choice is made by.
+
+    Raises:
+        MethodError: one of them is NaN.
+    """
+    if bool(values.isnan().any()):
+        raise MethodError(
+            "the visual tokens hold NaN or infinite numbers, among which nothing can be chosen; "
+            "look for what overflows in the model (float16 often does: load it in bfloat16)."
+        )

@@ -299,3 +299,14 @@ def test_bad_settings(settings: dict[str, Any], error: type[Exception], message:
 def test_unknown_method_names_the_known() -> None:
     with pytest.raises(MethodError, match=r"unknown method .fastvv.; choose one of .*tokencarve"):
         foveate.method("fastvv", keep_tokens=3)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["cdpruner", "divprune", "foveacarve", "mmtok"])
+def test_greedy_choice_among_what_is_no_number_is_refused(name: str, bad: float) -> None:
+    """Every comparison with NaN is false: the first token would be taken again and again."""
+    tokens = visual(40)
+    hidden = tokens.hidden.clone()
+    hidden[0, 7, 3] = bad
+    with pytest.raises(MethodError, match="hold NaN or infinite"):
+        foveate.method(name, keep_tokens=9).select(dataclasses.replace(tokens, hidden=hidden), 9)

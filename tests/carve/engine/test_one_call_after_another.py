@@ -386,3 +386,16 @@ def test_an_offloaded_tower_is_not_resized(tmp_path: Path) -> None:
         assert torch.equal(model(**inputs).logits, expected)
     with pytest.raises(UnsupportedModeError, match="offloaded and not there"):
         foveate.attach(model, resize)
+
+
+@pytest.mark.parametrize("family", ["llava", "gemma3"])
+def test_a_cache_that_was_reset_takes_another_prompt(family: str) -> None:
+    model = tiny.build(family)
+    first, second = (tiny.prompts(model, family, images) for images in ((2,), (1,)))
+    with foveate.attach(model, foveate.FastV(keep_tokens=4)), torch.no_grad():
+        want = model(**second, past_key_values=transformers.DynamicCache()).logits
+        cache = transformers.DynamicCache()
+        model(**first, past_key_values=cache)
+        cache.reset()
+        got = model(**second, past_key_values=cache).logits
+    torch.testing.assert_close(got, want)

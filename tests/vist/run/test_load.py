@@ -93,11 +93,15 @@ def test_whole_numbers_need_their_scales(
     stored = load_file(folder / WEIGHTS)
     scale = next(name for name in stored if name.endswith(":scale"))
     name = scale.removesuffix(":scale")
+    without = {key: value for key, value in stored.items() if key != scale}
     for content, message in (
-        ({key: value for key, value in stored.items() if key != scale}, "lacks weights .*:scale"),
+        (without, "lacks weights .*:scale"),
         ({**stored, name: stored[name].half()}, "has unknown weights .*:scale"),
         ({**stored, scale: stored[scale][:-1]}, r":scale of .* asks for"),
         ({**stored, scale: stored[scale] * torch.inf}, ":scale of .* is not finite"),
+        ({**stored, scale: stored[scale] * 1e9}, "is not finite"),
+        ({**stored, scale: stored[scale].long()}, ":scale of .* is stored as I64"),
+        ({**without, name: stored[name].short()}, "is stored as I16, and only as"),
     ):
         save_file(content, folder / WEIGHTS)
         with pytest.raises(InputError, match=message):
