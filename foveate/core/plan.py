@@ -20,6 +20,9 @@ class KeepPlan:
         merge_dst: [G, M] int64, the kept token each source goes to; a subset of keep_idx.
         scores: named scores behind the decision, each [G, N]; for pictures and inspection only.
 
+        value_idx: [G, K] int64, the token whose row each kept place carries; None where all carry
+            their own.
+
     What is neither kept nor merged is dropped.
     """
 
@@ -28,6 +31,7 @@ class KeepPlan:
     merge_src: Tensor
     merge_dst: Tensor
     scores: dict[str, Tensor] = field(default_factory=dict)
+    value_idx: Tensor | None = None
 
     @property
     def num_images(self) -> int:
@@ -42,14 +46,19 @@ class KeepPlan:
         return int(self.merge_src.shape[1])
 
     @property
+    def makes_rows(self) -> bool:
+        """Whether some kept place does not hand on its own row as it was."""
+        return self.num_merged > 0 or self.value_idx is not None
+
+    @property
     def num_dropped(self) -> int:
         return self.num_tokens - self.num_kept - self.num_merged
 
     def apply(self, x: Tensor) -> Tensor:
         """Merge, then keep: the rows that go on, in original order.
 
-        A kept token becomes the unweighted mean of itself and every source merged into it
-        (accumulated in float32, returned in the input dtype).
+        A kept token becomes the unweighted mean of its row (of `value_idx`, or its own) and every
+        source merged into it (accumulated in float32, returned in the input dtype).
 
         Args:
             x: [G, N, D].
@@ -57,7 +66,8 @@ class KeepPlan:
         Returns:
             [G, K, D].
         """
-        gathered = x.gather(1, self.keep_idx.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        rows = self.keep_idx if self.value_idx is None else self.value_idx
+        gathered = x.gather(1, rows.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
         if self.num_merged == 0:
             return gathered
         slot = torch.searchsorted(self.keep_idx, self.merge_dst)  # [G, M] row in `gathered`
@@ -85,6 +95,7 @@ class KeepPlan:
             merge_src=self.merge_src[i : i + 1],
             merge_dst=self.merge_dst[i : i + 1],
             scores={name: score[i : i + 1] for name, score in self.scores.items()},
+            value_idx=None if self.value_idx is None else self.value_idx[i : i + 1],
         )
 
     def repeat_interleave(self, count: int) -> KeepPlan:
@@ -95,6 +106,9 @@ class KeepPlan:
             merge_src=self.merge_src.repeat_interleave(count, dim=0),
             merge_dst=self.merge_dst.repeat_interleave(count, dim=0),
             scores={k: v.repeat_interleave(count, dim=0) for k, v in self.scores.items()},
+            value_idx=None
+            if self.value_idx is None
+            else self.value_idx.repeat_interleave(count, dim=0),
         )
 
     def check(self, keep: int) -> None:
@@ -109,15 +123,22 @@ class KeepPlan:
         assert bool((counted == self.num_merged).all()), "merge_src repeats or overlaps keep_idx"
         kept_dst = status.gather(1, self.merge_dst) == 2
         assert bool(kept_dst.all()), "merge_dst holds a token that is not kept"
+        if self.value_idx is not None:
+            assert self.value_idx.shape == self.keep_idx.shape, "value_idx is not as keep_idx is"
+            inside = (self.value_idx >= 0) & (self.value_idx < self.num_tokens)
+            assert bool(inside.all()), "value_idx out of range"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, for JSON."""
-        return {
+        lists = {
             "num_tokens": self.num_tokens,
             "keep_idx": self.keep_idx.tolist(),
             "merge_src": self.merge_src.tolist(),
             "merge_dst": self.merge_dst.tolist(),
         }
+        if self.value_idx is not None:
+            lists["value_idx"] = self.value_idx.tolist()
+        return lists
 
 
 def compose(first: KeepPlan, second: KeepPlan) -> KeepPlan:

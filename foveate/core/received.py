@@ -33,6 +33,8 @@ def received_attention(
 ) -> Tensor:
     """Attention each token gets, mean over heads: of the first token, or the mean over all tokens.
 
+    With has_cls=False in a tower that has one, the CLS token is one of the queries.
+
     Args:
         query, key: [H, S, D].
         scaling: factor on the logits, default D ** -0.5.

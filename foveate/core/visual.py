@@ -27,9 +27,15 @@ class VisualTokens:
         text_mask: [G, T] bool, True at real text tokens; comes with `text` and `text_attention`.
         text_attention: [G, T, N] float32, their softmax attention over the visual tokens in the
             layer before the prune layer, mean over heads.
+        layer_update: [G, N, D], what the layer before the prune layer added to the residual stream.
         vision_attention: [G, N] float32, attention that the vision tower's last used layer gives
             each token: of its CLS token or, without one, of all tokens; mean over heads.
-        vision_keys: [G, N, Dk] float32, keys of that layer, heads side by side.
+        vision_received: [G, N] float32, attention that each token receives there from all tokens,
+            a CLS token among them; mean over heads and queries.
+        vision_attention_early, vision_received_early: the same in the earlier layer of the tower
+            that the method names, see `Method.early_tower_layer`.
+        vision_keys: [G, N, Dk] float32, keys of the last used layer, heads side by side.
+        vision_features: [G, N, Dv] float32, what that layer gives, before any norm or projector.
         owners: [G, N] int64, where tokens were merged inside the vision tower: the token that
             stands for each one.
         grids: per image (rows, columns) of the token grid, or None where tokens form no single
@@ -46,8 +52,13 @@ class VisualTokens:
     text: Tensor | None = None
     text_mask: Tensor | None = None
     text_attention: Tensor | None = None
+    layer_update: Tensor | None = None
     vision_attention: Tensor | None = None
+    vision_received: Tensor | None = None
+    vision_attention_early: Tensor | None = None
+    vision_received_early: Tensor | None = None
     vision_keys: Tensor | None = None
+    vision_features: Tensor | None = None
     owners: Tensor | None = None
     grids: tuple[tuple[int, int] | None, ...] = ()
     serials: tuple[int, ...] = ()
@@ -94,8 +105,13 @@ class VisualTokens:
             attention=of_last(self.attention),
             attention_output=of(self.attention_output),
             text_attention=of_last(self.text_attention),
+            layer_update=of(self.layer_update),
             vision_attention=of(self.vision_attention),
+            vision_received=of(self.vision_received),
+            vision_attention_early=of(self.vision_attention_early),
+            vision_received_early=of(self.vision_received_early),
             vision_keys=of(self.vision_keys),
+            vision_features=of(self.vision_features),
             owners=None,
             grids=(None,) * self.num_images,
         )

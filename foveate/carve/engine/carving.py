@@ -119,6 +119,9 @@ class Carving:
         left = self.left
         self.visual_per_layer.append(self._num_visual if left is None else left.num_visual)
         self.length_per_layer.append(hidden.shape[1])
+        after = self.setting.steps.get(index + 1)
+        if after is not None and "layer_update" in after.needs and self.replay is None:
+            self._asked.layer_input = hidden
         is_whole = hidden.shape[1] == (self.call.length if left is None else left.rows.shape[1])
         if index in self.setting.row_recorders and self.replay is None and is_whole:
             self._want_rows(index)
@@ -227,7 +230,7 @@ class Carving:
             kept = tokens.gather(1, plan.keep_idx)
             keep_mask[samples, tokens] = False
             keep_mask[samples, kept] = True
-            if plan.num_merged:
+            if plan.makes_rows:
                 rows = old[samples[:, 0].to(old.device)] if old is not None else None
                 merged = plan.apply(hidden[samples, columns_of(tokens, rows)])
                 hidden = hidden.index_put((samples, columns_of(kept, rows)), merged)

@@ -77,6 +77,8 @@ class Decider:
         rows_per_prompt: rows of the batch that show one prompt and get the same plan.
         num_layers: of the decoder.
         tower: what was recorded in the vision tower, if anything was asked of it.
+        layer_input: [B, L, D] what the layer before a step was given, where the step asks for what
+            that layer added.
     """
 
     states: list[ImageState]
@@ -85,6 +87,7 @@ class Decider:
     serials: tuple[int, ...]
     rows_per_prompt: int = 1
     tower: TowerRecorder | None = None
+    layer_input: Tensor | None = None
     groups: dict[int, list[Group]] = field(default_factory=dict)
 
     def decide(
@@ -187,16 +190,25 @@ class _Look:
         if "attention_output" in needs:
             output = _read(self.attention_output).to(hidden.device)
             found["attention_output"] = output[samples, tokens].detach()
+        if "layer_update" in needs:
+            assert decider.layer_input is not None
+            update = hidden - decider.layer_input.to(hidden.device)
+            found["layer_update"] = update[samples, tokens].detach()
         if "text" in needs or "text_attention" in needs:
             found |= self._text(states, samples, tokens)
         tower = decider.tower
         if tower is not None:
             pieces = [tower.of(state.span) for state in states]
-            for name in ("vision_attention", "vision_keys", "owners"):
-                values = [getattr(piece, name) for piece in pieces]
-                if all(value is not None for value in values):
+            read: dict[str, list[Tensor | None]] = {
+                name: [piece.read.get(reading) for piece in pieces]
+                for name, reading in tower.readings.get(self.step.layer, {}).items()
+            }
+            read["owners"] = [piece.owners for piece in pieces]
+            for name, values in read.items():
+                known = [value for value in values if value is not None]
+                if len(known) == len(states):
                     found[name] = torch.stack(
-                        [v[s.alive.to(v.device)] for v, s in zip(values, states, strict=True)]
+                        [v[s.alive.to(v.device)] for v, s in zip(known, states, strict=True)]
                     ).to(hidden.device)
         whole = all(state.alive.numel() == state.span.num_tokens for state in states)
         return VisualTokens(

@@ -44,5 +44,5 @@ def on_the_tower(anatomy: Anatomy, steps: Sequence[Step]) -> TowerRecorder | Tow
     if inside:
         return TowerShortener(anatomy, inside[0])
     if reading:
-        return TowerRecorder(anatomy, with_attention="vision_attention" in reading)
+        return TowerRecorder(anatomy, steps)
     return None
