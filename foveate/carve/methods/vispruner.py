@@ -78,7 +78,9 @@ class VisPruner(Method):
 
         while rest.shape[1] > count:
             even, odd = rest[:, ::2], rest[:, 1::2]
-            likeness, _ = best_match(gather_rows(features, even), gather_rows(features, odd))  # [G, R / 2]
+            likeness, _ = best_match(
+                gather_rows(features, even), gather_rows(features, odd)
+            )  # [G, R / 2]
             closest_first = even.gather(1, descending_order(likeness))
             goes = min(self.removed, rest.shape[1] - count, even.shape[1])
             rest = torch.cat([closest_first[:, goes:], odd], dim=1)

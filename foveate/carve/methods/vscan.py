@@ -122,7 +122,9 @@ class VScan(Method):
         lost = 0 if self.fill else half % max(1, n // WINDOW**2)
         kept = top_k(deep.masked_fill(local, torch.inf), keep - lost).sort(dim=-1).values
         sources = others(kept, n)
-        _, nearest = best_match(gather_rows(visual.hidden, sources), gather_rows(visual.hidden, kept))
+        _, nearest = best_match(
+            gather_rows(visual.hidden, sources), gather_rows(visual.hidden, kept)
+        )
         return KeepPlan(
             num_tokens=n,
             keep_idx=kept,

@@ -23,7 +23,6 @@ from foveate.models.anatomy import Anatomy, Modality, Tower
 from foveate.models.attention import Probe
 from foveate.models.hook import hook_after, hook_before
 
-
 # What is read of a tower layer: see VisualTokens.
 What = Literal["attention", "received", "keys", "features"]
 

@@ -36,6 +36,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     if get_origin(kind) is tuple:
         several = st.sets(real, max_size=3).map(sorted)
         return several | several.map(tuple) | several.map(np.array) | several.map(torch.tensor)
+    if kind is bool:
+        return st.sampled_from((True, False, np.True_, np.False_))
     if kind is int:
         return st.builds(lambda make, number: make(number), as_whole, whole)
     if kind is float:
