@@ -33,7 +33,8 @@ def _of_one(x: Tensor, weight: Tensor, k: int) -> Tensor:
     """One set of unit rows x [N, D]. [k]"""
     n = len(x)
     covered = x.new_zeros(n)
-    bounds = torch.cat([(part @ x.T).clamp_min(0).sum(dim=1) for part in x.split(_CHUNK)]) * weight
+    likeness = [(part @ x.T).clamp_min(0).sum(dim=1) for part in torch.split(x, _CHUNK)]
+    bounds = torch.cat(likeness) * weight
     chosen = torch.empty(k, dtype=torch.long, device=x.device)
     is_fresh = torch.ones(n, dtype=torch.bool, device=x.device)
     for i in range(k):

@@ -1,4 +1,4 @@
-"""What vLLM's vision tower attends to, and what it gives: read off the layers that a method names."""
+"""What vLLM's vision tower attends to and gives, read off the layers that a method names."""
 
 from __future__ import annotations
 

@@ -28,6 +28,10 @@ class CdPruner(Method):
     name = "cdpruner"
     summary = "keeps the most diverse tokens given their relevance to the question (DPP)"
     paper = "arXiv:2506.10967"
+    fidelity = (
+        "kernel and determinant as in the authors' code at Theia-4869/CDPruner@9541616; its "
+        "relevance is minus the cosine of CLIP's two towers"
+    )
     where = "encoder"
     default_layer = 0
 

@@ -31,6 +31,10 @@ class Dart(Method):
     name = "dart"
     summary = "keeps the tokens least like a few visual and text pivots"
     paper = "arXiv:2502.11494"
+    fidelity = (
+        "differs from the authors' code at its last commit: pivots by the states' norms, not the "
+        "keys', one token a turn, states without the norm, pivots within the budget"
+    )
 
     visual_pivots: int = 4
     text_pivots: int = 4

@@ -21,6 +21,10 @@ class FastV(Method):
     name = "fastv"
     summary = "keeps the tokens the last prompt token attends to"
     paper = "arXiv:2403.06764"
+    fidelity = (
+        "as the authors' code at pkunlp-icler/FastV@d165972; that leaves the cache of the layers "
+        "before the cut whole (early_cache=full)"
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

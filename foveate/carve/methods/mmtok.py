@@ -31,6 +31,10 @@ class MmTok(Method):
     name = "mmtok"
     summary = "covers text and image by the fewest tokens (greedy maximum coverage)"
     paper = "arXiv:2508.18264"
+    fidelity = (
+        "equation as in the authors' code at Ironieser/MMTok@d1522cd; that compares images before "
+        "the projector and leaves padding patches out"
+    )
     where = "encoder"
     default_layer = 0
 

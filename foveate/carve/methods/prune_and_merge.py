@@ -27,6 +27,10 @@ class PruneAndMerge(TowerMerging):
     name = "prune-and-merge"
     summary = "folds tokens of little attention into similar ones inside the vision tower"
     paper = "arXiv:2503.23455"
+    fidelity = (
+        "a training-free form; the authors' (prune_and_merge@ec64026) trains one matrix for a data "
+        "set"
+    )
 
     def match(self, keys: Tensor, importance: Tensor, count: int) -> tuple[Tensor, Tensor]:
         order = descending_order(importance)

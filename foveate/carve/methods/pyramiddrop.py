@@ -29,6 +29,10 @@ class PyramidDrop(FastV):
     name = "pyramiddrop"
     summary = "drops a share of the tokens after each of several stages, by attention"
     paper = "arXiv:2410.17247"
+    fidelity = (
+        "counts as in the authors' code at Cooperx521/PyramidDrop@6444f30; that ranks by the norm, "
+        "queries and keys of the layer behind the cut, this by the layer before"
+    )
 
     stages: int = 3
     early_cache: Literal["compact", "full"] = "full"

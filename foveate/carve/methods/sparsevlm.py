@@ -44,6 +44,10 @@ class SparseVlm(Method):
     name = "sparsevlm"
     summary = "text tokens rate the image in several layers; what is cut comes back as clusters"
     paper = "arXiv:2410.04417"
+    fidelity = (
+        "differs from the authors' code at Gumpest/SparseVLMs@26a5f48: raters at every step by "
+        "cosine, attention of the layer before, one cluster fewer, by cosine"
+    )
 
     recycled: float = 0.3
     cluster_fraction: float = 0.1

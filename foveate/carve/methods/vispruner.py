@@ -23,8 +23,8 @@ class VisPruner(Method):
     The important tokens are those that the tower's CLS token attends to most (without one: those
     that receive most attention). The others, in descending order of attention, are dealt into even
     and odd places again and again; each time the even ones that are most like an odd one go, by the
-    cosine of the tower's features before the projector, and the even ones that are left come
-    first, least like any odd one last to have been judged.
+    cosine of the tower's features before the projector, and what is left of them, by descending
+    likeness, comes before the odd ones in the next deal.
 
     An odd number of others, where the authors' code stops with an error, is dealt as it comes: one
     place more is even.
@@ -78,9 +78,7 @@ class VisPruner(Method):
 
         while rest.shape[1] > count:
             even, odd = rest[:, ::2], rest[:, 1::2]
-            likeness, _ = best_match(
-                gather_rows(features, even), gather_rows(features, odd)
-            )  # [G, R / 2]
+            likeness, _ = best_match(gather_rows(features, even), gather_rows(features, odd))
             closest_first = even.gather(1, descending_order(likeness))
             goes = min(self.removed, rest.shape[1] - count, even.shape[1])
             rest = torch.cat([closest_first[:, goes:], odd], dim=1)
