@@ -26,8 +26,8 @@ class ToMe(TowerMerging):
     summary = "merges similar tokens inside the vision tower, layer by layer"
     paper = "arXiv:2210.09461"
     fidelity = (
-        "first layer with CLS as in the authors' code at facebookresearch/ToMe@af95e4b; without CLS "
-        "that merges even into odd, and later layers deal in its own order"
+        "first layer with CLS as in the authors' code at facebookresearch/ToMe@af95e4b; without "
+        "one that merges even into odd, and later layers deal in its own order"
     )
 
     def match(self, keys: Tensor, importance: Tensor, count: int) -> tuple[Tensor, Tensor]:

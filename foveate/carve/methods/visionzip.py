@@ -33,8 +33,9 @@ class VisionZip(Method):
     summary = "keeps what the vision tower attends to, merges the rest by its keys"
     paper = "arXiv:2412.04467"
     fidelity = (
-        "dominant tokens as in the authors' code at dvlab-research/VisionZip@3151f6d; its contextual "
-        "targets are every step-th, by keys averaged over heads, and sources are added as a mean"
+        "dominant tokens as in the authors' code at dvlab-research/VisionZip@3151f6d; its "
+        "contextual targets are every step-th, its keys means over heads, its sources added as a "
+        "mean"
     )
     where = "encoder"
     default_layer = 0
