@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 import foveate
@@ -387,3 +388,117 @@ def test_greedy_log_det_beyond_the_rank_goes_by_length() -> None:
     chosen, gains = greedy_log_det((x @ x.T)[None], 5)
     assert chosen.tolist() == [[3, 1, 4, 0, 2]]
     assert gains[0, 1:].max() < 1e-9 * gains[0, 0]
+
+
+EAST, NORTH, SOUTH = [1.0, 0.0], [0.0, 1.0], [0.0, -1.0]
+
+
+@pytest.mark.parametrize(("alpha", "kept"), [(1.0, [1, 3]), (0.0, [0, 3])])
+def test_scope(alpha: float, kept: list[int]) -> None:
+    """Three tokens point east, one north, with attention .1, .3, .2, .4.
+
+    Each of the east covers three: .3, .9 and .6 with attention, 3 each without. Then they are
+    covered, and only the north adds anything.
+    """
+    features = torch.tensor([[EAST, EAST, EAST, NORTH]])
+    visual = VisualTokens(
+        hidden=torch.zeros(1, 4, 1),
+        vision_features=features,
+        vision_attention=torch.tensor([[0.1, 0.3, 0.2, 0.4]]),
+    )
+    plan = foveate.Scope(keep_tokens=2, alpha=alpha).plan(visual, 2)
+    assert plan.keep_idx.tolist() == [kept]
+
+
+def test_vispruner() -> None:
+    """Token 0 is important; of 1 2 3 4 5 (by attention) two stay, one goes a round.
+
+    Even places 1 3 5, odd 2 4: 1 is 2's twin and goes. Then 3 5 2 4: of 3 and 2, 2 is more like 4
+    (.8) than 3 is (.6), and goes. Then 3 5 4: 4 is less unlike 5 (-.6) than 3 is (-1), and goes.
+    """
+    features = torch.tensor([[EAST, EAST, EAST, NORTH, [0.8, 0.6], SOUTH]])
+    visual = VisualTokens(
+        hidden=torch.zeros(1, 6, 1),
+        vision_features=features,
+        vision_attention=torch.tensor([[0.6, 0.5, 0.4, 0.3, 0.2, 0.1]]),
+    )
+    method = foveate.VisPruner(keep_tokens=3, important_share=1 / 3, removed=1)
+    assert method.plan(visual, 3).keep_idx.tolist() == [[0, 3, 5]]
+
+
+def test_hiprune() -> None:
+    """A 3 x 4 grid, one anchor in its second row: five places, and two registers."""
+    early = torch.zeros(1, 12)
+    early[0, 5] = 1.0
+    visual = VisualTokens(
+        hidden=torch.zeros(1, 12, 1),
+        vision_received=torch.arange(12.0)[None],
+        vision_received_early=early,
+        grids=((3, 4),),
+    )
+    plan = foveate.HiPrune(keep_tokens=7, alpha=0.9).plan(visual, 7)
+    assert plan.keep_idx.tolist() == [[1, 4, 5, 6, 9, 10, 11]]
+
+
+def test_holov() -> None:
+    """Two crops of three, mean attention .3 and .1: 3 of 4 tokens and 1."""
+    attention = torch.tensor([[0.3, 0.3, 0.3, 0.1, 0.15, 0.05]])
+    visual = VisualTokens(hidden=torch.ones(1, 6, 2), vision_attention=attention)
+    plan = foveate.HoloV(keep_tokens=4, crops=2).plan(visual, 4)
+    assert plan.keep_idx.tolist() == [[0, 1, 2, 4]]
+
+
+def test_apet() -> None:
+    """The basis is token 0 (east): errors are heights, 0 3 1 .5, so 1 and 2 stay.
+
+    Token 2, of least error, gives its place to the basis; 0 and 3 merge into 1.
+    """
+    features = torch.tensor([[[2.0, 0.0], [0.0, 3.0], [1.0, 1.0], [0.0, 0.5]]])
+    visual = VisualTokens(hidden=features, vision_features=features)
+    method = foveate.ApET(keep_tokens=2, basis_tokens=1, first_token=0)
+    plan = method.plan(visual, 2)
+    assert plan.keep_idx.tolist() == [[1, 2]]
+    assert plan.value_idx is not None
+    assert plan.value_idx.tolist() == [[1, 0]]
+    assert plan.merge_src.tolist() == [[0, 3]]
+    assert plan.merge_dst.tolist() == [[1, 1]]
+    torch.testing.assert_close(plan.apply(features), torch.tensor([[[2 / 3, 3.5 / 3], [2.0, 0.0]]]))
+
+
+def test_v2drop() -> None:
+    update = torch.tensor([[[1.0, 0.0], [3.0, 4.0], [0.0, -2.0], [0.5, 0.5]]])
+    visual = VisualTokens(hidden=torch.zeros(1, 4, 2), layer_update=update)
+    assert foveate.V2Drop(keep_tokens=2).plan(visual, 2).keep_idx.tolist() == [[1, 2]]
+
+
+def test_vscan() -> None:
+    """A 6 x 12 grid is two windows: of 4 tokens, one in each, and the two of most deep attention.
+
+    All others are averaged into the one kept token that points as they do.
+    """
+    shallow, deep = torch.zeros(1, 72), torch.zeros(1, 72)
+    shallow[0, [0, 1, 6]] = torch.tensor([0.5, 0.4, 0.1])  # 1 is second in its window
+    deep[0, [0, 30, 40]] = torch.tensor([0.9, 0.2, 0.1])  # 0 is there already
+    hidden = torch.tensor(EAST).repeat(1, 72, 1)
+    hidden[0, 40] = torch.tensor(NORTH)
+    hidden[0, 41] = torch.tensor(NORTH)
+    visual = VisualTokens(
+        hidden=hidden,
+        vision_attention=deep,
+        vision_attention_early=shallow,
+        attention=torch.ones(1, 1, 72),
+        grids=((6, 12),),
+    )
+    plan = foveate.VScan(keep_tokens=4).plan(visual, 4)
+    assert plan.keep_idx.tolist() == [[0, 6, 30, 40]]
+    assert plan.num_merged == 68
+    assert plan.merge_dst[plan.merge_src == 41].tolist() == [40]
+    assert plan.merge_dst[plan.merge_src == 1].tolist() == [0]
+
+
+def test_vscan_later() -> None:
+    """The second cut is what the last prompt token attends to."""
+    visual = VisualTokens(
+        hidden=torch.zeros(1, 4, 2), attention=torch.tensor([[[0.1, 0.3, 0.2, 0.0]]])
+    )
+    assert foveate.VScan(keep_tokens=2).plan(visual, 2).keep_idx.tolist() == [[1, 2]]
