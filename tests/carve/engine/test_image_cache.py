@@ -90,7 +90,7 @@ def test_the_model_is_restored_after_an_error() -> None:
 
 ALONE = [name for name in ALL if name != "stack"]
 # Those that may follow another: foveacarve cuts before the first layer, as that one does.
-BEHIND = [n for n in ALONE if ALL[n].where == "llm" and n not in ("noop", "foveacarve")]
+BEHIND = [n for n in ALONE if ALL[n].where == "llm" and n not in ("noop", "foveacarve", "vscan")]
 
 
 @pytest.mark.parametrize("text", [*ALONE, *(f"visionzip:75%+{name}" for name in BEHIND)])

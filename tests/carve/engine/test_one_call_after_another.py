@@ -325,6 +325,11 @@ def test_the_callers_autocast_does_not_choose(name: str) -> None:
         text_attention=torch.rand(2, 5, 64, generator=generator),
         vision_attention=torch.rand(2, 64, generator=generator),
         vision_keys=torch.randn(2, 64, 32, generator=generator),
+        vision_received=torch.rand(2, 64, generator=generator),
+        vision_attention_early=torch.rand(2, 64, generator=generator),
+        vision_received_early=torch.rand(2, 64, generator=generator),
+        vision_features=torch.randn(2, 64, 32, generator=generator),
+        layer_update=torch.randn(2, 64, 32, generator=generator),
         owners=torch.arange(64).expand(2, -1) // 2 * 2,
         serials=(0, 1),
     )
