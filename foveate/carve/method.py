@@ -95,6 +95,7 @@ class Method(ABC):
         where: "vision_tower" (fewer tokens inside the vision tower), "encoder" (between the tower
             and the language model: prune_layer 0), "llm" (between two decoder layers).
         exact_budget: False where the budget is a ceiling.
+        counts_itself: `adapt` says how many tokens stay even where the budget is the whole image.
         needs_before_prune_layer: its needs are those of the step at prune_layer.
 
     Raises:
@@ -110,6 +111,7 @@ class Method(ABC):
     where: ClassVar[Where] = "llm"
     default_layer: ClassVar[int] = 2
     exact_budget: ClassVar[bool] = True
+    counts_itself: ClassVar[bool] = False
     needs_before_prune_layer: ClassVar[bool] = True
 
     keep_tokens: int | None = None

@@ -111,7 +111,7 @@ class Decider:
         for i, state in enumerate(self.states):
             num_tokens = state.span.num_tokens
             keep = method.budget.count(num_tokens, image=i)
-            if keep == num_tokens:
+            if keep == num_tokens and not method.counts_itself:
                 continue
             keeps = method.keeps(keep, num_tokens, step.layers, self.num_layers)
             size = (state.counts, num_tokens, keeps)
@@ -149,7 +149,7 @@ class Decider:
 
     def would_drop(self, step: Step) -> bool:
         """Whether a step has tokens to drop: some image has more than the budget."""
-        return any(
+        return step.method.counts_itself or any(
             step.method.budget.count(state.span.num_tokens, image=i) < state.span.num_tokens
             for i, state in enumerate(self.states)
         )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from foveate.carve.method import LAYER_NEEDS, Step
+from foveate.carve.tower.drop import PatchDropper
 from foveate.carve.tower.merge import TowerShortener
 from foveate.carve.tower.record import TowerRecorder
+from foveate.carve.tower_method import PatchDropping
 from foveate.errors import MethodError, UnsupportedModelError
 from foveate.models.anatomy import Anatomy
 
@@ -32,15 +34,19 @@ def layers_to_read(anatomy: Anatomy, steps: Mapping[int, Step]) -> dict[int, int
     return reads
 
 
-def on_the_tower(anatomy: Anatomy, steps: Sequence[Step]) -> TowerRecorder | TowerShortener | None:
+def on_the_tower(
+    anatomy: Anatomy, steps: Sequence[Step]
+) -> TowerRecorder | TowerShortener | PatchDropper | None:
     """What the steps need done in the vision tower, if anything."""
     inside = [step.method for step in steps if step.method.where == "vision_tower"]
     reading = {need for step in steps for need in step.needs if need.startswith("vision")}
     if inside and reading:
         raise MethodError(
-            f"{inside[0].name} merges tokens inside the vision tower, so {', '.join(reading)} of "
-            "single tokens is not to be had; stack it with a method of the language model."
+            f"{inside[0].name} leaves fewer tokens inside the vision tower, so "
+            f"{', '.join(reading)} of single tokens is not to be had; stack it with a method of the language model."
         )
+    if inside and isinstance(inside[0], PatchDropping):
+        return PatchDropper(anatomy, inside[0])
     if inside:
         return TowerShortener(anatomy, inside[0])
     if reading:

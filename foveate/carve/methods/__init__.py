@@ -17,6 +17,7 @@ from foveate.carve.methods.hiprune import HiPrune as HiPrune
 from foveate.carve.methods.holov import HoloV as HoloV
 from foveate.carve.methods.mmtok import MmTok as MmTok
 from foveate.carve.methods.noop import NoOp as NoOp
+from foveate.carve.methods.pixelprune import PixelPrune as PixelPrune
 from foveate.carve.methods.prune_and_merge import PruneAndMerge as PruneAndMerge
 from foveate.carve.methods.pyramiddrop import PyramidDrop as PyramidDrop
 from foveate.carve.methods.random_tokens import RandomTokens as RandomTokens
