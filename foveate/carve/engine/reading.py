@@ -43,7 +43,8 @@ def on_the_tower(
     if inside and reading:
         raise MethodError(
             f"{inside[0].name} leaves fewer tokens inside the vision tower, so "
-            f"{', '.join(reading)} of single tokens is not to be had; stack it with a method of the language model."
+            f"{', '.join(reading)} of single tokens is not to be had; stack it with a method of "
+            "the language model."
         )
     if inside and isinstance(inside[0], PatchDropping):
         return PatchDropper(anatomy, inside[0])
