@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from foveate.carve.method import LAYER_NEEDS, Step
-from foveate.carve.tower.drop import PatchDropper
+from foveate.carve.tower.drop import PatchDropper, shortener_of
 from foveate.carve.tower.merge import TowerShortener
 from foveate.carve.tower.record import TowerRecorder
-from foveate.carve.tower_method import PatchDropping
 from foveate.errors import MethodError, UnsupportedModelError
 from foveate.models.anatomy import Anatomy
 
@@ -46,10 +45,8 @@ def on_the_tower(
             f"{', '.join(reading)} of single tokens is not to be had; stack it with a method of "
             "the language model."
         )
-    if inside and isinstance(inside[0], PatchDropping):
-        return PatchDropper(anatomy, inside[0])
     if inside:
-        return TowerShortener(anatomy, inside[0])
+        return shortener_of(anatomy, inside[0])
     if reading:
         return TowerRecorder(anatomy, steps)
     return None

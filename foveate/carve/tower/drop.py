@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.carve.method import Method
+from foveate.carve.tower.merge import TowerShortener
 from foveate.carve.tower.record import TowerPiece, TowerWatcher, tower_layers
 from foveate.carve.tower_method import PatchDropping
 from foveate.core.layout import ImageSpan
@@ -135,3 +137,14 @@ class PatchDropper(TowerWatcher):
     def _before_merger(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Any:
         assert self._way.source is not None
         return (args[0][self._way.source], *args[1:]), kwargs
+
+
+def shortener_of(anatomy: Anatomy, method: Method) -> TowerShortener | PatchDropper:
+    """What runs a method of the vision tower on it.
+
+    Raises:
+        UnsupportedModelError, MethodError: it cannot run there.
+    """
+    if isinstance(method, PatchDropping):
+        return PatchDropper(anatomy, method)
+    return TowerShortener(anatomy, method)
