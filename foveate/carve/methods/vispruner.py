@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from foveate.carve.method import Method, Need
+from foveate.core.nearest import Neighbours
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import descending_order
-from foveate.core.rows import gather_rows
-from foveate.core.similarity import best_match
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 
@@ -64,7 +63,11 @@ class VisPruner(Method):
         num_important = int(self.important_share * keep)
         order = descending_order(visual.vision_attention)
         important, rest = order[:, :num_important], order[:, num_important:]
-        diverse = self._without_duplicates(visual.vision_features, rest, keep - num_important)
+        count = keep - num_important
+        features = visual.vision_features
+        diverse = torch.stack(
+            [self._without_duplicates(x, own, count) for x, own in zip(features, rest, strict=True)]
+        )
         return keep_only(
             torch.cat([important, diverse], dim=1),
             visual.num_tokens,
@@ -72,14 +75,13 @@ class VisPruner(Method):
         )
 
     def _without_duplicates(self, features: Tensor, rest: Tensor, count: int) -> Tensor:
-        """`count` of the tokens `rest` [G, R]. [G, count]"""
+        """`count` of one image's tokens `rest` [R], whose features are [N, D]. [count]"""
         if count == 0:
-            return rest[:, :0]
-
-        while rest.shape[1] > count:
-            even, odd = rest[:, ::2], rest[:, 1::2]
-            likeness, _ = best_match(gather_rows(features, even), gather_rows(features, odd))
-            closest_first = even.gather(1, descending_order(likeness))
-            goes = min(self.removed, rest.shape[1] - count, even.shape[1])
-            rest = torch.cat([closest_first[:, goes:], odd], dim=1)
+            return rest[:0]
+        neighbours = Neighbours(features)
+        while len(rest) > count:
+            even, odd = rest[::2], rest[1::2]
+            closest_first = even[descending_order(neighbours.likeness(even, odd))]
+            goes = min(self.removed, len(rest) - count, len(even))
+            rest = torch.cat([closest_first[goes:], odd])
         return rest
