@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 _POOL = 32  # candidates whose gain is worked out together
-_CHUNK = 1024  # rows of the similarity matrix at a time: it is never held whole
+_CHUNK = 1024  # rows of the similarity matrix at a time
+_HELD = 4096  # tokens up to which it is held whole (64 MiB)
 
 
 def weighted_coverage(features: Tensor, weight: Tensor, k: int) -> Tensor:
@@ -33,8 +34,14 @@ def _of_one(x: Tensor, weight: Tensor, k: int) -> Tensor:
     """One set of unit rows x [N, D]. [k]"""
     n = len(x)
     covered = x.new_zeros(n)
-    likeness = [(part @ x.T).clamp_min(0).sum(dim=1) for part in torch.split(x, _CHUNK)]
-    bounds = torch.cat(likeness) * weight
+    held = x @ x.T if n <= _HELD else None
+
+    def rows(places: Tensor) -> Tensor:
+        return x[places] @ x.T if held is None else held[places]
+
+    every = torch.arange(n, device=x.device)
+    reach = [rows(part).clamp_min(0).sum(dim=1) for part in torch.split(every, _CHUNK)]
+    bounds = torch.cat(reach) * weight
     chosen = torch.empty(k, dtype=torch.long, device=x.device)
     is_fresh = torch.ones(n, dtype=torch.bool, device=x.device)
     for i in range(k):
@@ -44,13 +51,13 @@ def _of_one(x: Tensor, weight: Tensor, k: int) -> Tensor:
             # Of equal bounds topk takes any, and the lower index is the one that is due.
             pool[-1] = best
             pool = pool[~is_fresh[pool]]
-            gain = (x[pool] @ x.T - covered).clamp_min(0).sum(dim=1)
+            gain = (rows(pool) - covered).clamp_min(0).sum(dim=1)
             bounds[pool] = gain * weight[pool]
             is_fresh[pool] = True
             best = bounds.argmax()
         chosen[i] = best
         bounds[best] = -torch.inf
-        covered = torch.maximum(covered, x @ x[best])
+        covered = torch.maximum(covered, rows(best[None])[0])
         is_fresh.zero_()
         is_fresh[chosen[: i + 1]] = True  # these are never candidates again
     return chosen
