@@ -16,10 +16,16 @@ DOCS_PIP := $(DOCS)/bin/python -m pip --disable-pip-version-check --quiet
 RAY := .venv-ray
 RAY_PIP := $(RAY)/bin/python -m pip --disable-pip-version-check --quiet
 
+# Where make test-gpu and make bench-gpu write what they find.
+OUT ?= out/gpu/results
+GPU_PYTHON ?= $(BIN)/python
+RIVAL := .rival
+
 VLLM := .venv-vllm
 VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo play test test-zoo test-lmms test-ray test-vllm test-web docs figures notebooks lint bench clean
+.PHONY: demo play test test-zoo test-lmms test-ray test-vllm test-web test-gpu bench-gpu pack-gpu \
+	bench-rival docs figures notebooks lint bench clean
 
 demo: $(VENV)/.installed-demo $(VENV)/.installed-play
 	$(BIN)/foveate demo
@@ -52,6 +58,18 @@ test-vllm: $(VLLM)/.installed
 test-web: $(WEB)/.installed
 	$(WEB)/bin/python -m pytest tests/web tests/app --screenshots $(SCREENSHOTS)
 
+# Every method on every family, on a GPU against the CPU: about three minutes, a row a test in $(OUT).
+test-gpu: $(VENV)/.installed-dev
+	$(GPU_PYTHON) -m pytest tests/gpu --device cuda --seconds 200 --out $(OUT)
+
+# What carving costs and saves at the shapes of 7B models, on a GPU: about four minutes.
+bench-gpu: $(VENV)/.installed-dev
+	$(GPU_PYTHON) -m benchmarks.gpu --out $(OUT) --budget 240
+
+# What a GPU machine without a package registry needs beside a clone: out/gpu, at most 8 MiB.
+pack-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.gpu.pack --out out/gpu
+
 # The documentation site in out/site: strict, so that a broken link or reference ends the build.
 docs: $(DOCS)/.installed
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
@@ -74,6 +92,15 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.prefill
 	$(BIN)/python -m benchmarks.information_score
 	$(BIN)/python -m benchmarks.rendering
+
+# The closest rival beside foveate, from a clone of it at a fixed commit.
+bench-rival: $(VENV)/.installed-dev $(RIVAL)/.cloned
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.rival --source $(RIVAL)
+
+$(RIVAL)/.cloned:
+	git clone --quiet https://github.com/Tencent/AngelSlim $(RIVAL)
+	git -C $(RIVAL) checkout --quiet 67394ce55f6b6cfae702575fbc3c7a05c13fdd74
+	touch $@
 
 # torch comes first and pinned: an open range may pull several GB of another build.
 $(VENV)/.torch: constraints.txt
@@ -145,5 +172,5 @@ $(VLLM)/.installed: pyproject.toml tests/vllm/engine/prepare_environment.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LMMS) $(RAY) $(VLLM) $(WEB) $(DOCS) build dist *.egg-info .pytest_cache \
+	rm -rf $(VENV) $(LMMS) $(RAY) $(VLLM) $(WEB) $(DOCS) $(RIVAL) build dist *.egg-info .pytest_cache \
 		.mypy_cache .ruff_cache out

@@ -21,9 +21,12 @@ from benchmarks.results import write_results
 from foveate.carve.engine.image_cache import ImageCache
 from foveate.carve.engine.run import Run
 from foveate.carve.methods import FoveaCarve
+from foveate.core.cosine_distance import CosineDistance
+from foveate.core.farthest import farthest_points
+from foveate.core.pairs import Dense, Gram, Pairs
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import others, top_k
-from foveate.core.similarity import best_match, cosine, farthest_points
+from foveate.core.similarity import best_match, cosine
 from foveate.core.visual import VisualTokens
 from foveate.measure.manifest import manifest
 from foveate.measure.quality import accuracy, exact_match
@@ -51,15 +54,15 @@ class Variant(FoveaCarve):
     late: str = "log-det"
     merges: bool = False
 
-    def kernel(self, visual: VisualTokens) -> Tensor:
+    def kernel(self, visual: VisualTokens) -> Pairs:
         x = visual.hidden.double()
         centred = x - x.mean(dim=1, keepdim=True)
         if self.gram == "raw":
-            return x @ x.transpose(1, 2)
+            return Gram(x)
         if self.gram == "cosine":
-            return cosine(x, x).double()
+            return Dense(cosine(x, x))
         if self.gram == "centred cosine":
-            return cosine(centred, centred).double()
+            return Dense(cosine(centred, centred))
         return super().kernel(visual)
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
@@ -69,8 +72,7 @@ class Variant(FoveaCarve):
                 return keep_only(top_k(visual.attention.mean(dim=1), keep), n)
             return super().plan(visual, keep)
         if self.first == "max-min cosine":
-            distance = 1 - cosine(visual.hidden, visual.hidden)
-            return keep_only(farthest_points(distance, keep), n)
+            return keep_only(farthest_points(CosineDistance(visual.hidden), keep), n)
         plan = super().plan(visual, keep)
         if not self.merges:
             return plan

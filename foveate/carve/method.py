@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from foveate.carve.definition import is_abstract, make_plain, on_plain_settings, register
 from foveate.core.budget import Budget
+from foveate.core.demand import Demand, check_demand
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import others, top_k
 from foveate.core.relevance import RELEVANCE_NEEDS, Relevance, text_relevance
@@ -245,7 +246,19 @@ class Method(ABC):
         return (keeps[step.number],) * visual.num_images
 
     def select(self, visual: VisualTokens, keep: int) -> KeepPlan:
-        """`plan`, with the share of the budget that text_share reserves."""
+        """`plan`, with the share of the budget that text_share reserves.
+
+        Raises:
+            MethodError: it would need more than it should, see `demand`.
+        """
+        num_images, num_tokens, width = visual.hidden.shape
+        check_demand(
+            self.demand(num_images, num_tokens, width, keep),
+            method=self.name,
+            num_images=num_images,
+            num_tokens=num_tokens,
+            device=visual.hidden.device,
+        )
         num_first = round(self.text_share * keep)
         if not num_first:
             return self.plan(visual, keep)
@@ -262,8 +275,21 @@ class Method(ABC):
             merge_src=rest.gather(1, plan.merge_src),
             merge_dst=rest.gather(1, plan.merge_dst),
             scores={"relevance": relevance},
+            notes=plan.notes,
             value_idx=_values(first, rest, plan),
         )
+
+    def demand(self, num_images: int, num_tokens: int, width: int, keep: int) -> Demand:
+        """What `plan` takes beside the states it is given; here: nothing to speak of.
+
+        A method that may need gigabytes or minutes says so, and `select` refuses what is too much
+        before it starts.
+
+        Args:
+            num_images, num_tokens, width: G, N and D of the states.
+            keep: as for `plan`.
+        """
+        return Demand()
 
     @abstractmethod
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,7 +29,12 @@ class TowerMethod(Method):
     default_layer = 0
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
-        return merge_to_owners(self.read_owners(visual))
+        owners = self.read_owners(visual)
+        return merge_to_owners(owners, self.num_owners(owners, keep))
+
+    def num_owners(self, owners: Tensor, keep: int) -> int:
+        """How many tokens of each image own themselves, [G, N] -> at most the budget `keep`."""
+        return keep
 
     def read_owners(self, visual: VisualTokens) -> Tensor:
         """[G, N]: the token that stands for each one.
@@ -46,7 +52,13 @@ class TowerMethod(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class TowerMerging(TowerMethod):
-    """Merges tokens between the layers of the tower."""
+    """Merges tokens between the layers of the tower.
+
+    Class attributes:
+        reads_importance: whether `match` looks at the attention that tokens receive.
+    """
+
+    reads_importance: ClassVar[bool] = True
 
     def merges(self, num_tokens: int, keep: int, num_layers: int) -> tuple[int, ...]:
         """How many tokens go behind each of `num_layers` layers; they sum to num_tokens - keep.
@@ -57,12 +69,13 @@ class TowerMerging(TowerMethod):
         return tuple(each + (i < more) for i in range(num_layers))
 
     @abstractmethod
-    def match(self, keys: Tensor, importance: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def match(self, keys: Tensor, importance: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
         """Which tokens go, and into which.
 
         Args:
             keys: [G, n, Dk] of the layer, heads averaged.
-            importance: [G, n] attention each token receives there (of CLS, or the mean).
+            importance: [G, n] attention each token receives there (of CLS, or the mean); None
+                unless `reads_importance`.
             count: tokens to merge away, at most n // 2.
 
         Returns:
@@ -75,6 +88,10 @@ class TowerResizing(TowerMethod):
     """Makes the image smaller before the tower sees it."""
 
     exact_budget = False
+
+    def num_owners(self, owners: Tensor, keep: int) -> int:
+        every = torch.arange(owners.shape[1], device=owners.device)
+        return int((owners[0] == every).sum())
 
     @abstractmethod
     def grid(self, rows: int, columns: int, keep: int) -> tuple[int, int]:

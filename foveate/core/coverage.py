@@ -1,63 +1,76 @@
-"""Weighted coverage: greedy choice of the tokens that stand for all others."""
+"""Greedy maximum coverage: the columns whose largest entries add up to most."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-_POOL = 32  # candidates whose gain is worked out together
-_CHUNK = 1024  # rows of the similarity matrix at a time
-_HELD = 4096  # tokens up to which it is held whole (64 MiB)
+from foveate.core.coverage_in_pool import choose_columns
+from foveate.core.pool import pool_of
+
+FEW = 1024
+POOL = 256  # half of it for few columns
+TIE = 1e-6  # relative: what float32 sums in another order differ by
+NOTHING = 1e-6  # of what a column covers by itself: what copies of chosen columns may seem to add
+ROWS = 64  # looked at together: they stay in the cache
 
 
-def weighted_coverage(features: Tensor, weight: Tensor, k: int) -> Tensor:
-    """Choose `k` tokens, each with the largest weight_i * sum_j max(0, cos(x_i, x_j) - covered_j).
+@torch.no_grad()
+def greedy_coverage(weights: Tensor, k: int) -> Tensor:
+    """Choose `k` columns so that the sum over rows of the largest chosen entry grows fastest.
 
-    covered_j is the largest cosine of j with a token chosen so far, at least 0. What a token adds
-    can only shrink as others are chosen, so that a gain worked out earlier is a bound: only the
-    candidates with the largest bounds are worked out again, which chooses the same tokens.
+    What a column would add only falls, so a round of `core.pool` takes the columns that would add
+    most, chooses among them, and looks at the others once: the same choice as one at a time.
 
     Args:
-        features: [G, N, D].
-        weight: [G, N], not negative.
+        weights: [R, N] float32, not negative.
         k: 1 <= k <= N.
 
     Returns:
-        [G, k] int64 in order of choice, ties to the lower index.
+        [k] int64 in order of choice, ties (to within rounding) to the lower index;
+        where no column adds anything any more the lowest follow.
     """
-    pairs = zip(features, weight, strict=True)
-    return torch.stack([_of_one(normalize(x.float(), dim=-1), w.float(), k) for x, w in pairs])
+    return in_rounds(weights, k, pool=POOL if weights.shape[1] > FEW else POOL // 2)
 
 
-def _of_one(x: Tensor, weight: Tensor, k: int) -> Tensor:
-    """One set of unit rows x [N, D]. [k]"""
-    n = len(x)
-    covered = x.new_zeros(n)
-    held = x @ x.T if n <= _HELD else None
+def in_rounds(weights: Tensor, k: int, *, pool: int) -> Tensor:
+    """`greedy_coverage` in rounds of `pool` columns."""
+    chosen: list[Tensor] = []
+    left = k
+    covered = weights.new_zeros(weights.shape[0])
+    is_free = torch.ones(weights.shape[1], dtype=torch.bool, device=weights.device)
+    gain = gains(weights, covered)
+    least = NOTHING * gain
+    while True:
+        gain = torch.where(gain > least, gain, 0).masked_fill_(~is_free, float("-inf"))
+        among = pool_of(gain.unsqueeze(0), pool, relative=TIE)
+        members = among.members[0]
+        order = choose_columns(
+            weights.index_select(1, members).T.contiguous(),
+            covered,
+            gain[members],
+            least[members],
+            among.bound[0],
+            left,
+            TIE,
+        )
+        # Where nothing is left to cover, one column is as good as another.
+        new = members[order.to(members.device)] if len(order) else is_free.nonzero()[:left, 0]
+        chosen.append(new)
+        left -= len(new)
+        if not left:
+            return torch.cat(chosen)
+        is_free[new] = False
+        covered = torch.maximum(covered, weights.index_select(1, new).amax(dim=1))
+        gain = gains(weights, covered)
 
-    def rows(places: Tensor) -> Tensor:
-        return x[places] @ x.T if held is None else held[places]
 
-    every = torch.arange(n, device=x.device)
-    reach = [rows(part).clamp_min(0).sum(dim=1) for part in torch.split(every, _CHUNK)]
-    bounds = torch.cat(reach) * weight
-    chosen = torch.empty(k, dtype=torch.long, device=x.device)
-    is_fresh = torch.ones(n, dtype=torch.bool, device=x.device)
-    for i in range(k):
-        best = bounds.argmax()
-        while not is_fresh[best]:
-            pool = bounds.topk(min(_POOL, n)).indices
-            # Of equal bounds topk takes any, and the lower index is the one that is due.
-            pool[-1] = best
-            pool = pool[~is_fresh[pool]]
-            gain = (rows(pool) - covered).clamp_min(0).sum(dim=1)
-            bounds[pool] = gain * weight[pool]
-            is_fresh[pool] = True
-            best = bounds.argmax()
-        chosen[i] = best
-        bounds[best] = -torch.inf
-        covered = torch.maximum(covered, rows(best[None])[0])
-        is_fresh.zero_()
-        is_fresh[chosen[: i + 1]] = True  # these are never candidates again
-    return chosen
+def gains(weights: Tensor, covered: Tensor) -> Tensor:
+    """What every column would add. [N]"""
+    total = torch.zeros_like(weights[0])
+    spare = torch.empty_like(weights[:ROWS])
+    for i in range(0, len(weights), ROWS):
+        rows = weights[i : i + ROWS]
+        beyond = torch.sub(rows, covered[i : i + ROWS, None], out=spare[: len(rows)])
+        total += beyond.clamp_min_(0).sum(dim=0)
+    return total

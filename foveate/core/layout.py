@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ class ImageSpan:
     Args:
         sample: row of the batch.
         image: number of the image within its sample.
-        tokens: [N] int64, columns of its visual tokens, ascending.
+        tokens: [N] int64 on the host, columns of its visual tokens, ascending.
         grid: (rows, columns) of the token grid, None where unknown.
         kind: "image" or "video".
         start: place of its first token among all features of that kind, None where unknown.
@@ -35,6 +36,26 @@ class ImageSpan:
     def num_tokens(self) -> int:
         return int(self.tokens.numel())
 
+    @cached_property
+    def first(self) -> int:
+        """Column of its first visual token."""
+        return int(self.tokens[0])
+
+    @cached_property
+    def last(self) -> int:
+        """Column of its last visual token."""
+        return int(self.tokens[-1])
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether no other token stands between its own."""
+        return self.last - self.first + 1 == self.num_tokens
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device, without waiting for the device."""
+    return tensor.to(device, non_blocking=True)
+
 
 def runs(mask: Tensor) -> list[Tensor]:
     """Split the True entries of `mask` [S] into maximal contiguous runs of indices."""
@@ -42,7 +63,7 @@ def runs(mask: Tensor) -> list[Tensor]:
     if idx.numel() == 0:
         return []
     breaks = (idx.diff() > 1).nonzero(as_tuple=True)[0] + 1
-    return list(torch.tensor_split(idx, breaks.cpu()))
+    return list(torch.tensor_split(idx, breaks))
 
 
 def split_by_lengths(mask: Tensor, lengths: Sequence[int]) -> list[Tensor]:
@@ -72,7 +93,7 @@ def columns_of(columns: Tensor, rows: Tensor | None) -> Tensor:
     return torch.searchsorted(rows.contiguous(), columns.to(rows.device).contiguous())
 
 
-def kept_rows(keep_mask: Tensor) -> Tensor:
+def kept_rows(keep_mask: Tensor, length: int) -> Tensor:
     """Columns that go on, right-aligned: shorter rows are filled with PAD on the left.
 
     Right alignment keeps the last token of every sample in the last column, where `generate` reads
@@ -80,11 +101,28 @@ def kept_rows(keep_mask: Tensor) -> Tensor:
 
     Args:
         keep_mask: [B, S] bool.
+        length: L, of the longest row: whoever made the mask knows it, and reading it off a device
+            means waiting (`longest_row`).
 
     Returns:
-        [B, L] int64, ascending within a row, L = longest row.
+        [B, L] int64, ascending within a row.
     """
-    length = int(keep_mask.sum(dim=-1).max())
     order = torch.sort(keep_mask.to(torch.uint8), dim=-1, stable=True).indices
     tail = order[:, order.shape[1] - length :]
     return torch.where(keep_mask.gather(1, tail), tail, PAD)
+
+
+def columns_where(mask: Tensor, count: int) -> Tensor:
+    """Columns of the True entries of `mask` [G, N] bool, `count` in each row, ascending.
+
+    A boolean index would ask the device how many there are.
+
+    Returns:
+        [G, count] int64.
+    """
+    return torch.sort(mask.to(torch.uint8), dim=-1, descending=True, stable=True).indices[:, :count]
+
+
+def longest_row(keep_mask: Tensor) -> int:
+    """Columns of the longest row of `keep_mask` [B, S] bool, read off the device."""
+    return int(keep_mask.sum(dim=-1).max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ class KeepPlan:
         merge_src: [G, M] int64, tokens that are averaged into a kept one; not in keep_idx, unique.
         merge_dst: [G, M] int64, the kept token each source goes to; a subset of keep_idx.
         scores: named scores behind the decision, each [G, N]; for pictures and inspection only.
-
+        notes: (label, value) of what the method chose by itself on the way; for the report.
         value_idx: [G, K] int64, the token whose row each kept place carries; None where all carry
             their own.
 
@@ -31,6 +32,7 @@ class KeepPlan:
     merge_src: Tensor
     merge_dst: Tensor
     scores: dict[str, Tensor] = field(default_factory=dict)
+    notes: tuple[tuple[str, str], ...] = ()
     value_idx: Tensor | None = None
 
     @property
@@ -70,10 +72,12 @@ class KeepPlan:
         gathered = x.gather(1, rows.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
         if self.num_merged == 0:
             return gathered
-        slot = torch.searchsorted(self.keep_idx, self.merge_dst)  # [G, M] row in `gathered`
+        slot = torch.searchsorted(
+            self.keep_idx.contiguous(), self.merge_dst
+        )  # [G, M] row in `gathered`
         wide = (-1, -1, x.shape[-1])
         sources = x.gather(1, self.merge_src.unsqueeze(-1).expand(*wide)).float()
-        total = gathered.float().scatter_add(1, slot.unsqueeze(-1).expand(*wide), sources)
+        total = with_added(gathered.float(), slot, sources)
         count = torch.ones(self.keep_idx.shape, device=x.device)
         count = count.scatter_add(1, slot, torch.ones(slot.shape, device=x.device))
         mean = total / count.unsqueeze(-1)
@@ -89,12 +93,15 @@ class KeepPlan:
 
     def image(self, i: int) -> KeepPlan:
         """The plan of image `i` alone (G = 1)."""
+        if self.num_images == 1:
+            return self
         return KeepPlan(
             num_tokens=self.num_tokens,
             keep_idx=self.keep_idx[i : i + 1],
             merge_src=self.merge_src[i : i + 1],
             merge_dst=self.merge_dst[i : i + 1],
             scores={name: score[i : i + 1] for name, score in self.scores.items()},
+            notes=self.notes,
             value_idx=None if self.value_idx is None else self.value_idx[i : i + 1],
         )
 
@@ -165,47 +172,92 @@ def compose(first: KeepPlan, second: KeepPlan) -> KeepPlan:
         merge_src=torch.cat([first.merge_src[0][found], src])[None],
         merge_dst=torch.cat([inherited[found], dst])[None],
         scores=first.scores,
+        notes=tuple(dict.fromkeys((*first.notes, *second.notes))),
     )
 
 
-def weighted_merge(x: Tensor, *, src: Tensor, dst: Tensor, sizes: Tensor) -> Tensor:
+def num_merged(plans: Sequence[KeepPlan]) -> int | Tensor:
+    """Merged tokens of the composition of one image's plans, without waiting for the device.
+
+    Args:
+        plans: of its steps, G = 1 each, every one in the numbering of what the one before left.
+
+    Returns:
+        A number; a tensor [] int64 on the device where it follows from values.
+    """
+    if len(plans) == 1 or not any(plan.num_merged for plan in plans[:-1]):
+        return sum(plan.num_merged for plan in plans)
+    alive = torch.arange(plans[0].num_tokens, device=plans[0].keep_idx.device)
+    heir = alive
+    for plan in plans:
+        kept, src, dst = (alive[t[0]] for t in (plan.keep_idx, plan.merge_src, plan.merge_dst))
+        own = torch.full_like(heir, -1)
+        own[kept] = kept
+        own[src] = dst
+        heir = torch.where(heir >= 0, own[heir.clamp_min(0)], -1)
+        alive = kept
+    return (heir >= 0).sum() - plans[-1].num_kept
+
+
+def with_added(total: Tensor, slot: Tensor, sources: Tensor) -> Tensor:
+    """`sources` added to the rows they go to, the same on every run on every device.
+
+    CUDA's scatter adds in the order in which threads arrive, so that sums differ from run to run.
+    Its accumulating index_put sorts first; the one of the CPU is the other way round.
+
+    Args:
+        total: [G, K, D].
+        slot: [G, M] int64, row of `total` that each source goes to.
+        sources: [G, M, D].
+
+    Returns:
+        [G, K, D].
+    """
+    if total.device.type == "cpu":
+        return total.scatter_add(1, slot.unsqueeze(-1).expand_as(sources), sources)
+    images = torch.arange(len(slot), device=slot.device).unsqueeze(1).expand_as(slot)
+    return total.index_put((images, slot), sources, accumulate=True)
+
+
+def weighted_merge(x: Tensor, *, src: Tensor, dst: Tensor, sizes: Tensor, left: Tensor) -> Tensor:
     """Average rows into others, weighted by how many tokens each stands for; the sources go.
 
     Args:
         x: [G, n, D].
         src, dst: [G, r] int64; no dst is a src.
         sizes: [G, n] float.
+        left: [G, n - r] int64, the others than `src`, ascending.
 
     Returns:
         [G, n - r, D] in the dtype of x, in the old order.
     """
     wide = (-1, -1, x.shape[-1])
     total = x.float() * sizes.unsqueeze(-1)
-    total = total.scatter_add(
-        1, dst.unsqueeze(-1).expand(*wide), total.gather(1, src.unsqueeze(-1).expand(*wide))
-    )
+    total = with_added(total, dst, total.gather(1, src.unsqueeze(-1).expand(*wide)))
     new_sizes = sizes.scatter_add(1, dst, sizes.gather(1, src))
     changed = torch.zeros_like(sizes, dtype=torch.bool).scatter_(1, dst, True)
     mean = (total / new_sizes.unsqueeze(-1)).to(x.dtype)
     merged = torch.where(changed.unsqueeze(-1), mean, x)
-    stays = torch.ones_like(sizes, dtype=torch.bool).scatter_(1, src, False)
-    return merged[stays].view(x.shape[0], -1, x.shape[-1])
+    return merged.gather(1, left.unsqueeze(-1).expand(*wide))
 
 
-def merge_to_owners(owners: Tensor) -> KeepPlan:
+def merge_to_owners(owners: Tensor, num_owners: int) -> KeepPlan:
     """The plan that keeps the tokens which own themselves, the others merged into their owners.
 
     Args:
         owners: [G, N] int64; owners own themselves, and as many in every image.
+        num_owners: how many.
     """
-    num_images, num_tokens = owners.shape
+    num_tokens = owners.shape[1]
     every = torch.arange(num_tokens, device=owners.device).expand_as(owners)
-    is_owner = owners == every
+    # Owners first, in order: nobody has to be asked how many there are.
+    order = torch.sort((owners != every).to(torch.uint8), dim=-1, stable=True).indices
+    keep_idx, merge_src = order[:, :num_owners], order[:, num_owners:]
     return KeepPlan(
         num_tokens=num_tokens,
-        keep_idx=every[is_owner].view(num_images, -1),
-        merge_src=every[~is_owner].view(num_images, -1),
-        merge_dst=owners[~is_owner].view(num_images, -1),
+        keep_idx=keep_idx,
+        merge_src=merge_src,
+        merge_dst=owners.gather(1, merge_src),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from foveate.core.layout import columns_where
+
 
 def descending_order(scores: Tensor) -> Tensor:
     """Indices that sort `scores` [..., N] from high to low; ties go to the lower index. [..., N]"""
@@ -27,7 +29,7 @@ def others(chosen: Tensor, n: int) -> Tensor:
     """The indices of range(n) that are not in `chosen` [G, k] (unique), ascending. [G, n - k]"""
     is_other = torch.ones(chosen.shape[0], n, dtype=torch.bool, device=chosen.device)
     is_other.scatter_(1, chosen, False)
-    return is_other.nonzero()[:, 1].view(chosen.shape[0], -1)
+    return columns_where(is_other, n - chosen.shape[1])
 
 
 def borda(first: Tensor, second: Tensor, weight: float) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from foveate.core.clock import Seconds
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageReport:
@@ -52,12 +54,14 @@ class Report(Listed):
         prune_layer, num_layers: layers prune_layer..num_layers-1 ran on the short sequence.
         length_before, length_after: longest row of the batch before and after, text included.
         kv_bytes, kv_bytes_uncompressed: KV cache right after the prefill; None without a cache.
-        select_seconds: wall time of scoring, choosing and merging.
+        select_seconds: time of scoring, choosing and merging: wall time, on CUDA the device's own,
+            which is read when somebody asks for it. A number or a Clock.
         tokens_per_layer: mean visual tokens of an image in each decoder layer.
         rows_per_layer: length of the batch in each decoder layer, as `length_after`; empty where
             there was no visual token.
         num_labels: labels the loss was computed over; None without labels.
         num_labels_dropped: labels that a dropped row would have had to predict, left out of it.
+        notes: (label, value) of what the method chose by itself, see KeepPlan.
     """
 
     method: str
@@ -70,11 +74,12 @@ class Report(Listed):
     length_after: int = 0
     kv_bytes: int | None = None
     kv_bytes_uncompressed: int | None = None
-    select_seconds: float = 0.0
+    select_seconds: Seconds = Seconds()  # noqa: RUF009 - a descriptor, and the default is its own
     tokens_per_layer: tuple[float, ...] = ()
     rows_per_layer: tuple[int, ...] = ()
     num_labels: int | None = None
     num_labels_dropped: int = 0
+    notes: tuple[tuple[str, str], ...] = ()
 
     @property
     def average_tokens(self) -> float:
@@ -126,6 +131,7 @@ class Report(Listed):
         out = [("method", self.method)]
         if not self.fired:
             return [*out, ("compression", f"did not fire: {self.reason}")]
+        out += self.notes
         out.append(
             (
                 "visual tokens",

@@ -1,18 +1,33 @@
-"""Likeness between tokens: cosine, best match, farthest-point selection."""
+"""Likeness between tokens: cosine and best match."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+
+from foveate.core.pairs import ROWS
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine similarity of every row of `a` [..., I, D] with every row of `b` [..., J, D].
 
-    Computed in float32. Returns [..., I, J]; rows of zeros have similarity 0.
+    Computed in float32, in float64 where either is. Returns [..., I, J]; rows of zeros have
+    similarity 0.
     """
-    return normalize(a.float(), dim=-1) @ normalize(b.float(), dim=-1).transpose(-1, -2)
+    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    a, b = a.to(dtype), b.to(dtype)
+    # The products are scaled, not the rows: there are fewer of them than of states.
+    products = a @ b.transpose(-1, -2)
+    return products.mul_(inverse_length(a).unsqueeze(-1)).mul_(inverse_length(b).unsqueeze(-2))
+
+
+def inverse_length(x: Tensor) -> Tensor:
+    """1 / |x_i| of every row of `x` [..., N, D], finite for rows of zeros. [..., N]
+
+    In float32, in float64 where x is.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.linalg.vector_norm(x, dim=-1, dtype=dtype).clamp_min_(1e-12).reciprocal_()
 
 
 def best_match(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,33 +36,12 @@ def best_match(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (similarity [..., I] float32, index into b [..., I] int64).
     """
-    found = cosine(a, b).max(dim=-1)
-    return found.values, found.indices
-
-
-def farthest_points(distance: Tensor, k: int) -> Tensor:
-    """Greedy max-min selection of `k` points: each new one is farthest from those already chosen.
-
-    The first point is the one whose nearest neighbour is farthest away. O(k N) per set.
-
-    Args:
-        distance: [G, N, N], symmetric, any real scale.
-        k: 1 <= k <= N.
-
-    Returns:
-        Indices in order of selection, [G, k] int64.
-    """
-    num_sets, n, _ = distance.shape
-    rows = torch.arange(num_sets, device=distance.device)
-    off_diagonal = distance + torch.diag(
-        torch.full((n,), float("inf"), device=distance.device, dtype=distance.dtype)
-    )
-    chosen = torch.empty(num_sets, k, dtype=torch.long, device=distance.device)
-    chosen[:, 0] = off_diagonal.min(dim=-1).values.argmax(dim=-1) if n > 1 else 0
-    nearest = distance[rows, chosen[:, 0]].clone()  # [G, N]
-    nearest[rows, chosen[:, 0]] = float("-inf")
-    for i in range(1, k):
-        chosen[:, i] = nearest.argmax(dim=-1)
-        nearest = torch.minimum(nearest, distance[rows, chosen[:, i]])
-        nearest.scatter_(1, chosen[:, : i + 1], float("-inf"))
-    return chosen
+    a, b = a.float(), b.float()
+    inverse = inverse_length(b).unsqueeze(-2)
+    # A few rows at a time: all pairs are gigabytes where there are 16,384 tokens.
+    parts = [
+        (part @ b.transpose(-1, -2)).mul_(inverse).max(dim=-1)
+        for part in torch.split(a, ROWS, dim=-2)
+    ]
+    values = torch.cat([part.values for part in parts], dim=-1)
+    return values.mul_(inverse_length(a)), torch.cat([part.indices for part in parts], dim=-1)

@@ -58,11 +58,14 @@ def narrow_mask(
         None where the kernel's own causal rule is exact, else a mask of [B, L] or [B, 1 or H, Q,
         L].
     """
-    empty = key_idx == PAD
     num_queries, num_keys = query_idx.shape[1], key_idx.shape[1]
+    is_plain = is_flash(attention) or num_queries in (1, num_keys)
+    if mask is None and not has_empty and is_plain:
+        return None
+    empty = key_idx == PAD
     if is_flash(attention):
         if mask is None:
-            return (~empty).long() if has_empty else None
+            return (~empty).long()
         if not isinstance(mask, Tensor) or mask.ndim != 2:
             raise UnsupportedModeError(
                 f"{attention} got a {_described(mask)} mask; foveate narrows 2-D ones there."
@@ -70,8 +73,6 @@ def narrow_mask(
         narrowed = mask.gather(1, key_idx.clamp_min(0).to(mask.device))
         return narrowed.masked_fill(empty.to(mask.device), 0)
     if mask is None:
-        if not has_empty and (num_queries == num_keys or num_queries == 1):
-            return None
         # sdpa's own causal shortcut is top-left aligned, wrong for several queries after a cache.
         seen = (key_idx.unsqueeze(1) <= query_idx.unsqueeze(2)) & ~empty.unsqueeze(1)
         return _open_filler_rows(seen.unsqueeze(1), query_idx)
@@ -175,6 +176,8 @@ def narrow_tokens(x: Tensor, rows: Tensor, token_dim: int) -> Tensor:
     """
     batch, length = rows.shape
     index = rows.clamp_min(0).to(x.device)
+    if batch == 1:  # whole rows are copied at once
+        return x.index_select(token_dim, index[0])
     shape = list(x.shape)
     shape[token_dim - 1] = batch
     x = x.expand(shape)

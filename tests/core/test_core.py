@@ -1,4 +1,4 @@
-"""Budgets, ranks, similarity, information scores, layouts and plans: values and properties."""
+"""Budgets, ranks, similarity, layouts and plans: values and properties."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foveate.core.budget import Budget, parse_budget
-from foveate.core.information import (
-    information_exact,
-    information_norm,
-    information_subspace,
-)
-from foveate.core.layout import PAD, kept_rows, last_valid, leading_padding, runs
+from foveate.core.farthest import farthest_points
+from foveate.core.layout import PAD, kept_rows, last_valid, leading_padding, longest_row, runs
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import borda, descending_order, descending_rank, top_k
 from foveate.core.report import ImageReport, Report
-from foveate.core.similarity import best_match, cosine, farthest_points
-from foveate.errors import BudgetError, MethodError
+from foveate.core.similarity import best_match, cosine
+from foveate.errors import BudgetError
 
 # --- budget ---
 
@@ -105,48 +101,6 @@ def test_farthest_points_is_greedy(n: int, seed: int) -> None:
         assert float(nearest[order[i]]) == pytest.approx(float(nearest[rest].max()))
 
 
-# --- information ---
-
-
-def by_svd(x: torch.Tensor) -> torch.Tensor:
-    u, s, _ = torch.linalg.svd(x.double(), full_matrices=False)
-    return (u * s.unsqueeze(-2)).abs().sum(-1)
-
-
-@pytest.mark.parametrize("shape", [(20, 50), (50, 20), (30, 30), (2, 16, 40), (1, 1, 8)])
-def test_exact_information_equals_svd(shape: tuple[int, ...]) -> None:
-    x = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(information_exact(x), by_svd(x), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("shape", [(20, 50), (50, 20)])
-def test_subspace_of_full_rank_is_exact(shape: tuple[int, int]) -> None:
-    x = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-    x *= torch.logspace(0, -3, shape[1])  # separate the singular values
-    score = information_subspace(x, rank=20, iterations=8)
-    torch.testing.assert_close(score.double(), by_svd(x), atol=1e-3, rtol=1e-2)
-
-
-def test_subspace_finds_a_low_rank_signal() -> None:
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(100, 8, generator=g) @ torch.randn(8, 200, generator=g)
-    torch.testing.assert_close(
-        information_subspace(x, rank=16).double(), by_svd(x), atol=1e-2, rtol=1e-2
-    )
-
-
-def test_zero_rows_have_no_information() -> None:
-    x = torch.randn(10, 20, generator=torch.Generator().manual_seed(0))
-    x[3] = 0
-    assert float(information_exact(x)[3]) == pytest.approx(0, abs=1e-6)
-    assert float(information_norm(x)[3]) == 0
-
-
-def test_subspace_refuses_nonsense() -> None:
-    with pytest.raises(MethodError, match="rank must be at least 1"):
-        information_subspace(torch.randn(4, 4), rank=0)
-
-
 # --- layout ---
 
 
@@ -165,7 +119,7 @@ def test_padding_sides() -> None:
 @given(st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=4))
 def test_kept_rows_are_right_aligned(rows: list[list[bool]]) -> None:
     mask = torch.tensor(rows)
-    kept = kept_rows(mask)
+    kept = kept_rows(mask, longest_row(mask))
     assert kept.shape[1] == int(mask.sum(-1).max())
     for row, wanted in zip(kept, mask, strict=True):
         idx = wanted.nonzero()[:, 0].tolist()

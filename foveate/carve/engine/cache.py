@@ -7,21 +7,24 @@ dropped; the layer hooks then pick the mask columns of the slots that exist.
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from foveate.core.layout import PAD, kept_rows
+from foveate.carve.engine.held_rows import HeldRows
 from foveate.errors import CarvedCacheError, UnsupportedModeError
+
+# (tokens so far, how many of the last are held) -> their rows
+SameRows = Callable[[int, int], HeldRows]
 
 
 class CarvedLayer(DynamicLayer):
     """Short K/V [B, H, L, D] with the original position of every slot.
 
     Attributes:
-        index: [B, L] int64, original position of each slot, PAD where a row has no token.
+        rows: which tokens the slots hold; one object for all layers that hold the same.
         seen: uncompressed length.
-        has_empty: whether PAD may occur in `index`, so that nobody has to look.
         shift: [B] int64, how much lower than original the positions of later tokens are; None where
             positions are original.
     """
@@ -30,62 +33,69 @@ class CarvedLayer(DynamicLayer):
         super().__init__()
         self.sliding_window = sliding_window
         self.is_sliding = sliding_window is not None
-        self.index: Tensor | None = None
+        self.rows: HeldRows | None = None
         self.seen = 0
-        self.has_empty = False
         self.shift: Tensor | None = None
-        self._staged: tuple[Tensor, Tensor, int] | None = None
+        self._staged: tuple[HeldRows, int, int] | None = None
         self._records_past = False
         self._gone_below = 0  # a sliding layer has forgotten tokens before this position
 
     @classmethod
-    def of(cls, layer: DynamicLayer, batch: int, device: torch.device) -> CarvedLayer:
-        """Take over a plain dynamic layer with all it holds."""
+    def of(cls, layer: DynamicLayer, same: SameRows) -> CarvedLayer:
+        """Take over a plain dynamic layer with all it holds.
+
+        Args:
+            layer: of the cache.
+            same: gives the rows of layers that hold as much.
+        """
         carved = cls(getattr(layer, "sliding_window", None))
         carved._records_past = getattr(layer, "record_past", False)
+        held = 0
         if layer.is_initialized and layer.keys is not None and layer.keys.numel():
             carved.lazy_initialization(layer.keys, layer.values)
             carved.keys, carved.values = layer.keys, layer.values
             carved.seen = layer.get_seq_length()
             held = carved.keys.shape[-2]
             carved._gone_below = carved.seen - held
-            batch, device = carved.keys.shape[0], carved.keys.device
-            carved.index = torch.arange(carved.seen - held, carved.seen, device=device)
-            carved.index = carved.index.expand(batch, -1)
-        else:
-            carved.index = torch.empty(batch, 0, dtype=torch.long, device=device)
-        carved._take_more(layer)
+        carved.rows = same(carved.seen, held)
+        carved._take_more(layer, same)
         return carved
 
-    def _take_more(self, layer: DynamicLayer) -> None:
+    @property
+    def index(self) -> Tensor:
+        """[B, L] original positions, see `HeldRows`."""
+        assert self.rows is not None
+        return self.rows.index
+
+    def _take_more(self, layer: DynamicLayer, same: SameRows) -> None:
         """What else a kind of layer holds, taken over with the keys and values."""
 
     def activate_past_recording(self) -> None:
         """Assisted decoding will crop: keep slots that slid out of the window."""
         self._records_past = True
 
-    def stage(self, index: Tensor, new_index: Tensor, seen: int) -> None:
+    def stage(self, rows: HeldRows, num_new: int, seen: int) -> None:
         """Announce the next update.
 
         Args:
-            index: [B, L + Q], positions of all slots after it.
-            new_index: [B, Q], positions of the Q slots about to come.
+            rows: of all slots after it.
+            num_new: slots about to come.
             seen: uncompressed length after it.
         """
-        self._staged = (index, new_index, seen)
+        self._staged = (rows, num_new, seen)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        index, seen = self._announced(key_states.shape[-2])
+        rows, seen = self._announced(key_states.shape[-2])
         keys, values = super().update(key_states, value_states)
-        self.index, self.seen = index, seen
+        self.rows, self.seen = rows, seen
         if self.is_sliding and not self._records_past:
             self._trim()
         return keys, values
 
-    def _announced(self, num_new: int) -> tuple[Tensor, int]:
-        """Positions of all slots and the uncompressed length after an update by `num_new` slots."""
+    def _announced(self, num_new: int) -> tuple[HeldRows, int]:
+        """Rows and the uncompressed length after an update by `num_new` slots."""
         if self._staged is None:
             raise CarvedCacheError(
                 "this KV cache was carved by foveate, and the model is running without the hooks "
@@ -93,40 +103,51 @@ class CarvedLayer(DynamicLayer):
                 "foveate.attach(model, method)) before continuing with it, or start from an "
                 "empty cache."
             )
-        index, new_index, seen = self._staged
+        rows, announced, seen = self._staged
         self._staged = None
-        if new_index.shape[1] != num_new:
+        if announced != num_new:
             raise CarvedCacheError(
-                f"{num_new} new tokens reached the cache, {new_index.shape[1]} were "
+                f"{num_new} new tokens reached the cache, {announced} were "
                 "announced; do not call decoder layers of an attached model by hand."
             )
-        return index, seen
+        return rows, seen
 
     def _trim(self) -> None:
-        """Forget leading slots that every row's next query will be too far from."""
-        too_old = (self.index <= self.seen - self.sliding_window).all(dim=0)
-        num_old = int((~too_old).to(torch.uint8).argmax()) if not bool(too_old.all()) else 0
+        """Forget leading slots that every row's next query will be too far from.
+
+        As far as the host can tell by counting, so that decoding waits for nothing: a slot may stay
+        longer than it is seen, behind the mask, but never more slots than the window has.
+        """
+        assert self.rows is not None
+        assert self.sliding_window is not None
+        first = self.seen - self.sliding_window + 1
+        num_old = self.rows.num_before(first)
         if num_old:
-            self._gone_below = max(self._gone_below, int(self.index[:, :num_old].max()) + 1)
-            self._select(torch.arange(num_old, too_old.numel(), device=too_old.device))
+            self._gone_below = max(self._gone_below, first)
+            self._forget_first(num_old)
 
-    def _select(self, slots: Tensor) -> None:
-        """Keep `slots` [L'] of every row."""
-        self.index = self.index[:, slots]
-        self.keys, self.values = self.keys[:, :, slots], self.values[:, :, slots]
+    def _forget_first(self, count: int) -> None:
+        """Forget the first slots of every row."""
+        assert self.rows is not None
+        self.rows = self.rows.without_first(count)
+        self.keys, self.values = self.keys[:, :, count:], self.values[:, :, count:]
 
-    def retain(self, slots: Tensor) -> None:
-        """Keep `slots` [B, L'] of each row, in that order; PAD makes an empty slot."""
+    def retain(self, slots: Tensor, *, has_empty: bool, index: Tensor | None = None) -> None:
+        """Keep `slots` [B, L'] of each row, ascending; PADs, which are first, make empty slots.
+
+        Args:
+            slots: the same object for layers that hold the same rows.
+            has_empty: whether PAD may occur in them.
+            index: [B, L'] their positions, where these are known already.
+        """
+        assert self.rows is not None
         slots = slots.to(self.index.device)
-        self.has_empty |= bool((slots == PAD).any())
-        pick = slots.clamp_min(0)
-        self.index = self.index.gather(1, pick).masked_fill(slots == PAD, PAD)
+        self.rows = self.rows.retained(slots, has_empty, self.seen, index)
         if self.keys is None:  # the layer attends with another one's keys
             return
-        wide = pick[:, None, :, None].to(self.keys.device)
-        heads, key_dim = self.keys.shape[1], self.keys.shape[3]
-        self.keys = self.keys.gather(2, wide.expand(-1, heads, -1, key_dim))
-        self.values = self.values.gather(2, wide.expand(-1, heads, -1, self.values.shape[3]))
+        self.keys, self.values = (
+            picked_slots(states, slots, has_empty) for states in (self.keys, self.values)
+        )
 
     def get_seq_length(self) -> int:
         """Uncompressed length: what positions and masks are computed from."""
@@ -150,7 +171,7 @@ class CarvedLayer(DynamicLayer):
             raise ValueError(
                 f"crop({tokens_to_remove}): pass the negative number of tokens to remove."
             )
-        if tokens_to_remove == 0 or self.index is None:
+        if tokens_to_remove == 0 or self.rows is None:
             return
         seen = self.seen + tokens_to_remove
         if self.sliding_window is not None and seen - self.sliding_window + 1 < self._gone_below:
@@ -161,28 +182,37 @@ class CarvedLayer(DynamicLayer):
                 "cache."
             )
         self.seen = seen
-        stays = (self.index != PAD) & (self.index < self.seen)  # [B, L]
-        self.retain(kept_rows(stays))
+        slots, has_empty = self.rows.slots_before(seen)
+        self.retain(slots, has_empty=has_empty)
 
     def reset(self) -> None:
         super().reset()
-        self.index, self.seen, self._staged, self.shift = None, 0, None, None
+        self.rows, self.seen, self._staged, self.shift = None, 0, None, None
         self._gone_below = 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
-        self.index = self.index.index_select(0, beam_idx.to(self.index.device))
-        if self.shift is not None:
-            self.shift = self.shift.index_select(0, beam_idx.to(self.shift.device))
+        self._reorder(beam_idx, lambda t: t.index_select(0, beam_idx.to(t.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
-        self.index = self.index.repeat_interleave(repeats, dim=0)
-        if self.shift is not None:
-            self.shift = self.shift.repeat_interleave(repeats, dim=0)
+        self._reorder(("repeated", repeats), lambda t: t.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self.index = self.index[indices, ...]
+        self._reorder(indices, lambda t: t[indices, ...])
+
+    def _reorder(self, cause: object, change: Callable[[Tensor], Tensor]) -> None:
+        assert self.rows is not None
+        self.rows = self.rows.reordered(cause, change)
         if self.shift is not None:
-            self.shift = self.shift[indices]
+            self.shift = change(self.shift)
+
+
+def picked_slots(states: Tensor, slots: Tensor, has_empty: bool) -> Tensor:
+    """Slots [B, L'] of keys or values [B, H, L, D]; PAD takes slot 0. [B, H, L', D]"""
+    pick = (slots.clamp_min(0) if has_empty else slots).to(states.device)
+    if len(pick) == 1:  # whole rows are copied at once
+        return states.index_select(2, pick[0])
+    wide = pick[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
+    return states.gather(2, wide)

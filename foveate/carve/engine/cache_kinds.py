@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache
 
-from foveate.carve.engine.cache import CarvedLayer
+from foveate.carve.engine.cache import CarvedLayer, SameRows
+from foveate.carve.engine.held_rows import HeldRows
 from foveate.carve.engine.indexed_cache import CarvedIndexedLayer
 from foveate.carve.engine.shortened_cache import slots_of
 from foveate.errors import UnsupportedModeError
@@ -22,8 +24,26 @@ CARVED: dict[type, type[CarvedLayer]] = {
 LEFT_ALONE: tuple[type, ...] = (*STATE, *NOTHING)
 
 
-def carved_form(layer: Any, batch: int, device: torch.device) -> CarvedLayer | None:
+def same_rows(batch: int, device: torch.device) -> SameRows:
+    """Rows of plain layers, the same object for all that hold as much.
+
+    Args:
+        batch, device: of the rows.
+    """
+
+    @functools.lru_cache(maxsize=8)
+    def rows(seen: int, held: int) -> HeldRows:
+        return HeldRows.last_of(seen, held, batch, device)
+
+    return rows
+
+
+def carved_form(layer: Any, same: SameRows) -> CarvedLayer | None:
     """The carved form of a cache layer, with all it holds; None for one that is left alone.
+
+    Args:
+        layer: of the cache.
+        same: see `same_rows`.
 
     Raises:
         UnsupportedModeError: the layer is of no kind that foveate knows.
@@ -37,7 +57,7 @@ def carved_form(layer: Any, batch: int, device: torch.device) -> CarvedLayer | N
             f"cache layer {type(layer).__name__} cannot be carved, only dynamic ones can; "
             "leave cache_implementation unset (or pass a DynamicCache)."
         )
-    return CARVED[type(layer)].of(layer, batch, device)
+    return CARVED[type(layer)].of(layer, same)
 
 
 def check_carvable(cache: object) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from foveate.carve.engine.decide import text_columns
 from foveate.carve.engine.explicit_mask import ExplicitMask, is_known
 from foveate.carve.engine.host_prompt import HostPrompt, visual_of_ids, visual_of_mask
 from foveate.carve.engine.labels import Labels
+from foveate.carve.engine.on_host import OnHost
 from foveate.errors import UnsupportedModeError
 from foveate.models.anatomy import MODALITIES, Anatomy, visual_token_ids
 from foveate.models.cache_argument import cache_in
@@ -42,6 +41,7 @@ class Call:
         is_explicit_mask: the caller gave the mask; token ids say nothing about images.
         ids: [B, S] of the new tokens, where they are known.
         labels: what the host model was asked for by column, None for nothing.
+        on_host: what the host knows of a call that has visual tokens.
     """
 
     inputs: Mapping[str, Any]
@@ -55,6 +55,7 @@ class Call:
     is_explicit_mask: bool
     ids: Tensor | None = None
     labels: Labels | None = None
+    on_host: OnHost | None = None
 
     @classmethod
     def of(
@@ -90,20 +91,28 @@ class Call:
         cache = cache_in(inputs)
         past = cache.get_seq_length() if cache is not None else 0
         batch, length = tokens.shape[:2]
+        valid = functools.partial(
+            valid_tokens, inputs.get("attention_mask"), batch, length, tokens.device
+        )
         host = anatomy.family.host
         if ids is None and prompt is not None:
             ids, is_explicit = prompt.ids_of(tokens), True
-            valid = valid_tokens(inputs.get("attention_mask"), batch, length, tokens.device)
             placeholders = visual_token_ids(anatomy).values()
             vocabulary = anatomy.base.get_input_embeddings()
-            visual_mask: Tensor | None = visual_of_ids(ids, tokens, valid, placeholders, vocabulary)
+            visual_mask: Tensor | None = visual_of_ids(
+                ids, tokens, valid(), placeholders, vocabulary
+            )
         elif host is not None and host.mask and explicit is None:
             visual_mask, is_explicit = visual_of_mask(inputs, host, past), True
             if ids is None and visual_mask is None and length > 1:
                 _check_text(tokens, anatomy)
         else:
             visual_mask, is_explicit = _visual_mask(inputs, tokens, anatomy, explicit)
-        has_visual = visual_mask is not None and bool(visual_mask.any())
+        on_host = None
+        if visual_mask is not None:
+            on_host = read_prompt(visual_mask, valid(), labels, ids)
+            if not on_host.num_visual:
+                visual_mask = on_host = None
         is_multiple = num_prompts is not None and num_prompts and batch % num_prompts == 0
         return cls(
             inputs=inputs,
@@ -113,11 +122,26 @@ class Call:
             device=tokens.device,
             cache=cache,
             past=past,
-            visual_mask=visual_mask if has_visual else None,
+            visual_mask=visual_mask,
             is_explicit_mask=is_explicit,
             ids=ids,
             labels=labels,
+            on_host=on_host,
         )
+
+    def showing(self, visual_mask: Tensor) -> Call:
+        """The same call with other places of visual tokens, [B, S] bool."""
+        valid = valid_tokens(
+            self.inputs.get("attention_mask"), self.batch, self.length, self.device
+        )
+        on_host = read_prompt(visual_mask, valid, self.labels, self.ids)
+        return replace(self, visual_mask=visual_mask, on_host=on_host)
+
+    @property
+    def known(self) -> OnHost:
+        """`on_host` of a call that has visual tokens."""
+        assert self.on_host is not None
+        return self.on_host
 
     @property
     def visual(self) -> Tensor:
@@ -125,23 +149,22 @@ class Call:
         assert self.visual_mask is not None
         return self.visual_mask
 
-    @cached_property
-    def valid(self) -> Tensor:
-        """Which new tokens are real, [B, S] bool."""
-        mask = self.inputs.get("attention_mask")
-        return valid_tokens(mask, self.batch, self.length, self.device)
 
-    @cached_property
-    def asked(self) -> Tensor:
-        """Which new tokens are the prompt's: real ones, without an answer that is trained on."""
-        if self.labels is None or self.visual_mask is None:
-            return self.valid
-        return self.valid & ~self.labels.answering(self.visual_mask).to(self.valid.device)
+def read_prompt(
+    visual_mask: Tensor, valid: Tensor, labels: Labels | None, ids: Tensor | None
+) -> OnHost:
+    """What the host knows of a prompt; text that is the answer of a training step is not asked.
 
-    @cached_property
-    def text(self) -> Tensor:
-        """[B, T] columns of the text that methods may read, see `text_columns`."""
-        return text_columns(self.asked, self.visual)
+    Args:
+        visual_mask: [B, S] bool.
+        valid: [B, S] bool, real tokens.
+        labels: of the host model's call, None for none.
+        ids: [B, S], None where they are not known.
+    """
+    asked = None
+    if labels is not None:
+        asked = valid & ~labels.answering(visual_mask).to(valid.device)
+    return OnHost.read(visual_mask, valid, asked, ids)
 
 
 def _visual_mask(

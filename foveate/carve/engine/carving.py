@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,44 +12,50 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from foveate.carve.engine.cache_kinds import carved_form, ensure_layers
+from foveate.carve.engine.cache import CarvedLayer
+from foveate.carve.engine.cache_kinds import carved_form, ensure_layers, same_rows
 from foveate.carve.engine.call import Call
 from foveate.carve.engine.decide import Decider, Group, ImagePlan, ImageState
 from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
 from foveate.carve.engine.units import image_spans
-from foveate.core.layout import PAD, ImageSpan, columns_of, kept_rows, last_valid, leading_padding
+from foveate.core.clock import Clock
+from foveate.core.layout import PAD, ImageSpan, columns_of, kept_rows, sent
 from foveate.models.masks import narrow_tokens
 
 # Told (layer, hidden [B, L, D], cache) where tokens are about to be dropped; raises to refuse.
 Check = Callable[[int, Tensor, Any], None]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Left:
     """What is left of the new tokens after a step.
 
     Args:
         rows: [B, L] columns that are left; PAD where a row has fewer.
+        places: [B, L] where these stood before the step, among what was left then; PAD likewise.
         keep_mask: [B, S] bool, the same as a mask.
         visual_mask: [B, S] bool, what was visual.
-        has_filler: whether PAD occurs in `rows`.
+        counts: of each row, how many tokens are left.
+        num_visual: visual tokens of the batch that are left.
     """
 
     rows: Tensor
+    places: Tensor
     keep_mask: Tensor
     visual_mask: Tensor
-    has_filler: bool
+    counts: tuple[int, ...]
+    num_visual: int
+
+    @property
+    def has_filler(self) -> bool:
+        """Whether PAD occurs in `rows`."""
+        return min(self.counts) != max(self.counts)
 
     @cached_property
     def gone(self) -> Tensor:
         """Visual tokens that were dropped, [B, S] bool."""
         return self.visual_mask.to(self.keep_mask.device) & ~self.keep_mask
-
-    @cached_property
-    def num_visual(self) -> int:
-        """Visual tokens of the batch that are left."""
-        return int((self.keep_mask & self.visual_mask.to(self.keep_mask.device)).sum())
 
 
 class Carving:
@@ -69,7 +74,7 @@ class Carving:
         attention_output: [B, L, D] of the layer before a step that asks for it.
         visual_per_layer: visual tokens of the batch that each layer so far has seen.
         length_per_layer: rows of the batch, fillers included, that each layer so far has run on.
-        seconds: spent on selection.
+        clock: of selection.
     """
 
     def __init__(
@@ -90,17 +95,13 @@ class Carving:
         self.attention_output: Tensor | None = None
         self.visual_per_layer: list[int] = []
         self.length_per_layer: list[int] = []
-        self.seconds = 0.0
+        self.clock = Clock()
         self._decider: Decider | None = None
 
     @property
     def image_plans(self) -> list[ImagePlan]:
         """What became of every image so far; empty before the first step."""
         return self._decider.image_plans() if self._decider is not None else []
-
-    @cached_property
-    def _num_visual(self) -> int:
-        return int(self.call.visual.sum())
 
     def enter_layer(self, index: int, hidden: Tensor, cache: Any) -> Tensor:
         """What goes into a layer: [B, L, D] -> [B, L', D]; `hidden` itself if nothing is dropped.
@@ -117,7 +118,9 @@ class Carving:
         if index in self.setting.steps:
             hidden = self._step(index, hidden, cache)
         left = self.left
-        self.visual_per_layer.append(self._num_visual if left is None else left.num_visual)
+        self.visual_per_layer.append(
+            self.call.known.num_visual if left is None else left.num_visual
+        )
         self.length_per_layer.append(hidden.shape[1])
         after = self.setting.steps.get(index + 1)
         if after is not None and "layer_update" in after.needs and self.replay is None:
@@ -128,17 +131,19 @@ class Carving:
         return hidden
 
     def _step(self, index: int, hidden: Tensor, cache: Any) -> Tensor:
-        started = _now(hidden)
-        if self._is_to_drop(index):
-            self.check(index, hidden, cache)
-        groups = self.groups[index] = self._decide(index, hidden)
-        if not groups:
+        if not self._is_to_drop(index):
+            self.groups[index] = self._decide(index, hidden)
             return hidden
-        narrowed, self.left = self._narrow(groups, hidden)
-        if cache is not None:
-            self._carve(index, cache, self.left.keep_mask)
-        self.seconds += _now(hidden) - started
-        return narrowed
+        self.check(index, hidden, cache)
+        with self.clock.running(hidden.device):
+            groups = self.groups[index] = self._decide(index, hidden)
+            if not groups:
+                return hidden
+            before = self.left
+            hidden, self.left = self._narrow(groups, hidden)
+            if cache is not None:
+                self._carve(index, cache, before, self.left)
+        return hidden
 
     # --- decide ---
 
@@ -176,16 +181,16 @@ class Carving:
         spans = image_spans(
             setting.anatomy,
             setting.recorder,
-            None if call.is_explicit_mask else call.inputs.get("input_ids"),
-            call.visual,
+            None if call.is_explicit_mask else call.known.ids,
+            call.known.visual,
             call.inputs.get("mm_encoder_outputs") or {},
         )
         needs_text = setting.needs("text") or setting.needs("text_attention")
         # Rows of one prompt see the same images: they are decided on once.
         own = [span for span in spans if span.sample % call.rows_per_prompt == 0]
         return Decider(
-            states=[ImageState.whole(span) for span in own],
-            text=call.text if needs_text else spans[0].tokens.new_empty(call.batch, 0),
+            states=[ImageState(span) for span in own],
+            text=call.known.text if needs_text else None,
             serials=self._serials(own),
             num_layers=setting.num_layers,
             rows_per_prompt=call.rows_per_prompt,
@@ -195,11 +200,12 @@ class Carving:
     def _serials(self, spans: Sequence[ImageSpan]) -> tuple[int, ...]:
         """A number for each image, which random choices follow from."""
         first = self.first_serial
-        ids = self.call.ids
+        known = self.call.known
+        ids = known.ids
         if first is not None or ids is None or not self.setting.needs("serials"):
             return tuple(range(first or 0, (first or 0) + len(spans)))
         rows = {
-            sample: ids[sample][self.call.valid[sample].to(ids.device)].cpu().numpy().tobytes()
+            sample: ids[sample][known.valid[sample]].numpy().tobytes()
             for sample in {span.sample for span in spans}
         }
         return tuple(zlib.crc32(rows[span.sample], span.image) for span in spans)
@@ -208,11 +214,12 @@ class Carving:
         """Tell the recorder of layer `index` which attention rows the next step asks for."""
         recorder = self.setting.row_recorders[index]
         needs = self.setting.needs_read_at(index)
+        device = self.call.device
         if "attention" in needs:
-            last = columns_of(last_valid(self.call.asked)[:, None], self._rows)
-            recorder.here.wanted = last[:, 0]
+            last = sent(self.call.known.last_asked, device)
+            recorder.here.wanted = columns_of(last, self._rows)[:, 0]
         if "text_attention" in needs:
-            columns = self.call.text.to(self.call.device)
+            columns = sent(self.call.known.text, device)
             places = columns_of(columns.clamp_min(0), self._rows)
             recorder.here.wanted_text = torch.where(columns == PAD, PAD, places)
 
@@ -220,57 +227,99 @@ class Carving:
 
     def _narrow(self, groups: list[Group], hidden: Tensor) -> tuple[Tensor, Left]:
         """Merge and keep: [B, L, D] -> [B, L', D]."""
-        old = self._rows
+        old, call = self._rows, self.call
         if self.left is None:
-            keep_mask = ~leading_padding(self.call.valid).to(hidden.device)
+            keep_mask = sent(call.known.begun.clone(), hidden.device)
+            counts, num_visual = call.known.begun.sum(dim=1).tolist(), call.known.num_visual
         else:
             keep_mask = self.left.keep_mask.clone()
+            counts, num_visual = list(self.left.counts), self.left.num_visual
         for group in groups:
             samples, tokens, plan = group.samples, group.tokens, group.plan
             kept = tokens.gather(1, plan.keep_idx)
             keep_mask[samples, tokens] = False
             keep_mask[samples, kept] = True
+            for number in group.numbers:
+                counts[number] -= plan.num_tokens - plan.num_kept
+                num_visual -= plan.num_tokens - plan.num_kept
             if plan.makes_rows:
                 rows = old[samples[:, 0].to(old.device)] if old is not None else None
                 merged = plan.apply(hidden[samples, columns_of(tokens, rows)])
                 hidden = hidden.index_put((samples, columns_of(kept, rows)), merged)
-        rows = kept_rows(keep_mask)
-        places = torch.where(rows == PAD, PAD, columns_of(rows.clamp_min(0), old))
-        left = Left(rows, keep_mask, self.call.visual, has_filler=bool((rows == PAD).any()))
+        rows = kept_rows(keep_mask, max(counts))
+        places = rows
+        if old is not None:
+            places = torch.where(rows == PAD, PAD, columns_of(rows.clamp_min(0), old))
+        left = Left(
+            rows=rows,
+            places=places,
+            keep_mask=keep_mask,
+            visual_mask=call.visual,
+            counts=tuple(counts),
+            num_visual=num_visual,
+        )
         return narrow_tokens(hidden, places, token_dim=-2), left
 
     # --- carve the cache ---
 
-    def _carve(self, index: int, cache: Any, keep_mask: Tensor) -> None:
-        """Make every cache layer ready for short K/V; cut what the early layers already hold."""
+    def _carve(self, index: int, cache: Any, before: Left | None, left: Left) -> None:
+        """Make every cache layer ready for short K/V; cut what the early layers already hold.
+
+        Args:
+            index: of the step's layer.
+            before, left: what there was before the step, and after it.
+        """
         is_compact = self.setting.steps[index].method.early_cache == "compact"
-        num_layers, past = self.setting.num_layers, self.call.past
+        num_layers, call = self.setting.num_layers, self.call
         ensure_layers(cache, num_layers)
+        same = same_rows(call.batch, left.keep_mask.device)
+        cut: dict[int, _Cut] = {}
         for i in range(num_layers):
-            layer = carved_form(cache.layers[i], self.call.batch, keep_mask.device)
+            layer = carved_form(cache.layers[i], same)
             if layer is None:
                 continue
             cache.layers[i] = layer
             if i < index and is_compact:
-                assert layer.index is not None
-                # By position, not by slot: a sliding layer holds only its last tokens.
-                held = layer.index.to(keep_mask.device)
-                is_old = (held != PAD) & (held < past)
-                is_kept = keep_mask.gather(1, (held - past).clamp_min(0))
-                layer.retain(kept_rows(is_old | (is_kept & (held >= past))))
+                held = layer.index
+                if id(held) not in cut:
+                    cut[id(held)] = self._cut(layer, before, left)
+                done = cut[id(held)]
+                layer.retain(done.slots, has_empty=done.has_empty, index=done.index)
+
+    def _cut(self, layer: CarvedLayer, before: Left | None, left: Left) -> _Cut:
+        """What a step leaves of a cache layer."""
+        rows, past = layer.rows, self.call.past
+        assert rows is not None
+        is_whole = rows.is_whole and rows.index.shape[1] == self.call.length
+        if not past and (rows.index is before.rows if before is not None else is_whole):
+            return _Cut(rows.index, left.places, left.has_filler, left.rows)
+        # By position, not by slot: a sliding layer holds only its last tokens.
+        held = rows.index.to(left.keep_mask.device)
+        is_old = (held != PAD) & (held < past)
+        is_kept = left.keep_mask.gather(1, (held - past).clamp_min(0))
+        stays = is_old | (is_kept & (held >= past))
+        counts = stays.sum(dim=1).tolist()
+        return _Cut(rows.index, kept_rows(stays, max(counts)), min(counts) != max(counts))
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """What is left of cache layers that held the same: the positions `held` (so that no other
+    tensor gets its id), the slots that stay, whether PAD is among them, their positions if known.
+    """
+
+    held: Tensor
+    slots: Tensor
+    has_empty: bool
+    index: Tensor | None = None
 
 
 def make_ready(call: Call) -> None:
     """Prepare the cache of a call before the decoder builds its masks."""
     if call.cache is None:
         return
+    same = same_rows(call.batch, call.device)
     # A plain sliding layer reports a windowed length; masks must be made for the full one.
     for i, layer in enumerate(getattr(call.cache, "layers", ()) if call.past else ()):
         if type(layer) is DynamicSlidingWindowLayer:
-            call.cache.layers[i] = carved_form(layer, call.batch, call.device)
-
-
-def _now(tensor: Tensor) -> float:
-    if tensor.is_cuda:
-        torch.cuda.synchronize(tensor.device)
-    return time.perf_counter()
+            call.cache.layers[i] = carved_form(layer, same)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from foveate.carve.method import Method, Step
 from foveate.carve.tower.record import TowerRecorder
-from foveate.core.layout import PAD, ImageSpan, columns_of
+from foveate.core.layout import PAD, ImageSpan, columns_of, sent
 from foveate.core.plan import KeepPlan, compose
 from foveate.core.precision import full_precision
 from foveate.core.visual import VisualTokens
@@ -21,13 +23,20 @@ from foveate.models.attention import RowRecorder
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """What was decided for one image: where it sits, its plan (G = 1; None: kept whole).
-
-    After several steps the plan tells where each token of the image ended, see `core.plan.compose`.
-    """
+    """What was decided for one image: where it sits, and the plan of each step (G = 1)."""
 
     span: ImageSpan
-    plan: KeepPlan | None
+    steps: tuple[KeepPlan, ...]
+
+    @cached_property
+    def plan(self) -> KeepPlan | None:
+        """Where each token of the image ended, see `core.plan.compose`; None: kept whole."""
+        return functools.reduce(compose, self.steps) if self.steps else None
+
+    @property
+    def num_kept(self) -> int:
+        """Tokens that go on."""
+        return self.steps[-1].num_kept if self.steps else self.span.num_tokens
 
 
 @dataclass(frozen=True)
@@ -35,11 +44,13 @@ class Group:
     """Equally long images that one call of a method decided on.
 
     Args:
-        samples: [G, 1] rows of the batch.
+        numbers: rows of the batch, one for each image.
+        samples: [G, 1] the same on the device.
         tokens: [G, N] columns of the tokens that were left, in the uncompressed prompt.
         plan: for them.
     """
 
+    numbers: tuple[int, ...]
     samples: Tensor
     tokens: Tensor
     plan: KeepPlan
@@ -47,23 +58,31 @@ class Group:
 
 @dataclass
 class ImageState:
-    """One image on its way through the steps."""
+    """One image on its way through the steps.
+
+    Attributes:
+        alive: [n] which of its tokens are left, in its own numbering; None for all.
+        counts: how many were left after each step.
+        plans: of the steps that took some.
+    """
 
     span: ImageSpan
-    alive: Tensor
+    alive: Tensor | None = None
     counts: tuple[int, ...] = ()
-    plan: KeepPlan | None = None
-
-    @classmethod
-    def whole(cls, span: ImageSpan) -> ImageState:
-        return cls(span, torch.arange(span.num_tokens, device=span.tokens.device))
+    plans: tuple[KeepPlan, ...] = ()
 
     def follow(self, plan: KeepPlan | None) -> None:
         """One step further; None leaves the image as it is."""
         if plan is not None:
-            self.plan = plan if self.plan is None else compose(self.plan, plan)
-            self.alive = self.alive[plan.keep_idx[0].to(self.alive.device)]
-        self.counts = (*self.counts, int(self.alive.numel()))
+            kept = plan.keep_idx[0]
+            self.alive = kept if self.alive is None else self.alive[kept]
+            self.plans = (*self.plans, plan)
+        num_left = self.plans[-1].num_kept if self.plans else self.span.num_tokens
+        self.counts = (*self.counts, num_left)
+
+    def left_of(self, values: Tensor) -> Tensor:
+        """Those of the tokens that are left: [N, ...] -> [n, ...]."""
+        return values if self.alive is None else values[self.alive.to(values.device)]
 
 
 @dataclass
@@ -72,7 +91,8 @@ class Decider:
 
     Args:
         states: all images of the batch.
-        text: [B, T] columns of the text that methods may read, see `text_columns`; PAD for none.
+        text: [B, T] columns of the text that methods may read, on the host, PAD for none; None
+            where none reads any.
         serials: a number for each image, which seeds random choices.
         rows_per_prompt: rows of the batch that show one prompt and get the same plan.
         num_layers: of the decoder.
@@ -82,13 +102,14 @@ class Decider:
     """
 
     states: list[ImageState]
-    text: Tensor
+    text: Tensor | None
     num_layers: int
     serials: tuple[int, ...]
     rows_per_prompt: int = 1
     tower: TowerRecorder | None = None
     layer_input: Tensor | None = None
     groups: dict[int, list[Group]] = field(default_factory=dict)
+    _placed: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def decide(
         self,
@@ -140,12 +161,17 @@ class Decider:
     def _group(self, members: Sequence[int], device: torch.device, plan: KeepPlan) -> Group:
         """A plan in all rows of its prompts."""
         samples, tokens = self.places(members, device)
+        numbers = tuple(self.states[i].span.sample for i in members)
         count = self.rows_per_prompt
         if count == 1:
-            return Group(samples, tokens, plan)
-        samples = samples.repeat_interleave(count, dim=0)
-        samples = samples + torch.arange(count, device=device).repeat(len(members))[:, None]
-        return Group(samples, tokens.repeat_interleave(count, dim=0), plan.repeat_interleave(count))
+            return Group(numbers, samples, tokens, plan)
+        numbers = tuple(number + i for number in numbers for i in range(count))
+        return Group(
+            numbers,
+            sent(torch.tensor(numbers)[:, None], device),
+            tokens.repeat_interleave(count, dim=0),
+            plan.repeat_interleave(count),
+        )
 
     def would_drop(self, step: Step) -> bool:
         """Whether a step has tokens to drop: some image has more than the budget."""
@@ -156,13 +182,27 @@ class Decider:
 
     def places(self, members: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
         """([G, 1] sample, [G, N] column) of what is left of equally long images."""
+        key = (len(self.groups), tuple(members))
+        if key not in self._placed:
+            self._placed = {key: self._places(members, device)}  # asked for twice in a row
+        return self._placed[key]
+
+    def _places(self, members: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
         chosen = [self.states[i] for i in members]
-        samples = torch.tensor([s.span.sample for s in chosen], device=device).unsqueeze(1)
-        return samples, torch.stack([s.span.tokens[s.alive] for s in chosen]).to(device)
+        columns = torch.stack([state.span.tokens for state in chosen])
+        samples = torch.tensor([[state.span.sample] for state in chosen])
+        both = sent(torch.cat([samples, columns], dim=1), device)
+        samples, columns = both[:, :1], both[:, 1:]
+        if all(state.alive is None for state in chosen):
+            return samples, columns
+        every = torch.arange(columns.shape[1], device=device)
+        return samples, torch.stack(
+            [row[state.left_of(every)] for row, state in zip(columns, chosen, strict=True)]
+        )
 
     def image_plans(self) -> list[ImagePlan]:
         """What became of every image."""
-        return [ImagePlan(state.span, state.plan) for state in self.states]
+        return [ImagePlan(state.span, state.plans) for state in self.states]
 
 
 @dataclass
@@ -186,14 +226,14 @@ class _Look:
         if "attention" in needs:
             row = _read(self.recorder and self.recorder.here.row).to(hidden.device)  # [B, H, L]
             index = tokens[:, None].expand(-1, row.shape[1], -1)
-            found["attention"] = row[samples[:, 0]].gather(2, index)
+            found["attention"] = self._rows_in(row, samples).gather(2, index)
         if "attention_output" in needs:
             output = _read(self.attention_output).to(hidden.device)
-            found["attention_output"] = output[samples, tokens].detach()
+            found["attention_output"] = self._tokens_in(output, states, samples, tokens)
         if "layer_update" in needs:
             assert decider.layer_input is not None
             update = hidden - decider.layer_input.to(hidden.device)
-            found["layer_update"] = update[samples, tokens].detach()
+            found["layer_update"] = self._tokens_in(update, states, samples, tokens)
         if "text" in needs or "text_attention" in needs:
             found |= self._text(states, samples, tokens)
         tower = decider.tower
@@ -208,17 +248,34 @@ class _Look:
                 known = [value for value in values if value is not None]
                 if len(known) == len(states):
                     found[name] = torch.stack(
-                        [v[s.alive.to(v.device)] for v, s in zip(known, states, strict=True)]
+                        [state.left_of(v) for v, state in zip(known, states, strict=True)]
                     ).to(hidden.device)
-        whole = all(state.alive.numel() == state.span.num_tokens for state in states)
+        is_whole = all(state.alive is None for state in states)
         return VisualTokens(
-            hidden=hidden[samples, tokens].detach(),
+            hidden=self._tokens_in(hidden, states, samples, tokens),
             # What is left of an image is no grid any more.
-            grids=tuple(state.span.grid if whole else None for state in states),
+            grids=tuple(state.span.grid if is_whole else None for state in states),
             serials=tuple(decider.serials[i] for i in members),
             counts=states[0].counts,
             **found,
         )
+
+    def _tokens_in(
+        self, x: Tensor, states: Sequence[ImageState], samples: Tensor, tokens: Tensor
+    ) -> Tensor:
+        """The images' rows of `x` [B, L, D], without a gradient. [G, N, D]"""
+        x = x.detach()
+        spans = [state.span for state in states]
+        is_cut = self.rows is not None or any(state.alive is not None for state in states)
+        if is_cut or not all(span.is_contiguous for span in spans):
+            return x[samples, tokens]
+        # Slices, which cost nothing where a method does not look at them.
+        slices = [x[span.sample, span.first : span.last + 1] for span in spans]
+        return slices[0][None] if len(slices) == 1 else torch.stack(slices)
+
+    def _rows_in(self, x: Tensor, samples: Tensor) -> Tensor:
+        """The images' samples in `x` [B, ...]. [G, ...]"""
+        return x if len(x) == len(samples) == 1 else x[samples[:, 0]]
 
     def _rows_of(self, samples: Tensor) -> Tensor | None:
         return self.rows[samples[:, 0].to(self.rows.device)] if self.rows is not None else None
@@ -227,11 +284,13 @@ class _Look:
         self, states: Sequence[ImageState], samples: Tensor, tokens: Tensor
     ) -> dict[str, Tensor | None]:
         device = self.hidden.device
-        columns = self.decider.text.to(device)[samples[:, 0]]  # [G, T]
-        ends = torch.stack([state.span.tokens[-1] for state in states]).to(device)
-        mask = columns > ends[:, None]
+        assert self.decider.text is not None
+        # On the host, what is known there.
+        columns = self.decider.text[[state.span.sample for state in states]]  # [G, T]
+        mask = columns > torch.tensor([[state.span.last] for state in states])
         # An image at the end of its prompt is read with the text before it.
         mask = torch.where(mask.any(dim=1, keepdim=True), mask, columns != PAD)
+        columns, mask = sent(columns, device), sent(mask, device)
         found: dict[str, Tensor | None] = {"text_mask": mask}
         at = columns_of(columns.clamp_min(0), self._rows_of(samples))
         if "text" in self.step.needs:
@@ -259,24 +318,6 @@ def _read(found: Tensor | None) -> Tensor:
             "none, such as DivPrune."
         )
     return found
-
-
-def text_columns(valid: Tensor, visual_mask: Tensor) -> Tensor:
-    """Columns of each row's text behind its first visual token, or of all its text if none is.
-
-    Args:
-        valid: [B, S] bool, real tokens.
-        visual_mask: [B, S] bool.
-
-    Returns:
-        [B, T] int64, ascending, PAD behind.
-    """
-    text = valid & ~visual_mask
-    behind = text & (visual_mask.long().cumsum(dim=-1) > 0)
-    chosen = torch.where(behind.any(dim=-1, keepdim=True), behind, text)
-    order = torch.sort((~chosen).to(torch.uint8), dim=-1, stable=True).indices
-    order = order[:, : int(chosen.sum(dim=-1).max())]
-    return torch.where(chosen.gather(1, order), order, PAD)
 
 
 def check_plan(method: Method, plan: Any, visual: VisualTokens, keep: int) -> None:

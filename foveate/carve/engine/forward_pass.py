@@ -140,11 +140,12 @@ class ForwardPass(OnePass):
         query_idx = inputs.query_idx(left.rows if left is not None else None)
         key_idx, has_empty = query_idx, left is not None and left.has_filler
         if carved is not None:
-            carved.has_empty |= has_empty
-            has_empty = carved.has_empty
-            assert carved.index is not None
+            assert carved.rows is not None
+            seen, num_new = call.past + call.length, query_idx.shape[1]
             key_idx = inputs.key_idx(carved.index, query_idx)
-            carved.stage(key_idx, query_idx, call.past + call.length)
+            rows = carved.rows.grown(key_idx, num_new, seen, has_empty)
+            has_empty = rows.has_empty
+            carved.stage(rows, num_new, seen)
         given, num_tokens = kwargs["attention_mask"], query_idx.shape[1]
         if self._reused.reuses(index):
             assert self._streams is not None or left is None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from foveate.carve.engine.cache import CarvedLayer
+from foveate.carve.engine.cache import CarvedLayer, SameRows
 from foveate.errors import UnsupportedModeError
 
 
@@ -28,7 +28,7 @@ class CarvedIndexedLayer(CarvedLayer):
     def indexer_position_ids(self, value: object) -> None:
         _refuse_own_positions(value)
 
-    def _take_more(self, layer: DynamicLayer) -> None:
+    def _take_more(self, layer: DynamicLayer, same: SameRows) -> None:
         _refuse_own_positions(getattr(layer, "indexer_position_ids", None))
         keys: Tensor | None = getattr(layer, "indexer_keys", None)
         if keys is None or not keys.numel():
@@ -36,7 +36,7 @@ class CarvedIndexedLayer(CarvedLayer):
         self.indexer_keys = keys
         if self.keys is None:
             self.seen = keys.shape[1]
-            self.index = torch.arange(self.seen, device=keys.device).expand(keys.shape[0], -1)
+            self.rows = same(self.seen, self.seen)
         elif keys.shape[1] != self.keys.shape[-2]:
             raise UnsupportedModeError(
                 f"the indexer's cache holds {keys.shape[1]} keys for {self.keys.shape[-2]} tokens; "
@@ -50,24 +50,24 @@ class CarvedIndexedLayer(CarvedLayer):
         no keys of its own.
         """
         if self._staged is not None:
-            self.index, self.seen = self._announced(indexer_key_states.shape[1])
+            self.rows, self.seen = self._announced(indexer_key_states.shape[1])
         held = self.indexer_keys
         self.indexer_keys = (
             indexer_key_states if held is None else torch.cat([held, indexer_key_states], dim=1)
         )
         return self.indexer_keys
 
-    def retain(self, slots: Tensor) -> None:
-        super().retain(slots)
+    def retain(self, slots: Tensor, *, has_empty: bool, index: Tensor | None = None) -> None:
+        super().retain(slots, has_empty=has_empty, index=index)
         if self.indexer_keys is not None:
             pick = slots.clamp_min(0).to(self.indexer_keys.device)[..., None]
             width = self.indexer_keys.shape[-1]
             self.indexer_keys = self.indexer_keys.gather(1, pick.expand(-1, -1, width))
 
-    def _select(self, slots: Tensor) -> None:
-        super()._select(slots)
+    def _forget_first(self, count: int) -> None:
+        super()._forget_first(count)
         if self.indexer_keys is not None:
-            self.indexer_keys = self.indexer_keys[:, slots]
+            self.indexer_keys = self.indexer_keys[:, count:]
 
     def reset(self) -> None:
         super().reset()

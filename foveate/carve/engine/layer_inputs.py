@@ -70,7 +70,7 @@ class LayerInputs:
 
         def build() -> Tensor:
             if rows is not None:
-                return torch.where(rows == PAD, PAD, rows + self.past)
+                return torch.where(rows == PAD, PAD, rows + self.past) if self.past else rows
             every = torch.arange(self.past, self.past + self.length, device=self.device)
             return every.expand(self.batch, -1)
 
@@ -79,6 +79,8 @@ class LayerInputs:
 
     def key_idx(self, held: Tensor, query_idx: Tensor) -> Tensor:
         """Original positions of a layer's keys: what its cache holds, then the queries' own."""
+        if not held.shape[1]:
+            return query_idx
         result: Tensor = self.remember(
             ("keys", id(held), id(query_idx)),
             (held, query_idx),

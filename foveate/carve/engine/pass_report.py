@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
 from foveate.carve.engine.cache_kinds import cache_bytes
 from foveate.carve.engine.decide import ImagePlan
 from foveate.carve.engine.one_pass import OnePass
 from foveate.carve.engine.shortened_cache import slots_of
+from foveate.core.plan import num_merged
 from foveate.core.report import ImageReport, Report
 
 
@@ -27,14 +33,14 @@ def pass_report(forward: OnePass) -> Report:
         method=str(setting.method),
         fired=forward.fired,
         reason=reason,
-        images=tuple(_image_report(entry, forward.call.rows_per_prompt) for entry in plans),
+        images=_image_reports(plans, forward.call.rows_per_prompt),
         prune_layer=setting.prune_layer,
         num_layers=setting.num_layers,
         length_before=forward.call.past + forward.call.length,
         length_after=_length_after(forward),
         kv_bytes=held,
         kv_bytes_uncompressed=full,
-        select_seconds=carving.seconds if carving is not None else 0.0,
+        select_seconds=carving.clock if carving is not None else 0.0,
         tokens_per_layer=tuple(
             count / max(1, len(plans) * forward.call.rows_per_prompt)
             for count in (carving.visual_per_layer if carving is not None else ())
@@ -42,19 +48,29 @@ def pass_report(forward: OnePass) -> Report:
         rows_per_layer=tuple(carving.length_per_layer) if carving is not None else (),
         num_labels=labels.num_left if labels is not None and labels.is_training else None,
         num_labels_dropped=labels.num_dropped if labels is not None else 0,
+        notes=tuple(
+            dict.fromkeys(note for entry in plans if entry.plan for note in entry.plan.notes)
+        ),
     )
 
 
-def _image_report(image_plan: ImagePlan, rows_per_prompt: int) -> ImageReport:
-    span, plan = image_plan.span, image_plan.plan
-    return ImageReport(
-        sample=span.sample // rows_per_prompt,
-        image=span.image,
-        kind=span.kind,
-        before=span.num_tokens,
-        kept=plan.num_kept if plan else span.num_tokens,
-        merged=plan.num_merged if plan else 0,
-        dropped=plan.num_dropped if plan else 0,
+def _image_reports(plans: Sequence[ImagePlan], rows_per_prompt: int) -> tuple[ImageReport, ...]:
+    merged = [num_merged(entry.steps) for entry in plans]
+    on_device = [count for count in merged if isinstance(count, Tensor)]
+    if on_device:  # what was merged and then dropped is known there alone: read once for all
+        read = iter(torch.stack(on_device).tolist())
+        merged = [next(read) if isinstance(count, Tensor) else count for count in merged]
+    return tuple(
+        ImageReport(
+            sample=entry.span.sample // rows_per_prompt,
+            image=entry.span.image,
+            kind=entry.span.kind,
+            before=entry.span.num_tokens,
+            kept=entry.num_kept,
+            merged=int(count),
+            dropped=entry.span.num_tokens - entry.num_kept - int(count),
+        )
+        for entry, count in zip(plans, merged, strict=True)
     )
 
 

@@ -7,7 +7,6 @@ a compact cache would have cut must stay hidden from the tokens generated after 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,7 +49,7 @@ class Replay:
         if not bool((ids[:, :prompt_length] == self._ids).all()):
             return None
         visual_mask = F.pad(self._visual_mask, (0, self._next_length - prompt_length))
-        return replace(call, visual_mask=visual_mask)
+        return call.showing(visual_mask)
 
     @property
     def has_ids(self) -> bool:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foveate.carve.engine.cache import picked_slots
 from foveate.carve.engine.carving import Left
 from foveate.carve.engine.layer_inputs import LayerInputs
-from foveate.core.layout import PAD, kept_rows
+from foveate.core.layout import PAD, kept_rows, longest_row
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
 from foveate.models.anatomy import Anatomy
 
@@ -116,7 +117,7 @@ class ReusedKeys:
             kept = inputs.remember(
                 ("reused", id(shared[name]), id(slots)),
                 (shared[name], slots),
-                lambda: tuple(_picked(t, slots) for t in shared[name]),
+                lambda: tuple(picked_slots(t, slots, True) for t in shared[name]),
             )
             kwargs["shared_kv_states"] = short = copy.copy(shared)
             short[name] = kept
@@ -146,7 +147,8 @@ class ReusedKeys:
         past, keep = self._inputs.past, left.keep_mask.to(key_idx.device)
         is_old = (key_idx != PAD) & (key_idx < past)
         is_kept = keep.gather(1, (key_idx - past).clamp_min(0)) & (key_idx >= past)
-        return kept_rows(is_old | is_kept)
+        stays = is_old | is_kept
+        return kept_rows(stays, longest_row(stays))
 
     def _positions(self, key_idx: Tensor, slots: Tensor) -> Tensor:
         def build() -> Tensor:
@@ -171,9 +173,3 @@ class ReusedKeys:
                 f"the prompt ends in visual tokens of which some are dropped, and layer {index} "
                 f"runs on its last {num_queries} tokens only; put text behind the image."
             )
-
-
-def _picked(tensor: Tensor, slots: Tensor) -> Tensor:
-    """Slots [B, L'] of keys or values [B, H, L, D]."""
-    pick = slots.clamp_min(0)[:, None, :, None].to(tensor.device)
-    return tensor.gather(2, pick.expand(-1, tensor.shape[1], -1, tensor.shape[3]))

@@ -114,8 +114,8 @@ def image_spans(
     """All images of the batch, sample by sample, in order of appearance.
 
     Args:
-        input_ids: [B, S], None when the caller gave `visual_mask` explicitly.
-        visual_mask: [B, S] bool, True at visual tokens.
+        input_ids: [B, S] on the host, None when the caller gave `visual_mask` explicitly.
+        visual_mask: [B, S] bool on the host, True at visual tokens.
         encoder_outputs: modality -> pre-computed features given to this forward pass, if any.
     """
     if anatomy.family.host is not None:
@@ -140,7 +140,7 @@ def image_spans(
             continue
         modality, found = _explained(recorder, modalities, num_tokens, encoder_outputs)
         spans += _spans_of_units(mask, found, modality)
-    spans.sort(key=lambda span: (span.sample, int(span.tokens[0])))
+    spans.sort(key=lambda span: (span.sample, span.first))
     numbers: dict[int, int] = {}
     numbered = []
     for span in spans:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from foveate.carve.method import Method, Need, relevance_needs
-from foveate.core.determinant import greedy_log_det
+from foveate.core.demand import Demand
+from foveate.core.determinant import greedy_log_det, log_det_bytes
+from foveate.core.pairs import Gram, Weighted
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.relevance import Relevance, min_max, text_relevance
-from foveate.core.similarity import cosine
 from foveate.core.visual import VisualTokens
 
 
@@ -41,10 +44,17 @@ class CdPruner(Method):
     def needs(self) -> frozenset[Need]:
         return relevance_needs(self.relevance)
 
+    def demand(self, num_images: int, num_tokens: int, width: int, keep: int) -> Demand:
+        return Demand(
+            what=f"a Cholesky factor of {keep:,} x {num_tokens:,}",
+            bytes=log_det_bytes(num_images, num_tokens, width, keep),
+        )
+
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         relevance = min_max(text_relevance(visual, self.relevance))  # [G, N]
-        kernel = cosine(visual.hidden, visual.hidden)
-        kernel = relevance.unsqueeze(-1) * kernel * relevance.unsqueeze(-2)
-        # float64: the pivots of a nearly singular kernel decide between close tokens.
-        chosen, _ = greedy_log_det(kernel.double(), keep)
+        norm = torch.linalg.vector_norm(visual.hidden, dim=-1, dtype=torch.float32)
+        weight = relevance / norm.clamp_min(1e-12)
+        # float64: what is left of near copies of chosen tokens is rounding in float32.
+        kernel = Weighted(Gram(visual.hidden.double()), weight.double())
+        chosen, _ = greedy_log_det(kernel, keep)
         return keep_only(chosen, visual.num_tokens, {"relevance": relevance})

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import torch
-from torch import Tensor
 
 from foveate.carve.method import Method, Need
+from foveate.core.pairs import take
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import top_k
-from foveate.core.similarity import cosine
+from foveate.core.similarity import inverse_length
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 
@@ -53,38 +54,41 @@ class Dart(Method):
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         hidden = visual.hidden.float()
-        pivots = top_k(hidden.norm(dim=-1), min(self.visual_pivots, keep))  # [G, P]
-        features = hidden.gather(1, pivots.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
-        likeness = cosine(features, hidden)  # [G, P, N]
-        valid = torch.ones_like(pivots, dtype=torch.bool)
+        inverse = inverse_length(hidden)  # [G, N]
+        pivots = top_k(-inverse, min(self.visual_pivots, keep))  # [G, P]
+        features, valid = take(hidden, pivots), torch.ones_like(pivots, dtype=torch.bool)
         if self.text_pivots and visual.text is not None and visual.text.shape[1]:
             assert visual.text_mask is not None
-            norms = visual.text.float().norm(dim=-1).masked_fill(~visual.text_mask, -1.0)
+            norms = torch.linalg.vector_norm(visual.text, dim=-1, dtype=torch.float32)
+            norms = norms.masked_fill(~visual.text_mask, -1.0)
             text = top_k(norms, min(self.text_pivots, norms.shape[1]))
-            features = visual.text.gather(
-                1, text.unsqueeze(-1).expand(-1, -1, visual.text.shape[-1])
-            )
-            likeness = torch.cat([likeness, cosine(features, hidden)], dim=1)
+            features = torch.cat([features, take(visual.text, text).float()], dim=1)
             valid = torch.cat([valid, norms.gather(1, text) >= 0], dim=1)
-        return keep_only(self._take_turns(likeness, valid, pivots, keep), visual.num_tokens)
+        # In the order of the cosine: a pivot's own length changes nothing.
+        likeness = (features @ hidden.transpose(1, 2)).mul_(inverse.unsqueeze(1))  # [G, P, N]
+        # A pivot passes over less than `keep` tokens that others took.
+        order = likeness.sort(dim=-1, stable=True).indices[..., :keep]
+        chosen = [
+            take_turns(of_image[is_there].tolist(), own, keep)
+            for of_image, is_there, own in zip(
+                order.cpu(), valid.cpu(), pivots.tolist(), strict=True
+            )
+        ]
+        return keep_only(torch.tensor(chosen, device=hidden.device), visual.num_tokens)
 
-    @staticmethod
-    def _take_turns(likeness: Tensor, valid: Tensor, pivots: Tensor, keep: int) -> Tensor:
-        """Pivots take turns in choosing the token least like them that is still there. [G, keep]"""
-        num_sets, num_pivots, _ = likeness.shape
-        rows = torch.arange(num_sets, device=likeness.device)
-        # An absent text pivot (a shorter prompt in the batch) chooses as the first pivot would.
-        owner = torch.where(valid, torch.arange(num_pivots, device=valid.device), 0)
-        likeness = likeness.gather(1, owner.unsqueeze(-1).expand_as(likeness)).clone()
-        taken = torch.zeros(likeness.shape[0], likeness.shape[2], dtype=torch.bool)
-        taken = taken.to(likeness.device).scatter_(1, pivots, True)
-        chosen = [pivots]
-        # Whose turn it is must not depend on the longest prompt of the batch.
-        order = torch.sort((~valid).to(torch.uint8), dim=1, stable=True).indices
-        counts = valid.sum(dim=1)
-        for turn in range(keep - pivots.shape[1]):
-            whose = order[rows, turn % counts]
-            best = likeness[rows, whose].masked_fill(taken, torch.inf).argmin(dim=-1)
-            taken[rows, best] = True
-            chosen.append(best.unsqueeze(1))
-        return torch.cat(chosen, dim=1)
+
+def take_turns(orders: list[list[int]], taken: list[int], keep: int) -> list[int]:
+    """Choosers in turn take the first of their order that is still there.
+
+    Args:
+        orders: of each chooser, its first `keep` tokens, best first.
+        taken: before the first turn.
+        keep: how many in all, with those.
+    """
+    chosen, is_taken = list(taken), set(taken)
+    streams = [iter(order) for order in orders]
+    for stream in islice(cycle(streams), keep - len(taken)):
+        token = next(token for token in stream if token not in is_taken)
+        is_taken.add(token)
+        chosen.append(token)
+    return chosen

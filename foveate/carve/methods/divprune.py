@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from foveate.carve.method import Method
+from foveate.core.cosine_distance import CosineDistance
+from foveate.core.farthest import farthest_points
 from foveate.core.plan import KeepPlan, keep_only
-from foveate.core.similarity import cosine, farthest_points
 from foveate.core.visual import VisualTokens
 
 
@@ -25,5 +26,5 @@ class DivPrune(Method):
     default_layer = 0
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
-        distance = 1.0 - cosine(visual.hidden, visual.hidden)  # [G, N, N]
-        return keep_only(farthest_points(distance, keep), visual.num_tokens)
+        chosen = farthest_points(CosineDistance(visual.hidden), keep)
+        return keep_only(chosen, visual.num_tokens)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from foveate.carve.method import Method, Need, Step
-from foveate.core.determinant import greedy_log_det
+from foveate.core.demand import Demand
+from foveate.core.determinant import greedy_log_det, log_det_bytes
+from foveate.core.pairs import Gram, Pairs, Weighted
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.relevance import min_max
 from foveate.core.schedule import geometric_counts, spans_of
@@ -113,23 +115,65 @@ class FoveaCarve(Method):
         total = cut * num_tokens + (num_layers - cut) * keep - layers[0] * num_tokens
         return geometric_counts(total, num_tokens, spans_of(layers, num_layers), self.enough)
 
-    def kernel(self, visual: VisualTokens) -> Tensor:
-        """K of all tokens, not conditioned on anything. [G, N, N] float64"""
-        # float64: in a nearly singular kernel rounding would decide between close tokens.
-        x = visual.hidden.double()
-        centred = x - x.mean(dim=1, keepdim=True)
-        gram = torch.matmul(centred, centred.transpose(-1, -2))
-        norms = gram.diagonal(dim1=-2, dim2=-1)  # [G, N]
-        # Tokens that are all alike have nothing to stand out by.
-        scale = norms.mean(dim=-1).clamp_min(torch.finfo(norms.dtype).tiny)[:, None, None]
-        distance = (norms.unsqueeze(1) + norms.unsqueeze(2) - 2 * gram).clamp_min(0) / scale
-        return gram / scale + self.gaussian * (-distance / 2).exp()
+    def kernel(self, visual: VisualTokens) -> Pairs:
+        """K of all tokens, not conditioned on anything; `matrix()` of it is [G, N, N] float64."""
+        # float64: what is left of near copies of chosen tokens is rounding in float32.
+        mean = visual.hidden.mean(dim=1, keepdim=True, dtype=torch.float64)
+        return SpreadKernel(visual.hidden - mean, self.gaussian)
+
+    def demand(self, num_images: int, num_tokens: int, width: int, keep: int) -> Demand:
+        return Demand(
+            what=f"a Cholesky factor of {keep:,} x {num_tokens:,}",
+            bytes=log_det_bytes(num_images, num_tokens, width, keep),
+        )
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         kernel, scores = self.kernel(visual), {}
         if visual.attention is not None:
             scores["relevance"] = min_max(visual.attention.mean(dim=1))
             weight = scores["relevance"].double().pow(self.relevance_power)
-            kernel = weight.unsqueeze(-1) * kernel * weight.unsqueeze(-2)
+            kernel = Weighted(kernel, weight)
         chosen, _ = greedy_log_det(kernel, keep)
         return keep_only(chosen, visual.num_tokens, scores)
+
+
+class SpreadKernel(Gram):
+    """c_i c_j / s^2 + g exp(-|c_i - c_j|^2 / 2 s^2) with s^2 the mean squared length.
+
+    Args:
+        centred: c [G, N, D] float64.
+        gaussian: g.
+    """
+
+    def __init__(self, centred: Tensor, gaussian: float) -> None:
+        super().__init__(centred)
+        self.gaussian = gaussian
+        self.square = super().diagonal()  # [G, N]
+        # Tokens that are all alike have nothing to stand out by.
+        self.scale = self.square.mean(dim=-1).clamp_min(torch.finfo(self.square.dtype).tiny)
+
+    def diagonal(self) -> Tensor:
+        return self.square / self.scale.unsqueeze(-1) + self.gaussian
+
+    def rows(self, index: Tensor) -> Tensor:
+        return self._spread(super().rows(index), self.square.gather(1, index), self.square)
+
+    def block(self, index: Tensor) -> Tensor:
+        square = self.square.gather(1, index)
+        return self._spread(super().block(index), square, square)
+
+    def matrix(self) -> Tensor:
+        return self._spread(super().matrix(), self.square, self.square)
+
+    def image(self, number: int) -> Pairs:
+        return SpreadKernel(self.x[number : number + 1], self.gaussian)
+
+    def _spread(self, products: Tensor, of_rows: Tensor, of_columns: Tensor) -> Tensor:
+        products.div_(self.scale[:, None, None])
+        if not self.gaussian:
+            return products
+        half_rows, half_columns = (x / (2 * self.scale[:, None]) for x in (of_rows, of_columns))
+        # -|c_i - c_j|^2 / 2 s^2; of a token and itself rounding may be on either side of 0.
+        apart = products - half_rows.unsqueeze(-1)
+        apart.sub_(half_columns.unsqueeze(1)).clamp_max_(0)
+        return products.add_(apart.exp_(), alpha=self.gaussian)

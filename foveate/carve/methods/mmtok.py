@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from foveate.carve.method import Method, Need
+from foveate.core.coverage import greedy_coverage
+from foveate.core.demand import Demand
+from foveate.core.pairs import ROWS, self_products
 from foveate.core.plan import KeepPlan, keep_only
-from foveate.core.relevance import text_similarity
-from foveate.core.similarity import cosine
+from foveate.core.similarity import cosine, inverse_length
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 
@@ -54,35 +56,40 @@ class MmTok(Method):
     def needs(self) -> frozenset[Need]:
         return frozenset({"text"})
 
+    def demand(self, num_images: int, num_tokens: int, width: int, keep: int) -> Demand:
+        # One image at a time: float64 states against the text first, then all pairs.
+        of_text = 24 * num_tokens * width
+        return Demand(
+            what=f"the likeness of all {num_tokens:,} x {num_tokens:,} pairs",
+            bytes=max(of_text, 4 * num_tokens**2 + 4 * num_tokens * width),
+            instead="use divprune, which holds no pairs, or send smaller images",
+        )
+
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
+        # One image at a time: its pairs of tokens are the largest thing here.
+        chosen = [
+            greedy_coverage(self.weights(visual, image), keep) for image in range(visual.num_images)
+        ]
+        return keep_only(torch.stack(chosen), visual.num_tokens)
+
+    def weights(self, visual: VisualTokens, image: int) -> Tensor:
+        """M_tv over M_vv of an image, each row with its weight in f. [T + N, N] float32"""
+        assert visual.text is not None
         assert visual.text_mask is not None
-        mask = visual.text_mask
-        of_text = (text_similarity(visual) / self.text_temperature).softmax(dim=-1)
-        of_text = of_text * mask.unsqueeze(-1) / mask.sum(1).clamp_min(1)[:, None, None]
-        of_image = cosine(visual.hidden, visual.hidden) / self.vision_temperature
-        of_image = self.alpha * of_image.softmax(dim=-1) / visual.num_tokens
-        chosen = greedy_coverage(torch.cat([of_text, of_image], dim=1), keep)
-        return keep_only(chosen, visual.num_tokens)
-
-
-def greedy_coverage(weights: Tensor, k: int) -> Tensor:
-    """Choose `k` columns so that the sum over rows of the largest chosen entry grows fastest.
-
-    Args:
-        weights: [G, R, N], not negative.
-        k: 1 <= k <= N.
-
-    Returns:
-        [G, k] int64 in order of choice, ties to the lower index.
-    """
-    num_sets, num_rows, _ = weights.shape
-    sets = torch.arange(num_sets, device=weights.device)
-    covered = weights.new_zeros(num_sets, num_rows, 1)
-    chosen = torch.empty(num_sets, k, dtype=torch.long, device=weights.device)
-    for i in range(k):
-        gain = (weights - covered).clamp_min(0).sum(dim=1)  # [G, N]
-        if i:
-            gain.scatter_(1, chosen[:, :i], float("-inf"))
-        chosen[:, i] = gain.argmax(dim=-1)
-        covered = torch.maximum(covered, weights[sets, :, chosen[:, i]].unsqueeze(-1))
-    return chosen
+        hidden, mask = visual.hidden[image], visual.text_mask[image]
+        # float64: the low temperature would make much of how float32 rounds copies of a token.
+        of_text = cosine(visual.text[image].double(), hidden.double())
+        of_text = (of_text / self.text_temperature).softmax(dim=-1)
+        of_text *= mask.unsqueeze(-1) / mask.sum().clamp_min(1)
+        num_text, n = of_text.shape
+        weights = torch.empty(num_text + n, n, device=hidden.device)
+        weights[:num_text] = of_text
+        of_image = self_products(hidden.float(), out=weights[num_text:])
+        inverse = inverse_length(hidden)
+        for rows, at_rows in zip(
+            torch.split(of_image, ROWS), torch.split(inverse, ROWS), strict=True
+        ):
+            rows *= at_rows.unsqueeze(-1) / self.vision_temperature
+            rows *= inverse
+            rows.copy_(rows.softmax(dim=-1)).mul_(self.alpha / n)
+        return weights

@@ -32,7 +32,8 @@ class PruneAndMerge(TowerMerging):
         "set"
     )
 
-    def match(self, keys: Tensor, importance: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def match(self, keys: Tensor, importance: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+        assert importance is not None
         order = descending_order(importance)
         kept, gone = order[:, : order.shape[1] - count], order[:, order.shape[1] - count :]
         kept, gone = kept.sort(dim=-1).values, gone.sort(dim=-1).values

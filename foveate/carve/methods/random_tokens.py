@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from foveate.carve.method import Method, Need
+from foveate.core.layout import sent
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
@@ -45,4 +46,4 @@ class RandomTokens(Method):
             # the choice is the same on every device.
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + serial)
             chosen.append(torch.randperm(visual.num_tokens, generator=generator)[:keep])
-        return keep_only(torch.stack(chosen).to(visual.hidden.device), visual.num_tokens)
+        return keep_only(sent(torch.stack(chosen), visual.hidden.device), visual.num_tokens)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from foveate.carve.method import Method, Need
-from foveate.core.coverage import weighted_coverage
+from foveate.core.coverage import greedy_coverage
+from foveate.core.demand import Demand
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError

@@ -8,7 +8,14 @@ from typing import Literal
 from torch import Tensor
 
 from foveate.carve.method import Method, Need
-from foveate.core.information import INFORMATION_SCORES
+from foveate.core.demand import Demand
+from foveate.core.information import (
+    INFORMATION_SCORES,
+    exact_bytes,
+    exact_seconds,
+    score_in_use,
+)
+from foveate.core.layout import columns_where
 from foveate.core.plan import KeepPlan
 from foveate.core.rank import borda, descending_order, top_k
 from foveate.core.similarity import best_match
@@ -32,8 +39,10 @@ class TokenCarve(Method):
         information_input: "layer_output" scores the output of the decoder layer before prune_layer,
             as the official code does (default); "attention_output" scores that layer's attention
             output, as the paper writes.
-        information_score: "exact" (Gram matrix and float64 eigendecomposition), or the
-            approximations "subspace" (matrix products only) and "norm" (row norms).
+        information_score: "exact" (Gram matrix and float64 eigendecomposition), the approximations
+            "subspace" (products with a thin block) and "norm" (row norms), or "auto": exact where
+            that is cheap on the device at hand, above it subspace (see core.information). The
+            report says which it was.
         where: "llm", as published, or "encoder": before the language model, on the projector's
             output and the attention of the vision tower (of its CLS token; the mean over all tokens
             where there is none). Blind to the question, so the same tokens serve every question,
@@ -52,7 +61,7 @@ class TokenCarve(Method):
     attention_weight: float = 0.5
     merge_fraction: float = 0.5
     information_input: Literal["layer_output", "attention_output"] = "layer_output"
-    information_score: Literal["exact", "subspace", "norm"] = "exact"
+    information_score: Literal["auto", "exact", "subspace", "norm"] = "auto"
     where: Literal["llm", "encoder"] = "llm"  # type: ignore[misc]
 
     def __post_init__(self) -> None:
@@ -80,6 +89,17 @@ class TokenCarve(Method):
             needs.add("attention_output")
         return frozenset(needs)
 
+    def demand(self, num_images: int, num_tokens: int, width: int, keep: int) -> Demand:
+        if self.information_score != "exact":
+            return super().demand(num_images, num_tokens, width, keep)
+        side = min(num_tokens, width)
+        return Demand(
+            what=f"a float64 eigendecomposition of {side} x {side}",
+            bytes=exact_bytes(num_images, num_tokens, width),
+            seconds=exact_seconds(num_tokens, width),
+            instead="use information_score='auto'",
+        )
+
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         scored = visual.hidden
         if self.information_input == "attention_output":
@@ -91,7 +111,11 @@ class TokenCarve(Method):
         else:
             assert visual.attention is not None
             attention = visual.attention.mean(dim=1)  # [G, N]
-        information = INFORMATION_SCORES[self.information_score](scored)  # [G, N]
+        num_tokens, width = scored.shape[1:]
+        form = self.information_score
+        if form == "auto":
+            form = score_in_use(num_tokens, width, scored.device)
+        information = INFORMATION_SCORES[form](scored)  # [G, N]
         fused = borda(attention, information, self.attention_weight)
 
         num_ranked = min(visual.num_tokens, keep + int(self.merge_fraction * keep))
@@ -104,6 +128,7 @@ class TokenCarve(Method):
             merge_src=merge_src,
             merge_dst=merge_dst,
             scores={"information": information, "attention": attention, "fused": fused},
+            notes=(("information score", f"{form}, of {num_tokens} x {width} states"),),
         )
 
     @staticmethod
@@ -125,4 +150,4 @@ class TokenCarve(Method):
 def _without(idx: Tensor, removed: Tensor) -> Tensor:
     """Rows of `idx` [G, R] without the members of `removed` [G, M], order kept. [G, R - M]"""
     stays = (idx.unsqueeze(-1) != removed.unsqueeze(1)).all(dim=-1)
-    return idx[stays].view(idx.shape[0], -1)
+    return idx.gather(1, columns_where(stays, idx.shape[1] - removed.shape[1]))

@@ -30,7 +30,9 @@ class ToMe(TowerMerging):
         "one that merges even into odd, and later layers deal in its own order"
     )
 
-    def match(self, keys: Tensor, importance: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    reads_importance = False
+
+    def match(self, keys: Tensor, importance: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
         similarity, nearest = best_match(keys[:, 1::2], keys[:, ::2])  # odd into even
         closest = descending_order(similarity)[:, :count]
         return 2 * closest + 1, 2 * nearest.gather(1, closest)

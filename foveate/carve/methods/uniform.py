@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from foveate.carve.method import Method
+from foveate.core.layout import sent
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.visual import VisualTokens
 
@@ -41,7 +42,7 @@ class UniformGrid(Method):
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         grids = visual.grids or (None,) * visual.num_images
         chosen = torch.stack([self._choose(visual.num_tokens, grid, keep) for grid in grids])
-        return keep_only(chosen.to(visual.hidden.device), visual.num_tokens)
+        return keep_only(sent(chosen, visual.hidden.device), visual.num_tokens)
 
     @staticmethod
     def _choose(num_tokens: int, grid: tuple[int, int] | None, keep: int) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from foveate.carve.method import Method, Need
 from foveate.carve.methods.uniform import spaced
+from foveate.core.layout import sent
 from foveate.core.plan import KeepPlan
 from foveate.core.rank import others, top_k
 from foveate.core.similarity import best_match
@@ -58,10 +59,11 @@ class VisionZip(Method):
         num_contextual = round(self.contextual_fraction * keep)
         dominant = top_k(visual.vision_attention, keep - num_contextual)  # [G, Kd]
         rest = others(dominant, n)  # [G, N - Kd]
-        places = spaced(rest.shape[1], num_contextual).to(rest.device)
-        is_target = torch.zeros(rest.shape[1], dtype=torch.bool, device=rest.device)
-        is_target[places] = True
-        targets, sources = rest[:, is_target], rest[:, ~is_target]
+        is_source = torch.ones(rest.shape[1], dtype=torch.bool)
+        is_source[spaced(rest.shape[1], num_contextual)] = False
+        order = torch.sort(is_source.to(torch.uint8), stable=True).indices  # known to the host
+        rest = rest[:, sent(order, rest.device)]
+        targets, sources = rest[:, :num_contextual], rest[:, num_contextual:]
         keep_idx = torch.cat([dominant, targets], dim=1).sort(dim=-1).values
         scores = {"vision attention": visual.vision_attention}
         if not num_contextual:

@@ -24,8 +24,10 @@ from foveate.carve.tower.record import (
     tower_layers,
 )
 from foveate.carve.tower_method import TowerMerging, TowerResizing
+from foveate.core.layout import sent
 from foveate.core.plan import weighted_merge
 from foveate.core.precision import full_precision
+from foveate.core.rank import others
 from foveate.core.received import last_used_layer, received_attention
 from foveate.errors import MethodError, UnsupportedModeError
 from foveate.models.anatomy import Anatomy, Modality
@@ -38,24 +40,23 @@ class _Keys(threading.local):
     """Of the last call in this thread."""
 
     keys: Tensor | None = None  # [B, S, D], mean over heads
-    importance: Tensor | None = None  # [B, S], received attention
+    importance: Tensor | None = None  # [B, S], received attention, if it is asked for
 
 
 class _KeyProbe(Probe):
-    """Keeps keys (mean over heads) and received attention of the last call."""
+    """Keeps keys (mean over heads) of the last call, and received attention where it is asked."""
 
-    def __init__(self, module: nn.Module, *, has_cls: bool) -> None:
+    def __init__(self, module: nn.Module, *, has_cls: bool, with_importance: bool) -> None:
         super().__init__(module)
         self.has_cls = has_cls
+        self.with_importance = with_importance
         self.here = _Keys()
 
     def read(self, query: Tensor, key: Tensor, mask: Any, **settings: Any) -> None:
-        rows = [
-            received_attention(q, k, settings.get("scaling"), self.has_cls)
-            for q, k in zip(query, key, strict=True)
-        ]
         self.here.keys = key.float().mean(dim=1)
-        self.here.importance = torch.stack(rows)
+        if self.with_importance:
+            scaling = settings.get("scaling")
+            self.here.importance = received_attention(query, key, scaling, self.has_cls)
 
 
 class _Way(threading.local):
@@ -114,7 +115,7 @@ class TowerShortener(TowerWatcher):
             if used < 1:
                 raise MethodError(f"{method.name} merges between layers, and the tower uses one.")
             self._num_merging = used
-            self._install_merging(list(layers), row.attention)
+            self._install_merging(method, list(layers), row.attention)
         self._handles.append(hook_before(tower, self._begin))
         self._handles.append(hook_after(tower, self._end))
 
@@ -151,9 +152,9 @@ class TowerShortener(TowerWatcher):
         if isinstance(self._method, TowerResizing):
             r, c = self._method.grid(rows, columns, keep)
             cell = _cells(rows, r)[:, None] * c + _cells(columns, c)
-            cell = cell.flatten().to(pixels.device)  # [N] small token over each token
+            cell = sent(cell.flatten(), pixels.device)  # [N] small token over each token
             owner = _centres(rows, r)[:, None] * columns + _centres(columns, c)
-            owner = owner.flatten().to(pixels.device)
+            owner = sent(owner.flatten(), pixels.device)
             way.slots = {r * c: cell.expand(len(pixels), -1)}
             way.owner = owner.expand(len(pixels), -1)
             small = F.interpolate(
@@ -168,11 +169,17 @@ class TowerShortener(TowerWatcher):
         way.counts = tuple(self._method.merges(num_tokens, keep, self._num_merging))
         return None
 
-    def _install_merging(self, layers: list[Any], attention: str) -> None:
+    def _install_merging(self, method: TowerMerging, layers: list[Any], attention: str) -> None:
         for i, layer in enumerate(layers):
             if i < self._num_merging:
                 module = getattr(layer, attention)
-                self._probes.append(_KeyProbe(module, has_cls=bool(self._skip)))
+                self._probes.append(
+                    _KeyProbe(
+                        module,
+                        has_cls=bool(self._skip),
+                        with_importance=method.reads_importance,
+                    )
+                )
             if i:
                 hook = functools.partial(self._before_layer, i)
                 self._handles.append(hook_before(layer, hook))
@@ -185,8 +192,8 @@ class TowerShortener(TowerWatcher):
         if index <= self._num_merging:
             found = self._probes[index - 1].here
             assert found.keys is not None
-            assert found.importance is not None
-            keys, importance = found.keys[:, self._skip :], found.importance[:, self._skip :]
+            keys, importance = found.keys[:, self._skip :], found.importance
+            importance = importance[:, self._skip :] if importance is not None else None
             left = self._way.counts[index - 1]
             while left:
                 now = min(left, keys.shape[1] // 2)
@@ -200,25 +207,26 @@ class TowerShortener(TowerWatcher):
         return args, {**kwargs, "hidden_states": hidden, "attention_mask": bias}
 
     def _merge(
-        self, hidden: Tensor, keys: Tensor, importance: Tensor, count: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, hidden: Tensor, keys: Tensor, importance: Tensor | None, count: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         method, skip, way = self._method, self._skip, self._way
         assert isinstance(method, TowerMerging)
         assert way.sizes is not None
         assert way.owner is not None
         with full_precision(hidden.device):
             src, dst = method.match(keys, importance, count)
-        merge = functools.partial(weighted_merge, src=src, dst=dst, sizes=way.sizes)
+        left = others(src, way.sizes.shape[1])
+        merge = functools.partial(weighted_merge, src=src, dst=dst, sizes=way.sizes, left=left)
         body, keys = merge(hidden[:, skip:]), merge(keys)
-        importance = merge(importance.unsqueeze(-1)).squeeze(-1)
-        stays = torch.ones_like(way.sizes, dtype=torch.bool).scatter_(1, src, False)
+        if importance is not None:
+            importance = merge(importance.unsqueeze(-1)).squeeze(-1)
         # Slot of every token: its own new number, or its target's.
-        number = stays.long().cumsum(dim=1) - 1
+        numbers = torch.arange(left.shape[1], device=left.device).expand_as(left)
+        number = torch.zeros_like(way.sizes, dtype=torch.long).scatter(1, left, numbers)
         number = number.scatter(1, src, number.gather(1, dst))
         slots = way.slots[way.sizes.shape[1]]
         sizes = way.sizes.scatter_add(1, dst, way.sizes.gather(1, src))
-        way.sizes = sizes[stays].view(len(sizes), -1)
-        way.owner = way.owner[stays].view(len(sizes), -1)
+        way.sizes, way.owner = sizes.gather(1, left), way.owner.gather(1, left)
         way.slots[way.sizes.shape[1]] = number.gather(1, slots)
         return torch.cat([hidden[:, :skip], body], dim=1), keys, importance
 

@@ -6,6 +6,7 @@ at the placeholders of the prompt, so that the language model's side needs no se
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,7 +111,8 @@ class _Found(threading.local):
         self.sequences: dict[What, list[Tensor]] = {}
 
     def add(self, what: What, values: Tensor) -> None:
-        self.sequences.setdefault(what, []).append(values)
+        """Of a batch of sequences."""
+        self.sequences.setdefault(what, []).extend(values)
 
 
 class _TowerProbe(Probe):
@@ -126,27 +128,29 @@ class _TowerProbe(Probe):
         lengths = settings.get("cu_seq_lens_k")
         if lengths is not None:  # flash: all images in one sequence
             sizes = (lengths[1:] - lengths[:-1]).tolist()
-            pieces = zip(query[0].split(sizes, 1), key[0].split(sizes, 1), strict=True)
+            for q, k in zip(query[0].split(sizes, 1), key[0].split(sizes, 1), strict=True):
+                self._look(q[None], k[None], None, settings.get("scaling"))
         else:
-            pieces = zip(query, key, strict=True)
-        # Masks of towers hide padding patches: [B, 1, Q, K], bool or additive.
-        masks: Any = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
-        scaling = settings.get("scaling")
-        for i, (q, k) in enumerate(pieces):  # [H, S, D]
-            own = masks[min(i, len(masks) - 1)] if masks is not None else None
-            if "attention" in self.whats:
-                row = received_attention(q, k, scaling, self.has_cls, own)
-                self.here.add("attention", row)
-            if "received" in self.whats:
-                self.here.add("received", received_attention(q, k, scaling, False, own))
-            if "keys" in self.whats:
-                self.here.add("keys", k.transpose(0, 1).flatten(1).float())
+            # Masks of towers hide padding patches: [B, 1, Q, K], bool or additive.
+            own: Any = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
+            self._look(query, key, own, settings.get("scaling"))
+
+    def _look(
+        self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None
+    ) -> None:
+        """At equally long sequences, [B, H, S, D]."""
+        here, read = self.here, functools.partial(received_attention, query, key, scaling)
+        if "attention" in self.whats:
+            here.add("attention", read(self.has_cls, mask))
+        if "received" in self.whats:
+            here.add("received", read(False, mask))
+        if "keys" in self.whats:
+            here.add("keys", key.transpose(1, 2).flatten(2).float())
 
     def after_layer(self, module: nn.Module, args: Any, output: Any) -> None:
         """Told of what the layer gave: [B, S, C], or [S, C] of all images in one sequence."""
         hidden = (output[0] if isinstance(output, tuple) else output).detach().float()
-        for sequence in hidden if hidden.ndim == 3 else hidden[None]:
-            self.here.add("features", sequence)
+        self.here.add("features", hidden if hidden.ndim == 3 else hidden[None])
 
 
 class _Pieces(threading.local):

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from foveate.errors import InputError
-from foveate.vist.checkpoint import WEIGHTS, read_checkpoint
+from foveate.vist.checkpoint import read_checkpoint, read_weights
 from foveate.vist.config import GlanceConfig
 from foveate.vist.encoder.text_encoder import TextEncoder, TextEncoderConfig, load_text_encoder
 from foveate.vist.run.vist import Vist
@@ -94,7 +93,7 @@ def take_over(parts: nn.Module, folder: str | Path, starts: Sequence[str] = ()) 
         InputError: the folder holds no Vist, or none of its parts fits.
     """
     read_checkpoint(folder)
-    stored = load_file(str(Path(folder) / WEIGHTS))
+    stored = read_weights(folder)
     own = parts.state_dict()
     fits = [
         name

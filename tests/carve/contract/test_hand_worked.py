@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import foveate
-from foveate.carve.methods.mmtok import greedy_coverage
+from foveate.core.coverage import greedy_coverage
 from foveate.core.determinant import greedy_log_det
 from foveate.core.plan import KeepPlan, compose, merge_to_owners
 from foveate.core.visual import VisualTokens
@@ -196,8 +196,8 @@ def test_mmtok_covers_text_first_then_image() -> None:
 
 def test_coverage_counts_what_is_not_covered_yet() -> None:
     """Column sums are 5, 4, 3; after column 0 column 1 adds 0 and column 2 adds 3."""
-    weights = torch.tensor([[[3.0, 2.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 3.0]]])
-    assert greedy_coverage(weights, 3).tolist() == [[0, 2, 1]]
+    weights = torch.tensor([[3.0, 2.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 3.0]])
+    assert greedy_coverage(weights, 3).tolist() == [0, 2, 1]
 
 
 def test_pyramiddrop() -> None:
@@ -253,7 +253,7 @@ def test_prune_and_merge_folds_the_unimportant() -> None:
 
 
 def test_owners_become_a_plan() -> None:
-    plan = merge_to_owners(torch.tensor([[0, 0, 2, 2], [1, 1, 2, 1]]))
+    plan = merge_to_owners(torch.tensor([[0, 0, 2, 2], [1, 1, 2, 1]]), 2)
     assert plan.keep_idx.tolist() == [[0, 2], [1, 2]]
     assert plan.merge_src.tolist() == [[1, 3], [0, 3]]
     assert plan.merge_dst.tolist() == [[0, 2], [1, 1]]
@@ -305,7 +305,7 @@ def test_foveacarve_kernel() -> None:
     kernel = foveate.FoveaCarve(keep_tokens=2, gaussian=0.5).kernel(tokens(rows))
     across = 0.5 * math.exp(-1)
     expected = torch.tensor([1.5, -1 + 0.5 * math.exp(-2), across, across]).double()
-    torch.testing.assert_close(kernel[0, 0], expected)
+    torch.testing.assert_close(kernel.matrix()[0, 0], expected)
 
 
 def test_foveacarve_blind() -> None:

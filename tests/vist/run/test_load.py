@@ -12,6 +12,7 @@ import transformers as tf
 from safetensors.torch import load_file, save_file
 
 from foveate import Vist
+from foveate.core import eight_bit
 from foveate.errors import ConfigError, InputError
 from foveate.vist.checkpoint import WEIGHTS
 from tests.vist import tiny_vist
@@ -52,6 +53,55 @@ def test_round_trip(base: Path, tmp_path: Path, form: str) -> None:
     assert (memory.parts, memory.encoder) == (again.parts, again.encoder)
     want = first.nll(memory, ids(2), ids(9), 5)
     assert torch.equal(second.nll(memory, ids(2), ids(9), 5), want)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_round_trip_in_eight_bits(
+    base: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half the file, almost the same loss, and from then on the same weights in either form."""
+    monkeypatch.setattr(eight_bit, "LEAST_NUMBERS", 64)
+    llm = tf.AutoModelForCausalLM.from_pretrained(base)
+    first = tiny_vist.vist(llm, form)
+    whole = first.save_pretrained(tmp_path / "whole")
+    small = first.save_pretrained(tmp_path / "small", eight_bit=True)
+    stored = load_file(small / WEIGHTS)
+    assert torch.int8 in {tensor.dtype for tensor in stored.values()}
+    assert json.loads((small / "vist.json").read_text())["format"] == 2
+    assert json.loads((whole / "vist.json").read_text())["format"] == 1
+    second = Vist.from_pretrained(small, encoder=tiny_vist.TinyEncoder())
+    assert {p.dtype for p in second.parts.parameters()} == {torch.float32}
+    want = dict(first.parts.named_parameters())
+    for name, weight in second.parts.named_parameters():
+        rows = want[name].detach().abs().amax(dim=-1, keepdim=True)
+        # Half a step of 127, and float16 before and after.
+        assert ((weight - want[name]).abs() <= rows * (0.5 / 127 + 2**-10)).all(), name
+    nll = [v.nll(v.read(tiny_vist.TEXT), ids(2), ids(9), 5) for v in (first, second)]
+    torch.testing.assert_close(nll[1], nll[0], atol=2e-3, rtol=2e-3)
+    again = second.save_pretrained(tmp_path / "again")
+    third = Vist.from_pretrained(again, encoder=tiny_vist.TinyEncoder())
+    for a, b in zip(second.parts.parameters(), third.parts.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_whole_numbers_need_their_scales(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eight_bit, "LEAST_NUMBERS", 64)
+    llm = tf.AutoModelForCausalLM.from_pretrained(base)
+    folder = tiny_vist.vist(llm, "lora").save_pretrained(tmp_path / "vist", eight_bit=True)
+    stored = load_file(folder / WEIGHTS)
+    scale = next(name for name in stored if name.endswith(":scale"))
+    name = scale.removesuffix(":scale")
+    for content, message in (
+        ({key: value for key, value in stored.items() if key != scale}, "lacks weights .*:scale"),
+        ({**stored, name: stored[name].half()}, "has unknown weights .*:scale"),
+        ({**stored, scale: stored[scale][:-1]}, r":scale of .* asks for"),
+        ({**stored, scale: stored[scale] * torch.inf}, ":scale of .* is not finite"),
+    ):
+        save_file(content, folder / WEIGHTS)
+        with pytest.raises(InputError, match=message):
+            Vist.from_pretrained(folder, encoder=tiny_vist.TinyEncoder())
 
 
 def test_the_base_may_be_given(saved: Path, base: Path) -> None:
@@ -100,7 +150,7 @@ def test_broken_files_are_named(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"vist\.safetensors' cannot be read"):
         Vist.from_pretrained(saved, encoder=encoder)
     edit(saved / "vist.json", format=9)
-    with pytest.raises(InputError, match="has format 9, this version reads 1; update"):
+    with pytest.raises(InputError, match="has format 9, this version reads 1 and 2; update"):
         Vist.from_pretrained(saved)
     edit(saved / "vist.json", format=1, base={"path": "x"})
     with pytest.raises(InputError, match="lacks or misnames a field"):

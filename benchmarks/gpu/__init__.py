@@ -1,0 +1,1 @@
+"""What foveate costs and saves on a GPU: random weights of real shapes, row by row."""

@@ -1,0 +1,1 @@
+"""The closest rival, AngelSlim's token_compressor, beside foveate in one process."""

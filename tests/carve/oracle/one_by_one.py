@@ -1,0 +1,156 @@
+"""The greedy selections as they are defined: one round over all tokens for every token kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+import foveate
+from foveate.core.relevance import min_max, text_relevance
+from foveate.core.visual import VisualTokens
+
+TIE = 1e-6
+NOTHING = 1e-6
+SAME = 1e-6
+
+
+def first_of_highest(score: Tensor, relative: float = 0.0, absolute: float = 0.0) -> int:
+    return int((score >= score.max() * (1 - relative) - absolute).nonzero()[0])
+
+
+def log_det(kernel: Tensor, k: int, floor: float = 1e-9, tie: float = TIE) -> list[int]:
+    """The item with most left of its diagonal, again and again; `kernel` [N, N] float64."""
+    diagonal = kernel.diagonal()
+    least = floor * diagonal.max()
+    rest, left, chosen = kernel.clone(), diagonal.clone(), list[int]()
+    for _ in range(k):
+        # Where nothing is left the largest diagonal decides.
+        score = torch.where(left > least, left, floor * diagonal)
+        score[chosen] = -torch.inf
+        best = first_of_highest(score, relative=tie)
+        chosen.append(best)
+        if left[best] > least:
+            rest = rest - torch.outer(rest[best], rest[best]) / rest[best, best]
+            left = rest.diagonal().clone()
+    return chosen
+
+
+def farthest(distance: Tensor, k: int, tie: float = 0.0) -> list[int]:
+    """The point farthest from its nearest chosen one, again and again; `distance` [N, N]."""
+    n = len(distance)
+    others = distance.masked_fill(torch.eye(n, dtype=torch.bool), torch.inf)
+    chosen = [first_of_highest(others.amin(dim=-1), absolute=tie)]
+    while len(chosen) < k:
+        nearest = distance[:, chosen].amin(dim=-1)
+        nearest[chosen] = -torch.inf
+        chosen.append(first_of_highest(nearest, absolute=tie))
+    return chosen
+
+
+def coverage(weights: Tensor, k: int, tie: float = TIE, nothing: float = NOTHING) -> list[int]:
+    """The column that adds most to the sum of row maxima, again and again; `weights` [R, N]."""
+    covered, chosen = torch.zeros(len(weights), 1), list[int]()
+    least = nothing * weights.sum(dim=0)
+    for _ in range(k):
+        gain = (weights - covered).clamp_min(0).sum(dim=0)
+        gain = torch.where(gain > least, gain, 0)
+        gain[chosen] = -torch.inf
+        best = first_of_highest(gain, relative=tie)
+        chosen.append(best)
+        covered = torch.maximum(covered, weights[:, best : best + 1])
+    return chosen
+
+
+def turns(likeness: Tensor, taken: list[int], k: int) -> list[int]:
+    """Choosers in turn take what is least like them of what is left; `likeness` [P, N]."""
+    chosen = list(taken)
+    for turn in range(k - len(taken)):
+        row = likeness[turn % len(likeness)].clone()
+        row[chosen] = torch.inf
+        chosen.append(int(row.argmin()))
+    return chosen
+
+
+# --- methods, one image each ---
+
+
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    return normalize(a, dim=-1) @ normalize(b, dim=-1).T
+
+
+def cosine_distance(visual: VisualTokens, same: float = SAME) -> Tensor:
+    distance = 1 - cosines(visual.hidden[0], visual.hidden[0])
+    return torch.where(distance > same, distance, 0)
+
+
+def divprune(method: foveate.DivPrune, visual: VisualTokens, keep: int) -> list[int]:
+    return farthest(cosine_distance(visual), keep, tie=SAME)
+
+
+def cdpruner_kernel(method: foveate.CdPruner, visual: VisualTokens) -> Tensor:
+    relevance = min_max(text_relevance(visual, method.relevance))[0].double()
+    x = visual.hidden[0].double()
+    return relevance[:, None] * cosines(x, x) * relevance
+
+
+def cdpruner(method: foveate.CdPruner, visual: VisualTokens, keep: int) -> list[int]:
+    return log_det(cdpruner_kernel(method, visual), keep)
+
+
+def foveacarve_kernel(method: foveate.FoveaCarve, visual: VisualTokens) -> Tensor:
+    x = visual.hidden[0].double()
+    c = x - x.mean(dim=0)
+    gram = c @ c.T
+    square = gram.diagonal()
+    scale = square.mean().clamp_min(torch.finfo(torch.float64).tiny)
+    apart = (square[:, None] + square - 2 * gram).clamp_min(0) / scale
+    kernel = gram / scale + method.gaussian * (-apart / 2).exp()
+    if visual.attention is not None:
+        weight = min_max(visual.attention.mean(dim=1))[0].double() ** method.relevance_power
+        kernel = weight[:, None] * kernel * weight
+    return kernel
+
+
+def foveacarve(method: foveate.FoveaCarve, visual: VisualTokens, keep: int) -> list[int]:
+    return log_det(foveacarve_kernel(method, visual), keep)
+
+
+def mmtok_weights(method: foveate.MmTok, visual: VisualTokens) -> Tensor:
+    assert visual.text is not None
+    assert visual.text_mask is not None
+    hidden, mask = visual.hidden[0], visual.text_mask[0]
+    of_text = cosines(visual.text[0].double(), hidden.double()) / method.text_temperature
+    of_text = of_text.softmax(dim=-1) * mask[:, None] / mask.sum().clamp_min(1)
+    of_image = (cosines(hidden, hidden) / method.vision_temperature).softmax(dim=-1)
+    return torch.cat([of_text.float(), method.alpha * of_image / len(hidden)])
+
+
+def mmtok(method: foveate.MmTok, visual: VisualTokens, keep: int) -> list[int]:
+    # Its own weights: tokens of two dimensions lie so close on a circle that float32 cosines,
+    # rounded one way or another, decide between them.
+    found = method.weights(visual, 0)
+    torch.testing.assert_close(found, mmtok_weights(method, visual), rtol=2e-5, atol=1e-9)
+    return coverage(found, keep)
+
+
+def dart(method: foveate.Dart, visual: VisualTokens, keep: int) -> list[int]:
+    assert visual.text is not None
+    assert visual.text_mask is not None
+    hidden, text = visual.hidden[0], visual.text[0][visual.text_mask[0]]
+    own = hidden.norm(dim=-1).sort(descending=True, stable=True).indices
+    pivots = own[: min(method.visual_pivots, keep)]
+    longest = text.norm(dim=-1).sort(descending=True, stable=True).indices[: method.text_pivots]
+    features = torch.cat([hidden[pivots], text[longest]])
+    return turns(cosines(features, hidden), pivots.tolist(), keep)
+
+
+PLAIN: dict[str, Callable[..., list[int]]] = {
+    "cdpruner": cdpruner,
+    "dart": dart,
+    "divprune": divprune,
+    "foveacarve": foveacarve,
+    "mmtok": mmtok,
+}
