@@ -1,63 +1,70 @@
-"""The sequential part of greedy coverage: the columns of one pool, on the host."""
+"""The sequential part of greedy coverage: the items of one pool, on the host."""
 
 from __future__ import annotations
+
+import heapq
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-def choose_columns(
-    columns: Tensor,
+def choose_covers(
+    covers: Tensor,
     covered: Tensor,
     gain: Tensor,
+    weight: Tensor,
     least: Tensor,
     bound: Tensor,
     most: int,
     tie: float,
 ) -> Tensor:
-    """From the members of a pool the columns that add most, until one outside might be the next.
+    """From the members of a pool those that add most, until one outside might be the next.
 
-    Inside the pool a stale gain is an upper bound too: a column is looked at again only where its
-    bound is among the highest.
+    A stale gain is an upper bound: a member is looked at again only where its own is among the
+    highest (Minoux 1978).
 
     Args:
-        columns: [P, R] float32, the members' columns as rows.
-        covered: [R] float32, the largest entry of the columns chosen before.
-        gain: [P], what each member would add now; -inf where it is chosen.
-        least: [P], what counts as nothing of each.
-        bound: [], the most that a column outside would add.
+        covers: [P, R] float32, what each member covers.
+        covered: [R] float32, what those chosen before cover.
+        gain: [P], what each member would add now times its weight; -inf where it is chosen.
+        weight: [P].
+        least: [P], what counts as nothing of each, unweighted.
+        bound: [], the most that an item outside has, weighted.
         most: to choose.
         tie: relative difference that is none.
 
     Returns:
-        Places in the pool in order of choice [T] int64 on the host: none where no column adds
+        Places in the pool in order of choice [T] int64 on the host: none where no item adds
         anything any more.
     """
-    rows, cover, left, nothing = (x.cpu().numpy() for x in (columns, covered, gain, least))
-    cover, left, outside = cover.copy(), left.copy(), float(bound)
+    rows, cover, nothing = (x.cpu().numpy() for x in (covers, covered, least))
+    weights = weight.tolist()
+    cover, outside = cover.copy(), float(bound)
     beyond = np.empty_like(cover)
-    is_stale = np.zeros(len(left), dtype=bool)
+    # The highest first, of equals the lowest place; how many were chosen when it was looked at.
+    heap = [(-added, place, 0) for place, added in enumerate(gain.tolist()) if added > 0]
+    heapq.heapify(heap)
     order: list[int] = []
-    while len(order) < min(most, len(left)):
-        while True:
-            top = left.max()
-            is_best = left >= top * (1 - tie)
-            again = (is_best & is_stale).nonzero()[0]
-            if not len(again) or top <= 0:
-                break
-            for member in again:
-                np.subtract(rows[member], cover, out=beyond)
-                np.maximum(beyond, 0, out=beyond)
-                added = beyond.sum()
-                left[member] = added if added > nothing[member] else 0
-            is_stale[again] = False
-        # Members are fresh, the bound is stale: beyond it no column outside can tie either.
-        if top <= 0 or (order and top * (1 - 2 * tie) <= outside):
+    while len(order) < most:
+        best: list[tuple[float, int, int]] = []  # all that tie for the highest, looked at now
+        while heap and (not best or heap[0][0] <= best[0][0] * (1 - tie)):
+            negative, place, then = heapq.heappop(heap)
+            if then == len(order):
+                best.append((negative, place, then))
+                continue
+            np.subtract(rows[place], cover, out=beyond)
+            np.maximum(beyond, 0, out=beyond)
+            added = float(beyond.sum())
+            if added > nothing[place]:
+                heapq.heappush(heap, (-added * weights[place], place, len(order)))
+        # Members are fresh, the bound is stale: beyond it no item outside can tie either.
+        if not best or (order and -best[0][0] * (1 - 2 * tie) <= outside):
             break
-        best = int(is_best.argmax())
-        order.append(best)
-        np.maximum(cover, rows[best], out=cover)
-        left[best] = -np.inf
-        is_stale[:] = True
+        chosen = min(best, key=lambda item: item[1])
+        for item in best:
+            if item is not chosen:
+                heapq.heappush(heap, item)
+        order.append(chosen[1])
+        np.maximum(cover, rows[chosen[1]], out=cover)
     return torch.tensor(order, dtype=torch.long)

@@ -10,9 +10,9 @@ from torch import Tensor
 from foveate.carve.method import Method, Need
 from foveate.core.coverage import greedy_coverage
 from foveate.core.demand import Demand
-from foveate.core.pairs import ROWS, self_products
+from foveate.core.pairs import ROWS
 from foveate.core.plan import KeepPlan, keep_only
-from foveate.core.similarity import cosine, inverse_length
+from foveate.core.similarity import cosine, self_cosine
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 
@@ -68,12 +68,12 @@ class MmTok(Method):
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         # One image at a time: its pairs of tokens are the largest thing here.
         chosen = [
-            greedy_coverage(self.weights(visual, image), keep) for image in range(visual.num_images)
+            greedy_coverage(self.covers(visual, image), keep) for image in range(visual.num_images)
         ]
         return keep_only(torch.stack(chosen), visual.num_tokens)
 
-    def weights(self, visual: VisualTokens, image: int) -> Tensor:
-        """M_tv over M_vv of an image, each row with its weight in f. [T + N, N] float32"""
+    def covers(self, visual: VisualTokens, image: int) -> Tensor:
+        """M_tv beside M_vv of an image, turned and weighted as in f. [N, T + N] float32"""
         assert visual.text is not None
         assert visual.text_mask is not None
         hidden, mask = visual.hidden[image], visual.text_mask[image]
@@ -82,14 +82,16 @@ class MmTok(Method):
         of_text = (of_text / self.text_temperature).softmax(dim=-1)
         of_text *= mask.unsqueeze(-1) / mask.sum().clamp_min(1)
         num_text, n = of_text.shape
-        weights = torch.empty(num_text + n, n, device=hidden.device)
-        weights[:num_text] = of_text
-        of_image = self_products(hidden.float(), out=weights[num_text:])
-        inverse = inverse_length(hidden)
-        for rows, at_rows in zip(
-            torch.split(of_image, ROWS), torch.split(inverse, ROWS), strict=True
-        ):
-            rows *= at_rows.unsqueeze(-1) / self.vision_temperature
-            rows *= inverse
-            rows.copy_(rows.softmax(dim=-1)).mul_(self.alpha / n)
-        return weights
+        covers = torch.empty(n, num_text + n, device=hidden.device)
+        covers[:, :num_text] = of_text.T
+        of_image = self_cosine(hidden, out=covers[:, num_text:])
+        # Cosines are symmetric: sums of rows are those of columns, and one exponential does, less
+        # that of a token with itself, beside which nothing overflows.
+        own, parts = 1 / self.vision_temperature, torch.split(of_image, ROWS)
+        totals = []
+        for rows in parts:
+            totals.append(rows.sub_(1).mul_(own).exp_().sum(dim=-1))
+        share = self.alpha / n / torch.cat(totals).clamp_min_(torch.finfo(torch.float32).tiny)
+        for rows in parts:
+            rows *= share
+        return covers

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from foveate.carve.method import Method, Need
 from foveate.core.coverage import greedy_coverage
 from foveate.core.demand import Demand
 from foveate.core.plan import KeepPlan, keep_only
+from foveate.core.similarity import self_cosine
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 
@@ -30,7 +33,7 @@ class Scope(Method):
     name = "scope"
     summary = "covers the image by few tokens, weighted by the vision tower's attention"
     paper = "arXiv:2510.24214"
-    fidelity = "as the published equation (kinredon/SCOPE@6bf7306), greedy with lazy bounds"
+    fidelity = "as the published equation (kinredon/SCOPE@6bf7306), greedy"
     where = "encoder"
     default_layer = 0
 
@@ -45,9 +48,22 @@ class Scope(Method):
     def needs(self) -> frozenset[Need]:
         return frozenset({"vision_attention", "vision_features"})
 
+    def demand(self, num_images: int, num_tokens: int, width: int, keep: int) -> Demand:
+        return Demand(
+            what=f"the likeness of all {num_tokens:,} x {num_tokens:,} pairs",
+            bytes=4 * num_tokens**2,
+            instead="use divprune, which holds no pairs, or send smaller images",
+        )
+
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         assert visual.vision_attention is not None
         assert visual.vision_features is not None
         saliency = visual.vision_attention.float()
-        chosen = weighted_coverage(visual.vision_features, saliency.pow(self.alpha), keep)
-        return keep_only(chosen, visual.num_tokens, {"vision attention": saliency})
+        # One image at a time: its pairs of tokens are the largest thing here.
+        chosen = [
+            greedy_coverage(self_cosine(features).clamp_min_(0), keep, weight)
+            for features, weight in zip(
+                visual.vision_features, saliency.pow(self.alpha), strict=True
+            )
+        ]
+        return keep_only(torch.stack(chosen), visual.num_tokens, {"vision attention": saliency})

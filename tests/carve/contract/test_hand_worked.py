@@ -195,9 +195,9 @@ def test_mmtok_covers_text_first_then_image() -> None:
 
 
 def test_coverage_counts_what_is_not_covered_yet() -> None:
-    """Column sums are 5, 4, 3; after column 0 column 1 adds 0 and column 2 adds 3."""
-    weights = torch.tensor([[3.0, 2.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 3.0]])
-    assert greedy_coverage(weights, 3).tolist() == [0, 2, 1]
+    """Sums are 5, 4, 3; after the first item the second adds 0 and the third 3."""
+    covers = torch.tensor([[3.0, 2.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 3.0]])
+    assert greedy_coverage(covers, 3).tolist() == [0, 2, 1]
 
 
 def test_pyramiddrop() -> None:

@@ -50,13 +50,23 @@ def farthest(distance: Tensor, k: int, tie: float = 0.0) -> list[int]:
     return chosen
 
 
-def coverage(weights: Tensor, k: int, tie: float = TIE, nothing: float = NOTHING) -> list[int]:
-    """The column that adds most to the sum of row maxima, again and again; `weights` [R, N]."""
+def coverage(
+    weights: Tensor,
+    k: int,
+    tie: float = TIE,
+    nothing: float = NOTHING,
+    weight: Tensor | None = None,
+) -> list[int]:
+    """The column that adds most to the sum of row maxima, again and again; `weights` [R, N].
+
+    With `weight` [N] that of the largest weight times what it adds.
+    """
+    weight = torch.ones(weights.shape[1]) if weight is None else weight
     covered, chosen = torch.zeros(len(weights), 1), list[int]()
     least = nothing * weights.sum(dim=0)
     for _ in range(k):
         gain = (weights - covered).clamp_min(0).sum(dim=0)
-        gain = torch.where(gain > least, gain, 0)
+        gain = torch.where(gain > least, gain * weight, 0)
         gain[chosen] = -torch.inf
         best = first_of_highest(gain, relative=tie)
         chosen.append(best)
@@ -131,7 +141,7 @@ def mmtok_weights(method: foveate.MmTok, visual: VisualTokens) -> Tensor:
 def mmtok(method: foveate.MmTok, visual: VisualTokens, keep: int) -> list[int]:
     # Its own weights: tokens of two dimensions lie so close on a circle that float32 cosines,
     # rounded one way or another, decide between them.
-    found = method.weights(visual, 0)
+    found = method.covers(visual, 0).T
     torch.testing.assert_close(found, mmtok_weights(method, visual), rtol=2e-5, atol=1e-9)
     return coverage(found, keep)
 

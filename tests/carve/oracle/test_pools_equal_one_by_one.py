@@ -66,7 +66,7 @@ def farthest_one_by_one(seed: int) -> list[list[int]]:
 
 def coverage_in_pools(seed: int, pool: int) -> list[list[int]]:
     found, keep = weights(seed)
-    return [coverage.in_rounds(of_image, keep, pool=pool).tolist() for of_image in found]
+    return [coverage.in_rounds(of_image.T, keep, pool=pool).tolist() for of_image in found]
 
 
 def coverage_one_by_one(seed: int) -> list[list[int]]:
@@ -124,7 +124,7 @@ def test_ties_count_only_where_there_are_some(name: str) -> None:
             expected = one_by_one.farthest(one_by_one.cosine_distance(image, same=-1.0), keep)
         else:
             matrix = one_by_one.mmtok_weights(foveate.MmTok(keep_tokens=1), image)
-            found = coverage.in_rounds(matrix, keep, pool=16).tolist()
+            found = coverage.in_rounds(matrix.T, keep, pool=16).tolist()
             expected = one_by_one.coverage(matrix, keep, tie=0.0, nothing=0.0)
         assert set(found) == set(expected), seed
 
@@ -132,7 +132,7 @@ def test_ties_count_only_where_there_are_some(name: str) -> None:
 @pytest.fixture(params=["as they are", "small pools"])
 def pools(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "small pools":
-        for module in (coverage, determinant, farthest):
+        for module in (determinant, farthest):
             monkeypatch.setattr(module, "FEW", 0)
             monkeypatch.setattr(module, "POOL", 12)
 
