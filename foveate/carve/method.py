@@ -22,8 +22,12 @@ from foveate.errors import MethodError
 
 Need = Literal[
     "attention",
+    "attention_ahead",
     "attention_output",
+    "entering",
+    "keys",
     "layer_update",
+    "normed",
     "serials",
     "text",
     "text_attention",
@@ -38,7 +42,9 @@ Where = Literal["vision_tower", "encoder", "llm"]
 Positions = Literal["original", "renumbered"]
 
 # Read off the decoder layer before the prune layer.
-LAYER_NEEDS: frozenset[Need] = frozenset({"attention", "attention_output", "text_attention"})
+LAYER_NEEDS: frozenset[Need] = frozenset(
+    {"attention", "attention_output", "keys", "text_attention"}
+)
 
 # Every method whose class has been defined; `foveate.carve.registry` also finds others.
 METHODS: dict[str, type[Method]] = {}
@@ -277,6 +283,7 @@ class Method(ABC):
             scores={"relevance": relevance},
             notes=plan.notes,
             value_idx=_values(first, rest, plan),
+            adds=plan.adds,
         )
 
     def demand(self, num_images: int, num_tokens: int, width: int, keep: int) -> Demand:

@@ -23,6 +23,7 @@ class KeepPlan:
         notes: (label, value) of what the method chose by itself on the way; for the report.
         value_idx: [G, K] int64, the token whose row each kept place carries; None where all carry
             their own.
+        adds: the mean of the sources is added to the row they go to, instead of averaged with it.
 
     What is neither kept nor merged is dropped.
     """
@@ -34,6 +35,7 @@ class KeepPlan:
     scores: dict[str, Tensor] = field(default_factory=dict)
     notes: tuple[tuple[str, str], ...] = ()
     value_idx: Tensor | None = None
+    adds: bool = False
 
     @property
     def num_images(self) -> int:
@@ -60,7 +62,8 @@ class KeepPlan:
         """Merge, then keep: the rows that go on, in original order.
 
         A kept token becomes the unweighted mean of its row (of `value_idx`, or its own) and every
-        source merged into it (accumulated in float32, returned in the input dtype).
+        source merged into it (accumulated in float32, returned in the input dtype). With `adds` it
+        becomes its row plus the mean of its sources.
 
         Args:
             x: [G, N, D].
@@ -68,8 +71,8 @@ class KeepPlan:
         Returns:
             [G, K, D].
         """
-        rows = self.keep_idx if self.value_idx is None else self.value_idx
-        gathered = x.gather(1, rows.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        carried = self.keep_idx if self.value_idx is None else self.value_idx
+        gathered = x.gather(1, carried.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
         if self.num_merged == 0:
             return gathered
         slot = torch.searchsorted(
@@ -77,10 +80,14 @@ class KeepPlan:
         )  # [G, M] row in `gathered`
         wide = (-1, -1, x.shape[-1])
         sources = x.gather(1, self.merge_src.unsqueeze(-1).expand(*wide)).float()
-        total = with_added(gathered.float(), slot, sources)
+        rows = gathered.float()
+        total = with_added(torch.zeros_like(rows) if self.adds else rows, slot, sources)
         count = torch.ones(self.keep_idx.shape, device=x.device)
         count = count.scatter_add(1, slot, torch.ones(slot.shape, device=x.device))
-        mean = total / count.unsqueeze(-1)
+        if self.adds:
+            mean = rows + total / (count - 1).clamp_min(1).unsqueeze(-1)
+        else:
+            mean = total / count.unsqueeze(-1)
         # Rows without a source are handed on as they were, so float32 arithmetic cannot touch them.
         return torch.where((count > 1).unsqueeze(-1), mean.to(x.dtype), gathered)
 
@@ -103,6 +110,7 @@ class KeepPlan:
             scores={name: score[i : i + 1] for name, score in self.scores.items()},
             notes=self.notes,
             value_idx=None if self.value_idx is None else self.value_idx[i : i + 1],
+            adds=self.adds,
         )
 
     def repeat_interleave(self, count: int) -> KeepPlan:
@@ -137,7 +145,7 @@ class KeepPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, for JSON."""
-        lists = {
+        lists: dict[str, Any] = {
             "num_tokens": self.num_tokens,
             "keep_idx": self.keep_idx.tolist(),
             "merge_src": self.merge_src.tolist(),
@@ -145,6 +153,8 @@ class KeepPlan:
         }
         if self.value_idx is not None:
             lists["value_idx"] = self.value_idx.tolist()
+        if self.adds:
+            lists["adds"] = True
         return lists
 
 

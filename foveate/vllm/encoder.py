@@ -97,7 +97,7 @@ class TowerProbe:
         for q, k in pieces:  # [S, heads, D]
             for need in needs:
                 if need == "vision_keys":
-                    values = self._all_heads(k, module.num_heads).flatten(1).float()
+                    values = self._mean_over_devices(k.float().mean(dim=1), module.num_heads)
                 elif need != "vision_features":
                     has_cls = self._has_cls and "received" not in need
                     row = received_attention(
@@ -126,15 +126,6 @@ class TowerProbe:
 
         total: Tensor = tensor_model_parallel_all_reduce(row)
         return total / (self._num_heads // num_heads)
-
-    def _all_heads(self, key: Tensor, num_heads: int) -> Tensor:
-        """[S, heads here, D] -> [S, heads, D]"""
-        if num_heads == self._num_heads:
-            return key
-        from vllm.distributed import tensor_model_parallel_all_gather
-
-        every: Tensor = tensor_model_parallel_all_gather(key.contiguous(), dim=1)
-        return every
 
 
 def of_tokens(

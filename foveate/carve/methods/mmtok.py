@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,20 +23,24 @@ class MmTok(Method):
     """Greedy maximum coverage f(M_tv, S) + alpha f(M_vv, S), f(M, S) = mean_i max_{j in S} M_ij.
 
     M_tv and M_vv are cosine similarities of text to visual and visual to visual tokens, each row
-    made a distribution by a softmax with a temperature. The paper compares images before the
-    projector and text behind it; here both are taken where the language model reads them.
+    made a distribution by a softmax with a temperature. Text is compared where the language model
+    reads both, the image with itself before the projector, as the vision tower leaves it.
 
     Args:
         alpha: weight of covering the image.
-        text_temperature, vision_temperature: of the softmaxes.
+        text_temperature, vision_temperature: of the softmaxes. The authors have 0.02 and 0.2 for
+            LLaVA, 0.01 and 0.2 for Qwen2.5-VL.
+        compare: the image "before" the projector, or "behind" it, where no vision tower needs to be
+            read.
     """
 
     name = "mmtok"
     summary = "covers text and image by the fewest tokens (greedy maximum coverage)"
     paper = "arXiv:2508.18264"
     fidelity = (
-        "equation as in the authors' code at Ironieser/MMTok@d1522cd; that compares images before "
-        "the projector and leaves padding patches out"
+        "as the authors' code at Ironieser/MMTok@d1522cd; that takes the question's keywords, where "
+        "this takes the text behind the image, leaves padding patches out, and has "
+        "text_temperature=0.01 for Qwen2.5-VL"
     )
     where = "encoder"
     default_layer = 0
@@ -43,6 +48,7 @@ class MmTok(Method):
     alpha: float = 0.5
     text_temperature: float = 0.02
     vision_temperature: float = 0.2
+    compare: Literal["before", "behind"] = "before"
 
     def __post_init__(self) -> None:
         if self.alpha < 0 or min(self.text_temperature, self.vision_temperature) <= 0:
@@ -54,7 +60,7 @@ class MmTok(Method):
 
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset({"text"})
+        return frozenset({"text"} if self.compare == "behind" else {"text", "vision_features"})
 
     def demand(self, num_images: int, num_tokens: int, width: int, keep: int) -> Demand:
         # One image at a time: float64 states against the text first, then all pairs.
@@ -84,7 +90,12 @@ class MmTok(Method):
         num_text, n = of_text.shape
         covers = torch.empty(n, num_text + n, device=hidden.device)
         covers[:, :num_text] = of_text.T
-        of_image = self_cosine(hidden, out=covers[:, num_text:])
+        if self.compare == "before":
+            assert visual.vision_features is not None
+            compared = visual.vision_features[image]
+        else:
+            compared = hidden
+        of_image = self_cosine(compared, out=covers[:, num_text:])
         # Cosines are symmetric: sums of rows are those of columns, and one exponential does, less
         # that of a token with itself, beside which nothing overflows.
         own, parts = 1 / self.vision_temperature, torch.split(of_image, ROWS)

@@ -135,9 +135,7 @@ class _TowerProbe(Probe):
             own: Any = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
             self._look(query, key, own, settings.get("scaling"))
 
-    def _look(
-        self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None
-    ) -> None:
+    def _look(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> None:
         """At equally long sequences, [B, H, S, D]."""
         here, read = self.here, functools.partial(received_attention, query, key, scaling)
         if "attention" in self.whats:
@@ -145,7 +143,7 @@ class _TowerProbe(Probe):
         if "received" in self.whats:
             here.add("received", read(False, mask))
         if "keys" in self.whats:
-            here.add("keys", key.transpose(1, 2).flatten(2).float())
+            here.add("keys", key.float().mean(dim=1))
 
     def after_layer(self, module: nn.Module, args: Any, output: Any) -> None:
         """Told of what the layer gave: [B, S, C], or [S, C] of all images in one sequence."""

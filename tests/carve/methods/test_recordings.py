@@ -15,7 +15,10 @@ from torch import Tensor
 
 import foveate
 from foveate.carve.methods.holov import HoloV, crop_bounds
+from foveate.carve.methods.sparsevlm import choose_raters, rank_of
+from foveate.core.coverage import greedy_coverage
 from foveate.core.plan import KeepPlan
+from foveate.core.rows import gather_rows
 from foveate.core.visual import VisualTokens
 from tests.carve.methods.recordings import Recording, compare, recordings
 
@@ -73,6 +76,120 @@ def cdpruner(recording: Recording) -> None:
         pytest.skip("the authors scale relevance over a batch, so that images change each other")
     visual = VisualTokens(hidden=projected, attention=relevance[:, None])
     kept(plan("cdpruner", visual, budget(recording), relevance="attention"), recording)
+
+
+def visionzip(recording: Recording) -> None:
+    """Values are theirs with the authors' place for merging, before the projector."""
+    hidden = recording["in.hidden"][:, 1:]
+    contextual = recording["out.contextual"].shape[1]
+    visual = VisualTokens(
+        hidden=hidden,
+        vision_attention=recording["in.cls_attention"][:, :, 0, 1:].mean(dim=1),
+        vision_keys=recording["in.keys"].mean(dim=1)[:, 1:],
+    )
+    keep = budget(recording)
+    made = plan("visionzip", visual, keep, contextual_fraction=contextual / keep)
+    kept(made, recording)
+    merged(made, recording)
+    is_contextual = (made.keep_idx.unsqueeze(-1) == recording["out.contextual"][:, None]).any(-1)
+    order = is_contextual.to(torch.uint8).sort(dim=-1, stable=True).indices
+    values = gather_rows(made.apply(hidden), order)
+    compare("values", values, recording["out.tokens"][:, 1:])  # without CLS
+
+
+def sparsevlm(recording: Recording) -> None:
+    if "out.rank" in recording:
+        sparsevlm_rank(recording)
+        return
+    embeds, settings = recording["in.inputs_embeds"], recording.settings
+    first, count = settings["prefix"], settings["image_tokens"][0]
+    hidden, text = embeds[:, first : first + count], embeds[:, first + count :]
+    entering = VisualTokens(
+        hidden=hidden, text=text, text_mask=torch.ones(text.shape[:2], dtype=torch.bool)
+    )
+    compare("raters", choose_raters(entering)[0].nonzero()[:, 0], recording["out.raters"])
+    for step, keep in enumerate(settings["image_tokens"][1:]):
+        visual = VisualTokens(
+            hidden=hidden,
+            text_mask=entering.text_mask,
+            text_attention=recording[f"in.text_attention_{step}"].mean(dim=1),
+            entering=entering,
+        )
+        made = plan("sparsevlm", visual, keep)
+        compare("score", made.scores["raters"], recording[f"out.score_{step}"])
+        again, best = recording[f"out.recycled_{step}"], recording[f"out.keep_idx_{step}"]
+        centres = recording[f"out.centres_{step}"]
+        if len(centres) == 1:
+            # One neighbour is the token itself: all are as dense, and theirs adds noise. The mean
+            # of all of them is the same wherever it stands.
+            centres = made.keep_idx[0][~torch.isin(made.keep_idx[0], best)]
+        compare("kept", made.keep_idx[0], torch.cat([best, centres]).sort().values)
+        cluster = centres[recording[f"out.cluster_{step}"]].tolist()
+        theirs = sorted((s, d) for s, d in zip(again.tolist(), cluster, strict=True) if s != d)
+        ours = sorted(zip(made.merge_src[0].tolist(), made.merge_dst[0].tolist(), strict=True))
+        assert ours == theirs
+        order = torch.searchsorted(made.keep_idx[0], torch.cat([best, centres]))
+        values = made.apply(hidden)[:, order]
+        compare("values", values, recording[f"out.tokens_{step}"])
+        hidden = recording[f"out.tokens_{step}"][None]
+
+
+def sparsevlm_rank(recording: Recording) -> None:
+    """Of the first release: its count follows from the rank, and nothing comes back."""
+    attention = recording["in.text_attention"].mean(dim=1)
+    raters, settings = recording.settings["raters"], recording.settings
+    rank = rank_of(attention[0, raters])
+    assert rank == int(recording["out.rank"])
+    keep = min(int(rank * settings["scale"] + settings["bias"]), attention.shape[-1] - 1)
+    made = plan("fastv", VisualTokens(hidden=attention.mT, attention=attention[:, raters]), keep)
+    kept(made, recording)
+    compare("score", made.scores["attention"], recording["out.score"])
+
+
+def dart(recording: Recording) -> None:
+    settings, hidden = recording.settings, recording["in.hidden"]
+    start, count = settings["image_token_start_index"], settings["image_token_length"]
+    image, text = slice(start, start + count), slice(start + count, None)
+    variance = hidden.square().mean(dim=-1, keepdim=True)
+    normed = hidden * (variance + settings["norm_eps"]).rsqrt() * recording["in.norm_weight"]
+    keys = recording["in.keys"].transpose(1, 2).flatten(2)
+    visual = VisualTokens(
+        hidden=hidden[:, image],
+        normed=normed[:, image],
+        keys=keys[:, image],
+        text=hidden[:, text],
+        text_normed=normed[:, text],
+        text_keys=keys[:, text],
+        text_mask=torch.ones(hidden[:, text].shape[:2], dtype=torch.bool),
+        starts=(start,),
+    )
+    pivots = {
+        "visual_pivots": settings["pivot_image_token"],
+        "text_pivots": settings["pivot_text_token"],
+    }
+    kept(plan("dart", visual, budget(recording), **pivots), recording)
+
+
+def mmtok(recording: Recording) -> None:
+    visual = VisualTokens(
+        hidden=recording["in.tokens"][None],
+        vision_features=recording["in.tokens_clip"][None],
+        text=recording["in.text"][None],
+        text_mask=torch.ones(1, len(recording["in.text"]), dtype=torch.bool),
+    )
+    settings = {
+        "alpha": recording.settings["alpha"],
+        "text_temperature": recording.settings["tv_temp"],
+        "vision_temperature": recording.settings["vv_temp"],
+    }
+    keep = budget(recording)
+    kept(plan("mmtok", visual, keep, **settings), recording)
+    method = foveate.MmTok(keep_tokens=keep, **settings)
+    covers = method.covers(visual, 0)
+    num_text = len(recording["in.text"])
+    compare("of the text", covers[:, :num_text].T, recording["out.of_text"])
+    compare("of the image", covers[:, num_text] / method.alpha, recording["out.of_image_row0"])
+    compare("order", greedy_coverage(covers, keep), recording["out.order"][0])
 
 
 def scope(recording: Recording) -> None:
@@ -195,7 +312,7 @@ def vscan(recording: Recording) -> None:
 METHODS: dict[str, Callable[[Recording], None]] = {
     replay.__name__: replay
     for replay in (
-        *(fastv, pyramiddrop, divprune, cdpruner),
+        *(fastv, pyramiddrop, divprune, cdpruner, visionzip, sparsevlm, dart, mmtok),
         *(scope, vispruner, hiprune, holov, apet, v2drop, vscan),
     )
 }
