@@ -30,7 +30,11 @@ OF_THE_TOWER: frozenset[Need] = frozenset(
 )
 _WORDS: Mapping[Need, str] = {
     "attention": "the attention of a decoder layer",
+    "attention_ahead": "the attention of a decoder layer",
     "attention_output": "the attention output of a decoder layer",
+    "entering": "the text of the prompt",
+    "keys": "the keys of a decoder layer",
+    "normed": "states behind the decoder's final norm",
     "layer_update": "what a decoder layer adds",
     "text": "the text of the prompt",
     "text_attention": "the attention of the text in a decoder layer",

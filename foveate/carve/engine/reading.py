@@ -33,6 +33,23 @@ def layers_to_read(anatomy: Anatomy, steps: Mapping[int, Step]) -> dict[int, int
     return reads
 
 
+def layers_to_look_at(anatomy: Anatomy, steps: Mapping[int, Step]) -> tuple[int, ...]:
+    """Layers of steps that ask for the attention of the layer about to run.
+
+    Raises:
+        UnsupportedModelError: one of them has none of its own.
+    """
+    found = tuple(index for index, step in steps.items() if "attention_ahead" in step.needs)
+    for index in found:
+        if anatomy.attention_of(index) is None:
+            raise UnsupportedModelError(
+                f"{steps[index].method.name} ranks tokens by the attention of layer {index}, and "
+                "that has none; choose another prune_layer, or ranks_by='before' for the layer "
+                "before it that attends."
+            )
+    return found
+
+
 def on_the_tower(
     anatomy: Anatomy, steps: Sequence[Step]
 ) -> TowerRecorder | TowerShortener | PatchDropper | None:

@@ -38,9 +38,9 @@ class MmTok(Method):
     summary = "covers text and image by the fewest tokens (greedy maximum coverage)"
     paper = "arXiv:2508.18264"
     fidelity = (
-        "as the authors' code at Ironieser/MMTok@d1522cd; that takes the question's keywords, where "
-        "this takes the text behind the image, leaves padding patches out, and has "
-        "text_temperature=0.01 for Qwen2.5-VL"
+        "as the authors' code at Ironieser/MMTok@d1522cd for LLaVA (for Qwen2.5-VL theirs has "
+        "text_temperature=0.01), but of all text behind the image, not its keywords, and with "
+        "padding patches, where there are some"
     )
     where = "encoder"
     default_layer = 0

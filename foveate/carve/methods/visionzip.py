@@ -40,8 +40,8 @@ class VisionZip(Method):
     summary = "keeps what the vision tower attends to, merges the rest by its keys"
     paper = "arXiv:2412.04467"
     fidelity = (
-        "as the authors' code at dvlab-research/VisionZip@3151f6d, but merged behind the projector, "
-        "and a patch more in place of the CLS token that theirs hands on"
+        "as the authors' code at dvlab-research/VisionZip@3151f6d, but merged behind the projector "
+        "(theirs before), and a patch more in place of the CLS token that theirs hands on"
     )
     where = "encoder"
     default_layer = 0

@@ -40,6 +40,7 @@ class VScan(Method):
     Args:
         second_share: of the first cut's tokens that the second leaves.
         shallow_layer: of the tower, from 0; None is 5 of 24 (the sixth), in proportion.
+        ranks_by: of the second cut, see PyramidDrop.
         fill: give what the windows leave to the global half, so that exactly K tokens are kept.
         where: "llm", as above, or "encoder": the first cut alone, which is then the whole budget.
     """
@@ -49,12 +50,13 @@ class VScan(Method):
     paper = "arXiv:2505.22654"
     fidelity = (
         "as the authors' code at Tencent/SelfEvolvingAgent@a82450e, which may keep fewer than its "
-        "budget (fill); the second cut reads attention as fastv does"
+        "budget (fill)"
     )
 
     second_share: float = 1 / 3
     shallow_layer: int | None = None
     fill: bool = False
+    ranks_by: Literal["ahead", "before"] = "ahead"
     early_cache: Literal["compact", "full"] = "full"
     where: Literal["llm", "encoder"] = "llm"  # type: ignore[misc]
     default_layer = 0
@@ -92,7 +94,11 @@ class VScan(Method):
 
     def steps(self, num_layers: int, first_layer: int) -> tuple[Step, ...]:
         first, *second = super().steps(num_layers, first_layer)
-        return (first, *(replace(step, needs=self._asked | {"attention"}) for step in second))
+        return (first, *(replace(step, needs=self._asked | {self._question}) for step in second))
+
+    @property
+    def _question(self) -> Need:
+        return "attention_ahead" if self.ranks_by == "ahead" else "attention"
 
     @property
     def _asked(self) -> frozenset[Need]:
