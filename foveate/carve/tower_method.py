@@ -17,6 +17,7 @@ from torch import Tensor
 from foveate.carve.method import Method, Step
 from foveate.core.budget import Budget
 from foveate.core.plan import KeepPlan, keep_only, merge_to_owners
+from foveate.core.rank import others
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 
@@ -69,18 +70,31 @@ class TowerMerging(TowerMethod):
         return tuple(each + (i < more) for i in range(num_layers))
 
     @abstractmethod
-    def match(self, keys: Tensor, importance: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+    def match(
+        self, keys: Tensor, importance: Tensor | None, count: int, *, has_cls: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Which tokens go, and into which.
 
         Args:
-            keys: [G, n, Dk] of the layer, heads averaged.
+            keys: [G, n, Dk] of the layer, heads averaged, without a CLS token.
             importance: [G, n] attention each token receives there (of CLS, or the mean); None
                 unless `reads_importance`.
             count: tokens to merge away, at most n // 2.
+            has_cls: a CLS token stands before them.
 
         Returns:
             (src [G, count], dst [G, count]) int64; no dst is a src.
         """
+
+    def match_and_order(
+        self, keys: Tensor, importance: Tensor | None, count: int, *, has_cls: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`match`, and the order in which the next layer finds those that stay, [G, n - count].
+
+        The tower does not mind: what a token is like no longer depends on where it stands.
+        """
+        src, dst = self.match(keys, importance, count, has_cls=has_cls)
+        return src, dst, others(src, keys.shape[1])
 
 
 @dataclass(frozen=True, kw_only=True)

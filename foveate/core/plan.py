@@ -236,10 +236,10 @@ def weighted_merge(x: Tensor, *, src: Tensor, dst: Tensor, sizes: Tensor, left: 
         x: [G, n, D].
         src, dst: [G, r] int64; no dst is a src.
         sizes: [G, n] float.
-        left: [G, n - r] int64, the others than `src`, ascending.
+        left: [G, n - r] int64, the others than `src`, in any order.
 
     Returns:
-        [G, n - r, D] in the dtype of x, in the old order.
+        [G, n - r, D] in the dtype of x, in the order of `left`.
     """
     wide = (-1, -1, x.shape[-1])
     total = x.float() * sizes.unsqueeze(-1)

@@ -342,7 +342,7 @@ class _Look:
                 keys = _read(self.recorder and self.recorder.here.keys).to(device)
                 found["text_keys"] = keys[samples, at] * mask.unsqueeze(-1)
             if "normed" in self.step.needs:
-                found["text_normed"] = self._normed(text)
+                found["text_normed"] = self._normed(text) * mask.unsqueeze(-1)
         if "text_attention" in self.step.needs:
             rows = _read(self.recorder and self.recorder.here.text_rows).to(device)[
                 samples[:, 0]

@@ -32,7 +32,9 @@ class PruneAndMerge(TowerMerging):
         "set"
     )
 
-    def match(self, keys: Tensor, importance: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+    def match(
+        self, keys: Tensor, importance: Tensor | None, count: int, *, has_cls: bool = True
+    ) -> tuple[Tensor, Tensor]:
         assert importance is not None
         order = descending_order(importance)
         kept, gone = order[:, : order.shape[1] - count], order[:, order.shape[1] - count :]

@@ -102,7 +102,9 @@ def test_states_as_they_entered_and_behind_the_final_norm(family: str) -> None:
             assert look.text_normed is not None
             assert look.text is not None
             torch.testing.assert_close(look.normed, norm(look.hidden))
-            torch.testing.assert_close(look.text_normed, norm(look.text))
+            assert look.text_mask is not None
+            expected = norm(look.text) * look.text_mask.unsqueeze(-1)
+            torch.testing.assert_close(look.text_normed, expected)
     sparse = Seen(family, foveate.SparseVlm(keep_tokens=5, prune_layer=2), (1, 2))
     for look in sparse.looks:
         entering = look.entering

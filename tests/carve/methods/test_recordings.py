@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 import foveate
+from foveate.carve.methods.cdpruner import conditioned
 from foveate.carve.methods.holov import HoloV, crop_bounds
 from foveate.carve.methods.sparsevlm import choose_raters, rank_of
 from foveate.core.coverage import greedy_coverage
@@ -70,12 +72,16 @@ def divprune(recording: Recording) -> None:
 
 
 def cdpruner(recording: Recording) -> None:
-    """The kernel and its determinant, given the relevance."""
-    projected, relevance = recording["out.projected"], recording["out.relevance"]
-    if len(relevance) > 1:
-        pytest.skip("the authors scale relevance over a batch, so that images change each other")
-    visual = VisualTokens(hidden=projected, attention=relevance[:, None])
-    kept(plan("cdpruner", visual, budget(recording), relevance="attention"), recording)
+    """With CLIP's relevance, which they scale over a whole batch."""
+    image, text = (normalize(recording[f"in.{name}_embeds"], dim=-1) for name in ("image", "text"))
+    unlike = -(image @ text.T).mean(dim=-1)
+    relevance = (unlike - unlike.min() + 1e-6) / (unlike.max() - unlike.min())
+    compare("relevance", relevance, recording["out.relevance"])
+    projected = recording["in.features"] @ recording["in.projector"].T
+    compare("projected", projected, recording["out.projected"])
+    chosen = conditioned(projected, relevance, budget(recording))
+    compare("kept", chosen.sort(dim=-1).values, recording["out.keep_idx"])
+    compare("last choice", chosen[:, -1], recording["out.last_choice"])
 
 
 def visionzip(recording: Recording) -> None:

@@ -74,13 +74,16 @@ def coverage(
     return chosen
 
 
-def turns(likeness: Tensor, taken: list[int], k: int) -> list[int]:
-    """Choosers in turn take what is least like them of what is left; `likeness` [P, N]."""
+def blocks(likeness: Tensor, taken: list[int], k: int) -> list[int]:
+    """Choosers in turn take a share of what is least like them of what is left.
+
+    `likeness` [P, N].
+    """
     chosen = list(taken)
-    for turn in range(k - len(taken)):
-        row = likeness[turn % len(likeness)].clone()
-        row[chosen] = torch.inf
-        chosen.append(int(row.argmin()))
+    for turn, row in enumerate(likeness):
+        share = (k - len(taken)) // len(likeness) + (turn < (k - len(taken)) % len(likeness))
+        for _ in range(share):
+            chosen.append(int(row.index_fill(0, torch.tensor(chosen), torch.inf).argmin()))
     return chosen
 
 
@@ -147,14 +150,22 @@ def mmtok(method: foveate.MmTok, visual: VisualTokens, keep: int) -> list[int]:
 
 
 def dart(method: foveate.Dart, visual: VisualTokens, keep: int) -> list[int]:
-    assert visual.text is not None
     assert visual.text_mask is not None
-    hidden, text = visual.hidden[0], visual.text[0][visual.text_mask[0]]
-    own = hidden.norm(dim=-1).sort(descending=True, stable=True).indices
-    pivots = own[: min(method.visual_pivots, keep)]
-    longest = text.norm(dim=-1).sort(descending=True, stable=True).indices[: method.text_pivots]
-    features = torch.cat([hidden[pivots], text[longest]])
-    return turns(cosines(features, hidden), pivots.tolist(), keep)
+    assert visual.keys is not None
+    assert visual.text_keys is not None
+    real = visual.text_mask[0]
+    text = visual.text[0][real] if visual.text is not None else visual.hidden[0][:0]
+
+    def largest(keys: Tensor, count: int) -> list[int]:
+        size = keys.norm(p=1, dim=-1)
+        return size.sort(descending=True, stable=True).indices[:count].tolist()
+
+    pivots = largest(visual.keys[0], min(method.visual_pivots, keep))
+    longest = largest(visual.text_keys[0][real], method.text_pivots)
+    features = dict(zip(pivots, visual.hidden[0][pivots], strict=True))
+    features |= {visual.num_tokens + i: text[i] for i in longest}
+    in_turn = torch.stack([features[place] for place in set(list(features))])  # noqa: C414
+    return blocks(cosines(in_turn, visual.hidden[0]), pivots, keep)
 
 
 PLAIN: dict[str, Callable[..., list[int]]] = {
