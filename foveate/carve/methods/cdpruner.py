@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from foveate.carve.method import Method, Need, relevance_needs
@@ -13,6 +12,7 @@ from foveate.core.determinant import greedy_log_det, log_det_bytes
 from foveate.core.pairs import Gram, Weighted
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.relevance import Relevance, min_max, text_relevance
+from foveate.core.similarity import inverse_length
 from foveate.core.visual import VisualTokens
 
 
@@ -70,8 +70,7 @@ def conditioned(hidden: Tensor, relevance: Tensor, keep: int) -> Tensor:
     Returns:
         [G, keep] int64 in order of choice.
     """
-    norm = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
-    weight = relevance / norm.clamp_min(1e-12)
+    weight = relevance * inverse_length(hidden)
     # float64: what is left of near copies of chosen tokens is rounding in float32.
     kernel = Weighted(Gram(hidden.double()), weight.double())
     return greedy_log_det(kernel, keep)[0]

@@ -82,7 +82,9 @@ class Dart(Method):
         features, places = take(states, pivots), pivots
         if self.text_pivots and visual.text is not None and visual.text.shape[1]:
             assert visual.text_mask is not None
-            size = self._size(visual.text, visual.text_keys).masked_fill(~visual.text_mask, -1)
+            size = self._size(visual.text, visual.text_keys).masked_fill(
+                ~visual.text_mask, -torch.inf
+            )
             text = top_k(size, min(self.text_pivots, size.shape[1]))
             normed = visual.text if visual.text_normed is None else visual.text_normed
             features = torch.cat([features, take(normed, text).float()], dim=1)
@@ -106,9 +108,9 @@ class Dart(Method):
 
     def _size(self, states: Tensor, keys: Tensor | None) -> Tensor:
         if self.pivots_by == "states":
-            return torch.linalg.vector_norm(states, dim=-1, dtype=torch.float32)
+            return -inverse_length(states)  # in its order
         assert keys is not None
-        return torch.linalg.vector_norm(keys, ord=1, dim=-1, dtype=torch.float32)
+        return keys.float().abs().sum(dim=-1)
 
 
 def turn_order(places: Sequence[int], start: int) -> list[int]:

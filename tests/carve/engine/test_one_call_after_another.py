@@ -319,8 +319,18 @@ def test_the_callers_autocast_does_not_choose(name: str) -> None:
     """The same hidden states, with and without autocast around: the same tokens are kept."""
     generator = torch.Generator().manual_seed(3)
     drawn = torch.randn(2, 64, 32, generator=generator)
+    entering = VisualTokens(
+        hidden=torch.randn(2, 64, 32, generator=generator),
+        text=torch.randn(2, 5, 32, generator=generator),
+        text_mask=torch.ones(2, 5, dtype=torch.bool),
+    )
     visual = VisualTokens(
         hidden=drawn,
+        entering=entering,
+        keys=torch.randn(2, 64, 16, generator=generator),
+        text_keys=torch.randn(2, 5, 16, generator=generator),
+        normed=drawn,
+        text_normed=entering.text,
         attention=torch.rand(2, 4, 64, generator=generator),
         attention_output=torch.randn(2, 64, 32, generator=generator),
         text=torch.randn(2, 5, 32, generator=generator),

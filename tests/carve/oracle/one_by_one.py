@@ -137,7 +137,9 @@ def mmtok_weights(method: foveate.MmTok, visual: VisualTokens) -> Tensor:
     hidden, mask = visual.hidden[0], visual.text_mask[0]
     of_text = cosines(visual.text[0].double(), hidden.double()) / method.text_temperature
     of_text = of_text.softmax(dim=-1) * mask[:, None] / mask.sum().clamp_min(1)
-    of_image = (cosines(hidden, hidden) / method.vision_temperature).softmax(dim=-1)
+    assert visual.vision_features is not None
+    features = visual.vision_features[0].float()
+    of_image = (cosines(features, features) / method.vision_temperature).softmax(dim=-1)
     return torch.cat([of_text.float(), method.alpha * of_image / len(hidden)])
 
 
@@ -154,7 +156,9 @@ def dart(method: foveate.Dart, visual: VisualTokens, keep: int) -> list[int]:
     assert visual.keys is not None
     assert visual.text_keys is not None
     real = visual.text_mask[0]
-    text = visual.text[0][real] if visual.text is not None else visual.hidden[0][:0]
+    assert visual.normed is not None
+    assert visual.text_normed is not None
+    image, text = visual.normed[0].float(), visual.text_normed[0][real].float()
 
     def largest(keys: Tensor, count: int) -> list[int]:
         size = keys.norm(p=1, dim=-1)
@@ -162,10 +166,11 @@ def dart(method: foveate.Dart, visual: VisualTokens, keep: int) -> list[int]:
 
     pivots = largest(visual.keys[0], min(method.visual_pivots, keep))
     longest = largest(visual.text_keys[0][real], method.text_pivots)
-    features = dict(zip(pivots, visual.hidden[0][pivots], strict=True))
-    features |= {visual.num_tokens + i: text[i] for i in longest}
+    start = visual.starts[0] if visual.starts else 0
+    features = {start + i: image[i] for i in pivots}
+    features |= {start + visual.num_tokens + i: text[i] for i in longest}
     in_turn = torch.stack([features[place] for place in set(list(features))])  # noqa: C414
-    return blocks(cosines(in_turn, visual.hidden[0]), pivots, keep)
+    return blocks(cosines(in_turn, image), pivots, keep)
 
 
 PLAIN: dict[str, Callable[..., list[int]]] = {

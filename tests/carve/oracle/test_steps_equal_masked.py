@@ -30,6 +30,7 @@ def steps_of(run: foveate.Run) -> list[tuple[int, list[Plan]]]:
                 group.plan.keep_idx[i],
                 group.plan.merge_src[i],
                 group.plan.merge_dst[i],
+                group.plan.adds,
             )
             for group in groups
             for i in range(group.plan.num_images)
