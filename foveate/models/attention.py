@@ -193,7 +193,7 @@ class RowRecorder(Probe):
 
     def read(self, query: Tensor, key: Tensor, mask: Any, **settings: Any) -> None:
         here = self.here
-        mask = mask if here.seen is None else here.seen
+        mask = mask if here.seen is None else here.seen.to(query.device)
         of_logits = {k: settings.get(k) for k in ("scaling", "sliding_window", "softcap")}
         if here.wanted is not None:
             rows = attention_rows(query, key, mask, here.wanted[:, None], **of_logits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -26,8 +27,15 @@ def decoder_of(model: Any) -> Any:
 class Seen:
     """What a method was shown, step by step, and the maps of every layer of the same prompts."""
 
-    def __init__(self, family: str, method: foveate.Method, num_images: tuple[int, ...]) -> None:
-        self.model = tiny.build(family, "eager")
+    def __init__(
+        self,
+        family: str,
+        method: foveate.Method,
+        num_images: tuple[int, ...],
+        *,
+        attention: str = "eager",
+    ) -> None:
+        self.model = tiny.build(family, attention)
         self.inputs = tiny.prompts(self.model, family, num_images)
         self.looks: list[VisualTokens] = []
         real = type(method).plan
@@ -41,6 +49,8 @@ class Seen:
             with foveate.attach(self.model, method) as run:
                 self.model(**self.inputs)
                 self.spans = [plan.span for plan in run.plans]
+            if attention != "eager":
+                return
             out = self.model(**self.inputs, output_attentions=True, output_hidden_states=True)
         self.maps: tuple[Tensor, ...] = out.attentions
         self.states: tuple[Tensor, ...] = out.hidden_states
@@ -82,14 +92,26 @@ def test_attention_of_the_layer_about_to_run(family: str, num_images: tuple[int,
         assert not torch.allclose(own, row[1]), "the layer before is no other"
 
 
-def test_the_second_cut_looks_at_what_the_first_left() -> None:
-    """Attention over fewer tokens is more for each of them."""
-    method = foveate.PyramidDrop(keep_tokens=4, prune_layer=2, stages=2)
-    seen = Seen("llava", method, (1,))
+@pytest.mark.parametrize("positions", ["original", "renumbered"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_second_cut_looks_at_what_the_first_left(positions: Any, attention: str) -> None:
+    """As the layer itself attends where nothing is cut before it."""
+    settings: dict[str, Any] = {"prune_layer": 2, "positions": positions}
+    twice = foveate.PyramidDrop(keep_tokens=4, stages=2, **settings)
+    seen = Seen("llava", twice, (1,), attention=attention)
     first, second = seen.looks
-    assert second.num_tokens < first.num_tokens
     assert second.attention is not None
-    assert 0 < float(second.attention.sum(-1).max()) <= 1
+    assert second.num_tokens < first.num_tokens
+    once = foveate.PyramidDrop(keep_tokens=second.num_tokens, stages=1, **settings)
+    model = tiny.build("llava", "eager")
+    with foveate.attach(model, once), torch.no_grad():
+        maps = model(**seen.inputs, output_attentions=True).attentions
+    start = seen.spans[0].first
+    row = maps[3][:, :, -1, start : start + second.num_tokens]
+    torch.testing.assert_close(second.attention, row)
+    other = {"original": "renumbered", "renumbered": "original"}[positions]
+    moved = Seen("llava", dataclasses.replace(twice, positions=other), (1,)).looks[1]
+    assert not torch.allclose(second.attention, moved.attention), "positions change nothing"
 
 
 @every_family
