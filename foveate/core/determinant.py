@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib.util import find_spec
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from foveate.core.pairs import Dense, Pairs
-from foveate.core.pivots import TIE, choose_pivots
+from foveate.core.pivots import TIE, Pivots, choose_pivots
 from foveate.core.pool import pool_of
 
 # Up to here all pairs are worked out, as one product is faster than those of many rounds.
 FEW = 1024
 POOL = 256
+# From here on rows are long, and more of them at a time make up for larger pools.
+MANY = 12288
 
 
 @torch.no_grad()
@@ -38,7 +43,7 @@ def greedy_log_det(kernel: Tensor | Pairs, k: int, *, floor: float = 1e-9) -> tu
     """
     pairs = Dense(kernel.double()) if isinstance(kernel, Tensor) else kernel
     num_sets, n = pairs.shape
-    pool = POOL if n > FEW else POOL // 2
+    pool = POOL // 2 if n <= FEW else POOL if n < MANY else 2 * POOL
     if n <= FEW:
         pairs = Dense(pairs.matrix())
     if pairs.device.type != "cpu" or num_sets == 1:
@@ -68,6 +73,7 @@ def in_rounds(pairs: Pairs, k: int, *, floor: float, pool: int) -> tuple[Tensor,
     chosen = torch.zeros(num_sets, k + 1, dtype=torch.long, device=device)
     gains = left.new_zeros(num_sets, k + 1)
     factor = left.new_empty(num_sets, k, n)  # rows of the Cholesky factor
+    choose = _chooser(device)
     used = 0  # of them; where images choose different numbers, some of their rows are zeros
     done = torch.zeros(num_sets, dtype=torch.long)  # on the host
     while True:
@@ -76,7 +82,7 @@ def in_rounds(pairs: Pairs, k: int, *, floor: float, pool: int) -> tuple[Tensor,
         if used:
             at_members = factor[:, :used].gather(2, among.members[:, None].expand(-1, used, -1))
             block.baddbmm_(at_members.transpose(1, 2), at_members, alpha=-1)
-        found = choose_pivots(
+        found = choose(
             block, left.gather(1, among.members), least, among.bound, (k - done).clamp_max(pool)
         )
         new = among.members.gather(1, found.places)  # [G, T]
@@ -106,6 +112,15 @@ def in_rounds(pairs: Pairs, k: int, *, floor: float, pool: int) -> tuple[Tensor,
         factor[:, used : used + longest] = fresh
         used += longest
         left -= fresh.square_().sum(dim=1)
+
+
+def _chooser(device: torch.device) -> Callable[..., Pivots]:
+    """Who takes the steps inside a pool: the host, or the GPU itself where Triton is there."""
+    if device.type == "cuda" and find_spec("triton") is not None:
+        from foveate.core.pivots_triton import choose_pivots_on_gpu
+
+        return choose_pivots_on_gpu
+    return choose_pivots
 
 
 def _by_size(diagonal: Tensor, chosen: Tensor, count: int) -> Tensor:

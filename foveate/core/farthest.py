@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
@@ -49,7 +52,8 @@ def _all_at_once(distance: Tensor, k: int, *, tie: float) -> Tensor:
     nearest.scatter_(1, first, float("-inf"))
     bound = nearest.new_full((num_sets,), float("-inf"))
     most = torch.full((num_sets,), k - 1)
-    return torch.cat([first, choose_farthest(distance, nearest, bound, most, tie)[0]], dim=1)
+    choose = _chooser(distance.device)
+    return torch.cat([first, choose(distance, nearest, bound, most, tie)[0]], dim=1)
 
 
 def in_rounds(distance: CosineDistance, k: int, *, pool: int) -> Tensor:
@@ -61,9 +65,10 @@ def in_rounds(distance: CosineDistance, k: int, *, pool: int) -> Tensor:
     chosen = torch.zeros(num_sets, k + 1, dtype=torch.long, device=distance.device)
     chosen[:, :1] = first
     done = torch.ones(num_sets, dtype=torch.long)  # on the host
+    choose = _chooser(distance.device)
     while bool((done < k).any()):
         among = pool_of(nearest, pool, absolute=SAME)
-        places, count = choose_farthest(
+        places, count = choose(
             distance.block(among.members),
             nearest.gather(1, among.members),
             among.bound,
@@ -91,3 +96,12 @@ def _first(nearest: Tensor, tie: float) -> Tensor:
     """The point that is farthest from its neighbours. [G, 1]"""
     is_far = nearest >= nearest.amax(dim=-1, keepdim=True) - tie
     return is_far.to(torch.uint8).argmax(dim=-1, keepdim=True)
+
+
+def _chooser(device: torch.device) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Who takes the steps inside a pool: the host, or the GPU itself where Triton is there."""
+    if device.type == "cuda" and find_spec("triton") is not None:
+        from foveate.core.farthest_triton import choose_farthest_on_gpu
+
+        return choose_farthest_on_gpu
+    return choose_farthest
