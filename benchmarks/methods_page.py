@@ -1,6 +1,7 @@
 """Write what the comparisons show into docs/methods.md and README.md, from docs/results alone.
 
-`python -m benchmarks.methods_page` fills the part of each page between its two markers.
+`python -m benchmarks.methods_page` fills the part of each page between its two markers, and the
+table of how each method stands to its authors' code, from the classes.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import foveate
 from foveate.measure.quality import Interval, paired_difference
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = {"reading": "compare-reading", "easy-VQA": "compare-easy-vqa"}
 BEGIN, END = "<!-- made by benchmarks.methods_page -->", "<!-- end -->"
+FIDELITY = ("<!-- fidelity: made by benchmarks.methods_page -->", "<!-- end of fidelity -->")
 OURS, OURS_BEFORE = "foveacarve", "foveacarve(prune_layer=0)"
 SHOWN_AT = "25%"  # the budget whose costs the tables show
 # The README's: those that cut inside the language model, then those that cut before it.
@@ -154,11 +157,21 @@ def short_table(comparison: Comparison) -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_section(page: str, text: str) -> str:
+def fidelity_table() -> str:
+    """Every published method, and how it stands to its authors' code."""
+    lines = ["| method | fidelity |", "|---|---|"]
+    for name, cls in sorted(foveate.METHODS.items()):
+        if cls.fidelity:
+            lines.append(f"| `{name}` | {cls.fidelity} |")
+    return "\n".join(lines) + "\n"
+
+
+def with_section(page: str, text: str, markers: tuple[str, str] = (BEGIN, END)) -> str:
     """The page with the part between the markers replaced."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{text}{END}{after}"
+    begin, end = markers
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{text}{end}{after}"
 
 
 def main() -> None:
@@ -172,6 +185,8 @@ def main() -> None:
     ):
         page = ROOT / name
         page.write_text(with_section(page.read_text(), text))
+    page = ROOT / "docs" / "methods.md"
+    page.write_text(with_section(page.read_text(), fidelity_table(), FIDELITY))
 
 
 if __name__ == "__main__":

@@ -79,7 +79,11 @@ def main() -> None:
     ids[:, SYSTEM : SYSTEM + IMAGE] = IMAGE_ID
     tower = Clock(model.base_model.vision_tower)
     decoder = Clock(model.base_model.language_model)
-    names = arguments.methods or [n for n in foveate.METHODS if n not in ("noop", "stack")]
+    names = arguments.methods or [
+        name
+        for name, cls in foveate.METHODS.items()
+        if name not in ("noop", "stack") and not cls.counts_itself
+    ]
     runs = {name: foveate.Run(model, foveate.method(name, keep_tokens=KEEP)) for name in names}
     tower_seconds: dict[str, list[float]] = {name: [] for name in ("", *names)}
 

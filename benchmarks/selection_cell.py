@@ -15,7 +15,7 @@ import json
 import re
 import resource
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,14 @@ from foveate.errors import MethodError
 WIDTH, LAYERS, HEADS, NUM_TEXT = 3584, 28, 28, 40
 TOWER_WIDTH, TOWER_LAYERS, KEY_WIDTH = 1280, 32, 80
 KEEP_RATIO = 0.25
+# What comes with a need, beside what has its name.
+GIVEN_FOR = {
+    "attention_ahead": {"attention"},
+    "keys": {"text_keys"},
+    "normed": {"text_normed"},
+    "text": {"text_mask"},
+    "text_attention": {"text_mask"},
+}
 REPEATS, ENOUGH_SECONDS = 5, 6.0
 
 
@@ -53,26 +61,48 @@ def visual_tokens(num_tokens: int) -> VisualTokens:
     def attention(*shape: int) -> Tensor:
         return (2 * torch.randn(*shape, generator=generator)).softmax(dim=-1)
 
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(1, *shape, generator=generator)
+
     rows = max(r for r in range(1, int(num_tokens**0.5) + 1) if num_tokens % r == 0)
-    return VisualTokens(
-        hidden=states(num_tokens),
-        attention=attention(1, HEADS, num_tokens),
-        text=torch.randn(1, NUM_TEXT, WIDTH, generator=generator).bfloat16(),
-        text_mask=torch.ones(1, NUM_TEXT, dtype=torch.bool),
-        text_attention=attention(1, NUM_TEXT, num_tokens),
-        vision_attention=attention(1, num_tokens),
-        vision_keys=torch.randn(1, num_tokens, TOWER_WIDTH, generator=generator),
-        grids=((rows, num_tokens // rows),),
-        serials=(0,),
-    )
+    x, text = states(num_tokens), normal(NUM_TEXT, WIDTH).bfloat16()
+    mask = torch.ones(1, NUM_TEXT, dtype=torch.bool)
+    everything: dict[str, Any] = {
+        "hidden": x,
+        "attention": attention(1, HEADS, num_tokens),
+        "text": text,
+        "text_mask": mask,
+        "text_attention": attention(1, NUM_TEXT, num_tokens),
+        "keys": normal(num_tokens, 512).bfloat16(),
+        "text_keys": normal(NUM_TEXT, 512).bfloat16(),
+        "normed": x,
+        "text_normed": text,
+        "entering": VisualTokens(hidden=x, text=text, text_mask=mask),
+        "layer_update": x,
+        "vision_attention": attention(1, num_tokens),
+        "vision_attention_early": attention(1, num_tokens),
+        "vision_received": attention(1, num_tokens),
+        "vision_received_early": attention(1, num_tokens),
+        "vision_keys": normal(num_tokens, KEY_WIDTH),
+        "vision_features": normal(num_tokens, TOWER_WIDTH),
+        "grids": ((rows, num_tokens // rows),),
+        "serials": (0,),
+    }
+    known = {field.name for field in fields(VisualTokens)}  # of the version that is measured
+    return VisualTokens(**{name: everything[name] for name in everything if name in known})
 
 
 def seen_by(visual: VisualTokens, needs: frozenset[str]) -> VisualTokens:
     """As the engine gives it: what a step did not ask for is None."""
-    with_text = {"text", "text_attention"} & needs
-    names = ("attention", "text", "text_attention", "vision_attention", "vision_keys")
-    absent: dict[str, Any] = {name: None for name in names if name not in needs}
-    return replace(visual, **absent, text_mask=visual.text_mask if with_text else None)
+    wanted = {"hidden", *needs}
+    for need, found in GIVEN_FOR.items():
+        wanted |= found if need in needs else set()
+    absent: dict[str, Any] = {
+        field.name: None
+        for field in fields(visual)
+        if field.name not in wanted and isinstance(getattr(visual, field.name), Tensor)
+    }
+    return replace(visual, **absent)
 
 
 class Clock:
@@ -119,7 +149,7 @@ def run_in_tower(method: TowerMethod, visual: VisualTokens, clock: Clock) -> lis
     if isinstance(method, TowerMerging):
         assert visual.vision_keys is not None
         assert visual.vision_attention is not None
-        keys = visual.vision_keys[..., :KEY_WIDTH]
+        keys = visual.vision_keys
         importance = visual.vision_attention
         left = torch.arange(num_tokens)
         for count in method.merges(num_tokens, keep, TOWER_LAYERS):

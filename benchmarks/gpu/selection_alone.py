@@ -76,16 +76,27 @@ def tokens_like(device: torch.device, images: int, tokens: int, width: int) -> V
     generator = torch.Generator(device=device).manual_seed(1)
     uniform = partial(torch.rand, generator=generator, device=device)
     side = round(tokens**0.5)
-    hidden = states_like(device, images, tokens, width)
+    hidden, text = (states_like(device, images, n, width) for n in (tokens, TEXT))
+    mask = torch.ones(images, TEXT, dtype=torch.bool, device=device)
     return VisualTokens(
         hidden=hidden,
+        keys=uniform(images, tokens, 512),
+        text_keys=uniform(images, TEXT, 512),
+        normed=hidden,
+        text_normed=text,
+        layer_update=hidden,
+        entering=VisualTokens(hidden=hidden, text=text, text_mask=mask),
         attention=uniform(images, 28, tokens),
         attention_output=hidden,
-        text=states_like(device, images, TEXT, width),
-        text_mask=torch.ones(images, TEXT, dtype=torch.bool, device=device),
+        text=text,
+        text_mask=mask,
         text_attention=uniform(images, TEXT, tokens),
         vision_attention=uniform(images, tokens),
-        vision_keys=uniform(images, tokens, 1024),
+        vision_attention_early=uniform(images, tokens),
+        vision_received=uniform(images, tokens),
+        vision_received_early=uniform(images, tokens),
+        vision_keys=uniform(images, tokens, 64),
+        vision_features=uniform(images, tokens, 1024),
         grids=((side, side),) * images,
         serials=tuple(range(images)),
     )

@@ -8,6 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 from typing_extensions import Self
 
 from foveate.carve.definition import is_abstract, make_plain, on_plain_settings, register
@@ -21,18 +22,29 @@ from foveate.errors import MethodError
 
 Need = Literal[
     "attention",
+    "attention_ahead",
     "attention_output",
+    "entering",
+    "keys",
+    "layer_update",
+    "normed",
     "serials",
     "text",
     "text_attention",
     "vision_attention",
+    "vision_attention_early",
+    "vision_features",
     "vision_keys",
+    "vision_received",
+    "vision_received_early",
 ]
 Where = Literal["vision_tower", "encoder", "llm"]
 Positions = Literal["original", "renumbered"]
 
 # Read off the decoder layer before the prune layer.
-LAYER_NEEDS: frozenset[Need] = frozenset({"attention", "attention_output", "text_attention"})
+LAYER_NEEDS: frozenset[Need] = frozenset(
+    {"attention", "attention_output", "keys", "text_attention"}
+)
 
 # Every method whose class has been defined; `foveate.carve.registry` also finds others.
 METHODS: dict[str, type[Method]] = {}
@@ -85,9 +97,12 @@ class Method(ABC):
         name: how it is called, letters, digits, "_" and "-"; one class has it.
         summary: what it does, in a line.
         paper: where it is published.
+        fidelity: how it stands to its authors' code: as at which commit, or how it differs and why;
+            "" where there is none to stand to.
         where: "vision_tower" (fewer tokens inside the vision tower), "encoder" (between the tower
             and the language model: prune_layer 0), "llm" (between two decoder layers).
         exact_budget: False where the budget is a ceiling.
+        counts_itself: `adapt` says how many tokens stay even where the budget is the whole image.
         needs_before_prune_layer: its needs are those of the step at prune_layer.
 
     Raises:
@@ -99,9 +114,11 @@ class Method(ABC):
     name: ClassVar[str]
     summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+    fidelity: ClassVar[str] = ""
     where: ClassVar[Where] = "llm"
     default_layer: ClassVar[int] = 2
     exact_budget: ClassVar[bool] = True
+    counts_itself: ClassVar[bool] = False
     needs_before_prune_layer: ClassVar[bool] = True
 
     keep_tokens: int | None = None
@@ -164,6 +181,14 @@ class Method(ABC):
         if not self.text_share:
             return self.needs
         return self.needs | relevance_needs(self.text_relevance)
+
+    def early_tower_layer(self, num_layers: int) -> int:
+        """The layer of a vision tower of `num_layers` whose attention the early needs mean.
+
+        Raises:
+            MethodError: the tower has no such layer.
+        """
+        raise NotImplementedError(f"{self.name} reads no early layer of the vision tower")
 
     def layers(self, num_layers: int, first_layer: int) -> tuple[int, ...]:
         """The decoder layers that first see what each step leaves, ascending.
@@ -257,6 +282,8 @@ class Method(ABC):
             merge_dst=rest.gather(1, plan.merge_dst),
             scores={"relevance": relevance},
             notes=plan.notes,
+            value_idx=_values(first, rest, plan),
+            adds=plan.adds,
         )
 
     def demand(self, num_images: int, num_tokens: int, width: int, keep: int) -> Demand:
@@ -323,6 +350,15 @@ class Method(ABC):
             and getattr(self, f.name) != (f.default if f.default is not MISSING else None)
         ]
         return f"{self.name}({', '.join([f'keep={self.budget}', *own])})"
+
+
+def _values(first: Tensor, rest: Tensor, plan: KeepPlan) -> Tensor | None:
+    """`value_idx` of a plan for `rest` [G, R], behind `first` [G, F] that carry their own rows."""
+    if plan.value_idx is None:
+        return None
+    kept = torch.cat([first, rest.gather(1, plan.keep_idx)], dim=1)
+    carried = torch.cat([first, rest.gather(1, plan.value_idx)], dim=1)
+    return carried.gather(1, kept.argsort(dim=-1))
 
 
 def relevance_needs(kind: Relevance) -> frozenset[Need]:

@@ -21,6 +21,9 @@ class KeepPlan:
         merge_dst: [G, M] int64, the kept token each source goes to; a subset of keep_idx.
         scores: named scores behind the decision, each [G, N]; for pictures and inspection only.
         notes: (label, value) of what the method chose by itself on the way; for the report.
+        value_idx: [G, K] int64, the token whose row each kept place carries; None where all carry
+            their own.
+        adds: the mean of the sources is added to the row they go to, instead of averaged with it.
 
     What is neither kept nor merged is dropped.
     """
@@ -31,6 +34,8 @@ class KeepPlan:
     merge_dst: Tensor
     scores: dict[str, Tensor] = field(default_factory=dict)
     notes: tuple[tuple[str, str], ...] = ()
+    value_idx: Tensor | None = None
+    adds: bool = False
 
     @property
     def num_images(self) -> int:
@@ -45,14 +50,20 @@ class KeepPlan:
         return int(self.merge_src.shape[1])
 
     @property
+    def makes_rows(self) -> bool:
+        """Whether some kept place does not hand on its own row as it was."""
+        return self.num_merged > 0 or self.value_idx is not None
+
+    @property
     def num_dropped(self) -> int:
         return self.num_tokens - self.num_kept - self.num_merged
 
     def apply(self, x: Tensor) -> Tensor:
         """Merge, then keep: the rows that go on, in original order.
 
-        A kept token becomes the unweighted mean of itself and every source merged into it
-        (accumulated in float32, returned in the input dtype).
+        A kept token becomes the unweighted mean of its row (of `value_idx`, or its own) and every
+        source merged into it (accumulated in float32, returned in the input dtype). With `adds` it
+        becomes its row plus the mean of its sources.
 
         Args:
             x: [G, N, D].
@@ -60,7 +71,8 @@ class KeepPlan:
         Returns:
             [G, K, D].
         """
-        gathered = x.gather(1, self.keep_idx.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        carried = self.keep_idx if self.value_idx is None else self.value_idx
+        gathered = x.gather(1, carried.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
         if self.num_merged == 0:
             return gathered
         slot = torch.searchsorted(
@@ -68,10 +80,14 @@ class KeepPlan:
         )  # [G, M] row in `gathered`
         wide = (-1, -1, x.shape[-1])
         sources = x.gather(1, self.merge_src.unsqueeze(-1).expand(*wide)).float()
-        total = with_added(gathered.float(), slot, sources)
+        rows = gathered.float()
+        total = with_added(torch.zeros_like(rows) if self.adds else rows, slot, sources)
         count = torch.ones(self.keep_idx.shape, device=x.device)
         count = count.scatter_add(1, slot, torch.ones(slot.shape, device=x.device))
-        mean = total / count.unsqueeze(-1)
+        if self.adds:
+            mean = rows + total / (count - 1).clamp_min(1).unsqueeze(-1)
+        else:
+            mean = total / count.unsqueeze(-1)
         # Rows without a source are handed on as they were, so float32 arithmetic cannot touch them.
         return torch.where((count > 1).unsqueeze(-1), mean.to(x.dtype), gathered)
 
@@ -93,6 +109,8 @@ class KeepPlan:
             merge_dst=self.merge_dst[i : i + 1],
             scores={name: score[i : i + 1] for name, score in self.scores.items()},
             notes=self.notes,
+            value_idx=None if self.value_idx is None else self.value_idx[i : i + 1],
+            adds=self.adds,
         )
 
     def repeat_interleave(self, count: int) -> KeepPlan:
@@ -103,6 +121,9 @@ class KeepPlan:
             merge_src=self.merge_src.repeat_interleave(count, dim=0),
             merge_dst=self.merge_dst.repeat_interleave(count, dim=0),
             scores={k: v.repeat_interleave(count, dim=0) for k, v in self.scores.items()},
+            value_idx=None
+            if self.value_idx is None
+            else self.value_idx.repeat_interleave(count, dim=0),
         )
 
     def check(self, keep: int) -> None:
@@ -117,15 +138,24 @@ class KeepPlan:
         assert bool((counted == self.num_merged).all()), "merge_src repeats or overlaps keep_idx"
         kept_dst = status.gather(1, self.merge_dst) == 2
         assert bool(kept_dst.all()), "merge_dst holds a token that is not kept"
+        if self.value_idx is not None:
+            assert self.value_idx.shape == self.keep_idx.shape, "value_idx is not as keep_idx is"
+            inside = (self.value_idx >= 0) & (self.value_idx < self.num_tokens)
+            assert bool(inside.all()), "value_idx out of range"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, for JSON."""
-        return {
+        lists: dict[str, Any] = {
             "num_tokens": self.num_tokens,
             "keep_idx": self.keep_idx.tolist(),
             "merge_src": self.merge_src.tolist(),
             "merge_dst": self.merge_dst.tolist(),
         }
+        if self.value_idx is not None:
+            lists["value_idx"] = self.value_idx.tolist()
+        if self.adds:
+            lists["adds"] = True
+        return lists
 
 
 def compose(first: KeepPlan, second: KeepPlan) -> KeepPlan:
@@ -206,10 +236,10 @@ def weighted_merge(x: Tensor, *, src: Tensor, dst: Tensor, sizes: Tensor, left: 
         x: [G, n, D].
         src, dst: [G, r] int64; no dst is a src.
         sizes: [G, n] float.
-        left: [G, n - r] int64, the others than `src`, ascending.
+        left: [G, n - r] int64, the others than `src`, in any order.
 
     Returns:
-        [G, n - r, D] in the dtype of x, in the old order.
+        [G, n - r, D] in the dtype of x, in the order of `left`.
     """
     wide = (-1, -1, x.shape[-1])
     total = x.float() * sizes.unsqueeze(-1)

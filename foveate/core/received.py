@@ -36,6 +36,8 @@ def received_attention(
 ) -> Tensor:
     """Attention each token gets, mean over heads: of the first token, or the mean over all tokens.
 
+    With has_cls=False in a tower that has one, the CLS token is one of the queries.
+
     Without a CLS token the mean is over at most `most` evenly spaced queries. The authors of the
     methods that read it average over all of them, which doubles what a tower of 16k patches costs;
     evenly spaced queries give the same mean over positions, to within their sampling error, and up

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foveate.core.greedy.pairs import ROWS
+from foveate.core.greedy.pairs import ROWS, self_products
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -19,6 +19,21 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     # The products are scaled, not the rows: there are fewer of them than of states.
     products = a @ b.transpose(-1, -2)
     return products.mul_(inverse_length(a).unsqueeze(-1)).mul_(inverse_length(b).unsqueeze(-2))
+
+
+def self_cosine(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """Cosine similarity of all rows of `x` [N, D] with each other, each pair once.
+
+    Returns [N, N] float32, `out` if given.
+    """
+    states = x.float()
+    inverse = inverse_length(states)
+    found = self_products(states, out=out)
+    # A few rows at a time: they stay in the cache.
+    for rows, own in zip(torch.split(found, ROWS), torch.split(inverse, ROWS), strict=True):
+        rows *= own.unsqueeze(-1)
+        rows *= inverse
+    return found
 
 
 def inverse_length(x: Tensor) -> Tensor:

@@ -11,7 +11,12 @@ from foveate.errors import UnsupportedModelError
 from foveate.models.derive import derive
 from foveate.models.families import FAMILIES, TEXT_DECODER, TEXT_DECODERS
 from foveate.models.family import MODALITIES, Family, Modality, Tower, Unit
-from foveate.models.layer_kinds import attention_before, attention_of_layer, is_stateful
+from foveate.models.layer_kinds import (
+    attention_before,
+    attention_of_layer,
+    final_norm,
+    is_stateful,
+)
 
 __all__ = ["MODALITIES", "Anatomy", "Modality", "Tower", "Unit", "anatomy_of", "visual_token_ids"]
 
@@ -56,6 +61,11 @@ class Anatomy:
     def attention_before(self, index: int) -> int:
         """The last decoder layer before `index` that attends; UnsupportedModelError if none."""
         return attention_before(self.decoder, index)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm behind the last decoder layer; UnsupportedModelError if none is found."""
+        return final_norm(self.decoder)
 
     def is_stateful(self, index: int) -> bool:
         """Whether a decoder layer keeps a state instead of keys and values."""

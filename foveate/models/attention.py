@@ -125,8 +125,10 @@ class WantedRows(threading.local):
     Attributes:
         wanted: [B] column of the query among the new tokens, whose row is kept for each head.
         wanted_text: [B, T] columns whose rows are kept as means over heads; PAD for none.
+        wants_keys: whether the keys of the new tokens are kept.
         row: [B, H, new tokens] float32.
         text_rows: [B, T, new tokens] float32; zero where there was none.
+        keys: [B, new tokens, H_kv * D].
     """
 
     def __init__(self) -> None:
@@ -136,8 +138,15 @@ class WantedRows(threading.local):
         """Drop what was read and what was asked for."""
         self.wanted: Tensor | None = None
         self.wanted_text: Tensor | None = None
+        self.wants_keys = False
         self.row: Tensor | None = None
         self.text_rows: Tensor | None = None
+        self.keys: Tensor | None = None
+        self.seen: Tensor | None = None
+
+
+class _Enough(Exception):  # noqa: N818
+    """Queries and keys are known; the rest of the layer need not run."""
 
 
 class RowRecorder(Probe):
@@ -153,10 +162,38 @@ class RowRecorder(Probe):
 
     @property
     def wants(self) -> bool:
-        return self.here.wanted is not None or self.here.wanted_text is not None
+        here = self.here
+        return here.wanted is not None or here.wanted_text is not None or here.wants_keys
+
+    def look(self, layer: Callable[[], Any], wanted: Tensor, seen: Tensor) -> Tensor | None:
+        """A row of the attention that a layer would have, without running more of it than that.
+
+        Args:
+            layer: runs the layer with this recorder's module in it, without a cache.
+            wanted: [B] column of the query.
+            seen: [B, L] bool, columns that are tokens.
+
+        Returns:
+            [B, H, L] float32; None where the layer attends in a way that is not seen here.
+        """
+        here = self.here
+        before = (here.wanted, here.wanted_text, here.wants_keys)
+        here.wanted, here.wanted_text, here.wants_keys = wanted, None, False
+        here.seen = seen
+        try:
+            with torch.no_grad():
+                layer()
+        except _Enough:
+            pass
+        finally:
+            here.seen = None
+            here.wanted, here.wanted_text, here.wants_keys = before
+        row, here.row = here.row, None
+        return row
 
     def read(self, query: Tensor, key: Tensor, mask: Any, **settings: Any) -> None:
         here = self.here
+        mask = mask if here.seen is None else here.seen.to(query.device)
         of_logits = {k: settings.get(k) for k in ("scaling", "sliding_window", "softcap")}
         if here.wanted is not None:
             rows = attention_rows(query, key, mask, here.wanted[:, None], **of_logits)
@@ -169,7 +206,12 @@ class RowRecorder(Probe):
             rows = torch.cat(parts, dim=1)
             empty = (here.wanted_text == PAD).to(rows.device)
             here.text_rows = rows.masked_fill(empty.unsqueeze(-1), 0.0)
+        if here.wants_keys:
+            here.keys = key[:, :, -query.shape[2] :].transpose(1, 2).flatten(2)
         here.wanted = here.wanted_text = None
+        here.wants_keys = False
+        if here.seen is not None:
+            raise _Enough
 
 
 def attention_rows(

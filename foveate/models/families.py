@@ -29,7 +29,13 @@ ADD_FAMILY_PAGE = "docs/add-a-model-family.md"
 
 _CLIP = Tower(module="vision_tower", layers="encoder.layers", takes_pixels=True)
 _CUT_AND_PACKED = replace(_CLIP, takes_pixels=False)
-_QWEN_TOWER = Tower(module="visual", layers="blocks", attention="attn", to_tokens=merged_tokens)
+_QWEN_TOWER = Tower(
+    module="visual",
+    layers="blocks",
+    attention="attn",
+    to_tokens=merged_tokens,
+    takes_patches=True,
+)
 _TILED = Row(
     title="SmolVLM",
     units={"image": gridless_items},

@@ -46,6 +46,8 @@ class Tower:
         takes_pixels: it is called with pixel_values [B, 3, H, W], can interpolate its position
             embeddings, and every patch is a token, so that images can be made smaller and tokens
             merged on the way.
+        takes_patches: it is called with flattened patches [S, P] and `grid_thw`, all images in one
+            sequence, and its layers with `cu_seqlens` and `position_embeddings`.
     """
 
     module: str
@@ -53,6 +55,7 @@ class Tower:
     attention: str = "self_attn"
     to_tokens: TokenRule = patch_tokens
     takes_pixels: bool = False
+    takes_patches: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,6 +51,22 @@ def attention_of_layer(decoder: nn.Module, index: int) -> nn.Module | None:
     return None
 
 
+def final_norm(decoder: nn.Module) -> nn.Module:
+    """The norm behind the last decoder layer.
+
+    Raises:
+        UnsupportedModelError: none is found, or several.
+    """
+    found = {name: child for name, child in decoder.named_children() if "norm" in name}
+    if len(found) != 1 and "norm" not in found:
+        raise UnsupportedModelError(
+            f"the method reads states behind the decoder's final norm, and "
+            f"{type(decoder).__name__} has {', '.join(found) or 'none'}; use states='raw' (dart), "
+            "or another method."
+        )
+    return found["norm"] if "norm" in found else next(iter(found.values()))
+
+
 def attention_before(decoder: nn.Module, index: int) -> int:
     """The last layer before `index` that attends.
 

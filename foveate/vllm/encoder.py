@@ -1,74 +1,85 @@
-"""What vLLM's vision tower attends to: read off the attention of its last used layer."""
+"""What vLLM's vision tower attends to and gives, read off the layers that a method names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from foveate.carve.method import Method
+from foveate.carve.method import Method, Need
 from foveate.core.received import received_attention
+from foveate.vllm.settings import OF_THE_TOWER
 
-__all__ = ["TowerProbe", "TowerReading"]
-
-
-@dataclass(frozen=True)
-class TowerReading:
-    """What was read of each sequence that ran through the layer, in order.
-
-    Args:
-        attention: [S] float32 each, see `received_attention`; empty where no method asked for it.
-        keys: [S, heads * D] float32 each.
-    """
-
-    attention: Sequence[Tensor]
-    keys: Sequence[Tensor]
+__all__ = ["TowerProbe", "of_tokens"]
 
 
 class TowerProbe:
-    """Reads one attention layer of the tower while `reading`.
+    """Reads what a method needs of layers of the tower while `reading`.
 
     Args:
-        attention: vLLM's MMEncoderAttention of the layer.
+        layers: of the tower, as many as vLLM built.
         method: what will be decided with it.
-        num_heads: of the layer, on all devices together.
+        attention: path from a layer to vLLM's MMEncoderAttention in it.
+        num_layers: of the tower, as configured.
+        used: the layer whose output goes on to the projector.
+        num_heads: of a layer, on all devices together.
         has_cls: the first token of a sequence is a CLS token.
+        sequence_first: a layer gives [S, B, C], not [B, S, C].
     """
 
     def __init__(
-        self, attention: nn.Module, method: Method, *, num_heads: int, has_cls: bool
+        self,
+        layers: Sequence[nn.Module],
+        method: Method,
+        *,
+        attention: str,
+        num_layers: int,
+        used: int,
+        num_heads: int,
+        has_cls: bool,
+        sequence_first: bool = False,
     ) -> None:
-        self._needs = method.step_needs
         self._num_heads = num_heads
         self._has_cls = has_cls
+        self._sequence_first = sequence_first
         self._is_on = False
-        self._attention: list[Tensor] = []
-        self._keys: list[Tensor] = []
-        if self._needs:
-            attention.register_forward_pre_hook(self._before_attention, with_kwargs=True)
+        self._found: dict[Need, list[Tensor]] = {}
+        by_layer: dict[int, list[Need]] = {}
+        for need in sorted(method.step_needs & OF_THE_TOWER):
+            is_early = need.endswith("_early")
+            layer = method.early_tower_layer(num_layers) if is_early else used
+            by_layer.setdefault(layer, []).append(need)
+        for layer, needs in by_layer.items():
+            module = layers[layer].get_submodule(attention)
+            before = functools.partial(self._before_attention, needs)
+            module.register_forward_pre_hook(before, with_kwargs=True)
+            if "vision_features" in needs:
+                layers[layer].register_forward_hook(self._after_layer)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Read what runs through the layer in here; nothing else is ever held."""
-        self._attention, self._keys = [], []
+        """Read what runs through the layers in here; nothing else is ever held."""
+        self._found = {}
         self._is_on = True
         try:
             yield
         finally:
             self._is_on = False
 
-    def take(self) -> TowerReading:
-        """What was read, once."""
-        reading = TowerReading(self._attention, self._keys)
-        self._attention, self._keys = [], []
-        return reading
+    def take(self) -> dict[Need, list[Tensor]]:
+        """What was read, once: [S] or [S, C] of each sequence that ran through, float32, in order.
+
+        Its names are those of VisualTokens.
+        """
+        found, self._found = self._found, {}
+        return found
 
     def _before_attention(
-        self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, needs: Sequence[Need], module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         if not self._is_on:
             return
@@ -84,13 +95,28 @@ class TowerProbe:
         else:
             pieces = zip(query, key, strict=True)
         for q, k in pieces:  # [S, heads, D]
-            if "vision_attention" in self._needs:
-                row = received_attention(
-                    q.transpose(0, 1), k.transpose(0, 1), module.scale, self._has_cls
-                )
-                self._attention.append(self._mean_over_devices(row, module.num_heads))
-            if "vision_keys" in self._needs:
-                self._keys.append(self._all_heads(k, module.num_heads).flatten(1).float())
+            for need in needs:
+                if need == "vision_keys":
+                    values = self._mean_over_devices(k.float().mean(dim=1), module.num_heads)
+                elif need != "vision_features":
+                    has_cls = self._has_cls and "received" not in need
+                    row = received_attention(
+                        q.transpose(0, 1), k.transpose(0, 1), module.scale, has_cls
+                    )
+                    values = self._mean_over_devices(row, module.num_heads)
+                else:
+                    continue
+                self._found.setdefault(need, []).append(values)
+
+    def _after_layer(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
+        if not self._is_on:
+            return
+        hidden: Tensor = output[0] if isinstance(output, tuple) else output
+        if hidden.ndim == 2:
+            hidden = hidden[None]
+        elif self._sequence_first:
+            hidden = hidden.transpose(0, 1)
+        self._found.setdefault("vision_features", []).extend(hidden.detach().float())
 
     def _mean_over_devices(self, row: Tensor, num_heads: int) -> Tensor:
         """Tensor parallelism spreads the heads, evenly."""
@@ -101,21 +127,21 @@ class TowerProbe:
         total: Tensor = tensor_model_parallel_all_reduce(row)
         return total / (self._num_heads // num_heads)
 
-    def _all_heads(self, key: Tensor, num_heads: int) -> Tensor:
-        """[S, heads here, D] -> [S, heads, D]"""
-        if num_heads == self._num_heads:
-            return key
-        from vllm.distributed import tensor_model_parallel_all_gather
 
-        every: Tensor = tensor_model_parallel_all_gather(key.contiguous(), dim=1)
-        return every
+def of_tokens(
+    found: Mapping[Need, Sequence[Tensor]], skip: int, to_tokens: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """What a probe took, as values of visual tokens, [N] or [N, C] each.
 
-
-def column(values: Sequence[Tensor]) -> list[Tensor]:
-    """[S] each -> [S, 1] each, so that one rule serves attention and keys."""
-    return [value[:, None] for value in values]
-
-
-def concatenated(values: Sequence[Tensor], skip: int) -> Tensor:
-    """Sequences one behind the other, each without its first `skip` tokens."""
-    return torch.cat([value[skip:] for value in values])
+    Args:
+        found: from `TowerProbe.take`.
+        skip: leading tokens of each sequence that are no patches.
+        to_tokens: [patches, C] -> [N, C].
+    """
+    values: dict[str, Tensor] = {}
+    for need, sequences in found.items():
+        is_wide = sequences[0].ndim == 2
+        patches = torch.cat([(s if is_wide else s[:, None])[skip:] for s in sequences])
+        tokens = to_tokens(patches)
+        values[need] = tokens if is_wide else tokens[:, 0]
+    return values

@@ -18,7 +18,7 @@ from vllm.model_executor.models.llava_onevision import LlavaOnevisionForConditio
 from foveate.carve.method import Method
 from foveate.core.received import last_used_layer
 from foveate.vllm.config_hook import method_in
-from foveate.vllm.encoder import TowerProbe, column, concatenated
+from foveate.vllm.encoder import TowerProbe, of_tokens
 from foveate.vllm.processor import carved_processor
 from foveate.vllm.selection import carve_units
 
@@ -45,8 +45,11 @@ class _CarvedTower:
             getattr(config, "vision_feature_layer", None), tower.num_hidden_layers
         )
         self._probe = TowerProbe(
-            layers[used].self_attn.attn,
+            layers,
             self._method,
+            attention="self_attn.attn",
+            num_layers=tower.num_hidden_layers,
+            used=used,
             num_heads=tower.num_attention_heads,
             has_cls=self._has_cls,
         )
@@ -69,20 +72,16 @@ class _CarvedTower:
         assert self._method is not None
         with self._probe.reading():
             features: Tensor = embed(**image)[0]  # [N, D]
-        found, skip = self._probe.take(), int(self._has_cls)
-        attention = keys = None
-        if found.attention:
-            attention = self._to_tokens(concatenated(column(found.attention), skip), image)[:, 0]
-        if found.keys:
-            keys = self._to_tokens(concatenated(found.keys, skip), image)
+        tower = of_tokens(
+            self._probe.take(), int(self._has_cls), lambda x: self._to_tokens(x, image)
+        )
         kept, _ = carve_units(
             self._method,
             features,
             [len(features)],
             width=features.shape[1],
             grid=self._grid(len(features)),
-            vision_attention=attention,
-            vision_keys=keys,
+            **tower,
         )
         return kept
 

@@ -19,7 +19,7 @@ from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
 
 from foveate.carve.method import Method
 from foveate.vllm.config_hook import method_in
-from foveate.vllm.encoder import TowerProbe, column, concatenated
+from foveate.vllm.encoder import TowerProbe, of_tokens
 from foveate.vllm.positions import (
     Media,
     grid_places,
@@ -51,10 +51,14 @@ class _CarvedGrid:
         self._merge = int(tower.spatial_merge_size)
         self._width = int(me.config.get_text_config().hidden_size)
         self._probe = TowerProbe(
-            me.visual.blocks[-1].attn.attn,
+            me.visual.blocks,
             self._method,
+            attention="attn.attn",
+            num_layers=len(me.visual.blocks),
+            used=len(me.visual.blocks) - 1,
             num_heads=tower.num_heads,
             has_cls=False,
+            sequence_first=True,
         )
 
     # --- encoder ---
@@ -88,20 +92,14 @@ class _CarvedGrid:
         """The kept features of one item and their places, [K, C + NUM_COLUMNS]."""
         assert self._method is not None
         frames, rows, columns = self._tokens(grid_thw)
-        reading = self._probe.take()
-        attention = keys = None
-        if reading.attention:
-            attention = self._to_tokens(concatenated(column(reading.attention), 0), grid_thw)[:, 0]
-        if reading.keys:
-            keys = self._to_tokens(concatenated(reading.keys, 0), grid_thw)
+        tower = of_tokens(self._probe.take(), 0, lambda x: self._to_tokens(x, grid_thw))
         kept, places = carve_units(
             self._method,
             features,
             [rows * columns] * frames,
             width=self._width,
             grid=(rows, columns),
-            vision_attention=attention,
-            vision_keys=keys,
+            **tower,
         )
         every = grid_places(frames, rows, columns, per_frame).to(places.device)
         return with_places(kept, every[places])

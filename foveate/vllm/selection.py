@@ -6,6 +6,7 @@ Images are decided one at a time, so that what is kept of one never depends on i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +28,7 @@ def plan_image(
     hidden: Tensor,
     *,
     grid: tuple[int, int] | None = None,
-    vision_attention: Tensor | None = None,
-    vision_keys: Tensor | None = None,
+    **tower: Tensor | None,
 ) -> KeepPlan | None:
     """Decide on one image.
 
@@ -36,8 +36,7 @@ def plan_image(
         method: reads nothing but the vision tower.
         hidden: [N, D], features as they would enter the language model.
         grid: (rows, columns), None for tokens that form no single grid.
-        vision_attention: [N], see VisualTokens.
-        vision_keys: [N, Dk].
+        tower: what was read of the tower, by its name in VisualTokens, [N] or [N, C] each.
 
     Returns:
         A plan of one image; None if all of its tokens stay.
@@ -46,12 +45,14 @@ def plan_image(
     if keep == len(hidden):
         return None
     # A running number would make random methods depend on what was served before.
+    read: dict[str, Any] = {
+        name: None if values is None else values[None] for name, values in tower.items()
+    }
     visual = VisualTokens(
         hidden=hidden[None],
-        vision_attention=None if vision_attention is None else vision_attention[None],
-        vision_keys=None if vision_keys is None else vision_keys[None],
         grids=(grid,),
         serials=(0,),
+        **read,
     )
     with torch.no_grad():
         plan = method.select(visual, keep)
@@ -81,8 +82,7 @@ def carve_units(
     *,
     width: int,
     grid: tuple[int, int] | None = None,
-    vision_attention: Tensor | None = None,
-    vision_keys: Tensor | None = None,
+    **tower: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Carve what one item of a prompt consists of: an image, or the frames of a video.
 
@@ -91,29 +91,18 @@ def carve_units(
         lengths: tokens of each unit.
         width: D <= C, leading columns that enter the language model first; these are scored.
         grid: of every unit.
-        vision_attention, vision_keys: of all tokens, [sum of lengths] and [sum of lengths, Dk].
+        tower: of all tokens, see `plan_image`, [sum of lengths] or [sum of lengths, C] each.
 
     Returns:
         ([K, C], [K] int64 old places among all tokens of the item).
     """
-
-    def parts(values: Tensor | None) -> Sequence[Tensor | None]:
-        return torch.split(values, list(lengths)) if values is not None else [None] * len(lengths)
-
     kept, places, start = [], [], 0
-    for part, attention, keys in zip(
-        torch.split(features, list(lengths)),
-        parts(vision_attention),
-        parts(vision_keys),
-        strict=True,
-    ):
-        plan = plan_image(
-            method,
-            part[:, :width],
-            grid=grid,
-            vision_attention=attention,
-            vision_keys=keys,
-        )
+    for part in torch.split(features, list(lengths)):
+        own = {
+            name: None if values is None else values[start : start + len(part)]
+            for name, values in tower.items()
+        }
+        plan = plan_image(method, part[:, :width], grid=grid, **own)
         unit, at = carve(plan, part)
         kept.append(unit)
         places.append(at + start)

@@ -18,10 +18,24 @@ __all__ = ["KEY", "check_method", "method_of", "servable_methods", "to_settings"
 KEY = "foveate"
 DEFAULT_METHOD = "tokencarve"
 # The vision tower is all that has run when vLLM's plugin decides.
-OF_THE_TOWER: frozenset[Need] = frozenset({"vision_attention", "vision_keys"})
+OF_THE_TOWER: frozenset[Need] = frozenset(
+    {
+        "vision_attention",
+        "vision_attention_early",
+        "vision_features",
+        "vision_keys",
+        "vision_received",
+        "vision_received_early",
+    }
+)
 _WORDS: Mapping[Need, str] = {
     "attention": "the attention of a decoder layer",
+    "attention_ahead": "the attention of a decoder layer",
     "attention_output": "the attention output of a decoder layer",
+    "entering": "the text of the prompt",
+    "keys": "the keys of a decoder layer",
+    "normed": "states behind the decoder's final norm",
+    "layer_update": "what a decoder layer adds",
     "text": "the text of the prompt",
     "text_attention": "the attention of the text in a decoder layer",
 }
@@ -120,6 +134,8 @@ def _obstacle(method: Method) -> str | None:
     if beyond:
         words = " and ".join(sorted(_WORDS[need] for need in beyond))
         return f"reads {words}, and in vLLM it decides before there is any"
+    if not method.exact_budget:
+        return "may keep fewer tokens than its budget, and vLLM reserves a place for each of them"
     if method.prune_layer:
         return (
             f"is to cut before decoder layer {method.prune_layer}, and vLLM's KV cache has one "

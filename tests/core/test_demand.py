@@ -106,7 +106,8 @@ def image(n, d):
     mask = torch.ones(1, 4, dtype=torch.bool)
     return VisualTokens(
         hidden=torch.randn(1, n, d), text=torch.randn(1, 4, d), text_mask=mask,
-        attention=torch.rand(1, 2, n), serials=(0,),
+        attention=torch.rand(1, 2, n), serials=(0,), vision_attention=torch.rand(1, n),
+        vision_features=torch.randn(1, n, d),
     )
 
 torch.set_num_threads(1)
@@ -131,6 +132,7 @@ print(took, held, told.seconds, told.bytes)
         ({"name": "foveacarve"}, (2500, 1000)),
         ({"name": "cdpruner"}, (2500, 1000)),
         ({"name": "mmtok"}, (2500, 1000)),
+        ({"name": "scope"}, (2500, 1000)),
     ],
 )
 def test_estimates(settings: dict[str, str], shape: tuple[int, int]) -> None:

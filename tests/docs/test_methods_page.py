@@ -11,8 +11,10 @@ import foveate
 from benchmarks.methods_page import (
     BEGIN,
     END,
+    FIDELITY,
     RESULTS,
     Comparison,
+    fidelity_table,
     section,
     short_table,
     with_section,
@@ -36,6 +38,19 @@ def test_figures_are_those_of_the_results() -> None:
     assert with_section(PAGE, section(found)) == PAGE, "run python -m benchmarks.methods_page"
     short = short_table(found["reading"])
     assert with_section(README, short) == README, "run python -m benchmarks.methods_page"
+
+
+def test_how_each_stands_to_its_authors_code() -> None:
+    assert with_section(PAGE, fidelity_table(), FIDELITY) == PAGE, (
+        "run python -m benchmarks.methods_page"
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, cls in foveate.METHODS.items() if cls.paper])
+def test_every_published_method_says_so(name: str) -> None:
+    fidelity = foveate.METHODS[name].fidelity
+    assert fidelity
+    assert not fidelity.endswith(".")
 
 
 @pytest.mark.parametrize("folder", RESULTS.values())

@@ -43,7 +43,15 @@ def shown(model: Any, inputs: dict[str, Any], method: Method) -> list[tuple[Any,
     return seen
 
 
-@pytest.mark.parametrize("name", [name for name in COMPRESSING if name != "random"])
+# What draws draws by the image's serial, which in vLLM is the same for all.
+UNDRAWN = ["apet(first_token=3)" if n == "apet" else n for n in COMPRESSING if n != "random"]
+TOWER = (
+    *("vision_attention", "vision_attention_early", "vision_received", "vision_received_early"),
+    *("vision_keys", "vision_features"),
+)
+
+
+@pytest.mark.parametrize("name", UNDRAWN)
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "llava_next"])
 def test_the_same_tokens_as_in_transformers(family: str, name: str) -> None:
     model = tiny.build(family, "sdpa")
@@ -51,14 +59,8 @@ def test_the_same_tokens_as_in_transformers(family: str, name: str) -> None:
     checked = 0
     for visual, plan in shown(model, tiny.prompts(model, family, (1, 2)), method):
         for i in range(visual.num_images):
-            reads = method.step_needs
-            own = plan_image(
-                method,
-                visual.hidden[i],
-                grid=visual.grids[i],
-                vision_attention=visual.vision_attention[i] if reads else None,
-                vision_keys=visual.vision_keys[i] if "vision_keys" in reads else None,
-            )
+            reads = {name: getattr(visual, name)[i] for name in TOWER if name in method.needs}
+            own = plan_image(method, visual.hidden[i], grid=visual.grids[i], **reads)
             assert own is not None
             assert own.to_dict() == plan.image(i).to_dict()
             checked += 1
@@ -74,22 +76,15 @@ def test_random_does_not_depend_on_what_was_served_before() -> None:
 @pytest.mark.parametrize("name", COMPRESSING)
 def test_an_image_is_decided_alone(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    features, attention, keys = (
-        torch.randn(48, 8, generator=generator),
-        torch.rand(48, generator=generator),
-        torch.randn(48, 6, generator=generator),
-    )
+    features = torch.randn(48, 8, generator=generator)
+    tower = {name: torch.rand(48, generator=generator) for name in TOWER[:4]}
+    tower |= {name: torch.randn(48, 6, generator=generator) for name in TOWER[4:]}
     method = of(name, 0.25)
-    kept, places = carve_units(
-        method, features, [16, 16, 16], width=8, grid=(4, 4),
-        vision_attention=attention, vision_keys=keys,
-    )  # fmt: skip
+    kept, places = carve_units(method, features, [16, 16, 16], width=8, grid=(4, 4), **tower)
     assert len(kept) == num_kept(method, [16, 16, 16]) == 12
     middle = slice(16, 32)
-    alone, own = carve_units(
-        method, features[middle], [16], width=8, grid=(4, 4),
-        vision_attention=attention[middle], vision_keys=keys[middle],
-    )  # fmt: skip
+    part = {name: values[middle] for name, values in tower.items()}
+    alone, own = carve_units(method, features[middle], [16], width=8, grid=(4, 4), **part)
     assert torch.equal(kept[4:8], alone)
     assert torch.equal(places[4:8], own + 16)
 
@@ -134,34 +129,60 @@ class FakeAttention(nn.Module):
         return value
 
 
+class FakeLayer(nn.Module):
+    """One layer of a tower, whose output is twice its keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = FakeAttention()
+
+    def forward(self, query: Any, key: Any, cu_seqlens: Any = None) -> Any:
+        self.attn(query=query, key=key, value=key, cu_seqlens=cu_seqlens)
+        return 2 * key.flatten(2), None
+
+
+def probe_of(layers: Any, name: str, *, has_cls: bool) -> TowerProbe:
+    return TowerProbe(
+        layers, of(name), attention="attn", num_layers=3, used=2, num_heads=2, has_cls=has_cls
+    )
+
+
 @pytest.mark.parametrize("has_cls", [True, False])
 @pytest.mark.parametrize("packed", [True, False])
-def test_the_probe_reads_what_passes(packed: bool, has_cls: bool) -> None:
-    module = FakeAttention()
-    probe = TowerProbe(module, of("visionzip"), num_heads=2, has_cls=has_cls)
-    query, key = torch.randn(2, 10, 8), torch.randn(2, 10, 8)
-    module(query, key, key)  # not asked for
+@pytest.mark.parametrize("name", ["visionzip", "hiprune", "scope"])
+def test_the_probe_reads_what_passes(name: str, packed: bool, has_cls: bool) -> None:
+    layers = [FakeLayer() for _ in range(3)]
+    probe = probe_of(layers, name, has_cls=has_cls)
+    query, key = torch.randn(3, 2, 10, 8), torch.randn(3, 2, 10, 8)
+    layers[2](query[2], key[2])  # not asked for
     with probe.reading():
-        if packed:
-            one = (x.reshape(1, 20, 2, 4) for x in (query, key))
-            ends = torch.tensor([0, 10, 20])
-            q, k = one
-            module(query=q, key=k, value=k, cu_seqlens=ends)
-        else:
-            module(query, key, key)
-    reading = probe.take()
-    assert probe.take().keys == []
-    for i in range(2):
-        q, k = (x[i].view(10, 2, 4).transpose(0, 1) for x in (query, key))
-        expected = received_attention(q, k, 0.5, has_cls)
-        torch.testing.assert_close(reading.attention[i], expected)
-        torch.testing.assert_close(reading.keys[i], key[i])
+        for layer, queries, keys in zip(layers, query, key, strict=True):
+            if packed:
+                q, k = (x.reshape(1, 20, 2, 4) for x in (queries, keys))
+                layer(q, k, torch.tensor([0, 10, 20]))
+            else:
+                layer(queries, keys)
+    found = probe.take()
+    assert probe.take() == {}
+    assert set(found) == of(name).needs
+    for need, sequences in found.items():
+        if need == "vision_features":
+            torch.testing.assert_close(torch.cat(sequences), 2 * key[2].flatten(0, 1))
+            continue
+        at = 1 if need.endswith("_early") else 2  # 9 of 24 layers is 1 of 3
+        for i in range(2):
+            q, k = (x[at, i].view(10, 2, 4).transpose(0, 1) for x in (query, key))
+            expected = key[at, i].view(10, 2, 4).mean(dim=1)
+            if need != "vision_keys":
+                is_cls = has_cls and "received" not in need
+                expected = received_attention(q, k, 0.5, is_cls)
+            torch.testing.assert_close(sequences[i], expected)
 
 
 def test_a_method_that_reads_nothing_leaves_no_hook() -> None:
-    module = FakeAttention()
-    TowerProbe(module, of("divprune"), num_heads=2, has_cls=True)
-    assert not module._forward_pre_hooks
+    layers = [FakeLayer() for _ in range(3)]
+    probe_of(layers, "divprune", has_cls=True)
+    assert not any(module._forward_pre_hooks for layer in layers for module in layer.modules())
 
 
 @pytest.mark.parametrize(

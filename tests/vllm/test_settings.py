@@ -12,8 +12,8 @@ from foveate.errors import BudgetError, ConfigError, FoveateError, MethodError
 from foveate.vllm.settings import method_of, servable_methods, to_settings
 
 ELSE = (
-    "use one of divprune, foveacarve, noop, pooling, random, tokencarve, uniform, visionzip, or "
-    "this method in transformers (`foveate run`)."
+    "use one of apet, divprune, foveacarve, hiprune, holov, noop, pooling, random, scope, "
+    "tokencarve, uniform, visionzip, vispruner, or this method in transformers (`foveate run`)."
 )
 
 

@@ -34,6 +34,13 @@ def check_steps(steps: Sequence[Step], family: Family) -> None:
             + " Methods that decide before it work: divprune, cdpruner, mmtok, visionzip, and "
             "others with prune_layer=0, such as uniform(prune_layer=0)."
         )
+    ahead = [step for step in steps if "attention_ahead" in step.needs]
+    if ahead:
+        raise UnsupportedModelError(
+            f"{ahead[0].method.name} ranks tokens by the attention of a decoder layer, and "
+            f"{family.title} can lose visual tokens before its language model only; use a method "
+            "that decides before it, such as divprune."
+        )
     if any(step.method.positions == "renumbered" for step in steps):
         raise MethodError(
             f"positions='renumbered' is for tokens dropped between decoder layers, and "

@@ -115,6 +115,8 @@ class Carving:
             UnsupportedModelError, UnsupportedModeError: tokens are to be dropped and `check`
                 refuses.
         """
+        if index == 0 and self.setting.needs("entering") and self.replay is None:
+            self._asked.entering = hidden
         if index in self.setting.steps:
             hidden = self._step(index, hidden, cache)
         left = self.left
@@ -122,10 +124,34 @@ class Carving:
             self.call.known.num_visual if left is None else left.num_visual
         )
         self.length_per_layer.append(hidden.shape[1])
+        after = self.setting.steps.get(index + 1)
+        if after is not None and "layer_update" in after.needs and self.replay is None:
+            self._asked.layer_input = hidden
         is_whole = hidden.shape[1] == (self.call.length if left is None else left.rows.shape[1])
         if index in self.setting.row_recorders and self.replay is None and is_whole:
             self._want_rows(index)
         return hidden
+
+    def looks_ahead(self, index: int) -> bool:
+        """Whether the step at a layer ranks by that layer's own attention, see `see_ahead`."""
+        step = self.setting.steps.get(index)
+        is_asked = step is not None and "attention_ahead" in step.needs
+        return is_asked and self.replay is None and self._is_to_drop(index)
+
+    def see_ahead(self, index: int, layer: Callable[[], Any]) -> None:
+        """Read the attention that a layer would have of all that is left before its step.
+
+        Args:
+            index: of the layer.
+            layer: runs it on that.
+        """
+        call, left, device = self.call, self.left, self.call.device
+        last = columns_of(sent(call.known.last_asked, device), self._rows)[:, 0]
+        seen = sent(call.known.valid | call.known.visual, device)
+        if left is not None:
+            seen = seen.gather(1, left.rows.clamp_min(0).to(device)) & (left.rows != PAD).to(device)
+        with self.clock.running(device):
+            self._asked.ahead = self.setting.row_recorders[index].look(layer, last, seen)
 
     def _step(self, index: int, hidden: Tensor, cache: Any) -> Tensor:
         if not self._is_to_drop(index):
@@ -182,7 +208,7 @@ class Carving:
             call.known.visual,
             call.inputs.get("mm_encoder_outputs") or {},
         )
-        needs_text = setting.needs("text") or setting.needs("text_attention")
+        needs_text = any(map(setting.needs, ("text", "text_attention", "entering")))
         # Rows of one prompt see the same images: they are decided on once.
         own = [span for span in spans if span.sample % call.rows_per_prompt == 0]
         return Decider(
@@ -192,6 +218,8 @@ class Carving:
             num_layers=setting.num_layers,
             rows_per_prompt=call.rows_per_prompt,
             tower=setting.tower,
+            skipped=tuple((~call.known.begun).sum(dim=1).tolist()),
+            final_norm=setting.anatomy.final_norm if setting.needs("normed") else None,
         )
 
     def _serials(self, spans: Sequence[ImageSpan]) -> tuple[int, ...]:
@@ -215,6 +243,7 @@ class Carving:
         if "attention" in needs:
             last = sent(self.call.known.last_asked, device)
             recorder.here.wanted = columns_of(last, self._rows)[:, 0]
+        recorder.here.wants_keys = "keys" in needs
         if "text_attention" in needs:
             columns = sent(self.call.known.text, device)
             places = columns_of(columns.clamp_min(0), self._rows)
@@ -239,7 +268,7 @@ class Carving:
             for number in group.numbers:
                 counts[number] -= plan.num_tokens - plan.num_kept
                 num_visual -= plan.num_tokens - plan.num_kept
-            if plan.num_merged:
+            if plan.makes_rows:
                 rows = old[samples[:, 0].to(old.device)] if old is not None else None
                 merged = plan.apply(hidden[samples, columns_of(tokens, rows)])
                 hidden = hidden.index_put((samples, columns_of(kept, rows)), merged)

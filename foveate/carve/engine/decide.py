@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -97,6 +97,14 @@ class Decider:
         rows_per_prompt: rows of the batch that show one prompt and get the same plan.
         num_layers: of the decoder.
         tower: what was recorded in the vision tower, if anything was asked of it.
+        skipped: of each row of the batch, the padding before its prompt; () for none.
+
+    Attributes:
+        layer_input: [B, L, D] what the layer before a step was given, where the step asks for what
+            that layer added.
+        entering: [B, S, D], what the first layer was given, where a step asks for it.
+        ahead: [B, H, L], attention of the layer about to run, where its step asks for it.
+        final_norm: of the decoder, where a step asks for states behind it.
     """
 
     states: list[ImageState]
@@ -105,6 +113,11 @@ class Decider:
     serials: tuple[int, ...]
     rows_per_prompt: int = 1
     tower: TowerRecorder | None = None
+    skipped: tuple[int, ...] = ()
+    layer_input: Tensor | None = None
+    entering: Tensor | None = None
+    ahead: Tensor | None = None
+    final_norm: Callable[[Tensor], Tensor] | None = None
     groups: dict[int, list[Group]] = field(default_factory=dict)
     _placed: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -129,7 +142,7 @@ class Decider:
         for i, state in enumerate(self.states):
             num_tokens = state.span.num_tokens
             keep = method.budget.count(num_tokens, image=i)
-            if keep == num_tokens:
+            if keep == num_tokens and not method.counts_itself:
                 continue
             keeps = method.keeps(keep, num_tokens, step.layers, self.num_layers)
             size = (state.counts, num_tokens, keeps)
@@ -172,7 +185,7 @@ class Decider:
 
     def would_drop(self, step: Step) -> bool:
         """Whether a step has tokens to drop: some image has more than the budget."""
-        return any(
+        return step.method.counts_itself or any(
             step.method.budget.count(state.span.num_tokens, image=i) < state.span.num_tokens
             for i, state in enumerate(self.states)
         )
@@ -181,25 +194,27 @@ class Decider:
         """([G, 1] sample, [G, N] column) of what is left of equally long images."""
         key = (len(self.groups), tuple(members))
         if key not in self._placed:
-            self._placed = {key: self._places(members, device)}  # asked for twice in a row
+            chosen = [self.states[i] for i in members]
+            self._placed = {key: places_of(chosen, device)}  # asked for twice in a row
         return self._placed[key]
-
-    def _places(self, members: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-        chosen = [self.states[i] for i in members]
-        columns = torch.stack([state.span.tokens for state in chosen])
-        samples = torch.tensor([[state.span.sample] for state in chosen])
-        both = sent(torch.cat([samples, columns], dim=1), device)
-        samples, columns = both[:, :1], both[:, 1:]
-        if all(state.alive is None for state in chosen):
-            return samples, columns
-        every = torch.arange(columns.shape[1], device=device)
-        return samples, torch.stack(
-            [row[state.left_of(every)] for row, state in zip(columns, chosen, strict=True)]
-        )
 
     def image_plans(self) -> list[ImagePlan]:
         """What became of every image."""
         return [ImagePlan(state.span, state.plans) for state in self.states]
+
+
+def places_of(chosen: Sequence[ImageState], device: torch.device) -> tuple[Tensor, Tensor]:
+    """([G, 1] sample, [G, N] column) of what is left of equally long images."""
+    columns = torch.stack([state.span.tokens for state in chosen])
+    samples = torch.tensor([[state.span.sample] for state in chosen])
+    both = sent(torch.cat([samples, columns], dim=1), device)
+    samples, columns = both[:, :1], both[:, 1:]
+    if all(state.alive is None for state in chosen):
+        return samples, columns
+    every = torch.arange(columns.shape[1], device=device)
+    return samples, torch.stack(
+        [row[state.left_of(every)] for row, state in zip(columns, chosen, strict=True)]
+    )
 
 
 @dataclass
@@ -220,33 +235,72 @@ class _Look:
         samples, tokens = decider.places(members, hidden.device)
         tokens = columns_of(tokens, self._rows_of(samples))
         found: dict[str, Tensor | None] = {}
-        if "attention" in needs:
-            row = _read(self.recorder and self.recorder.here.row).to(hidden.device)  # [B, H, L]
+        if "attention" in needs or "attention_ahead" in needs:
+            is_ahead = "attention_ahead" in needs
+            row = _read(decider.ahead if is_ahead else self.recorder and self.recorder.here.row)
+            row = row.to(hidden.device)  # [B, H, L]
             index = tokens[:, None].expand(-1, row.shape[1], -1)
             found["attention"] = self._rows_in(row, samples).gather(2, index)
         if "attention_output" in needs:
             output = _read(self.attention_output).to(hidden.device)
             found["attention_output"] = self._tokens_in(output, states, samples, tokens)
+        if "layer_update" in needs:
+            assert decider.layer_input is not None
+            update = hidden - decider.layer_input.to(hidden.device)
+            found["layer_update"] = self._tokens_in(update, states, samples, tokens)
         if "text" in needs or "text_attention" in needs:
             found |= self._text(states, samples, tokens)
+        if "keys" in needs:
+            keys = _read(self.recorder and self.recorder.here.keys).to(hidden.device)
+            found["keys"] = self._tokens_in(keys, states, samples, tokens)
         tower = decider.tower
         if tower is not None:
             pieces = [tower.of(state.span) for state in states]
-            for name in ("vision_attention", "vision_keys", "owners"):
-                values = [getattr(piece, name) for piece in pieces]
-                if all(value is not None for value in values):
+            read: dict[str, list[Tensor | None]] = {
+                name: [piece.read.get(reading) for piece in pieces]
+                for name, reading in tower.readings.get(self.step.layer, {}).items()
+            }
+            read["owners"] = [piece.owners for piece in pieces]
+            for name, values in read.items():
+                known = [value for value in values if value is not None]
+                if len(known) == len(states):
                     found[name] = torch.stack(
-                        [state.left_of(v) for v, state in zip(values, states, strict=True)]
+                        [state.left_of(v) for v, state in zip(known, states, strict=True)]
                     ).to(hidden.device)
         is_whole = all(state.alive is None for state in states)
+        own = self._tokens_in(hidden, states, samples, tokens)
+        if "normed" in needs:
+            found["normed"] = self._normed(own)
         return VisualTokens(
-            hidden=self._tokens_in(hidden, states, samples, tokens),
+            hidden=own,
             # What is left of an image is no grid any more.
             grids=tuple(state.span.grid if is_whole else None for state in states),
             serials=tuple(decider.serials[i] for i in members),
             counts=states[0].counts,
+            starts=tuple(
+                state.span.first - (decider.skipped[state.span.sample] if decider.skipped else 0)
+                for state in states
+            ),
+            entering=self._entering(members) if "entering" in needs else None,
             **found,
         )
+
+    def _normed(self, states: Tensor) -> Tensor:
+        assert self.decider.final_norm is not None
+        return self.decider.final_norm(states).detach()
+
+    def _entering(self, members: Sequence[int]) -> VisualTokens:
+        """The images as they entered the first layer, and the text."""
+        decider, hidden = self.decider, self.decider.entering
+        assert hidden is not None
+        states = [ImageState(decider.states[i].span) for i in members]
+        samples, tokens = places_of(states, hidden.device)
+        look = _Look(decider, replace(self.step, needs=frozenset({"text"})), hidden, *[None] * 3)
+        found = look._text(states, samples, tokens)
+        own = look._tokens_in(hidden, states, samples, tokens)
+        device = self.hidden.device
+        found = {name: None if v is None else v.to(device) for name, v in found.items()}
+        return VisualTokens(hidden=own.to(device), **found)
 
     def _tokens_in(
         self, x: Tensor, states: Sequence[ImageState], samples: Tensor, tokens: Tensor
@@ -284,6 +338,11 @@ class _Look:
         if "text" in self.step.needs:
             text = self.hidden[samples, at].detach()
             found["text"] = text * mask.unsqueeze(-1)
+            if "keys" in self.step.needs:
+                keys = _read(self.recorder and self.recorder.here.keys).to(device)
+                found["text_keys"] = keys[samples, at] * mask.unsqueeze(-1)
+            if "normed" in self.step.needs:
+                found["text_normed"] = self._normed(text) * mask.unsqueeze(-1)
         if "text_attention" in self.step.needs:
             rows = _read(self.recorder and self.recorder.here.text_rows).to(device)[
                 samples[:, 0]

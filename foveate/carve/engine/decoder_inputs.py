@@ -197,7 +197,7 @@ class DecoderInputs:
 def merged(values: Tensor, groups: Sequence[Group]) -> Tensor:
     """Values [B, S, ...] of tokens, where tokens are merged those of the merged ones."""
     for group in groups:
-        if group.plan.num_merged:
+        if group.plan.makes_rows:
             samples, tokens = group.samples.to(values.device), group.tokens.to(values.device)
             kept = tokens.gather(1, group.plan.keep_idx.to(values.device))
             values = values.index_put((samples, kept), group.plan.apply(values[samples, tokens]))

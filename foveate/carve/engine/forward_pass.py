@@ -8,6 +8,8 @@ rows and keys that are left.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -24,7 +26,8 @@ from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.residual_streams import ResidualStreams
 from foveate.carve.engine.reused_keys import ReusedKeys
 from foveate.carve.engine.setting import Setting
-from foveate.errors import UnsupportedModeError
+from foveate.errors import UnsupportedModeError, UnsupportedModelError
+from foveate.models.cache_argument import NAMES as CACHES
 from foveate.models.cache_argument import cache_in
 
 
@@ -64,6 +67,8 @@ class ForwardPass(OnePass):
         if index == 0:
             self._check_placeholders()
         if self.carving is not None:
+            if self.carving.looks_ahead(index):
+                self.carving.see_ahead(index, self._before_step(index, hidden, kwargs))
             hidden = self._carve(self.carving, index, hidden, cache)
         layer = cache.layers[index] if cache is not None and index < len(cache.layers) else None
         carved = layer if isinstance(layer, CarvedLayer) else None
@@ -107,6 +112,29 @@ class ForwardPass(OnePass):
         joined = self._streams.joined(hidden)
         narrowed = carving.enter_layer(index, joined, cache)
         return hidden if narrowed is joined else self._streams.apart(narrowed, hidden)
+
+    def _before_step(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> Callable[[], Any]:
+        """Runs a layer on what is left before its step, without a cache or a mask.
+
+        Raises:
+            UnsupportedModelError: it attends with the keys of another layer.
+        """
+        anatomy, left = self.setting.anatomy, self.left
+        if self._reused.reuses(index):
+            raise UnsupportedModelError(
+                f"the method ranks tokens by the attention of layer {index}, which attends with "
+                "keys of a layer before it; choose an earlier prune_layer, or ranks_by='before'."
+            )
+        kwargs = {**kwargs, "attention_mask": None, **{n: None for n in CACHES if n in kwargs}}
+        kwargs.pop("hidden_states", None)
+        if left is not None:
+            has_indexer = getattr(anatomy.attention_of(index), "indexer", None) is not None
+            self._inputs.narrow_rest(kwargs, left.rows, own_topk=has_indexer)
+            shift = self._renumbering.shift(index, None, left)
+            if shift is not None:
+                self._renumbering.apply(hidden, kwargs, shift)
+        # Past the hooks, this run's among them: for them the layer has not begun.
+        return functools.partial(anatomy.layers[index].forward, hidden, **kwargs)
 
     def _check_before_dropping(self, index: int, hidden: Tensor, cache: Any) -> None:
         """Refuse what could come out wrong if tokens were dropped before layer `index`.

@@ -30,7 +30,7 @@ from foveate.carve.engine.generating import (
 from foveate.carve.engine.host_prompt import HostPrompt
 from foveate.carve.engine.labels import Labels, last_rows, refuse_labels
 from foveate.carve.engine.pass_report import pass_report
-from foveate.carve.engine.reading import layers_to_read, on_the_tower
+from foveate.carve.engine.reading import layers_to_look_at, layers_to_read, on_the_tower
 from foveate.carve.engine.renumbered import renumbers
 from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
@@ -187,10 +187,16 @@ class Run(Attachment[Report]):
             of_layer = self.steps[index].needs & LAYER_NEEDS
             before = anatomy.attention_of(read)
             if before is not None:
-                if of_layer - {"attention_output"}:
+                if of_layer - {"attention_output"} and read not in row_recorders:
                     row_recorders[read] = self._put_on(RowRecorder(before))
                 if "attention_output" in of_layer:
                     self._put_on(hook_after(before, self._after_attention))
+        for index in layers_to_look_at(anatomy, self.steps):
+            # One for a module: of several that run around it only the innermost would read.
+            if index not in row_recorders:
+                own = anatomy.attention_of(index)
+                assert own is not None
+                row_recorders[index] = self._put_on(RowRecorder(own))
         self._setting = Setting(
             anatomy=anatomy,
             method=self.method,

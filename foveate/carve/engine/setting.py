@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from foveate.carve.engine.units import FeatureRecorder
 from foveate.carve.method import Method, Step
+from foveate.carve.tower.drop import PatchDropper
 from foveate.carve.tower.merge import TowerShortener
 from foveate.carve.tower.record import TowerRecorder
 from foveate.models.anatomy import Anatomy
@@ -34,7 +35,7 @@ class Setting:
     recorder: FeatureRecorder
     reads: dict[int, int]
     row_recorders: dict[int, RowRecorder]
-    tower: TowerRecorder | TowerShortener | None
+    tower: TowerRecorder | TowerShortener | PatchDropper | None
 
     @property
     def prune_layer(self) -> int:

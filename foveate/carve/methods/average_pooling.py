@@ -25,6 +25,7 @@ class AveragePooling(UniformGrid):
     name = "pooling"
     summary = "averages the image into an evenly spaced grid (baseline)"
     paper = "arXiv:2406.20092"
+    fidelity = "the paper's pooling without its training"
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         keep_idx = super().plan(visual, keep).keep_idx

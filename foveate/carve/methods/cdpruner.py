@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from foveate.carve.method import Method, Need, relevance_needs
 from foveate.core.demand import Demand
 from foveate.core.greedy.determinant import greedy_log_det, log_det_bytes
@@ -19,17 +21,23 @@ class CdPruner(Method):
     """Greedy MAP of the DPP with kernel diag(r) L diag(r) (Zhang et al. 2025).
 
     L is the cosine similarity of the visual tokens, r their relevance to the instruction scaled to
-    [0, 1]. The paper takes relevance from CLIP's text encoder, where a model has one; models load
-    without it, so here it is read in the language model: by default the cosine with the prompt's
-    text embeddings.
+    [0, 1]. The authors take relevance from CLIP, whose patches are least like the text that names
+    what they show: minus the cosine of its two towers. Models load without the text tower, so here
+    relevance is another: by default the cosine with the prompt's embeddings where the language
+    model reads both. `conditioned` takes any.
 
     Args:
         relevance: see core.relevance; the kinds that read attention need prune_layer 1 or more.
     """
 
     name = "cdpruner"
-    summary = "keeps the most diverse tokens given their relevance to the question (DPP)"
+    summary = "keeps the most diverse tokens given their likeness to the prompt's embeddings (DPP)"
     paper = "arXiv:2506.10967"
+    fidelity = (
+        "kernel and determinant as in the authors' code at Theia-4869/CDPruner@9541616, relevance "
+        "not: theirs is minus the cosine of CLIP's two towers, and no model loads the text tower; "
+        "this one is the cosine in the language model"
+    )
     where = "encoder"
     default_layer = 0
 
@@ -47,8 +55,22 @@ class CdPruner(Method):
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         relevance = min_max(text_relevance(visual, self.relevance))  # [G, N]
-        weight = relevance * inverse_length(visual.hidden)
-        # float64: what is left of near copies of chosen tokens is rounding in float32.
-        kernel = Weighted(Gram(visual.hidden.double()), weight.double())
-        chosen, _ = greedy_log_det(kernel, keep)
+        chosen = conditioned(visual.hidden, relevance, keep)
         return keep_only(chosen, visual.num_tokens, {"relevance": relevance})
+
+
+def conditioned(hidden: Tensor, relevance: Tensor, keep: int) -> Tensor:
+    """Greedy MAP of the DPP with kernel diag(r) L diag(r).
+
+    Args:
+        hidden: [G, N, D], L being their cosines.
+        relevance: r [G, N], not negative.
+        keep: 1 <= keep <= N.
+
+    Returns:
+        [G, keep] int64 in order of choice.
+    """
+    weight = relevance * inverse_length(hidden)
+    # float64: what is left of near copies of chosen tokens is rounding in float32.
+    kernel = Weighted(Gram(hidden.double()), weight.double())
+    return greedy_log_det(kernel, keep)[0]

@@ -23,6 +23,7 @@ class DivPrune(Method):
     name = "divprune"
     summary = "keeps the most diverse tokens (max-min cosine distance)"
     paper = "arXiv:2503.02175"
+    fidelity = "as the authors' code at vbdi/divprune@799e2d9"
     where = "encoder"
     default_layer = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from foveate.carve.method import Method, Need
 from foveate.core.plan import KeepPlan, keep_only
@@ -21,6 +22,12 @@ class FastV(Method):
     name = "fastv"
     summary = "keeps the tokens the last prompt token attends to"
     paper = "arXiv:2403.06764"
+    fidelity = (
+        "as the authors' code at pkunlp-icler/FastV@d165972, which leaves the cache of the layers "
+        "before the cut whole"
+    )
+
+    early_cache: Literal["compact", "full"] = "full"
 
     @property
     def needs(self) -> frozenset[Need]:

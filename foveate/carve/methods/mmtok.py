@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,9 +11,9 @@ from torch import Tensor
 from foveate.carve.method import Method, Need
 from foveate.core.demand import Demand
 from foveate.core.greedy.coverage import greedy_coverage
-from foveate.core.greedy.pairs import ROWS, self_products
+from foveate.core.greedy.pairs import ROWS
 from foveate.core.plan import KeepPlan, keep_only
-from foveate.core.similarity import cosine, inverse_length
+from foveate.core.similarity import cosine, self_cosine
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 
@@ -22,23 +23,32 @@ class MmTok(Method):
     """Greedy maximum coverage f(M_tv, S) + alpha f(M_vv, S), f(M, S) = mean_i max_{j in S} M_ij.
 
     M_tv and M_vv are cosine similarities of text to visual and visual to visual tokens, each row
-    made a distribution by a softmax with a temperature. The paper compares images before the
-    projector and text behind it; here both are taken where the language model reads them.
+    made a distribution by a softmax with a temperature. Text is compared where the language model
+    reads both, the image with itself before the projector, as the vision tower leaves it.
 
     Args:
         alpha: weight of covering the image.
-        text_temperature, vision_temperature: of the softmaxes.
+        text_temperature, vision_temperature: of the softmaxes. The authors have 0.02 and 0.2 for
+            LLaVA, 0.01 and 0.2 for Qwen2.5-VL.
+        compare: the image "before" the projector, or "behind" it, where no vision tower needs to be
+            read.
     """
 
     name = "mmtok"
     summary = "covers text and image by the fewest tokens (greedy maximum coverage)"
     paper = "arXiv:2508.18264"
+    fidelity = (
+        "as the authors' code at Ironieser/MMTok@d1522cd for LLaVA (for Qwen2.5-VL theirs has "
+        "text_temperature=0.01), but of all text behind the image, not its keywords, and with "
+        "padding patches, where there are some"
+    )
     where = "encoder"
     default_layer = 0
 
     alpha: float = 0.5
     text_temperature: float = 0.02
     vision_temperature: float = 0.2
+    compare: Literal["before", "behind"] = "before"
 
     def __post_init__(self) -> None:
         if self.alpha < 0 or min(self.text_temperature, self.vision_temperature) <= 0:
@@ -50,7 +60,7 @@ class MmTok(Method):
 
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset({"text"})
+        return frozenset({"text"} if self.compare == "behind" else {"text", "vision_features"})
 
     def demand(self, num_images: int, num_tokens: int, width: int, keep: int) -> Demand:
         # One image at a time: float64 states against the text first, then all pairs.
@@ -80,17 +90,18 @@ class MmTok(Method):
         num_text, n = of_text.shape
         covers = torch.empty(n, num_text + n, device=hidden.device)
         covers[:, :num_text] = of_text.T
-        states = hidden.float()
-        inverse = inverse_length(states)
-        of_image = self_products(states, out=covers[:, num_text:])
+        if self.compare == "before":
+            assert visual.vision_features is not None
+            compared = visual.vision_features[image]
+        else:
+            compared = hidden
+        of_image = self_cosine(compared, out=covers[:, num_text:])
         # Cosines are symmetric: sums of rows are those of columns, and one exponential does, less
         # that of a token with itself, beside which nothing overflows.
         own, parts = 1 / self.vision_temperature, torch.split(of_image, ROWS)
         totals = []
-        for rows, at_rows in zip(parts, torch.split(inverse, ROWS), strict=True):
-            rows *= at_rows.unsqueeze(-1) * own
-            rows *= inverse
-            totals.append(rows.sub_(own).exp_().sum(dim=-1))
+        for rows in parts:
+            totals.append(rows.sub_(1).mul_(own).exp_().sum(dim=-1))
         share = self.alpha / n / torch.cat(totals).clamp_min_(torch.finfo(torch.float32).tiny)
         for rows in parts:
             rows *= share

@@ -27,8 +27,14 @@ class PruneAndMerge(TowerMerging):
     name = "prune-and-merge"
     summary = "folds tokens of little attention into similar ones inside the vision tower"
     paper = "arXiv:2503.23455"
+    fidelity = (
+        "a training-free form; the authors' (prune_and_merge@ec64026) trains one matrix for a data "
+        "set"
+    )
 
-    def match(self, keys: Tensor, importance: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+    def match(
+        self, keys: Tensor, importance: Tensor | None, count: int, *, has_cls: bool = True
+    ) -> tuple[Tensor, Tensor]:
         assert importance is not None
         order = descending_order(importance)
         kept, gone = order[:, : order.shape[1] - count], order[:, order.shape[1] - count :]

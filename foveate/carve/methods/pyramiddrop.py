@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from foveate.carve.method import staged_layers
+from foveate.carve.method import Need, staged_layers
 from foveate.carve.methods.fastv import FastV
 from foveate.core.schedule import geometric_counts, spans_of
 from foveate.errors import MethodError
@@ -17,26 +17,39 @@ class PyramidDrop(FastV):
     """FastV in stages, by the attention of the last prompt token: N q, N q^2, N q^3 tokens in turn.
 
     The paper cuts behind a quarter, a half and three quarters of the layers with q = 0.5. Here the
-    budget is the mean over the layers from the first cut on, and q follows from it. Its code
-    renumbers positions after each cut; ours keep theirs unless positions="renumbered".
+    budget is the mean over the layers from the first cut on, and q follows from it. The attention
+    is that of the layer about to run, by its own norm, queries and keys, over all that enters it:
+    a little of that layer is worked out twice. The authors' code renumbers positions after each
+    cut; ours keep theirs unless positions="renumbered".
 
     Args:
         prune_layer: of the first cut; None is a quarter of the layers. Later ones divide what is
             left evenly.
         stages: cuts.
+        ranks_by: "ahead", as above, or "before": the attention of the layer before the cut, which
+            costs nothing more.
     """
 
     name = "pyramiddrop"
     summary = "drops a share of the tokens after each of several stages, by attention"
     paper = "arXiv:2410.17247"
+    fidelity = (
+        "as the authors' code at Cooperx521/PyramidDrop@6444f30, which renumbers positions after "
+        "each cut (positions=renumbered)"
+    )
 
     stages: int = 3
+    ranks_by: Literal["ahead", "before"] = "ahead"
     early_cache: Literal["compact", "full"] = "full"
 
     def __post_init__(self) -> None:
         if self.stages < 1:
             raise MethodError(f"stages={self.stages} is below 1; raise it.")
         super().__post_init__()
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"attention_ahead" if self.ranks_by == "ahead" else "attention"})
 
     def layers(self, num_layers: int, first_layer: int) -> tuple[int, ...]:
         first = self.prune_layer

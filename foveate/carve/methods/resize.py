@@ -20,6 +20,7 @@ class ResizeFirst(TowerResizing):
     name = "resize"
     summary = "makes the image smaller first (baseline)"
     paper = "arXiv:2510.07143"
+    fidelity = "the paper's control without its processor"
 
     def grid(self, rows: int, columns: int, keep: int) -> tuple[int, int]:
         best = (0, math.inf, 1, 1)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from foveate.carve.method import Method, Need, Step
+from foveate.core.density_peaks import density_peaks
 from foveate.core.plan import KeepPlan
 from foveate.core.rank import top_k
-from foveate.core.relevance import text_similarity
+from foveate.core.rows import gather_rows
 from foveate.core.schedule import geometric_counts, spans_of
-from foveate.core.similarity import cosine
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 
@@ -23,27 +23,34 @@ from foveate.errors import MethodError
 class SparseVlm(Method):
     """Text-guided pruning in several layers, adaptive by rank, with token recycling.
 
-    Raters are the text tokens whose mean similarity to the image is at least the average; a token's
-    score is the attention raters give it, mean over heads and raters. At each step in proportion to
-    (N - rank P) tokens may go, P being the attention of raters to the image, in numbers that fit
-    the budget: a step of full rank leaves what the schedule says, one of lower rank leaves less,
-    and the last step takes up the difference, so that the mean over the layers from the first step
-    on is the budget. Of the tokens cut, the best share is clustered by density peaks and comes back
-    as cluster means.
+    Raters are chosen once, before the first decoder layer: text tokens t of above average
+    mean_i softmax_t(x_i t^T), x_i being the image tokens. A token's score is the attention that
+    raters give it, mean over heads and raters, in the layer whose output is cut. At each step in
+    proportion to (N - rank P) tokens may go, P being the attention of raters to the image, in
+    numbers that fit the budget: a step of full rank leaves what the schedule says, one of lower
+    rank leaves less, and the last step takes up the difference, so that the mean over the layers
+    from the first step on is the budget. Of the C tokens cut, the best int(recycled C) + 1 are
+    clustered by density peaks into int(cluster_fraction of these) + 1 and come back as cluster
+    means.
 
-    The paper's code has fixed counts for three budgets; this follows the paper. Its clusters add up
-    their members; here they average them, as everywhere in foveate.
+    The authors' first release keeps in proportion to the rank; their current one has fixed counts
+    for three budgets. They hand clusters on behind the image; here one stands at its centre's
+    place.
 
     Args:
-        prune_layer: of the first step; None takes the layers of the paper (2, 6, 15 and 19 of 32,
-            in proportion).
-        recycled: share of the cut tokens that may come back, tau in the paper.
+        prune_layer: of the first step; None takes the output of layers 2, 6, 15 and 19 of 32, in
+            proportion, as the paper does.
+        recycled: share of the cut tokens that may come back, tau in the paper; 0 for none.
         cluster_fraction: clusters for each recycled token, theta in the paper.
     """
 
     name = "sparsevlm"
     summary = "text tokens rate the image in several layers; what is cut comes back as clusters"
     paper = "arXiv:2410.04417"
+    fidelity = (
+        "as the authors' code at Gumpest/SparseVLMs@26a5f48, counts by the rank as in their first "
+        "release (@91fb6d9) and fitted to the budget; clusters stand at their centres' places"
+    )
 
     recycled: float = 0.3
     cluster_fraction: float = 0.1
@@ -58,13 +65,14 @@ class SparseVlm(Method):
 
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset({"text", "text_attention"})
+        return frozenset({"entering", "text_attention"})
 
     def layers(self, num_layers: int, first_layer: int) -> tuple[int, ...]:
         if self.prune_layer is not None:
             return super().layers(num_layers, first_layer)
+        # What layer l gives is cut, so that l + 1 is the first to see less.
         least = max(1, first_layer)
-        found = {max(least, round(num_layers * layer / 32)) for layer in (2, 6, 15, 19)}
+        found = {max(least, round(num_layers * layer / 32) + 1) for layer in (2, 6, 15, 19)}
         return tuple(sorted(layer for layer in found if layer < num_layers))
 
     def keeps(
@@ -83,25 +91,25 @@ class SparseVlm(Method):
             left = (total - spent) // spans[-1]
             return (max(1, min(left, visual.num_tokens)),) * visual.num_images
         n, planned = visual.num_tokens, keeps[step.number]
-        raters = self._raters(visual)
+        assert visual.entering is not None
         assert visual.text_attention is not None
+        raters = choose_raters(visual.entering)
         found = []
         for attention, rater in zip(visual.text_attention, raters, strict=True):
             most = min(int(rater.sum()), n)  # the largest rank there can be
-            rank = int(torch.linalg.matrix_rank(attention[rater].double())) if most else 0
+            rank = rank_of(attention[rater]) if most else 0
             pace = (n - planned) / max(1, n - most)
             found.append(max(1, min(n, n - round(pace * (n - rank)))))
         return tuple(found)
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
+        assert visual.entering is not None
         assert visual.text_attention is not None
-        raters = self._raters(visual)
+        raters = choose_raters(visual.entering)
         weights = raters / raters.sum(dim=1, keepdim=True).clamp_min(1)
         score = (visual.text_attention * weights.unsqueeze(-1)).sum(dim=1)  # [G, N]
         n = visual.num_tokens
-        # Slots for clusters come out of the budget; each needs at least one cut token.
-        pool = int(self.recycled * (n - keep))
-        clusters = min(int(self.cluster_fraction * pool), keep - 1)
+        clusters, pool = self._clusters(n, keep)
         best = top_k(score, keep - clusters)
         if clusters == 0:
             empty = best[:, :0]
@@ -113,8 +121,7 @@ class SparseVlm(Method):
                 scores={"raters": score},
             )
         again = top_k(score, keep - clusters + pool)[:, keep - clusters :]  # [G, pool]
-        wide = again.unsqueeze(-1).expand(-1, -1, visual.hidden.shape[-1])
-        centres, owner = density_peaks(visual.hidden.gather(1, wide), clusters)
+        centres, owner = density_peaks(gather_rows(visual.hidden, again), clusters)
         is_member = torch.ones_like(again, dtype=torch.bool).scatter_(1, centres, False)
         shape = (visual.num_images, -1)
         return KeepPlan(
@@ -125,41 +132,42 @@ class SparseVlm(Method):
             scores={"raters": score},
         )
 
-    @staticmethod
-    def _raters(visual: VisualTokens) -> Tensor:
-        """Text tokens whose similarity to the image is at least the average. [G, T] bool"""
-        assert visual.text_mask is not None
-        similarity = text_similarity(visual).mean(dim=-1)  # [G, T]
-        count = visual.text_mask.sum(dim=1, keepdim=True).clamp_min(1)
-        average = similarity.sum(dim=1, keepdim=True) / count
-        return (similarity >= average) & visual.text_mask
+    def _clusters(self, num_tokens: int, keep: int) -> tuple[int, int]:
+        """How many of the budget are clusters, and how many cut tokens these are made of.
+
+        Slots for clusters come out of the budget, and leave more to cut, so more clusters.
+        """
+        if not self.recycled:
+            return 0, 0
+        clusters, wanted, pool = -1, 0, 0
+        while wanted != clusters:
+            clusters, cut = wanted, num_tokens - keep + wanted
+            pool = min(int(self.recycled * cut) + 1, cut)
+            wanted = min(int(self.cluster_fraction * pool) + 1, pool, keep - 1)
+        return clusters, pool
 
 
-def density_peaks(x: Tensor, num_clusters: int, neighbours: int = 5) -> tuple[Tensor, Tensor]:
-    """Cluster by density peaks: centres are dense and far from anything denser.
+def choose_raters(entering: VisualTokens) -> Tensor:
+    """Text tokens above the mean of mean_i softmax_t(x_i t^T). [G, T] bool
+
+    Where none is above, as where there is one token, all real ones.
 
     Args:
-        x: [G, n, D].
-        num_clusters: 1 <= num_clusters <= n.
-        neighbours: that the density is estimated from.
-
-    Returns:
-        (centres [G, C] int64, ascending; owner [G, n]: the centre most similar to each point, of a
-        centre itself).
+        entering: images and text as they enter the first decoder layer.
     """
-    distance = (1.0 - cosine(x, x)).clamp_min(0)  # [G, n, n]
-    n = distance.shape[-1]
-    nearest = distance.topk(min(neighbours, n), largest=False).values
-    density = (-nearest.square().mean(dim=-1)).exp()  # [G, n]
-    # Ties in density go to the lower index, so that equals do not all count as peaks.
-    order = torch.arange(n, device=x.device)
-    denser = (density.unsqueeze(1) > density.unsqueeze(2)) | (
-        (density.unsqueeze(1) == density.unsqueeze(2)) & (order[None, :] < order[:, None])
-    )
-    to_denser = distance.masked_fill(~denser, torch.inf).amin(dim=-1)
-    highest = distance.amax(dim=-1)
-    to_denser = torch.where(torch.isinf(to_denser), highest, to_denser)
-    centres = top_k(density * to_denser, num_clusters).sort(dim=-1).values
-    near = distance.gather(2, centres.unsqueeze(1).expand(-1, n, -1)).argmin(dim=-1)
-    owner = centres.gather(1, near).scatter(1, centres, centres)
-    return centres, owner
+    assert entering.text is not None
+    assert entering.text_mask is not None
+    mask = entering.text_mask
+    logits = entering.hidden.float() @ entering.text.float().transpose(1, 2)  # [G, N, T]
+    shares = logits.masked_fill(~mask.unsqueeze(1), -torch.inf).softmax(dim=-1).mean(dim=1)
+    count = mask.sum(dim=1, keepdim=True)
+    is_above = (shares > shares.sum(dim=1, keepdim=True) / count) & mask
+    return torch.where(is_above.any(dim=1, keepdim=True), is_above, mask)
+
+
+def rank_of(attention: Tensor) -> int:
+    """Rank of the raters' attention to the image, [R, N].
+
+    In float32: in float64 what rounding made of dependent rows would be rank.
+    """
+    return int(torch.linalg.matrix_rank(attention.float()))

@@ -56,6 +56,7 @@ class TokenCarve(Method):
     name = "tokencarve"
     summary = "fuses information score and attention, prunes, then merges similar tokens"
     paper = "arXiv:2503.10501"
+    fidelity = "as the official implementation, recorded on small models"
 
     attention_weight: float = 0.5
     merge_fraction: float = 0.5

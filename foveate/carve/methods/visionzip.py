@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 
 from foveate.carve.method import Method, Need
-from foveate.carve.methods.uniform import spaced
 from foveate.core.layout import sent
 from foveate.core.plan import KeepPlan
 from foveate.core.rank import others, top_k
@@ -22,8 +21,15 @@ class VisionZip(Method):
 
     Dominant tokens are those the CLS token attends to most (without a CLS token: those that
     receive most attention on average), in the tower's last used layer, mean over heads. Of the
-    rest, evenly spaced ones become contextual tokens; every other one is averaged into the
-    contextual token whose key is most similar.
+    R others every floor(R / Kc)-th from the first becomes one of Kc contextual tokens; every other
+    one goes to the contextual token whose key (mean over heads) is most similar, and
+
+        contextual token = target + mean of its sources.
+
+    The authors merge before the projector, and hand the CLS token on within the budget (their 64
+    are it, 53 patches and 10 contextual ones). Here tokens merge where the language model reads
+    them: a family's projector may join neighbours, norm or cut, and takes no token that is two. And
+    no prompt has a place for CLS, so the budget is all of patches, one dominant one more.
 
     Args:
         contextual_fraction: share of the budget that is contextual, in [0, 1]; 10 of 64 in the
@@ -33,6 +39,10 @@ class VisionZip(Method):
     name = "visionzip"
     summary = "keeps what the vision tower attends to, merges the rest by its keys"
     paper = "arXiv:2412.04467"
+    fidelity = (
+        "as the authors' code at dvlab-research/VisionZip@3151f6d, but merged behind the projector "
+        "(theirs before), and a patch more in place of the CLS token that theirs hands on"
+    )
     where = "encoder"
     default_layer = 0
 
@@ -52,10 +62,13 @@ class VisionZip(Method):
         assert visual.vision_keys is not None
         n = visual.num_tokens
         num_contextual = round(self.contextual_fraction * keep)
+        num_rest = n - keep + num_contextual
+        step = num_rest // max(1, num_contextual)
         dominant = top_k(visual.vision_attention, keep - num_contextual)  # [G, Kd]
         rest = others(dominant, n)  # [G, N - Kd]
-        is_source = torch.ones(rest.shape[1], dtype=torch.bool)
-        is_source[spaced(rest.shape[1], num_contextual)] = False
+        is_source = torch.ones(num_rest, dtype=torch.bool)
+        if num_contextual:
+            is_source[: num_contextual * step : step] = False
         order = torch.sort(is_source.to(torch.uint8), stable=True).indices  # known to the host
         rest = rest[:, sent(order, rest.device)]
         targets, sources = rest[:, :num_contextual], rest[:, num_contextual:]
@@ -82,4 +95,5 @@ class VisionZip(Method):
             merge_src=sources,
             merge_dst=targets.gather(1, nearest),
             scores=scores,
+            adds=True,
         )

@@ -27,7 +27,6 @@ from foveate.carve.tower_method import TowerMerging, TowerResizing
 from foveate.core.layout import sent
 from foveate.core.plan import weighted_merge
 from foveate.core.precision import full_precision
-from foveate.core.rank import others
 from foveate.core.received import last_used_layer, received_attention
 from foveate.errors import MethodError, UnsupportedModeError
 from foveate.models.anatomy import Anatomy, Modality
@@ -214,8 +213,7 @@ class TowerShortener(TowerWatcher):
         assert way.sizes is not None
         assert way.owner is not None
         with full_precision(hidden.device):
-            src, dst = method.match(keys, importance, count)
-        left = others(src, way.sizes.shape[1])
+            src, dst, left = method.match_and_order(keys, importance, count, has_cls=bool(skip))
         merge = functools.partial(weighted_merge, src=src, dst=dst, sizes=way.sizes, left=left)
         body, keys = merge(hidden[:, skip:]), merge(keys)
         if importance is not None:

@@ -15,8 +15,10 @@ ITEMS = 64  # looked at together: they stay in the cache
 
 
 @torch.no_grad()
-def greedy_coverage(covers: Tensor, k: int) -> Tensor:
+def greedy_coverage(covers: Tensor, k: int, weight: Tensor | None = None) -> Tensor:
     """Choose `k` items so that sum over r of max over the chosen of covers[., r] grows fastest.
+
+    With weights the next item is that of the largest weight times growth, which only falls too.
 
     What an item would add only falls, so what it would have added before is an upper bound. On a
     CPU an item is looked at again only where that is the highest; an accelerator looks at all of
@@ -26,15 +28,17 @@ def greedy_coverage(covers: Tensor, k: int) -> Tensor:
     Args:
         covers: [N, R] float32, not negative: what each item covers.
         k: 1 <= k <= N.
+        weight: [N] float32, not negative; None for ones.
 
     Returns:
         [k] int64 in order of choice, ties (to within rounding) to the lower index;
         where no item adds anything any more the lowest follow.
     """
-    return in_rounds(covers, k, pool=len(covers) if covers.device.type == "cpu" else POOL)
+    pool = len(covers) if covers.device.type == "cpu" else POOL
+    return in_rounds(covers, k, weight, pool=pool)
 
 
-def in_rounds(covers: Tensor, k: int, *, pool: int) -> Tensor:
+def in_rounds(covers: Tensor, k: int, weight: Tensor | None = None, *, pool: int) -> Tensor:
     """`greedy_coverage` in rounds of `pool` items."""
     chosen: list[Tensor] = []
     left = k
@@ -43,13 +47,21 @@ def in_rounds(covers: Tensor, k: int, *, pool: int) -> Tensor:
     gain = gains(covers, covered)
     check_numbers(gain - gain)  # of infinity, too
     least = NOTHING * gain
+    weight = torch.ones_like(gain) if weight is None else weight
     while True:
-        gain = torch.where(gain > least, gain, 0).masked_fill_(~is_free, float("-inf"))
+        gain = torch.where(gain > least, gain * weight, 0).masked_fill_(~is_free, float("-inf"))
         among = pool_of(gain.unsqueeze(0), pool, relative=TIE)
         members = among.members[0]
         of_members = covers if pool >= len(covers) else covers.index_select(0, members)
         order = choose_covers(
-            of_members, covered, gain[members], least[members], among.bound[0], left, TIE
+            of_members,
+            covered,
+            gain[members],
+            weight[members],
+            least[members],
+            among.bound[0],
+            left,
+            TIE,
         )
         # Where nothing is left to cover, one item is as good as another.
         new = members[order.to(members.device)] if len(order) else is_free.nonzero()[:left, 0]

@@ -13,6 +13,7 @@ def choose_covers(
     covers: Tensor,
     covered: Tensor,
     gain: Tensor,
+    weight: Tensor,
     least: Tensor,
     bound: Tensor,
     most: int,
@@ -26,9 +27,10 @@ def choose_covers(
     Args:
         covers: [P, R] float32, what each member covers.
         covered: [R] float32, what those chosen before cover.
-        gain: [P], what each member would add now; -inf where it is chosen.
-        least: [P], what counts as nothing of each.
-        bound: [], the most that an item outside would add.
+        gain: [P], what each member would add now times its weight; -inf where it is chosen.
+        weight: [P].
+        least: [P], what counts as nothing of each, unweighted.
+        bound: [], the most that an item outside has, weighted.
         most: to choose.
         tie: relative difference that is none.
 
@@ -37,6 +39,7 @@ def choose_covers(
         anything any more.
     """
     rows, cover, nothing = (x.cpu().numpy() for x in (covers, covered, least))
+    weights = weight.tolist()
     cover, outside = cover.copy(), float(bound)
     beyond = np.empty_like(cover)
     # The highest first, of equals the lowest place; how many were chosen when it was looked at.
@@ -54,7 +57,7 @@ def choose_covers(
             np.maximum(beyond, 0, out=beyond)
             added = float(beyond.sum())
             if added > nothing[place]:
-                heapq.heappush(heap, (-added, place, len(order)))
+                heapq.heappush(heap, (-added * weights[place], place, len(order)))
         # Members are fresh, the bound is stale: beyond it no item outside can tie either.
         if not best or (order and -best[0][0] * (1 - 2 * tie) <= outside):
             break

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 import foveate
+from foveate.carve.methods.dart import take_blocks, turn_order
 from foveate.core.greedy.coverage import greedy_coverage
 from foveate.core.greedy.determinant import greedy_log_det
 from foveate.core.plan import KeepPlan, compose, merge_to_owners
@@ -128,25 +130,26 @@ def test_noop_keeps_everything() -> None:
 def test_visionzip() -> None:
     """8 tokens to 4, a half contextual: 2 dominant by attention, 2 contextual of the other 6.
 
-    Dominant: tokens 5 and 2. The rest 0 1 3 4 6 7 is sampled at places floor(0.5 * 3) = 1 and
-    floor(1.5 * 3) = 4: tokens 1 and 6. Keys of 0 and 3 point as token 1's, those of 4 and 7 as
-    token 6's.
+    Dominant: tokens 5 and 2. Of the rest 0 1 3 4 6 7 every third from the first is contextual:
+    tokens 0 and 4. Keys of 1 and 3 point as token 0's, those of 6 and 7 as token 4's. The states
+    are 1 to 8: token 0 becomes 1 + mean(2, 4), token 4 becomes 5 + mean(7, 8).
     """
     east, north = [1.0, 0.1], [0.1, 1.0]
     visual = VisualTokens(
-        hidden=torch.zeros(1, 8, 2),
+        hidden=torch.arange(1.0, 9.0).view(1, 8, 1),
         vision_attention=torch.tensor([[0.1, 0.1, 0.3, 0.0, 0.0, 0.4, 0.1, 0.0]]),
         vision_keys=torch.tensor([[east, [1.0, 0.0], east, east, north, north, [0.0, 2.0], north]]),
     )
     method = foveate.VisionZip(keep_tokens=4, contextual_fraction=0.5)
     plan = method.plan(visual, 4)
-    assert plan.keep_idx.tolist() == [[1, 2, 5, 6]]
-    assert plan.merge_src.tolist() == [[0, 3, 4, 7]]
-    assert plan.merge_dst.tolist() == [[1, 1, 6, 6]]
+    assert plan.keep_idx.tolist() == [[0, 2, 4, 5]]
+    assert plan.merge_src.tolist() == [[1, 3, 6, 7]]
+    assert plan.merge_dst.tolist() == [[0, 0, 4, 4]]
+    assert plan.apply(visual.hidden).flatten().tolist() == [4.0, 3.0, 12.5, 6.0]
 
 
 def test_dart() -> None:
-    """Pivots: the longest visual token (0, east) and the text token (north). Three to keep.
+    """Pivots: the visual token of the largest key (0, east) and the text token (north); 3 to keep.
 
     The first turn is the visual pivot's: the token least like east is 4 (west). Then the text's:
     of those left, the one least like north is 5 (south).
@@ -154,11 +157,24 @@ def test_dart() -> None:
     compass = [[3.0, 0.0], [1.0, 0.2], [0.2, 1.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]
     visual = VisualTokens(
         hidden=torch.tensor([compass]),
+        normed=torch.tensor([compass]),
+        keys=torch.tensor([[[3.0, -2.0], [4.5, 0.0], [0, 0], [1, 1], [0, 0], [4.0, 0.5]]]),
         text=torch.tensor([[[0.0, 2.0]]]),
+        text_normed=torch.tensor([[[0.0, 1.0]]]),
+        text_keys=torch.tensor([[[1.0, 1.0]]]),
         text_mask=torch.tensor([[True]]),
     )
     method = foveate.Dart(keep_tokens=3, visual_pivots=1, text_pivots=1)
     assert method.plan(visual, 3).keep_idx.tolist() == [[0, 4, 5]]
+
+
+def test_darts_turns_are_blocks_in_the_order_of_a_set() -> None:
+    """Places 9, 1 and 8 of a prompt: a set of them runs 8, 9, 1, as it counts modulo 8."""
+    assert turn_order([9, 1, 8], 0) == [2, 0, 1]
+    assert turn_order([7, -1, 6], 2) == [2, 0]
+    # One is taken, 5 are to come: three of the first, which passes over 4, two of the second.
+    orders = [[4, 1, 2, 3, 0, 5], [2, 5, 1, 0, 3, 4]]
+    assert take_blocks(orders, [4], 6) == [4, 1, 2, 3, 5, 0]
 
 
 def test_cdpruner() -> None:
@@ -186,6 +202,7 @@ def test_mmtok_covers_text_first_then_image() -> None:
     """Two text tokens, east and north; with alpha = 0 the two tokens that match them are kept."""
     visual = VisualTokens(
         hidden=torch.tensor([[[-1.0, 0.0], [1.0, 0.0], [0.7, 0.7], [0.0, 1.0], [0.0, -1.0]]]),
+        vision_features=torch.ones(1, 5, 3),
         text=torch.tensor([[[2.0, 0.0], [0.0, 3.0]]]),
         text_mask=torch.tensor([[True, True]]),
     )
@@ -212,24 +229,27 @@ def test_sparsevlm() -> None:
     """Text token 0 resembles the image and rates it, text token 1 does not.
 
     Scores are the attention of token 0 alone: 0.4, 0.3, 0.2, 0.1, 0, 0 for tokens 0 to 5. Of 3 to
-    keep, one slot is for a cluster of the 3 best that were cut (2, 3, 4): 3 and 4 are the same, 2
-    is apart, so the densest and its double are one peak.
+    keep one is a cluster: 4 are cut, of which int(0.5 * 4) + 1 = 3 come back (2, 3, 4), in
+    int(0.2 * 3) + 1 = 1 cluster. With one neighbour, itself, all are as dense: the first leads.
     """
     image = [[1.0, 0.0], [1.0, 0.0], [0.9, -0.5], [1.0, 0.3], [1.0, 0.3], [1.0, 0.0]]
     visual = VisualTokens(
         hidden=torch.tensor([image]),
-        text=torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]),
-        text_mask=torch.tensor([[True, True]]),
+        entering=VisualTokens(
+            hidden=torch.tensor([image]),
+            text=torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]),
+            text_mask=torch.tensor([[True, True]]),
+        ),
         text_attention=torch.tensor([[[0.4, 0.3, 0.2, 0.1, 0.0, 0.0], [0, 0, 0, 0, 0, 1.0]]]),
     )
-    method = foveate.SparseVlm(keep_tokens=3, recycled=1.0, cluster_fraction=0.34)
+    method = foveate.SparseVlm(keep_tokens=3, recycled=0.5, cluster_fraction=0.2)
     plan = method.plan(visual, 3)
     torch.testing.assert_close(
         plan.scores["raters"], torch.tensor([[0.4, 0.3, 0.2, 0.1, 0.0, 0.0]])
     )
-    assert plan.keep_idx.tolist() == [[0, 1, 3]]
-    assert plan.merge_src.tolist() == [[2, 4]]
-    assert plan.merge_dst.tolist() == [[3, 3]]
+    assert plan.keep_idx.tolist() == [[0, 1, 2]]
+    assert plan.merge_src.tolist() == [[3, 4]]
+    assert plan.merge_dst.tolist() == [[2, 2]]
 
 
 def test_tome_matches_odd_tokens_into_even_ones() -> None:
@@ -240,6 +260,19 @@ def test_tome_matches_odd_tokens_into_even_ones() -> None:
     src, dst = method.match(keys, torch.zeros(1, 5), 2)
     assert src.tolist() == [[3, 1]]
     assert dst.tolist() == [[4, 2]]
+
+
+@pytest.mark.parametrize(
+    ("has_cls", "pairs", "left"),
+    [(True, [(3, 4)], [1, 0, 2, 4]), (False, [(4, 3)], [2, 0, 1, 3])],
+)
+def test_tome_deals_what_is_left(has_cls: bool, pairs: list, left: list[int]) -> None:
+    """With CLS odd goes into even, without it even into odd; then what is left of the first set."""
+    keys = torch.tensor([[[1.0, 0.0], [0.2, 1.0], [0.0, 1.0], [-1.0, 0.1], [-1.0, 0.1]]])
+    method = foveate.ToMe(keep_tokens=3)
+    src, dst, order = method.match_and_order(keys, None, 1, has_cls=has_cls)
+    assert list(zip(src[0].tolist(), dst[0].tolist(), strict=True)) == pairs
+    assert order.tolist() == [left]
 
 
 def test_prune_and_merge_folds_the_unimportant() -> None:
@@ -387,3 +420,117 @@ def test_greedy_log_det_beyond_the_rank_goes_by_length() -> None:
     chosen, gains = greedy_log_det((x @ x.T)[None], 5)
     assert chosen.tolist() == [[3, 1, 4, 0, 2]]
     assert gains[0, 1:].max() < 1e-9 * gains[0, 0]
+
+
+EAST, NORTH, SOUTH = [1.0, 0.0], [0.0, 1.0], [0.0, -1.0]
+
+
+@pytest.mark.parametrize(("alpha", "kept"), [(1.0, [1, 3]), (0.0, [0, 3])])
+def test_scope(alpha: float, kept: list[int]) -> None:
+    """Three tokens point east, one north, with attention .1, .3, .2, .4.
+
+    Each of the east covers three: .3, .9 and .6 with attention, 3 each without. Then they are
+    covered, and only the north adds anything.
+    """
+    features = torch.tensor([[EAST, EAST, EAST, NORTH]])
+    visual = VisualTokens(
+        hidden=torch.zeros(1, 4, 1),
+        vision_features=features,
+        vision_attention=torch.tensor([[0.1, 0.3, 0.2, 0.4]]),
+    )
+    plan = foveate.Scope(keep_tokens=2, alpha=alpha).plan(visual, 2)
+    assert plan.keep_idx.tolist() == [kept]
+
+
+def test_vispruner() -> None:
+    """Token 0 is important; of 1 2 3 4 5 (by attention) two stay, one goes a round.
+
+    Even places 1 3 5, odd 2 4: 1 is 2's twin and goes. Then 3 5 2 4: of 3 and 2, 2 is more like 4
+    (.8) than 3 is (.6), and goes. Then 3 5 4: 4 is less unlike 5 (-.6) than 3 is (-1), and goes.
+    """
+    features = torch.tensor([[EAST, EAST, EAST, NORTH, [0.8, 0.6], SOUTH]])
+    visual = VisualTokens(
+        hidden=torch.zeros(1, 6, 1),
+        vision_features=features,
+        vision_attention=torch.tensor([[0.6, 0.5, 0.4, 0.3, 0.2, 0.1]]),
+    )
+    method = foveate.VisPruner(keep_tokens=3, important_share=1 / 3, removed=1)
+    assert method.plan(visual, 3).keep_idx.tolist() == [[0, 3, 5]]
+
+
+def test_hiprune() -> None:
+    """A 3 x 4 grid, one anchor in its second row: five places, and two registers."""
+    early = torch.zeros(1, 12)
+    early[0, 5] = 1.0
+    visual = VisualTokens(
+        hidden=torch.zeros(1, 12, 1),
+        vision_received=torch.arange(12.0)[None],
+        vision_received_early=early,
+        grids=((3, 4),),
+    )
+    plan = foveate.HiPrune(keep_tokens=7, alpha=0.9).plan(visual, 7)
+    assert plan.keep_idx.tolist() == [[1, 4, 5, 6, 9, 10, 11]]
+
+
+def test_holov() -> None:
+    """Two crops of three, mean attention .3 and .1: 3 of 4 tokens and 1."""
+    attention = torch.tensor([[0.3, 0.3, 0.3, 0.1, 0.15, 0.05]])
+    visual = VisualTokens(hidden=torch.ones(1, 6, 2), vision_attention=attention)
+    plan = foveate.HoloV(keep_tokens=4, crops=2).plan(visual, 4)
+    assert plan.keep_idx.tolist() == [[0, 1, 2, 4]]
+
+
+def test_apet() -> None:
+    """The basis is token 0 (east): errors are heights, 0 3 1 .5, so 1 and 2 stay.
+
+    Token 2, of least error, gives its place to the basis; 0 and 3 merge into 1.
+    """
+    features = torch.tensor([[[2.0, 0.0], [0.0, 3.0], [1.0, 1.0], [0.0, 0.5]]])
+    visual = VisualTokens(hidden=features, vision_features=features)
+    method = foveate.ApET(keep_tokens=2, basis_tokens=1, first_token=0)
+    plan = method.plan(visual, 2)
+    assert plan.keep_idx.tolist() == [[1, 2]]
+    assert plan.value_idx is not None
+    assert plan.value_idx.tolist() == [[1, 0]]
+    assert plan.merge_src.tolist() == [[0, 3]]
+    assert plan.merge_dst.tolist() == [[1, 1]]
+    torch.testing.assert_close(plan.apply(features), torch.tensor([[[2 / 3, 3.5 / 3], [2.0, 0.0]]]))
+
+
+def test_v2drop() -> None:
+    update = torch.tensor([[[1.0, 0.0], [3.0, 4.0], [0.0, -2.0], [0.5, 0.5]]])
+    visual = VisualTokens(hidden=torch.zeros(1, 4, 2), layer_update=update)
+    assert foveate.V2Drop(keep_tokens=2).plan(visual, 2).keep_idx.tolist() == [[1, 2]]
+
+
+def test_vscan() -> None:
+    """A 6 x 12 grid is two windows: of 4 tokens, one in each, and the two of most deep attention.
+
+    All others are averaged into the one kept token that points as they do.
+    """
+    shallow, deep = torch.zeros(1, 72), torch.zeros(1, 72)
+    shallow[0, [0, 1, 6]] = torch.tensor([0.5, 0.4, 0.1])  # 1 is second in its window
+    deep[0, [0, 30, 40]] = torch.tensor([0.9, 0.2, 0.1])  # 0 is there already
+    hidden = torch.tensor(EAST).repeat(1, 72, 1)
+    hidden[0, 40] = torch.tensor(NORTH)
+    hidden[0, 41] = torch.tensor(NORTH)
+    visual = VisualTokens(
+        hidden=hidden,
+        vision_attention=deep,
+        vision_attention_early=shallow,
+        attention=torch.ones(1, 1, 72),
+        grids=((6, 12),),
+    )
+    plan = foveate.VScan(keep_tokens=4).plan(visual, 4)
+    assert plan.keep_idx.tolist() == [[0, 6, 30, 40]]
+    assert plan.num_merged == 68
+    assert plan.merge_dst[plan.merge_src == 41].tolist() == [40]
+    assert plan.merge_dst[plan.merge_src == 1].tolist() == [0]
+
+
+def test_vscan_later() -> None:
+    """The second cut is what the last prompt token attends to."""
+    visual = VisualTokens(
+        hidden=torch.zeros(1, 4, 2), attention=torch.tensor([[[0.1, 0.3, 0.2, 0.0]]])
+    )
+    assert foveate.VScan(keep_tokens=2).plan(visual, 2).keep_idx.tolist() == [[1, 2]]

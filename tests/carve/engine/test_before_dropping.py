@@ -181,7 +181,7 @@ def test_an_image_at_the_end_where_the_last_token_alone_goes_on() -> None:
     end = int((inputs["input_ids"][0] == tiny.IMAGE_ID).nonzero()[-1]) + 1
     for key in ("input_ids", "attention_mask", "mm_token_type_ids"):
         inputs[key] = inputs[key][:, :end]
-    first = foveate.FastV(keep_tokens=1, prune_layer=2)
+    first = foveate.FastV(keep_tokens=1, prune_layer=2, early_cache="compact")
     with foveate.attach(model, first) as run:
         with torch.no_grad():
             model(**kinds.given(inputs))

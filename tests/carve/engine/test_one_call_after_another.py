@@ -20,6 +20,9 @@ from tests import tiny_vlm as tiny
 from tests.vist import tiny_vist
 from tests.vist.tiny_vist import ids
 
+# pixelprune takes no budget, and other towers: tests/carve/tower/test_drop.py.
+BUDGETED = [n for n in foveate.METHODS if n not in ("noop", "stack", "pixelprune")]
+
 CARVE = foveate.TokenCarve(keep_ratio=0.4)
 GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
 READS_TOWER = foveate.VisionZip(keep_ratio=0.4)
@@ -311,13 +314,23 @@ def test_reports_do_not_grow_without_bound(llava: Any, monkeypatch: pytest.Monke
 # --- precision ---
 
 
-@pytest.mark.parametrize("name", [n for n in foveate.METHODS if n not in ("noop", "stack")])
+@pytest.mark.parametrize("name", BUDGETED)
 def test_the_callers_autocast_does_not_choose(name: str) -> None:
     """The same hidden states, with and without autocast around: the same tokens are kept."""
     generator = torch.Generator().manual_seed(3)
     drawn = torch.randn(2, 64, 32, generator=generator)
+    entering = VisualTokens(
+        hidden=torch.randn(2, 64, 32, generator=generator),
+        text=torch.randn(2, 5, 32, generator=generator),
+        text_mask=torch.ones(2, 5, dtype=torch.bool),
+    )
     visual = VisualTokens(
         hidden=drawn,
+        entering=entering,
+        keys=torch.randn(2, 64, 16, generator=generator),
+        text_keys=torch.randn(2, 5, 16, generator=generator),
+        normed=drawn,
+        text_normed=entering.text,
         attention=torch.rand(2, 4, 64, generator=generator),
         attention_output=torch.randn(2, 64, 32, generator=generator),
         text=torch.randn(2, 5, 32, generator=generator),
@@ -325,6 +338,11 @@ def test_the_callers_autocast_does_not_choose(name: str) -> None:
         text_attention=torch.rand(2, 5, 64, generator=generator),
         vision_attention=torch.rand(2, 64, generator=generator),
         vision_keys=torch.randn(2, 64, 32, generator=generator),
+        vision_received=torch.rand(2, 64, generator=generator),
+        vision_attention_early=torch.rand(2, 64, generator=generator),
+        vision_received_early=torch.rand(2, 64, generator=generator),
+        vision_features=torch.randn(2, 64, 32, generator=generator),
+        layer_update=torch.randn(2, 64, 32, generator=generator),
         owners=torch.arange(64).expand(2, -1) // 2 * 2,
         serials=(0, 1),
     )

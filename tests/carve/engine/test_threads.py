@@ -16,7 +16,8 @@ from tests import tiny_vlm as tiny
 
 THREADS = 8
 GREEDY = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
-METHODS = [name for name in foveate.METHODS if name not in ("noop", "stack")]
+# pixelprune takes no budget, and other towers: tests/carve/tower/test_drop.py.
+METHODS = [n for n in foveate.METHODS if n not in ("noop", "stack", "pixelprune")]
 
 
 @pytest.fixture(autouse=True)

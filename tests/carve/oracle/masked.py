@@ -19,9 +19,9 @@ def decoder_of(model: Any) -> Any:
     return decoder if hasattr(decoder, "layers") else decoder.model
 
 
-# Per image: (sample, columns of its tokens, kept, merge sources, merge targets), the last three
-# counting within those columns.
-Plan = tuple[int, Tensor, Tensor, Tensor, Tensor]
+# Per image: (sample, columns of its tokens, kept, merge sources, merge targets, whether the mean of
+# the sources is added to a target instead of averaged with it); places count within those columns.
+Plan = tuple[int, Tensor, Tensor, Tensor, Tensor, bool]
 
 
 def masked_logits(
@@ -99,7 +99,7 @@ def dropped_by(steps: list[tuple[int, list[Plan]]], batch: int, length: int) -> 
     """Columns that the steps drop, [batch, length] bool."""
     dropped = torch.zeros(batch, length, dtype=torch.bool)
     for _, plans in steps:
-        for sample, tokens, kept, _, _ in plans:
+        for sample, tokens, kept, *_ in plans:
             gone = torch.ones(len(tokens), dtype=torch.bool)
             gone[kept] = False
             dropped[sample, tokens[gone]] = True
@@ -123,13 +123,16 @@ def masking(
     def hide(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         hidden = args[0].clone()
         for layer, plans in steps:
-            for sample, tokens, _, sources, targets in plans if layer == index else ():
+            for sample, tokens, _, sources, targets, adds in plans if layer == index else ():
                 for target in targets.unique():
-                    members = tokens[torch.cat([target.view(1), sources[targets == target]])]
+                    own, others = tokens[target], tokens[sources[targets == target]]
                     # Before [B, S, D] there may be an axis of residual streams.
-                    hidden[..., sample, tokens[target], :] = hidden[..., sample, members, :].mean(
-                        -2
-                    )
+                    if adds:
+                        hidden[..., sample, own, :] += hidden[..., sample, others, :].mean(-2)
+                    else:
+                        members = torch.cat([own.view(1), others])
+                        mean = hidden[..., sample, members, :].mean(-2)
+                        hidden[..., sample, own, :] = mean
         mask = kwargs.get("attention_mask")
         if mask is None:
             mask = torch.ones(length, length, dtype=torch.bool).tril()[None, None]

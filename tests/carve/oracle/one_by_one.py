@@ -50,13 +50,23 @@ def farthest(distance: Tensor, k: int, tie: float = 0.0) -> list[int]:
     return chosen
 
 
-def coverage(weights: Tensor, k: int, tie: float = TIE, nothing: float = NOTHING) -> list[int]:
-    """The column that adds most to the sum of row maxima, again and again; `weights` [R, N]."""
+def coverage(
+    weights: Tensor,
+    k: int,
+    tie: float = TIE,
+    nothing: float = NOTHING,
+    weight: Tensor | None = None,
+) -> list[int]:
+    """The column that adds most to the sum of row maxima, again and again; `weights` [R, N].
+
+    With `weight` [N] that of the largest weight times what it adds.
+    """
+    weight = torch.ones(weights.shape[1]) if weight is None else weight
     covered, chosen = torch.zeros(len(weights), 1), list[int]()
     least = nothing * weights.sum(dim=0)
     for _ in range(k):
         gain = (weights - covered).clamp_min(0).sum(dim=0)
-        gain = torch.where(gain > least, gain, 0)
+        gain = torch.where(gain > least, gain * weight, 0)
         gain[chosen] = -torch.inf
         best = first_of_highest(gain, relative=tie)
         chosen.append(best)
@@ -64,13 +74,16 @@ def coverage(weights: Tensor, k: int, tie: float = TIE, nothing: float = NOTHING
     return chosen
 
 
-def turns(likeness: Tensor, taken: list[int], k: int) -> list[int]:
-    """Choosers in turn take what is least like them of what is left; `likeness` [P, N]."""
+def blocks(likeness: Tensor, taken: list[int], k: int) -> list[int]:
+    """Choosers in turn take a share of what is least like them of what is left.
+
+    `likeness` [P, N].
+    """
     chosen = list(taken)
-    for turn in range(k - len(taken)):
-        row = likeness[turn % len(likeness)].clone()
-        row[chosen] = torch.inf
-        chosen.append(int(row.argmin()))
+    for turn, row in enumerate(likeness):
+        share = (k - len(taken)) // len(likeness) + (turn < (k - len(taken)) % len(likeness))
+        for _ in range(share):
+            chosen.append(int(row.index_fill(0, torch.tensor(chosen), torch.inf).argmin()))
     return chosen
 
 
@@ -124,7 +137,9 @@ def mmtok_weights(method: foveate.MmTok, visual: VisualTokens) -> Tensor:
     hidden, mask = visual.hidden[0], visual.text_mask[0]
     of_text = cosines(visual.text[0].double(), hidden.double()) / method.text_temperature
     of_text = of_text.softmax(dim=-1) * mask[:, None] / mask.sum().clamp_min(1)
-    of_image = (cosines(hidden, hidden) / method.vision_temperature).softmax(dim=-1)
+    assert visual.vision_features is not None
+    features = visual.vision_features[0].float()
+    of_image = (cosines(features, features) / method.vision_temperature).softmax(dim=-1)
     return torch.cat([of_text.float(), method.alpha * of_image / len(hidden)])
 
 
@@ -137,14 +152,25 @@ def mmtok(method: foveate.MmTok, visual: VisualTokens, keep: int) -> list[int]:
 
 
 def dart(method: foveate.Dart, visual: VisualTokens, keep: int) -> list[int]:
-    assert visual.text is not None
     assert visual.text_mask is not None
-    hidden, text = visual.hidden[0], visual.text[0][visual.text_mask[0]]
-    own = hidden.norm(dim=-1).sort(descending=True, stable=True).indices
-    pivots = own[: min(method.visual_pivots, keep)]
-    longest = text.norm(dim=-1).sort(descending=True, stable=True).indices[: method.text_pivots]
-    features = torch.cat([hidden[pivots], text[longest]])
-    return turns(cosines(features, hidden), pivots.tolist(), keep)
+    assert visual.keys is not None
+    assert visual.text_keys is not None
+    real = visual.text_mask[0]
+    assert visual.normed is not None
+    assert visual.text_normed is not None
+    image, text = visual.normed[0].float(), visual.text_normed[0][real].float()
+
+    def largest(keys: Tensor, count: int) -> list[int]:
+        size = keys.norm(p=1, dim=-1)
+        return size.sort(descending=True, stable=True).indices[:count].tolist()
+
+    pivots = largest(visual.keys[0], min(method.visual_pivots, keep))
+    longest = largest(visual.text_keys[0][real], method.text_pivots)
+    start = visual.starts[0] if visual.starts else 0
+    features = {start + i: image[i] for i in pivots}
+    features |= {start + visual.num_tokens + i: text[i] for i in longest}
+    in_turn = torch.stack([features[place] for place in set(list(features))])  # noqa: C414
+    return blocks(cosines(in_turn, image), pivots, keep)
 
 
 PLAIN: dict[str, Callable[..., list[int]]] = {

@@ -59,8 +59,14 @@ def images(seed: int, kinds: tuple = KINDS, width: int = 32) -> tuple[VisualToke
     ]
     mask = torch.arange(NUM_TEXT) >= torch.arange(num_images)[:, None]
     text = torch.randn(num_images, NUM_TEXT, width, generator=generator)
+    hidden = torch.stack(states)
     visual = VisualTokens(
-        hidden=torch.stack(states),
+        hidden=hidden,
+        keys=hidden,
+        normed=hidden,
+        vision_features=hidden,
+        text_keys=text * mask.unsqueeze(-1),
+        text_normed=text * mask.unsqueeze(-1),
         attention=torch.rand(num_images, 2, n, generator=generator),
         text=text * mask.unsqueeze(-1),
         text_mask=mask,

@@ -28,7 +28,7 @@ def short_logits(
     """
     length = inputs["input_ids"].shape[1]
     stays = torch.ones(length, dtype=torch.bool)
-    for _, tokens, kept, _, _ in plans:
+    for _, tokens, kept, *_ in plans:
         stays[tokens] = False
         stays[tokens[kept]] = True
     places = stays.nonzero()[:, 0]
@@ -81,10 +81,13 @@ def hidden_from(mask: Tensor | None, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def merged(hidden: Tensor, plans: list[Plan]) -> Tensor:
-    """[1, S, D] with the mean of what is merged at each target."""
+    """[1, S, D] with what is merged at each target."""
     hidden = hidden.clone()
-    for _, tokens, _, sources, targets in plans:
+    for _, tokens, _, sources, targets, adds in plans:
         for target in targets.unique():
-            members = tokens[torch.cat([target.view(1), sources[targets == target]])]
-            hidden[0, tokens[target]] = hidden[0, members].mean(dim=0)
+            own, others = tokens[target], tokens[sources[targets == target]]
+            if adds:
+                hidden[0, own] += hidden[0, others].mean(dim=0)
+            else:
+                hidden[0, own] = hidden[0, torch.cat([own.view(1), others])].mean(dim=0)
     return hidden

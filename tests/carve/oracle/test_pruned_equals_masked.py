@@ -27,6 +27,7 @@ def plans_of(run: foveate.Run) -> list[Any]:
             p.span.sample,
             p.span.tokens,
             *(t[0] for t in (plan.keep_idx, plan.merge_src, plan.merge_dst)),
+            plan.adds,
         )
         for p in run.plans
         if (plan := p.plan) is not None

@@ -13,6 +13,9 @@ from tests import tiny_vlm as tiny
 from tests.carve.oracle.masked import Plan, masked_steps
 from tests.carve.oracle.test_pruned_equals_masked import GREEDY, assert_close, extended
 
+# pixelprune takes no budget, and other towers: tests/carve/tower/test_drop.py.
+BUDGETED = [n for n in foveate.METHODS if n not in ("noop", "stack", "pixelprune")]
+
 VISUAL = [tiny.IMAGE_ID, tiny.VIDEO_ID]
 FEW = ["llava", "qwen2_5_vl", "gemma3", "smolvlm"]
 
@@ -27,6 +30,7 @@ def steps_of(run: foveate.Run) -> list[tuple[int, list[Plan]]]:
                 group.plan.keep_idx[i],
                 group.plan.merge_src[i],
                 group.plan.merge_dst[i],
+                group.plan.adds,
             )
             for group in groups
             for i in range(group.plan.num_images)
@@ -173,7 +177,7 @@ def test_second_turn_after_renumbering() -> None:
     assert_close(second, together)
 
 
-@pytest.mark.parametrize("name", [n for n in foveate.METHODS if n not in ("noop", "stack")])
+@pytest.mark.parametrize("name", BUDGETED)
 @pytest.mark.parametrize("family", ["llava", "paligemma", "qwen2_5_vl", "qwen3_vl"])
 def test_every_method_batch_row_equals_single_run(family: str, name: str) -> None:
     model = tiny.build(family, "sdpa")
@@ -200,7 +204,7 @@ def test_every_method_batch_row_equals_single_run(family: str, name: str) -> Non
                 assert_close(a[sample], b[0], 2e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in foveate.METHODS if n not in ("noop", "stack")])
+@pytest.mark.parametrize("name", BUDGETED)
 def test_every_method_at_ratio_one_is_bitwise_untouched(name: str) -> None:
     model = tiny.build("llava", "sdpa")
     inputs = tiny.prompts(model, "llava", (1, 2, 0))

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 
 import foveate
-from foveate.errors import UnsupportedModeError
+from foveate.errors import MethodError, UnsupportedModeError
 from foveate.models.anatomy import anatomy_of
 from foveate.models.families import FAMILIES
 from foveate.models.tower_tokens import out_of_windows
@@ -20,22 +20,25 @@ from tests import tiny_vlm as tiny
 VISION_SIDE = tiny.VISION["image_size"] // tiny.VISION["patch_size"]
 
 
-def read_tower(model: Any, inputs: dict[str, Any]) -> list[Any]:
-    """What VisionZip was shown of every image."""
+def read_tower(
+    model: Any, inputs: dict[str, Any], name: str = "visionzip", **settings: Any
+) -> list[Any]:
+    """What a method was shown of every image."""
     seen = []
-    method = foveate.VisionZip(keep_ratio=0.4)
-    plan = foveate.VisionZip.plan
+    method = foveate.method(name, keep_ratio=0.4, **settings)
+    kind: Any = type(method)
+    plan = kind.plan
 
     def spy(self: Any, visual: Any, keep: int) -> Any:
         seen.append(visual)
         return plan(self, visual, keep)
 
-    foveate.VisionZip.plan = spy  # type: ignore[method-assign]
+    kind.plan = spy
     try:
         with foveate.attach(model, method), torch.no_grad():
             model(**inputs)
     finally:
-        foveate.VisionZip.plan = plan  # type: ignore[method-assign]
+        kind.plan = plan
     return seen
 
 
@@ -64,6 +67,53 @@ def test_received_attention_without_cls_equals_the_eager_map() -> None:
             inputs["pixel_values"], output_attentions=True
         ).attentions[-1]
     torch.testing.assert_close(visual.vision_attention, maps.mean(dim=(1, 2)))
+
+
+def towers_own(inputs: dict[str, Any], family: str) -> Any:
+    """What the tower itself says: attention maps and states of all layers."""
+    eager = tiny.build(family, "eager")
+    with torch.no_grad():
+        return eager.base_model.vision_tower(
+            inputs["pixel_values"], output_attentions=True, output_hidden_states=True
+        )
+
+
+@pytest.mark.parametrize("family", ["llava", "paligemma"])
+def test_an_earlier_layer_and_what_is_received_from_all(family: str) -> None:
+    model = tiny.build(family, "sdpa")
+    inputs = tiny.prompts(model, family, (1, 2))
+    own, skip = towers_own(inputs, family), int(family == "llava")
+    assert len(own.attentions) > 1
+    received = [maps.mean(dim=(1, 2))[:, skip:] for maps in own.attentions]
+    rows = [maps.mean(dim=1)[:, 0, 1:] for maps in own.attentions] if skip else received
+
+    visual = read_tower(model, inputs, "hiprune", object_layer=0)[0]
+    torch.testing.assert_close(visual.vision_received_early, received[0])
+    torch.testing.assert_close(visual.vision_received, received[-1])
+    assert visual.vision_attention is None
+
+    visual = read_tower(model, inputs, "vscan", shallow_layer=0)[0]
+    torch.testing.assert_close(visual.vision_attention_early, rows[0])
+    torch.testing.assert_close(visual.vision_attention, rows[-1])
+
+
+@pytest.mark.parametrize("family", ["llava", "paligemma"])
+def test_features_are_what_the_last_used_layer_gives(family: str) -> None:
+    model = tiny.build(family, "sdpa")
+    inputs = tiny.prompts(model, family, (1, 2))
+    skip = int(family == "llava")
+    states = towers_own(inputs, family).hidden_states[-1]
+    visual = read_tower(model, inputs, "scope")[0]
+    # Kernels differ in rounding.
+    torch.testing.assert_close(visual.vision_features, states[:, skip:], atol=1e-4, rtol=1e-4)
+
+
+def test_a_layer_that_the_tower_has_not() -> None:
+    model = tiny.build("llava", "sdpa")
+    for method, setting in (("hiprune", "object_layer"), ("vscan", "shallow_layer")):
+        made = foveate.method(method, keep_ratio=0.4, **{setting: 40})
+        with pytest.raises(MethodError, match=f"{setting}=40 is outside the . layers"):
+            foveate.attach(model, made).__enter__()
 
 
 def test_feature_layer_before_the_last_is_the_one_read() -> None:
