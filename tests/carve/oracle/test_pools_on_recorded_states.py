@@ -28,14 +28,14 @@ def test_embedded_model(
     name: str, ratio: float, embedded: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[VisualTokens, int, KeepPlan]] = []
-    select = Method.select
+    select = foveate.METHODS[name].select
 
     def recorded(method: Method, visual: VisualTokens, keep: int) -> KeepPlan:
         plan = select(method, visual, keep)
         seen.append((visual, keep, plan))
         return plan
 
-    monkeypatch.setattr(Method, "select", recorded)
+    monkeypatch.setattr(foveate.METHODS[name], "select", recorded)
     image, _, _ = example_page()
     method = foveate.method(name, keep_ratio=ratio)
     inputs = embedded.inputs(list(QUESTIONS), [image.rotate(90 * i) for i in range(3)])
