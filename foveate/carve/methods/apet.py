@@ -77,7 +77,7 @@ class ApET(Method):
         assert x is not None
         x, n = x.float(), visual.num_tokens
         num_basis = min(self.basis_tokens, keep - 1)
-        basis = farthestgather_rows(x, self._first(visual), num_basis)  # [G, k]
+        basis = farthest_rows(x, self._first(visual), num_basis)  # [G, k]
         error = approximation_error(x, basis)
         order = descending_order(error)[:, :keep]
         targets, given_up = order.tensor_split([keep - num_basis], dim=1)
@@ -117,7 +117,7 @@ class ApET(Method):
         return torch.tensor(found, device=visual.hidden.device)
 
 
-def farthestgather_rows(x: Tensor, first: Tensor, count: int) -> Tensor:
+def farthest_rows(x: Tensor, first: Tensor, count: int) -> Tensor:
     """Rows each farthest (Euclid) from those before it, from a given first one.
 
     Args:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from foveate.carve.method import Method, Need
-from foveate.core.greedy.pairs import take
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import top_k
+from foveate.core.rows import gather_rows
 from foveate.core.similarity import inverse_length
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
@@ -79,7 +79,7 @@ class Dart(Method):
         n = visual.num_tokens
         states = (visual.hidden if visual.normed is None else visual.normed).float()
         pivots = top_k(self._size(visual.hidden, visual.keys), min(self.visual_pivots, keep))
-        features, places = take(states, pivots), pivots
+        features, places = gather_rows(states, pivots), pivots
         if self.text_pivots and visual.text is not None and visual.text.shape[1]:
             assert visual.text_mask is not None
             size = self._size(visual.text, visual.text_keys).masked_fill(
@@ -87,7 +87,7 @@ class Dart(Method):
             )
             text = top_k(size, min(self.text_pivots, size.shape[1]))
             normed = visual.text if visual.text_normed is None else visual.text_normed
-            features = torch.cat([features, take(normed, text).float()], dim=1)
+            features = torch.cat([features, gather_rows(normed, text).float()], dim=1)
             # Text stands behind the image; where there is less of it than pivots, none.
             number = visual.text_mask.cumsum(dim=1) - 1
             behind = torch.where(visual.text_mask, n + number, -1).gather(1, text)

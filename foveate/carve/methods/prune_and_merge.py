@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from foveate.carve.tower_method import TowerMerging
 from foveate.core.rank import descending_order
+from foveate.core.rows import gather_rows
 from foveate.core.similarity import best_match
 
 
@@ -39,9 +39,8 @@ class PruneAndMerge(TowerMerging):
         order = descending_order(importance)
         kept, gone = order[:, : order.shape[1] - count], order[:, order.shape[1] - count :]
         kept, gone = kept.sort(dim=-1).values, gone.sort(dim=-1).values
-        wide = (-1, -1, keys.shape[-1])
         _, nearest = best_match(
-            torch.gather(keys, 1, gone.unsqueeze(-1).expand(*wide)),
-            torch.gather(keys, 1, kept.unsqueeze(-1).expand(*wide)),
+            gather_rows(keys, gone),
+            gather_rows(keys, kept),
         )
         return gone, kept.gather(1, nearest)

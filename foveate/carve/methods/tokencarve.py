@@ -18,6 +18,7 @@ from foveate.core.information import (
 from foveate.core.layout import columns_where
 from foveate.core.plan import KeepPlan
 from foveate.core.rank import borda, descending_order, top_k
+from foveate.core.rows import gather_rows
 from foveate.core.similarity import best_match
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
@@ -138,10 +139,9 @@ class TokenCarve(Method):
         better, rest = top[:, :half], top[:, half:]
         if num_merged == 0:
             return rest[:, :0], rest[:, :0]
-        wide = (-1, -1, hidden.shape[-1])
         similarity, target = best_match(
-            hidden.gather(1, rest.unsqueeze(-1).expand(*wide)),
-            hidden.gather(1, better.unsqueeze(-1).expand(*wide)),
+            gather_rows(hidden, rest),
+            gather_rows(hidden, better),
         )
         closest = descending_order(similarity)[:, :num_merged]
         return rest.gather(1, closest), better.gather(1, target.gather(1, closest))

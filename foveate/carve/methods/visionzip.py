@@ -10,6 +10,7 @@ from foveate.carve.method import Method, Need
 from foveate.core.layout import sent
 from foveate.core.plan import KeepPlan
 from foveate.core.rank import others, top_k
+from foveate.core.rows import gather_rows
 from foveate.core.similarity import best_match
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
@@ -84,10 +85,9 @@ class VisionZip(Method):
                 scores=scores,
             )
         keys = visual.vision_keys
-        wide = (-1, -1, keys.shape[-1])
         _, nearest = best_match(
-            keys.gather(1, sources.unsqueeze(-1).expand(*wide)),
-            keys.gather(1, targets.unsqueeze(-1).expand(*wide)),
+            gather_rows(keys, sources),
+            gather_rows(keys, targets),
         )
         return KeepPlan(
             num_tokens=n,

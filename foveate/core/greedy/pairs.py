@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from foveate.core.rows import gather_rows
+
 # A product of that many rows at a time is as fast as one of all, and small beside the states.
 ROWS = 512
 
@@ -70,7 +72,7 @@ class Dense(Pairs):
         return self.values.diagonal(dim1=-2, dim2=-1)
 
     def rows(self, index: Tensor) -> Tensor:
-        return self.values.gather(1, index.unsqueeze(-1).expand(-1, -1, self.values.shape[2]))
+        return gather_rows(self.values, index)
 
     def block(self, index: Tensor) -> Tensor:
         wide = index.unsqueeze(1).expand(-1, index.shape[1], -1)
@@ -105,10 +107,10 @@ class Gram(Pairs):
         return torch.linalg.vector_norm(self.x, dim=-1).square()
 
     def rows(self, index: Tensor) -> Tensor:
-        return take(self.x, index) @ self.x.transpose(-1, -2)
+        return gather_rows(self.x, index) @ self.x.transpose(-1, -2)
 
     def block(self, index: Tensor) -> Tensor:
-        members = take(self.x, index)
+        members = gather_rows(self.x, index)
         return members @ members.transpose(-1, -2)
 
     def matrix(self) -> Tensor:
@@ -155,13 +157,6 @@ class Weighted(Pairs):
 
     def image(self, number: int) -> Pairs:
         return Weighted(self.pairs.image(number), self.weight[number : number + 1])
-
-
-def take(x: Tensor, index: Tensor) -> Tensor:
-    """The rows `index` [G, R] of `x` [G, N, D]. [G, R, D]"""
-    if x.shape[0] == 1:  # not the slower general gather
-        return x[0].index_select(0, index[0]).unsqueeze(0)
-    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
 def self_products(x: Tensor, out: Tensor | None = None) -> Tensor:
