@@ -50,6 +50,39 @@ def geometric_counts(
     return fitted_counts(wanted(at), total, num_tokens, spans)
 
 
+def tapered_counts(
+    total: int, num_tokens: int, spans: Sequence[int], taper: float
+) -> tuple[int, ...]:
+    """Counts of which each is `taper` times the one before, spending `total` token-layers.
+
+    Where that would keep more than all tokens at first, all stay and the later counts take what is
+    left of the total.
+
+    Args:
+        total: tokens summed over layers.
+        num_tokens: N, before the first step.
+        spans: layers that run on each count.
+        taper: in (0, 1].
+
+    Raises:
+        BudgetError: not even one token in every layer fits.
+
+    >>> tapered_counts(62, 16, (5, 3), 0.4)
+    (10, 4)
+    >>> tapered_counts(110, 16, (5, 3), 0.4)
+    (16, 10)
+    """
+    shares = [taper**i for i in range(len(spans))]
+
+    def wanted(at: float) -> list[float]:
+        """Rises with `at`: in proportion up to 1, then all towards N up to 2."""
+        beyond = max(0.0, at - 1)
+        return [num_tokens * (min(at, 1.0) * w + beyond * (1 - w)) for w in shares]
+
+    at = _largest(lambda value: _weight(wanted(value), spans) <= total, 2.0)
+    return fitted_counts(wanted(at), total, num_tokens, spans)
+
+
 def _weight(counts: Sequence[float], spans: Sequence[int]) -> float:
     return sum(n * span for n, span in zip(counts, spans, strict=True))
 

@@ -1,0 +1,117 @@
+"""TwoStage: two methods in turn that spend the token-layers of one cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+from foveate.carve.method import Method, Step
+from foveate.core.budget import Budget
+from foveate.core.plan import KeepPlan
+from foveate.core.schedule import spans_of, tapered_counts
+from foveate.core.visual import VisualTokens
+from foveate.errors import MethodError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoStage(Method):
+    """One method before the language model, another deeper down, at the price of a single cut.
+
+    What many papers do with their own two: diversity while the question is unknown, attention once
+    it is. Here any two methods take the places. The budget is that of a single cut: k N + (L - k)
+    keep token-layers for prune_layer=k in L layers; prune_layer=0 is the budget of methods that cut
+    before the language model. A `Stack` has a budget for each stage instead.
+
+    Args:
+        first: decides before the first layer (the first that the family allows), as it would be
+            typed, e.g. "scope" or "divprune".
+        second: decides at `depth`, e.g. "fastv".
+        depth: share of the decoder's depth.
+        taper: the second leaves this share of what the first did.
+
+    Raises:
+        MethodError: a method that cuts inside the vision tower, in several steps, or counts itself.
+
+    Example:
+        >>> print(TwoStage(keep_ratio=0.25, first="scope", second="fastv"))
+        two-stage(keep=25%, first='scope')
+    """
+
+    name = "two-stage"
+    summary = "two methods in turn, one before the language model, at the price of a single cut"
+    needs_before_prune_layer: ClassVar[bool] = False
+
+    first: str = "divprune"
+    second: str = "fastv"
+    depth: float = 0.625
+    taper: float = 0.4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.depth < 1:
+            raise MethodError(f"depth={self.depth} is outside (0, 1).")
+        if not 0 < self.taper <= 1:
+            raise MethodError(f"taper={self.taper} is outside (0, 1].")
+        for member in self.pair:
+            if member.where == "vision_tower":
+                raise MethodError(
+                    f"{member.name} acts inside the vision tower, and {self.name} cuts behind it; "
+                    f"use a stack, {member.name}:50%+{self.second}."
+                )
+            alone = len(member.members) == 1 and type(member).adapt is Method.adapt
+            if not alone or type(member).keeps is not Method.keeps:
+                raise MethodError(
+                    f"{member.name} counts its tokens itself or over several steps, and "
+                    f"{self.name} gives each of its two methods one count; choose another."
+                )
+
+    @cached_property
+    def pair(self) -> tuple[Method, Method]:
+        """The two methods; their budgets are not used."""
+        from foveate.carve.spec import parse_method  # which reads this file first
+
+        any_budget = Budget(keep_ratio=0.5)
+        return (
+            parse_method(self.first, any_budget, prune_layer=0),
+            parse_method(self.second, any_budget),
+        )
+
+    def layers(self, num_layers: int, first_layer: int) -> tuple[int, ...]:
+        super().layers(num_layers, first_layer)  # checks prune_layer
+        second = round(self.depth * num_layers)
+        if not first_layer < second < num_layers:
+            raise MethodError(
+                f"depth={self.depth} is layer {second} of {num_layers}, and the second method acts "
+                f"behind layer {first_layer}; choose another depth."
+            )
+        return first_layer, second
+
+    def steps(self, num_layers: int, first_layer: int) -> tuple[Step, ...]:
+        layers = self.layers(num_layers, first_layer)
+        return tuple(
+            Step(layer, self, layers, number, member.step_needs)
+            for number, (layer, member) in enumerate(zip(layers, self.pair, strict=True))
+        )
+
+    def early_tower_layer(self, num_layers: int) -> int:
+        return self.pair[0].early_tower_layer(num_layers)
+
+    def keeps(
+        self, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int
+    ) -> tuple[int, ...]:
+        cut = self.default_layer if self.prune_layer is None else self.prune_layer
+        cut = max(cut, layers[0])  # where no layer before may run short
+        total = cut * num_tokens + (num_layers - cut) * keep - layers[0] * num_tokens
+        return tapered_counts(total, num_tokens, spans_of(layers, num_layers), self.taper)
+
+    def select(self, visual: VisualTokens, keep: int) -> KeepPlan:
+        return self._acting(visual).select(visual, keep)
+
+    def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
+        return self._acting(visual).plan(visual, keep)
+
+    def _acting(self, visual: VisualTokens) -> Method:
+        """The second once an earlier step has left its count."""
+        return self.pair[min(len(visual.counts), 1)]

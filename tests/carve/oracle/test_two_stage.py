@@ -1,0 +1,87 @@
+"""Two methods for the token-layers of one cut: the same as their stack with those counts."""
+
+from __future__ import annotations
+
+import pytest
+
+import foveate
+from foveate.core.schedule import tapered_counts
+from foveate.errors import MethodError
+from tests import tiny_vlm as tiny
+from tests.carve.oracle.test_pruned_equals_masked import GREEDY
+from tests.carve.oracle.test_steps_equal_masked import check
+
+PAIRS = [("divprune", "fastv"), ("visionzip", "tokencarve"), ("scope", "dart")]
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_equals_the_masked_path(name: str, first: str, second: str) -> None:
+    method = foveate.TwoStage(keep_ratio=0.4, first=first, second=second)
+    run = check(name, method, (1, 2, 0), compact=True)
+    assert len(set(run.report.tokens_per_layer)) == 2  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("prune_layer", [0, 2])
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_is_the_stack_of_both_at_the_price_of_one_cut(
+    first: str, second: str, prune_layer: int
+) -> None:
+    model = tiny.build("llava", "sdpa")
+    inputs = tiny.prompts(model, "llava", (1,))
+    keep = 4
+    method = foveate.TwoStage(keep_tokens=keep, prune_layer=prune_layer, first=first, second=second)
+    with foveate.attach(model, method) as run:
+        ours = model.generate(**inputs, **GREEDY)
+        report, plans = run.report, run.plans
+    assert report is not None
+    num_tokens, layers = plans[0].span.num_tokens, len(model.model.language_model.layers)
+    one_cut = prune_layer * num_tokens + (layers - prune_layer) * keep
+    spent = sum(report.tokens_per_layer)
+    cut = round(0.625 * layers)
+    assert one_cut - (layers - cut) < spent <= one_cut
+    counts = [step.num_kept for step in plans[0].steps]
+    stack = foveate.Stack(
+        stages=(
+            foveate.method(first, keep_tokens=counts[0], prune_layer=0),
+            foveate.method(second, keep_tokens=counts[1], prune_layer=cut, early_cache="compact"),
+        )
+    )
+    with foveate.attach(model, stack) as run:
+        theirs = model.generate(**inputs, **GREEDY)
+        assert [p.plan.to_dict() for p in run.plans if p.plan] == [
+            p.plan.to_dict() for p in plans if p.plan
+        ]
+    assert ours.sequences.tolist() == theirs.sequences.tolist()
+
+
+@pytest.mark.parametrize("total", [16, 40, 62, 100, 110, 128])
+def test_tapered_counts_spend_the_total(total: int) -> None:
+    first, second = tapered_counts(total, 16, (5, 3), 0.4)
+    assert total - 3 < 5 * first + 3 * second <= total
+    assert 16 >= first >= second >= 1
+    if first < 16:
+        assert abs(second - 0.4 * first) < 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"first": "tome"}, "use a stack, tome:50%\\+fastv"),
+        ({"second": "pyramiddrop"}, "over several steps"),
+        ({"first": "fastv"}, "prune_layer=0 has none"),
+        ({"first": "two-stage"}, "over several steps"),
+        ({"depth": 1.0}, "outside \\(0, 1\\)"),
+        ({"taper": 0.0}, "outside \\(0, 1\\]"),
+        ({"second": "nobody"}, "unknown method 'nobody'"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(MethodError, match=message):
+        foveate.TwoStage(keep_ratio=0.25, **settings)
+
+
+def test_a_model_too_shallow_is_refused() -> None:
+    method = foveate.TwoStage(keep_ratio=0.25, depth=0.01)
+    with pytest.raises(MethodError, match="choose another depth"):
+        method.steps(8, 0)
