@@ -54,6 +54,11 @@ class TwoStage(Method):
             raise MethodError(f"depth={self.depth} is outside (0, 1).")
         if not 0 < self.taper <= 1:
             raise MethodError(f"taper={self.taper} is outside (0, 1].")
+        if self.text_share:
+            raise MethodError(
+                f"{self.name} has no text_share of its own; give it to one of its two methods, "
+                "e.g. second=fastv(text_share=0.3)."
+            )
         for member in self.pair:
             if member.where == "vision_tower":
                 raise MethodError(

@@ -131,7 +131,7 @@ def test_pure(name: str) -> None:
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
-@pytest.mark.parametrize("name", [n for n in COMPRESSING if n != "foveacarve"])
+@pytest.mark.parametrize("name", [n for n in COMPRESSING if n not in ("foveacarve", "two-stage")])
 def test_text_share_reserves_the_most_relevant(name: str, share: float) -> None:
     tokens = visual()
     method = foveate.method(name, keep_tokens=10, text_share=share, text_relevance="similarity")
