@@ -94,9 +94,9 @@ def section(found: dict[str, Comparison]) -> str:
             "",
             *_accuracy_table(comparison),
             "",
-            "FoveaCarve minus each method, paired, 95 % intervals over images. A method of the cost "
-            f"of a cut at layer 2 meets `{OURS}`, a cheaper one `{OURS_BEFORE}`, so that FoveaCarve "
-            "never spends more token-layers than what it is compared with:",
+            "FoveaCarve minus each method, paired, 95 % intervals over images. A method of the "
+            f"cost of a cut at layer 2 meets `{OURS}`, a cheaper one `{OURS_BEFORE}`: FoveaCarve "
+            "never spends more token-layers than what it is compared with.",
             "",
             *_lead_table(comparison),
             "",
