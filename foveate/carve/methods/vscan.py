@@ -94,16 +94,11 @@ class VScan(Method):
 
     def steps(self, num_layers: int, first_layer: int) -> tuple[Step, ...]:
         first, *second = super().steps(num_layers, first_layer)
-        return (first, *(replace(step, needs=self._asked | {self._question}) for step in second))
+        return (first, *(replace(step, needs=frozenset({self._question})) for step in second))
 
     @property
     def _question(self) -> Need:
         return "attention_ahead" if self.ranks_by == "ahead" else "attention"
-
-    @property
-    def _asked(self) -> frozenset[Need]:
-        """What text_share takes."""
-        return self.step_needs - self.needs
 
     def keeps(
         self, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int
