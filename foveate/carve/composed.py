@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from foveate.carve.definition import BUDGET
-from foveate.carve.method import Method, Positions
+from foveate.carve.method import Method, Positions, Sizes
 from foveate.carve.registry import method
 from foveate.errors import MethodError
 
@@ -27,6 +27,7 @@ class Composed(Method):
     prune_layer: int | None = field(init=False, default=None)
     early_cache: Literal["compact", "full"] = field(init=False, default="compact")
     positions: Positions = field(init=False, default="original")
+    sizes: Sizes = field(init=False, default="ignore")
 
     def __post_init__(self) -> None:
         last = self.parts[-1]

@@ -43,6 +43,7 @@ Need = Literal[
 ]
 Where = Literal["vision_tower", "encoder", "llm"]
 Positions = Literal["original", "renumbered"]
+Sizes = Literal["ignore", "log"]
 
 # Read off the decoder layer before the prune layer.
 LAYER_NEEDS: frozenset[Need] = frozenset(
@@ -91,6 +92,10 @@ class Method(ABC):
         positions: "original": kept tokens stay where they were in the prompt, and so does the text.
             "renumbered": from prune_layer on they close ranks, as in code that shortens the input
             before the language model. One-dimensional rotary positions only.
+        sizes: what a merged token counts for in the attention of the language model. "ignore": one
+            token, as in the published codes. "log": as many as it was made of, by log(size) on the
+            logits of its key (Bolya et al. 2022, proportional attention), from the layer that first
+            sees it on, in steps of all kinds, and in decoding. Methods that merge only.
 
     Class attributes:
         name: how it is called, letters, digits, "_" and "-"; one class has it.
@@ -103,6 +108,7 @@ class Method(ABC):
         exact_budget: False where the budget is a ceiling.
         counts_itself: `adapt` says how many tokens stay even where the budget is the whole image.
         needs_before_prune_layer: its needs are those of the step at prune_layer.
+        merges_tokens: its plans may merge.
 
     Raises:
         BudgetError: for an impossible budget.
@@ -119,12 +125,14 @@ class Method(ABC):
     exact_budget: ClassVar[bool] = True
     counts_itself: ClassVar[bool] = False
     needs_before_prune_layer: ClassVar[bool] = True
+    merges_tokens: ClassVar[bool] = False
 
     keep_tokens: int | None = None
     keep_ratio: float | None = None
     prune_layer: int | None = None
     early_cache: Literal["compact", "full"] = "compact"
     positions: Positions = "original"
+    sizes: Sizes = "ignore"
 
     def __new__(cls, *_: Any, **settings: Any) -> Self:
         check_names(cls, settings)
@@ -148,6 +156,11 @@ class Method(ABC):
             raise MethodError(
                 f"{self.name} reads the {' and '.join(sorted(of_layer))} of the layer before "
                 "prune_layer, and prune_layer=0 has none; use prune_layer=1 or more."
+            )
+        if self.sizes == "log" and not self.merges_tokens:
+            raise MethodError(
+                f"{self.name} merges no tokens (a class that does has merges_tokens=True), so each "
+                "counts once; leave sizes at 'ignore'."
             )
         if self.where == "vision_tower" and self.prune_layer:
             raise MethodError(

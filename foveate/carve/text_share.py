@@ -65,7 +65,7 @@ class TextShare(Composed):
                 f"text_share goes around one method, not around {inner}; put it around stages, "
                 "e.g. text_share(divprune, relevance=similarity):50%+fastv."
             )
-        for setting in ("prune_layer", "early_cache", "positions"):
+        for setting in ("prune_layer", "early_cache", "positions", "sizes"):
             object.__setattr__(self, setting, getattr(inner, setting))
         super().__post_init__()
 
@@ -84,6 +84,10 @@ class TextShare(Composed):
     @property
     def needs_before_prune_layer(self) -> bool:  # type: ignore[override]
         return self.inner.needs_before_prune_layer
+
+    @property
+    def merges_tokens(self) -> bool:  # type: ignore[override]
+        return self.inner.merges_tokens
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -124,6 +124,8 @@ def _obstacle(method: Method) -> str | None:
     """Why it cannot act there, as the rest of a sentence."""
     if method.name == "stack":
         return "cuts in several places, and vLLM lets a plugin cut in one"
+    if method.sizes == "log":
+        return "weighs merged tokens by their sizes, which vLLM's attention cannot"
     if method.where == "vision_tower":
         return "acts inside the vision tower, which is vLLM's own"
     if len(method.layers(_DEEP, 0)) > 1:

@@ -60,6 +60,7 @@ class VScan(Method):
     early_cache: Literal["compact", "full"] = "full"
     where: Literal["llm", "encoder"] = "llm"  # type: ignore[misc]
     default_layer = 0
+    merges_tokens = True
 
     def __post_init__(self) -> None:
         if not 0.0 < self.second_share <= 1.0:

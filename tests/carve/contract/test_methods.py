@@ -105,6 +105,12 @@ def test_exact_budget_sorted_unique(name: str, num_tokens: int) -> None:
 
 
 @compressing
+def test_those_that_merge_say_so(name: str) -> None:
+    plan = foveate.method(name, keep_tokens=9).plan(visual(), 9)
+    assert (plan.num_merged > 0) == foveate.METHODS[name].merges_tokens
+
+
+@compressing
 def test_single_equals_batch(name: str) -> None:
     tokens = visual()
     method = foveate.method(name, keep_tokens=11)
