@@ -228,7 +228,9 @@ def main() -> None:
     parser.add_argument("--no-before", action="store_true", help="only as it is now")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    names = arguments.methods or [n for n in foveate.METHODS if n not in ("noop", "stack")]
+    names = arguments.methods or [
+        n for n in foveate.METHODS if n not in ("noop", "stack", "text_share")
+    ]
     sizes = sorted(arguments.sizes)
     rates = {dtype: flops_per_second(dtype) for dtype in (torch.float32, torch.bfloat16)}
     prefill = {n: prefill_cost(SHAPE, num_text=NUM_TEXT, num_visual=n).flops for n in sizes}

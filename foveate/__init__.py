@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from foveate.carve.pages.reader import PageReader as PageReader
     from foveate.carve.registry import method as method
     from foveate.carve.stack import Stack as Stack
+    from foveate.carve.text_share import TextShare as TextShare
     from foveate.carve.two_stage import TwoStage as TwoStage
     from foveate.core.budget import Budget as Budget
     from foveate.core.plan import KeepPlan as KeepPlan
@@ -38,6 +39,7 @@ _HOMES = {
     "method": "foveate.carve.registry",
     "Stack": "foveate.carve.stack",
     "TwoStage": "foveate.carve.two_stage",
+    "TextShare": "foveate.carve.text_share",
     "Run": "foveate.carve.engine.run",
     "attach": "foveate.carve.attach",
     "PageReader": "foveate.carve.pages.reader",

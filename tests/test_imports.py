@@ -34,9 +34,12 @@ RULES: dict[str, str] = {
     "carve/registry": "carve/definition carve/method",
     "carve/tower_method": "core carve/method",
     "carve/methods": "core carve/method carve/tower_method",
-    "carve/stack": "core carve/definition carve/method carve/registry",
-    "carve": "carve/methods carve/stack",
-    "carve/spec": "core carve/definition carve/method carve/registry carve/stack",
+    "carve/composed": "carve/definition carve/method carve/registry",
+    "carve/stack": "core carve/composed carve/method",
+    "carve/text_share": "core carve/composed carve/method",
+    "carve/spec": "core carve/definition carve/method carve/registry carve/stack carve/text_share",
+    "carve/two_stage": "core carve/method carve/spec",
+    "carve": "carve/methods carve/stack carve/text_share carve/two_stage",
     "carve/tower": "core models carve/method carve/tower_method",
     "carve/engine": "core models carve/method carve/tower",
     "carve/check": "assets models carve/method carve/methods carve/engine",
@@ -63,7 +66,7 @@ RULES: dict[str, str] = {
     # Where both are put to work.
     "vllm": "core measure carve/method carve/registry carve/spec",
     "__init__": "core tasks models carve/method carve/registry carve/methods carve/stack "
-    "carve/engine carve/attach carve/pages vist/run",
+    "carve/text_share carve/two_stage carve/engine carve/attach carve/pages vist/run",
     "jobs": "assets core image_file jsonl_file measure models carve/method carve/spec "
     "carve/answerer __init__",
     "app": "assets core image_file tasks text_image draw models carve/method carve/registry "

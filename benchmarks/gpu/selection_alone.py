@@ -37,7 +37,11 @@ def measure_selection(rows: Rows, clock: Clock, *, tiny: bool) -> None:
         }  # fmt: skip
         for name, method_class in foveate.METHODS.items():
             label = f"selection of {keep} of {images} x {tokens}: {name}"
-            is_elsewhere = issubclass(method_class, TowerMethod) or name in ("noop", "stack")
+            is_elsewhere = issubclass(method_class, TowerMethod) or name in (
+                "noop",
+                "stack",
+                "text_share",
+            )
             if is_elsewhere or not rows.has_time(label, seconds=10):
                 continue
             method = foveate.method(name, keep_tokens=keep)

@@ -27,8 +27,8 @@ from foveate.models.vlm import VisionLanguageModel
 
 __all__ = ["Carver", "Carving", "suitable_methods"]
 
-# The full answer stands beside every result, and a stack is typed, not picked.
-NOT_OFFERED = ("noop", "stack")
+# The full answer stands beside every result, and what is made of methods is typed, not picked.
+NOT_OFFERED = ("noop", "stack", "text_share")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
 from foveate.core.settings import is_plain_kind, plain_setting
 from foveate.errors import BudgetError, MethodError
 
-__all__ = ["BUDGET", "is_abstract", "make_plain", "on_plain_settings", "register"]
+__all__ = ["BUDGET", "check_names", "is_abstract", "make_plain", "on_plain_settings", "register"]
 
 BUDGET = ("keep_tokens", "keep_ratio")
+
+# Settings that every method had once, and what has taken their place.
+_GONE = {
+    "text_share": "wrap the method, text_share({name}, share=0.3)",
+    "text_relevance": "wrap the method, text_share({name}, relevance=similarity)",
+}
 
 
 def register(cls: type[Any], names: dict[str, type[Any]]) -> None:
@@ -51,6 +57,18 @@ def on_plain_settings(check: Callable[[Any], None]) -> Callable[[Any], None]:
         check(self)
 
     return checked
+
+
+def check_names(cls: type[Any], settings: Iterable[str]) -> None:
+    """Raise MethodError unless every name is one of the class's settings."""
+    known = [f.name for f in fields(cls) if f.init]
+    for name in settings:
+        if name in known:
+            continue
+        fix = f"it has {', '.join(known)}"
+        if name in _GONE:
+            fix = f"{_GONE[name].format(name=cls.name)}, or foveate.TextShare(inner=...)"
+        raise MethodError(f"{cls.name} has no setting {name!r}; {fix}.")
 
 
 def make_plain(method: Any) -> None:

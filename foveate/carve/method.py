@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
 
-import torch
-from torch import Tensor
 from typing_extensions import Self
 
-from foveate.carve.definition import is_abstract, make_plain, on_plain_settings, register
+from foveate.carve.definition import (
+    check_names,
+    is_abstract,
+    make_plain,
+    on_plain_settings,
+    register,
+)
 from foveate.core.budget import Budget
 from foveate.core.demand import Demand, check_demand
-from foveate.core.plan import KeepPlan, keep_only
-from foveate.core.rank import others, top_k
-from foveate.core.relevance import RELEVANCE_NEEDS, Relevance, text_relevance
+from foveate.core.plan import KeepPlan
+from foveate.core.relevance import RELEVANCE_NEEDS, Relevance
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 
@@ -40,6 +43,7 @@ Need = Literal[
 ]
 Where = Literal["vision_tower", "encoder", "llm"]
 Positions = Literal["original", "renumbered"]
+Sizes = Literal["ignore", "log"]
 
 # Read off the decoder layer before the prune layer.
 LAYER_NEEDS: frozenset[Need] = frozenset(
@@ -88,10 +92,10 @@ class Method(ABC):
         positions: "original": kept tokens stay where they were in the prompt, and so does the text.
             "renumbered": from prune_layer on they close ranks, as in code that shortens the input
             before the language model. One-dimensional rotary positions only.
-        text_share: share of the budget, in [0, 1], that goes to the tokens most relevant to the
-            prompt's text, whatever the method; the method spends the rest on the others.
-        text_relevance: how that relevance is read, see core.relevance: "attention" of the last
-            prompt token, "text_attention" of all text tokens, "similarity" (any layer).
+        sizes: what a merged token counts for in the attention of the language model. "ignore": one
+            token, as in the published codes. "log": as many as it was made of, by log(size) on the
+            logits of its key (Bolya et al. 2022, proportional attention), from the layer that first
+            sees it on, in steps of all kinds, and in decoding. Methods that merge only.
 
     Class attributes:
         name: how it is called, letters, digits, "_" and "-"; one class has it.
@@ -104,6 +108,7 @@ class Method(ABC):
         exact_budget: False where the budget is a ceiling.
         counts_itself: `adapt` says how many tokens stay even where the budget is the whole image.
         needs_before_prune_layer: its needs are those of the step at prune_layer.
+        merges_tokens: its plans may merge.
 
     Raises:
         BudgetError: for an impossible budget.
@@ -120,14 +125,18 @@ class Method(ABC):
     exact_budget: ClassVar[bool] = True
     counts_itself: ClassVar[bool] = False
     needs_before_prune_layer: ClassVar[bool] = True
+    merges_tokens: ClassVar[bool] = False
 
     keep_tokens: int | None = None
     keep_ratio: float | None = None
     prune_layer: int | None = None
     early_cache: Literal["compact", "full"] = "compact"
     positions: Positions = "original"
-    text_share: float = 0.0
-    text_relevance: Relevance = "attention"
+    sizes: Sizes = "ignore"
+
+    def __new__(cls, *_: Any, **settings: Any) -> Self:
+        check_names(cls, settings)
+        return super().__new__(cls)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -142,18 +151,16 @@ class Method(ABC):
         _ = self.budget  # validates
         if self.prune_layer is not None and self.prune_layer < 0:
             raise MethodError(f"prune_layer={self.prune_layer} is negative; use 0 or more.")
-        if not 0.0 <= self.text_share <= 1.0:
-            raise MethodError(f"text_share={self.text_share} is outside [0, 1].")
-        if self.text_share and self.where == "vision_tower":
-            raise MethodError(
-                f"{self.name} acts inside the vision tower, where no text is seen; "
-                "leave text_share at 0."
-            )
-        of_layer = self.step_needs & LAYER_NEEDS if self.needs_before_prune_layer else None
+        of_layer = self.needs & LAYER_NEEDS if self.needs_before_prune_layer else None
         if of_layer and self.prune_layer == 0:
             raise MethodError(
                 f"{self.name} reads the {' and '.join(sorted(of_layer))} of the layer before "
                 "prune_layer, and prune_layer=0 has none; use prune_layer=1 or more."
+            )
+        if self.sizes == "log" and not self.merges_tokens:
+            raise MethodError(
+                f"{self.name} merges no tokens (a class that does has merges_tokens=True), so each "
+                "counts once; leave sizes at 'ignore'."
             )
         if self.where == "vision_tower" and self.prune_layer:
             raise MethodError(
@@ -174,13 +181,6 @@ class Method(ABC):
     def needs(self) -> frozenset[Need]:
         """What `plan` reads beside the hidden states."""
         return frozenset()
-
-    @property
-    def step_needs(self) -> frozenset[Need]:
-        """What a step looks at: `needs`, and what text_share takes."""
-        if not self.text_share:
-            return self.needs
-        return self.needs | relevance_needs(self.text_relevance)
 
     def early_tower_layer(self, num_layers: int) -> int:
         """The layer of a vision tower of `num_layers` whose attention the early needs mean.
@@ -218,9 +218,7 @@ class Method(ABC):
     def steps(self, num_layers: int, first_layer: int) -> tuple[Step, ...]:
         """All steps of a run, see `layers`."""
         layers = self.layers(num_layers, first_layer)
-        return tuple(
-            Step(layer, self, layers, i, self.step_needs) for i, layer in enumerate(layers)
-        )
+        return tuple(Step(layer, self, layers, i, self.needs) for i, layer in enumerate(layers))
 
     def keeps(
         self, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int
@@ -252,7 +250,7 @@ class Method(ABC):
         return (keeps[step.number],) * visual.num_images
 
     def select(self, visual: VisualTokens, keep: int) -> KeepPlan:
-        """`plan`, with the share of the budget that text_share reserves.
+        """`plan`, unless that would take too much.
 
         Raises:
             MethodError: it would need more than it should, see `demand`.
@@ -265,26 +263,7 @@ class Method(ABC):
             num_tokens=num_tokens,
             device=visual.hidden.device,
         )
-        num_first = round(self.text_share * keep)
-        if not num_first:
-            return self.plan(visual, keep)
-        relevance = text_relevance(visual, self.text_relevance)
-        first = top_k(relevance, num_first)  # [G, F]
-        if num_first == keep:
-            return keep_only(first, visual.num_tokens, {"relevance": relevance})
-        rest = others(first, visual.num_tokens)
-        plan = self.plan(visual.tokens(rest), keep - num_first)
-        kept = torch.cat([first, rest.gather(1, plan.keep_idx)], dim=1)
-        return KeepPlan(
-            num_tokens=visual.num_tokens,
-            keep_idx=kept.sort(dim=-1).values,
-            merge_src=rest.gather(1, plan.merge_src),
-            merge_dst=rest.gather(1, plan.merge_dst),
-            scores={"relevance": relevance},
-            notes=plan.notes,
-            value_idx=_values(first, rest, plan),
-            adds=plan.adds,
-        )
+        return self.plan(visual, keep)
 
     def demand(self, num_images: int, num_tokens: int, width: int, keep: int) -> Demand:
         """What `plan` takes beside the states it is given; here: nothing to speak of.
@@ -333,13 +312,11 @@ class Method(ABC):
         name = settings.pop("name", cls.name)
         if name not in (cls.name, cls.reference()):
             raise MethodError(f"settings are for method {name!r}, not {cls.name!r}.")
-        known = {f.name: f for f in fields(cls) if f.init}
-        for key in settings:
-            if key not in known:
-                raise MethodError(f"{cls.name} has no setting {key!r}; it has {', '.join(known)}.")
-        for key, f in known.items():
-            if key not in settings and f.default is MISSING and f.default_factory is MISSING:
-                raise MethodError(f"{cls.name} needs the setting {key!r}; give it.")
+        check_names(cls, settings)
+        for f in fields(cls):
+            is_needed = f.init and f.default is MISSING and f.default_factory is MISSING
+            if is_needed and f.name not in settings:
+                raise MethodError(f"{cls.name} needs the setting {f.name!r}; give it.")
         return cls(**settings)
 
     def __str__(self) -> str:
@@ -350,15 +327,6 @@ class Method(ABC):
             and getattr(self, f.name) != (f.default if f.default is not MISSING else None)
         ]
         return f"{self.name}({', '.join([f'keep={self.budget}', *own])})"
-
-
-def _values(first: Tensor, rest: Tensor, plan: KeepPlan) -> Tensor | None:
-    """`value_idx` of a plan for `rest` [G, R], behind `first` [G, F] that carry their own rows."""
-    if plan.value_idx is None:
-        return None
-    kept = torch.cat([first, rest.gather(1, plan.keep_idx)], dim=1)
-    carried = torch.cat([first, rest.gather(1, plan.value_idx)], dim=1)
-    return carried.gather(1, kept.argsort(dim=-1))
 
 
 def relevance_needs(kind: Relevance) -> frozenset[Need]:

@@ -1,7 +1,8 @@
 """Methods as people type them: a name, its settings in brackets, stages joined by a plus.
 
-`tokencarve`, `tokencarve(attention_weight=0.3)`, `visionzip:50%+tokencarve`; a class without an
-installed package is `package.module:Class`.
+`tokencarve`, `tokencarve(attention_weight=0.3)`, `visionzip:50%+tokencarve`; what goes around a
+method has it first in its brackets, `text_share(divprune, share=0.3, relevance=similarity)`; a
+class without an installed package is `package.module:Class`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from foveate.carve.definition import BUDGET
 from foveate.carve.method import METHODS, Method
 from foveate.carve.registry import find_method
 from foveate.carve.stack import Stack
+from foveate.carve.text_share import TextShare
 from foveate.core.budget import Budget, parse_budget
 from foveate.errors import MethodError
 
@@ -30,9 +32,9 @@ def parse_method(text: str, budget: Budget, **shared: Any) -> Method:
 
     Args:
         text: `NAME`, `NAME(setting=value, ...)`, or stages of that form joined by `+`, first to
-            last. NAME is one that `foveate methods` lists, or `package.module:Class`. All stages
-            but the last may have a budget of their own, `NAME:50%` or `NAME:64`, of the tokens that
-            the image had at first.
+            last. NAME is one that `foveate methods` lists, or `package.module:Class`; text_share
+            has the method inside first in its brackets. All stages but the last may have a budget
+            of their own, `NAME:50%` or `NAME:64`, of the tokens that the image had at first.
         budget: of the method; in a stack, of the stages without a budget of their own.
         shared: settings for every stage that has them and does not set them itself, e.g. a seed.
 
@@ -114,9 +116,14 @@ def _stage(text: str, budget: Budget, shared: dict[str, Any], *, alone: bool) ->
                 "with --keep."
             )
         budget = parse_budget(own[1:])
+    rest = found["settings"] or ""
+    if issubclass(cls, TextShare):
+        inner, rest = _inner(rest, text)
+        wrapped = _stage(inner, budget, shared, alone=True)
+        return cls.from_dict({"inner": wrapped, **_settings(rest, text)})
     known = {entry.name for entry in fields(cls)}
     settings = {key: value for key, value in shared.items() if key in known and value is not None}
-    settings |= _settings(found["settings"] or "", text)
+    settings |= _settings(rest, text)
     return cls.from_dict({**settings, **{key: getattr(budget, key) for key in BUDGET}})
 
 
@@ -128,6 +135,22 @@ def _find(name: str) -> type[Method]:
         if rest and first in METHODS:
             parse_budget(rest)  # "divprune:half": says how a budget is written
         raise
+
+
+def _inner(text: str, where: str) -> tuple[str, str]:
+    """ "divprune(prune_layer=1), share=0.3" -> ("divprune(prune_layer=1)", "share=0.3")."""
+    inner, *rest = split_outside(text, ",")
+    if len(split_outside(inner, "=")) > 1 or not inner:
+        raise MethodError(
+            f"{where!r} does not say which method text_share goes around; write it first, e.g. "
+            "text_share(divprune, share=0.3, relevance=similarity)."
+        )
+    if len(split_outside(inner, "+")) > 1:
+        raise MethodError(
+            f"{where!r} goes around a stack; put text_share around its stages, e.g. "
+            "text_share(divprune, relevance=similarity):50%+fastv."
+        )
+    return inner, ",".join(rest)
 
 
 def _settings(text: str, where: str) -> dict[str, Any]:

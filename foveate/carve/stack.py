@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from typing_extensions import Self
 
-from foveate.carve.definition import BUDGET
+from foveate.carve.composed import Composed, built
 from foveate.carve.method import Method, Step
-from foveate.carve.registry import method
 from foveate.core.plan import KeepPlan
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stack(Method):
+class Stack(Composed):
     """Methods that act in turn, each on what the one before left.
 
     Every budget is of the image as it was at first: divprune at 50 %, then tokencarve at 25 %,
@@ -36,6 +34,7 @@ class Stack(Method):
 
     name = "stack"
     summary = "two methods in turn, e.g. one behind the vision tower and one in the language model"
+    article = "a stack"
 
     stages: tuple[Method, ...] = ()
 
@@ -50,31 +49,16 @@ class Stack(Method):
             raise MethodError(
                 f"{inner[0].name} acts inside the vision tower and must come first in the stack."
             )
-        for f in fields(self):
-            if f.name not in (*BUDGET, "stages") and getattr(self, f.name) != f.default:
-                raise MethodError(
-                    f"a stack has no {f.name} of its own, got {getattr(self, f.name)!r}; give it "
-                    "to the stages that should have it."
-                )
-        last = self.stages[-1]
-        if self.keep_tokens is None and self.keep_ratio is None:
-            object.__setattr__(self, "keep_tokens", last.keep_tokens)
-            object.__setattr__(self, "keep_ratio", last.keep_ratio)
-        if self.budget != last.budget:
-            raise MethodError(
-                f"the stack's budget {self.budget} is not its last method's ({last.budget}); "
-                "leave it out."
-            )
         super().__post_init__()
+
+    @property
+    def parts(self) -> tuple[Method, ...]:
+        return self.stages
 
     @property
     def where(self) -> Any:  # type: ignore[override]
         """Where its first method acts."""
         return self.stages[0].where
-
-    @property
-    def members(self) -> tuple[Method, ...]:
-        return tuple(member for stage in self.stages for member in stage.members)
 
     def steps(self, num_layers: int, first_layer: int) -> tuple[Step, ...]:
         found = [step for s in self.stages for step in s.steps(num_layers, first_layer)]
@@ -96,11 +80,7 @@ class Stack(Method):
     def from_dict(cls, settings: dict[str, Any]) -> Self:
         stages = settings.get("stages", ())
         if isinstance(stages, (list, tuple)):
-            # What is neither a method nor one's settings is refused on construction.
-            stages = tuple(
-                method(**stage) if isinstance(stage, Mapping) and "name" in stage else stage
-                for stage in stages
-            )
+            stages = tuple(map(built, stages))
         return super().from_dict({**settings, "stages": stages})
 
     def __str__(self) -> str:

@@ -60,6 +60,7 @@ class TowerMerging(TowerMethod):
     """
 
     reads_importance: ClassVar[bool] = True
+    merges_tokens = True
 
     def merges(self, num_tokens: int, keep: int, num_layers: int) -> tuple[int, ...]:
         """How many tokens go behind each of `num_layers` layers; they sum to num_tokens - keep.
@@ -102,6 +103,7 @@ class TowerResizing(TowerMethod):
     """Makes the image smaller before the tower sees it."""
 
     exact_budget = False
+    merges_tokens = True
 
     def num_owners(self, owners: Tensor, keep: int) -> int:
         every = torch.arange(owners.shape[1], device=owners.device)

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from foveate.carve.method import Method, Step
+from foveate.carve.spec import parse_method
 from foveate.core.budget import Budget
 from foveate.core.plan import KeepPlan
 from foveate.core.schedule import spans_of, tapered_counts
@@ -54,11 +55,6 @@ class TwoStage(Method):
             raise MethodError(f"depth={self.depth} is outside (0, 1).")
         if not 0 < self.taper <= 1:
             raise MethodError(f"taper={self.taper} is outside (0, 1].")
-        if self.text_share:
-            raise MethodError(
-                f"{self.name} has no text_share of its own; give it to one of its two methods, "
-                "e.g. second=fastv(text_share=0.3)."
-            )
         for member in self.pair:
             if member.where == "vision_tower":
                 raise MethodError(
@@ -75,13 +71,15 @@ class TwoStage(Method):
     @cached_property
     def pair(self) -> tuple[Method, Method]:
         """The two methods; their budgets are not used."""
-        from foveate.carve.spec import parse_method  # which reads this file first
-
         any_budget = Budget(keep_ratio=0.5)
         return (
             parse_method(self.first, any_budget, prune_layer=0),
             parse_method(self.second, any_budget),
         )
+
+    @property
+    def merges_tokens(self) -> bool:  # type: ignore[override]
+        return any(member.merges_tokens for member in self.pair)
 
     def layers(self, num_layers: int, first_layer: int) -> tuple[int, ...]:
         super().layers(num_layers, first_layer)  # checks prune_layer
@@ -96,7 +94,7 @@ class TwoStage(Method):
     def steps(self, num_layers: int, first_layer: int) -> tuple[Step, ...]:
         layers = self.layers(num_layers, first_layer)
         return tuple(
-            Step(layer, self, layers, number, member.step_needs)
+            Step(layer, self, layers, number, member.needs)
             for number, (layer, member) in enumerate(zip(layers, self.pair, strict=True))
         )
 

@@ -97,6 +97,55 @@ def narrow_mask(
     return _open_filler_rows(picked.masked_fill(closed, lowest), query_idx)
 
 
+# They add a 4-D mask to the logits, behind a soft cap where a model has one.
+ADDING = ("sdpa", "eager")
+
+
+def check_adding(attention: str) -> None:
+    """Raise UnsupportedModeError unless an attention implementation adds masks to its logits."""
+    if attention not in ADDING:
+        raise UnsupportedModeError(
+            f"sizes='log' adds log(size) to attention logits, which {attention} cannot; load the "
+            "model with attn_implementation='sdpa' or 'eager', or use sizes='ignore'."
+        )
+
+
+def weigh_keys(
+    mask: Tensor | None,
+    log_sizes: Tensor,
+    query_idx: Tensor,
+    key_idx: Tensor,
+    *,
+    attention: str,
+    dtype: torch.dtype,
+) -> Tensor:
+    """A mask under which a key counts as often as it was made of tokens.
+
+    softmax(l_j + log n_j) is what n_j equal keys would get together.
+
+    Args:
+        mask: from `narrow_mask`; None is causal.
+        log_sizes: [B, L] float32.
+        query_idx, key_idx: as for `narrow_mask`.
+        attention: name of the attention implementation.
+        dtype: of the mask where none is given.
+
+    Returns:
+        Additive, [B, 1 or H, Q, L].
+
+    Raises:
+        UnsupportedModeError: the implementation adds no mask to its logits.
+    """
+    check_adding(attention)
+    device = query_idx.device if mask is None else mask.device
+    bias = log_sizes.to(device)[:, None, None, :]
+    if mask is None:
+        mask = (key_idx.unsqueeze(1) <= query_idx.unsqueeze(2)).unsqueeze(1)
+    if mask.dtype != torch.bool:
+        return mask + bias.to(mask.dtype)
+    return torch.where(mask, bias.to(dtype), torch.finfo(dtype).min)
+
+
 def narrow_padding(mask: Any, query_idx: Tensor, *, past: int, has_empty: bool) -> Tensor | None:
     """The mask of a layer with a state instead of keys: 0 at padding, and at filler rows.
 

@@ -131,7 +131,7 @@ def _check_tower(family: ServedFamily, hf_config: Any, method: Method) -> None:
             f"this {family.title} has a {kind} tower; towers that can be compressed are "
             f"{' and '.join(fits)}."
         )
-    if method.step_needs and strategy != fits[kind]:
+    if method.needs and strategy != fits[kind]:
         raise UnsupportedModelError(
             f"this {family.title} has a {kind} tower and takes its features by the strategy "
             f"{strategy!r}, where patches are not the visual tokens (it would have to be "
@@ -163,7 +163,7 @@ def _check_options(vllm_config: Any, method: Method) -> None:
             "--enable-tower-connector-lora counts the tower's tokens by the placeholders in the "
             f"prompt, which {KEY} makes fewer; leave one of them out."
         )
-    if not method.step_needs & OF_THE_TOWER:
+    if not method.needs & OF_THE_TOWER:
         return
     if multimodal.mm_encoder_tp_mode == "data" and (
         vllm_config.parallel_config.tensor_parallel_size > 1

@@ -49,7 +49,7 @@ class TowerProbe:
         self._is_on = False
         self._found: dict[Need, list[Tensor]] = {}
         by_layer: dict[int, list[Need]] = {}
-        for need in sorted(method.step_needs & OF_THE_TOWER):
+        for need in sorted(method.needs & OF_THE_TOWER):
             is_early = need.endswith("_early")
             layer = method.early_tower_layer(num_layers) if is_early else used
             by_layer.setdefault(layer, []).append(need)

@@ -111,9 +111,7 @@ def servable_methods() -> list[str]:
     budget = Budget(keep_ratio=0.5)
     found = []
     for name in all_methods():
-        if name == "stack":
-            continue
-        with suppress(MethodError):  # a package's method may need settings of its own
+        with suppress(MethodError):  # a stack needs stages, a package's method maybe settings
             if _obstacle(parse_method(name, budget, where="encoder")) is None:
                 found.append(name)
     return found
@@ -126,11 +124,13 @@ def _obstacle(method: Method) -> str | None:
     """Why it cannot act there, as the rest of a sentence."""
     if method.name == "stack":
         return "cuts in several places, and vLLM lets a plugin cut in one"
+    if method.sizes == "log":
+        return "weighs merged tokens by their sizes, which vLLM's attention cannot"
     if method.where == "vision_tower":
         return "acts inside the vision tower, which is vLLM's own"
     if len(method.layers(_DEEP, 0)) > 1:
         return "cuts between decoder layers, and vLLM's KV cache has one length for all of them"
-    beyond = method.step_needs - OF_THE_TOWER - {"serials"}
+    beyond = method.needs - OF_THE_TOWER - {"serials"}
     if beyond:
         words = " and ".join(sorted(_WORDS[need] for need in beyond))
         return f"reads {words}, and in vLLM it decides before there is any"

@@ -26,7 +26,7 @@ from tests.cli.vlm_folder import save_tiny_vlm
 
 
 def test_the_methods_that_fit_are_offered(carver: Carver) -> None:
-    assert set(carver.methods) == set(METHODS) - {"noop", "stack", "pixelprune"}
+    assert set(carver.methods) == set(METHODS) - {"noop", "stack", "text_share", "pixelprune"}
 
 
 def test_methods_that_a_family_refuses_are_not_offered() -> None:
@@ -49,7 +49,9 @@ def test_both_answers_are_those_of_the_model(carver: Carver, example: ImageExamp
     assert found.kv_bytes == run.report.kv_bytes  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"noop", "stack", "pixelprune"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(METHODS) - {"noop", "stack", "text_share", "pixelprune"})
+)
 def test_every_method_is_drawn(carver: Carver, example: ImageExample, name: str) -> None:
     found = carver.carve(example.image, example.question, name, 0.25)
     shown = map_html(found)

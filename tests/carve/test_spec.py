@@ -8,6 +8,7 @@ from foveate.carve.method import Method
 from foveate.carve.methods import DivPrune, FastV, RandomTokens, TokenCarve
 from foveate.carve.spec import parse_method, spec_name, split_outside
 from foveate.carve.stack import Stack
+from foveate.carve.text_share import TextShare
 from foveate.core.budget import Budget
 from foveate.errors import BudgetError, MethodError
 
@@ -54,9 +55,33 @@ def test_stacks() -> None:
     assert first.stages[0] == DivPrune(keep_ratio=0.5, prune_layer=1)
 
 
+def test_around_a_method() -> None:
+    text = "text_share( random(prune_layer=1) , share = 0.5, relevance=similarity ):50% + fastv"
+    stack = parse_method(text, QUARTER, seed=3)
+    inner = RandomTokens(keep_ratio=0.5, prune_layer=1, seed=3)
+    assert isinstance(stack, Stack)
+    assert stack.stages == (
+        TextShare(inner=inner, share=0.5, relevance="similarity"),
+        FastV(keep_ratio=0.25),
+    )
+    assert parse_method("text_share(fastv)", QUARTER) == TextShare(inner=FastV(keep_ratio=0.25))
+    assert spec_name("text_share( fastv, share=0.3)") == "text_share(fastv,share=0.3)"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("text_share", "does not say which method text_share goes around; write it first"),
+        ("text_share(share=0.3)", "does not say which method text_share goes around"),
+        ("text_share(divprune+fastv)", "put text_share around its stages"),
+        ("text_share(divprune:50%)", "which only stages of a stack may have"),
+        ("text_share(tome)", "inside the vision tower, where no text is seen; take text_share off"),
+        ("text_share(fastv, 0.3)", "'0.3' is not setting=value"),
+        ("text_share(fastv, share=1.5)", r"share=1.5 is outside \[0, 1\]"),
+        ("text_share(fastv, relevance=x)", "relevance='x' is unknown; use one of 'attention'"),
+        ("text_share(fastv, inner=fastv)", "inner='fastv' is no method"),
+        ("text_share(fastv, early_cache=full)", "text_share has no setting 'early_cache'"),
+        ("fastv(text_share=0.3)", r"fastv has no setting 'text_share'; wrap .* text_share\(fastv,"),
         ("toktok", "unknown method 'toktok'; choose one of"),
         ("tokencarve:50%", "budget of its own, which only stages of a stack may have"),
         ("tokencarve(", "does not name a method; write e.g. tokencarve"),

@@ -55,7 +55,7 @@ def test_merged_tokens_are_counted_as_they_compose(
     assert int(num_merged(plans)) == functools.reduce(compose, plans).num_merged
 
 
-def test_one_step_needs_no_device() -> None:
+def test_one_needs_no_device() -> None:
     plan = drawn_plan(20, 12, 5, torch.Generator())
     assert num_merged([plan]) == 5
     assert num_merged([]) == 0

@@ -38,7 +38,7 @@ def test_bfloat16_weights(
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in foveate.METHODS if n not in ("noop", "stack", "pixelprune")]
+    "name", [n for n in foveate.METHODS if n not in ("noop", "stack", "text_share", "pixelprune")]
 )
 def test_autocast_does_not_choose(
     family: str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -38,6 +38,8 @@ class Left:
         visual_mask: [B, S] bool, what was visual.
         counts: of each row, how many tokens are left.
         num_visual: visual tokens of the batch that are left.
+        log_sizes: [B, L] float32, log of how many tokens each was made of; None where all count
+            once.
     """
 
     rows: Tensor
@@ -46,6 +48,7 @@ class Left:
     visual_mask: Tensor
     counts: tuple[int, ...]
     num_visual: int
+    log_sizes: Tensor | None = None
 
     @property
     def has_filler(self) -> bool:
@@ -97,6 +100,7 @@ class Carving:
         self.length_per_layer: list[int] = []
         self.clock = Clock()
         self._decider: Decider | None = None
+        self._sizes: Tensor | None = None  # [B, S] float32, tokens that each one was made of
 
     @property
     def image_plans(self) -> list[ImagePlan]:
@@ -151,7 +155,11 @@ class Carving:
         if left is not None:
             seen = seen.gather(1, left.rows.clamp_min(0).to(device)) & (left.rows != PAD).to(device)
         with self.clock.running(device):
-            self._asked.ahead = self.setting.row_recorders[index].look(layer, last, seen)
+            row = self.setting.row_recorders[index].look(layer, last, seen)
+            if row is not None and left is not None and left.log_sizes is not None:
+                row = row * left.log_sizes.exp()[:, None].to(row.device)
+                row = row / row.sum(dim=-1, keepdim=True)
+            self._asked.ahead = row
 
     def _step(self, index: int, hidden: Tensor, cache: Any) -> Tensor:
         if not self._is_to_drop(index):
@@ -163,7 +171,8 @@ class Carving:
             if not groups:
                 return hidden
             before = self.left
-            hidden, self.left = self._narrow(groups, hidden)
+            hidden, left = self._narrow(groups, hidden)
+            self.left = self._counted(index, groups, left)
             if cache is not None:
                 self._carve(index, cache, before, self.left)
         return hidden
@@ -285,6 +294,23 @@ class Carving:
             num_visual=num_visual,
         )
         return narrow_tokens(hidden, places, token_dim=-2), left
+
+    def _counted(self, index: int, groups: list[Group], left: Left) -> Left:
+        """With the sizes of merged tokens, where a step so far asks for them."""
+        if self.setting.steps[index].method.sizes == "log":
+            if self._sizes is None:
+                call, device = self.call, left.rows.device
+                self._sizes = torch.ones(call.batch, call.length, device=device)
+            for group in groups:
+                samples, tokens, plan = group.samples, group.tokens, group.plan
+                before = self._sizes[samples, tokens]  # [G, N]
+                of_sources = before.gather(1, plan.merge_src)
+                after = before.scatter_add(1, plan.merge_dst, of_sources)
+                self._sizes[samples, tokens] = after
+        if self._sizes is None:
+            return left
+        found = self._sizes.log().gather(1, left.rows.clamp_min(0))
+        return replace(left, log_sizes=found.masked_fill(left.rows == PAD, 0.0))
 
     # --- carve the cache ---
 

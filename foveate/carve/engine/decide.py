@@ -388,7 +388,7 @@ def check_plan(method: Method, plan: Any, visual: VisualTokens, keep: int) -> No
             f"{method.name}.plan returned indices {tuple(plan.keep_idx.shape)} into "
             f"{plan.num_tokens} tokens for {rows} images of {visual.num_tokens}."
         )
-    if type(method).reference() == method.name:
+    if all(type(member).reference() == member.name for member in method.members):
         return
     kept, moved = plan.keep_idx, torch.cat([plan.merge_src, plan.merge_dst], dim=1)
     is_ascending = bool((kept[:, 1:] > kept[:, :-1]).all())

@@ -167,11 +167,14 @@ class ForwardPass(OnePass):
         inputs, left, call, anatomy = self._inputs, self.left, self.call, self.setting.anatomy
         query_idx = inputs.query_idx(left.rows if left is not None else None)
         key_idx, has_empty = query_idx, left is not None and left.has_filler
+        sizes = left.log_sizes if left is not None else None
         if carved is not None:
             assert carved.rows is not None
             seen, num_new = call.past + call.length, query_idx.shape[1]
             key_idx = inputs.key_idx(carved.index, query_idx)
-            rows = carved.rows.grown(key_idx, num_new, seen, has_empty)
+            num_held = carved.index.shape[1]
+            sizes = inputs.key_sizes(carved.rows.log_sizes, sizes, num_held, num_new)
+            rows = carved.rows.grown(key_idx, num_new, seen, has_empty, sizes)
             has_empty = rows.has_empty
             carved.stage(rows, num_new, seen)
         given, num_tokens = kwargs["attention_mask"], query_idx.shape[1]
@@ -182,7 +185,10 @@ class ForwardPass(OnePass):
         elif anatomy.is_stateful(index):
             kwargs["attention_mask"] = inputs.padding(given, query_idx, has_empty)
         else:
-            kwargs["attention_mask"] = inputs.mask(given, query_idx, key_idx, has_empty)
+            mask = inputs.mask(given, query_idx, key_idx, has_empty)
+            if sizes is not None:
+                mask = inputs.weighed(mask, sizes, query_idx, key_idx, hidden.dtype)
+            kwargs["attention_mask"] = mask
             self._reused.entered(index, key_idx, has_empty, left)
         if left is not None and num_tokens == query_idx.shape[1]:
             has_indexer = getattr(anatomy.attention_of(index), "indexer", None) is not None

@@ -23,10 +23,19 @@ class HeldRows:
         has_empty: whether PAD may occur, so that nobody has to look.
         pieces: ((slots, end), ...) from the left: that many slots, all before position `end`, each
             row's tokens ascending and its PADs first. What the host knows without looking.
+        log_sizes: [B, L] float32, log of how many tokens the one in each slot was made of; None
+            where all count once.
     """
 
-    def __init__(self, index: Tensor, has_empty: bool, pieces: tuple[tuple[int, int], ...]) -> None:
+    def __init__(
+        self,
+        index: Tensor,
+        has_empty: bool,
+        pieces: tuple[tuple[int, int], ...],
+        log_sizes: Tensor | None = None,
+    ) -> None:
         self.index = index
+        self.log_sizes = log_sizes
         self.has_empty = has_empty
         self.pieces = pieces
         self._next: tuple[object, HeldRows] | None = None
@@ -61,7 +70,14 @@ class HeldRows:
         self._next = (cause, made)
         return made
 
-    def grown(self, index: Tensor, num_new: int, seen: int, has_empty: bool) -> HeldRows:
+    def grown(
+        self,
+        index: Tensor,
+        num_new: int,
+        seen: int,
+        has_empty: bool,
+        log_sizes: Tensor | None = None,
+    ) -> HeldRows:
         """With slots behind it.
 
         Args:
@@ -69,6 +85,7 @@ class HeldRows:
             num_new: Q.
             seen: positions end here.
             has_empty: whether PAD may occur among the new ones.
+            log_sizes: [B, L + Q], of all slots.
         """
 
         def make() -> HeldRows:
@@ -77,7 +94,7 @@ class HeldRows:
                 pieces = (*pieces[:-1], (pieces[-1][0] + num_new, seen))
             else:
                 pieces = (*pieces, (num_new, seen))
-            return HeldRows(index, self.has_empty or has_empty, pieces)
+            return HeldRows(index, self.has_empty or has_empty, pieces, log_sizes)
 
         return self.after(index, make)
 
@@ -97,7 +114,11 @@ class HeldRows:
             found = index
             if found is None:
                 found = self.index.gather(1, slots.clamp_min(0)).masked_fill(slots == PAD, PAD)
-            return HeldRows(found, has_empty or self.has_empty, ((slots.shape[1], seen),))
+            sizes = self.log_sizes
+            if sizes is not None:
+                sizes = sizes.gather(1, slots.clamp_min(0)).masked_fill(slots == PAD, 0.0)
+            pieces = ((slots.shape[1], seen),)
+            return HeldRows(found, has_empty or self.has_empty, pieces, sizes)
 
         return self.after(slots, make)
 
@@ -123,13 +144,19 @@ class HeldRows:
                 left -= gone
                 if slots > gone:
                     pieces.append((slots - gone, end))
-            return HeldRows(self.index[:, count:], self.has_empty, tuple(pieces))
+            sizes = None if self.log_sizes is None else self.log_sizes[:, count:]
+            return HeldRows(self.index[:, count:], self.has_empty, tuple(pieces), sizes)
 
         return self.after(("without first", count), make)
 
     def reordered(self, cause: object, change: Callable[[Tensor], Tensor]) -> HeldRows:
         """With its rows in another order, or repeated."""
-        return self.after(cause, lambda: HeldRows(change(self.index), self.has_empty, self.pieces))
+
+        def make() -> HeldRows:
+            sizes = None if self.log_sizes is None else change(self.log_sizes)
+            return HeldRows(change(self.index), self.has_empty, self.pieces, sizes)
+
+        return self.after(cause, make)
 
     def num_before(self, position: int) -> int:
         """How many of the first slots surely hold no token from `position` on.

@@ -23,7 +23,13 @@ from foveate.carve.engine.per_token import (
 from foveate.core.layout import PAD
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
 from foveate.models.cache_argument import NAMES as CACHE_NAMES
-from foveate.models.masks import is_flash, narrow_mask, narrow_padding, narrow_tokens
+from foveate.models.masks import (
+    is_flash,
+    narrow_mask,
+    narrow_padding,
+    narrow_tokens,
+    weigh_keys,
+)
 
 # Looked at by name, not as one entry for each token.
 _KNOWN = (
@@ -143,6 +149,49 @@ class LayerInputs:
                 has_empty=has_empty,
                 attention=self.kernel,
                 past=self.past + self.length - num_rows,
+            ),
+        )
+        return result
+
+    def key_sizes(
+        self, held: Tensor | None, new: Tensor | None, num_held: int, num_new: int
+    ) -> Tensor | None:
+        """Log sizes [B, L + Q] of a layer's keys; None where all count once.
+
+        Args:
+            held: [B, L] of what its cache holds; None where all of that count once.
+            new: [B, Q] of the queries' own; None likewise.
+            num_held, num_new: L and Q.
+        """
+        if held is None and new is None:
+            return None
+
+        def build() -> Tensor:
+            parts = [
+                torch.zeros(self.batch, count, device=self.device) if part is None else part
+                for part, count in ((held, num_held), (new, num_new))
+            ]
+            return torch.cat([part.to(self.device) for part in parts], dim=1)
+
+        result: Tensor = self.remember(
+            ("sizes", id(held), id(new), num_held, num_new), (held, new), build
+        )
+        return result
+
+    def weighed(
+        self,
+        mask: Tensor | None,
+        log_sizes: Tensor,
+        query_idx: Tensor,
+        key_idx: Tensor,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """A narrowed mask with the sizes of keys on it; see `weigh_keys`."""
+        result: Tensor = self.remember(
+            ("weighed", id(mask), id(log_sizes), id(query_idx), id(key_idx), dtype),
+            (mask, log_sizes, query_idx, key_idx),
+            lambda: weigh_keys(
+                mask, log_sizes, query_idx, key_idx, attention=self.kernel, dtype=dtype
             ),
         )
         return result

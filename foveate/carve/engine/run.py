@@ -17,6 +17,7 @@ from foveate.carve.engine.checkpointed import (
     refuse_hooks_that_run_again,
     without_unused_cache,
 )
+from foveate.carve.engine.counted import check_sizes
 from foveate.carve.engine.decide import Group, ImagePlan
 from foveate.carve.engine.explicit_mask import ExplicitMask
 from foveate.carve.engine.forward_pass import ForwardPass
@@ -103,6 +104,7 @@ class Run(Attachment[Report]):
         steps = method.steps(len(anatomy.layers), first)
         if is_before:
             check_steps(steps, family)
+        check_sizes(steps, anatomy, self.cut)
         self.steps = {step.layer: step for step in steps}
         self.prune_layer = steps[0].layer
         self._renumbers = renumbers(steps, anatomy)

@@ -50,6 +50,7 @@ class ApET(Method):
     first_token: int | None = None
     where: Literal["encoder", "llm"] = "encoder"  # type: ignore[misc]
     needs_before_prune_layer: ClassVar[bool] = False
+    merges_tokens = True
 
     def __post_init__(self) -> None:
         if self.basis_tokens < 1:

@@ -26,6 +26,7 @@ class AveragePooling(UniformGrid):
     summary = "averages the image into an evenly spaced grid (baseline)"
     paper = "arXiv:2406.20092"
     fidelity = "the paper's pooling without its training"
+    merges_tokens = True
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
         keep_idx = super().plan(visual, keep).keep_idx

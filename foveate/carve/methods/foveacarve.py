@@ -75,10 +75,6 @@ class FoveaCarve(Method):
                 raise MethodError(f"{setting}={getattr(self, setting)} must not be negative.")
         if not 0 < self.enough <= 1:
             raise MethodError(f"enough={self.enough} is outside (0, 1].")
-        if self.text_share:
-            raise MethodError(
-                f"{self.name} is conditioned on the question already; leave text_share at 0."
-            )
         super().__post_init__()
 
     @property

@@ -51,6 +51,7 @@ class SparseVlm(Method):
         "as the authors' code at Gumpest/SparseVLMs@26a5f48, counts by the rank as in their first "
         "release (@91fb6d9) and fitted to the budget; clusters stand at their centres' places"
     )
+    merges_tokens = True
 
     recycled: float = 0.3
     cluster_fraction: float = 0.1

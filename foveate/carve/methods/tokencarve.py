@@ -58,6 +58,7 @@ class TokenCarve(Method):
     summary = "fuses information score and attention, prunes, then merges similar tokens"
     paper = "arXiv:2503.10501"
     fidelity = "as the official implementation, recorded on small models"
+    merges_tokens = True
 
     attention_weight: float = 0.5
     merge_fraction: float = 0.5

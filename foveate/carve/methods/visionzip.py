@@ -46,6 +46,7 @@ class VisionZip(Method):
     )
     where = "encoder"
     default_layer = 0
+    merges_tokens = True
 
     contextual_fraction: float = 10 / 64
 

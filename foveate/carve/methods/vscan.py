@@ -60,6 +60,7 @@ class VScan(Method):
     early_cache: Literal["compact", "full"] = "full"
     where: Literal["llm", "encoder"] = "llm"  # type: ignore[misc]
     default_layer = 0
+    merges_tokens = True
 
     def __post_init__(self) -> None:
         if not 0.0 < self.second_share <= 1.0:
@@ -94,16 +95,11 @@ class VScan(Method):
 
     def steps(self, num_layers: int, first_layer: int) -> tuple[Step, ...]:
         first, *second = super().steps(num_layers, first_layer)
-        return (first, *(replace(step, needs=self._asked | {self._question}) for step in second))
+        return (first, *(replace(step, needs=frozenset({self._question})) for step in second))
 
     @property
     def _question(self) -> Need:
         return "attention_ahead" if self.ranks_by == "ahead" else "attention"
-
-    @property
-    def _asked(self) -> frozenset[Need]:
-        """What text_share takes."""
-        return self.step_needs - self.needs
 
     def keeps(
         self, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int

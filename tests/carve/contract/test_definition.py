@@ -72,7 +72,7 @@ def is_plain(value: Any) -> bool:
     return value is None or type(value) in (int, float, str, bool)
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"stack", "pixelprune"}))
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"stack", "text_share", "pixelprune"}))
 @given(data=st.data())
 def test_settings_are_plain_and_json(name: str, data: st.DataObject) -> None:
     method = data.draw(methods(name))
@@ -88,7 +88,7 @@ def test_settings_are_plain_and_json(name: str, data: st.DataObject) -> None:
 
 @given(data=st.data())
 def test_stacks_are_plain_and_json(data: st.DataObject) -> None:
-    names = st.sampled_from(sorted(set(METHODS) - {"stack", "noop", "pixelprune"}))
+    names = st.sampled_from(sorted(set(METHODS) - {"stack", "text_share", "noop", "pixelprune"}))
     behind = names.filter(lambda name: METHODS[name].where != "vision_tower")
     # One stage of any settings: of several hardly any draw would be in all of their ranges.
     stages = [data.draw(methods(data.draw(names)))]
@@ -102,7 +102,7 @@ def test_stacks_are_plain_and_json(data: st.DataObject) -> None:
     assert foveate.method(**json.loads(text)) == stack
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"stack"}))
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"stack", "text_share"}))
 def test_no_setting_takes_a_value_of_another_kind(name: str) -> None:
     cls = METHODS[name]
     for f in dataclasses.fields(cls):
@@ -129,12 +129,20 @@ def test_stages_that_are_none(settings: dict[str, Any], words: str) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("prune_layer", 3), ("early_cache", "full"), ("positions", "renumbered"), ("text_share", 0.5)],
+    [("prune_layer", 3), ("early_cache", "compact"), ("positions", "renumbered")],
 )
-def test_a_stack_has_no_settings_that_would_do_nothing(setting: str, value: Any) -> None:
+def test_what_is_made_of_methods_has_no_settings_of_theirs(setting: str, value: Any) -> None:
     stages = (foveate.DivPrune(keep_ratio=0.5), foveate.FastV(keep_tokens=9, prune_layer=4))
-    with pytest.raises(MethodError, match=f"a stack has no {setting} of its own, got {value!r}"):
+    with pytest.raises(MethodError, match=f"stack has no setting '{setting}'; it has"):
         foveate.Stack(stages=stages, **{setting: value})
+    with pytest.raises(MethodError, match=f"text_share has no setting '{setting}'; it has"):
+        foveate.TextShare(inner=stages[1], **{setting: value})
+
+
+@pytest.mark.parametrize("cls", [foveate.Stack, foveate.TextShare])
+def test_no_setting_of_all_methods_but_the_budget_is_theirs(cls: type[Any]) -> None:
+    own = {f.name for f in dataclasses.fields(cls) if f.init}
+    assert own & {f.name for f in dataclasses.fields(foveate.Method)} == set(BUDGET)
 
 
 @pytest.mark.parametrize(

@@ -409,7 +409,7 @@ def test_foveacarve_before_the_language_model() -> None:
     assert method.layers(8, 0) == (0,)
     assert method.layers(8, 3) == (3,)
     assert method.keeps(12, 196, (0,), 8) == (12,)
-    assert method.step_needs == method.steps(8, 0)[0].needs == frozenset()
+    assert method.needs == method.steps(8, 0)[0].needs == frozenset()
 
 
 def test_greedy_log_det_beyond_the_rank_goes_by_length() -> None:

@@ -12,7 +12,6 @@ from torch.nn.functional import normalize
 
 import foveate
 from foveate.carve.tower_method import TowerMethod
-from foveate.core.relevance import text_relevance
 from foveate.core.schedule import spans_of
 from foveate.core.visual import VisualTokens
 from foveate.errors import BudgetError, MethodError
@@ -21,7 +20,7 @@ NUM_TEXT = 6
 
 # A stack decides nothing itself; methods of the vision tower are tested where there is one.
 INSIDE = [name for name, cls in foveate.METHODS.items() if issubclass(cls, TowerMethod)]
-COMPRESSING = [n for n in foveate.METHODS if n not in ("noop", "stack", *INSIDE)]
+COMPRESSING = [n for n in foveate.METHODS if n not in ("noop", "stack", "text_share", *INSIDE)]
 every_method = pytest.mark.parametrize("name", foveate.METHODS)
 compressing = pytest.mark.parametrize("name", COMPRESSING)
 
@@ -106,6 +105,12 @@ def test_exact_budget_sorted_unique(name: str, num_tokens: int) -> None:
 
 
 @compressing
+def test_those_that_merge_say_so(name: str) -> None:
+    method = foveate.method(name, keep_tokens=9)
+    assert (method.plan(visual(), 9).num_merged > 0) == method.merges_tokens
+
+
+@compressing
 def test_single_equals_batch(name: str) -> None:
     tokens = visual()
     method = foveate.method(name, keep_tokens=11)
@@ -128,22 +133,6 @@ def test_pure(name: str) -> None:
     assert torch.equal(torch.random.get_rng_state(), state), "drew from the global generator"
     for key, value in copies.items():
         assert torch.equal(value, before[key]), f"{key} was changed in place"
-
-
-@pytest.mark.parametrize("share", [0.3, 1.0])
-@pytest.mark.parametrize("name", [n for n in COMPRESSING if n not in ("foveacarve", "two-stage")])
-def test_text_share_reserves_the_most_relevant(name: str, share: float) -> None:
-    tokens = visual()
-    method = foveate.method(name, keep_tokens=10, text_share=share, text_relevance="similarity")
-    assert "text" in method.step_needs
-    plan = method.select(tokens, 10)
-    plan.check(10 if method.exact_budget else plan.num_kept)
-    relevance = text_relevance(tokens, "similarity")
-    for image, kept in enumerate(plan.keep_idx.tolist()):
-        first = relevance[image].argsort(descending=True, stable=True)[: round(share * 10)]
-        assert set(first.tolist()) <= set(kept)
-    plain = foveate.method(name, keep_tokens=10)
-    assert plain.select(tokens, 10).to_dict() == plain.plan(tokens, 10).to_dict()
 
 
 CONTENT_ONLY = (
@@ -184,7 +173,9 @@ def test_merged_rows_are_means(name: str) -> None:
             torch.testing.assert_close(out[image, row], expected)
 
 
-@pytest.mark.parametrize("name", [n for n in foveate.METHODS if n not in (*INSIDE, "stack")])
+@pytest.mark.parametrize(
+    "name", [n for n in foveate.METHODS if n not in (*INSIDE, "stack", "text_share")]
+)
 def test_settings_survive_json(name: str) -> None:
     method = foveate.method(name, keep_ratio=0.25, prune_layer=3)
     again = foveate.METHODS[name].from_dict(json.loads(json.dumps(method.to_dict())))
@@ -313,8 +304,8 @@ def test_documented(name: str) -> None:
         ({"keep_tokens": 4, "prune_layer": -1}, MethodError, "negative"),
         ({"keep_tokens": 4, "prune_layer": 0}, MethodError, "use prune_layer=1 or more"),
         ({"keep_tokens": 4, "positions": "moved"}, MethodError, "'original' or 'renumbered'"),
-        ({"keep_tokens": 4, "text_share": 1.5}, MethodError, r"outside \[0, 1\]"),
-        ({"keep_tokens": 4, "text_share": 1, "text_relevance": "x"}, MethodError, "use one of"),
+        ({"keep_tokens": 4, "text_share": 0.3}, MethodError, r"wrap the method, text_share\(token"),
+        ({"keep_tokens": 4, "text_relevance": "similarity"}, MethodError, "wrap the method"),
         ({"keep_tokens": 4, "early_cache": "none"}, MethodError, "'compact' or 'full'"),
         ({"keep_tokens": 4, "attention_weight": 2}, MethodError, r"outside \[0, 1\]"),
         ({"keep_tokens": 4, "merge_fraction": -0.1}, MethodError, r"outside \[0, 1\]"),
@@ -332,6 +323,13 @@ def test_documented(name: str) -> None:
 def test_bad_settings(settings: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         foveate.method("tokencarve", **settings)
+
+
+def test_a_class_refuses_what_it_has_not_as_its_dictionary_does() -> None:
+    with pytest.raises(MethodError, match=r"no setting 'text_share'; wrap .*foveate\.TextShare"):
+        foveate.FastV(keep_tokens=4, text_share=0.3)  # type: ignore[call-arg]
+    with pytest.raises(MethodError, match="no setting 'tokens'; it has keep_tokens"):
+        foveate.FastV(tokens=4)  # type: ignore[call-arg]
 
 
 def test_unknown_method_names_the_known() -> None:

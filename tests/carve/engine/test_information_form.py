@@ -12,8 +12,11 @@ from foveate.core import information
 from tests import tiny_vlm as tiny
 
 
-def report_of(model: Any, images: tuple[int, ...], **settings: Any) -> foveate.Report:
-    method = foveate.TokenCarve(keep_ratio=0.3, **settings)
+def report_of(
+    model: Any, images: tuple[int, ...], share: float = 0.0, **settings: Any
+) -> foveate.Report:
+    inner = foveate.TokenCarve(keep_ratio=0.3, **settings)
+    method = foveate.TextShare(inner=inner, share=share) if share else inner
     with foveate.attach(model, method) as run, torch.no_grad():
         model(**tiny.prompts(model, "llava", images))
     assert run.report is not None
@@ -21,13 +24,13 @@ def report_of(model: Any, images: tuple[int, ...], **settings: Any) -> foveate.R
 
 
 @pytest.mark.parametrize("form", ["auto", "exact", "subspace", "norm"])
-@pytest.mark.parametrize("text_share", [0.0, 0.5])
-def test_report_names_the_form(form: Any, text_share: float) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_report_names_the_form(form: Any, share: float) -> None:
     model = tiny.build("llava")  # images of 36 tokens, width 48
-    report = report_of(model, (1, 2), information_score=form, text_share=text_share)
+    report = report_of(model, (1, 2), information_score=form, share=share)
     (note,) = report.notes
     width = model.config.text_config.hidden_size
-    tokens = 36 - round(text_share * round(0.3 * 36))
+    tokens = 36 - round(share * round(0.3 * 36))
     used = "exact" if form == "auto" else form
     assert note == ("information score", f"{used}, of {tokens} x {width} states")
     assert note in report.lines()

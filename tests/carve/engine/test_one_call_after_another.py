@@ -21,7 +21,7 @@ from tests.vist import tiny_vist
 from tests.vist.tiny_vist import ids
 
 # pixelprune takes no budget, and other towers: tests/carve/tower/test_drop.py.
-BUDGETED = [n for n in foveate.METHODS if n not in ("noop", "stack", "pixelprune")]
+BUDGETED = [n for n in foveate.METHODS if n not in ("noop", "stack", "text_share", "pixelprune")]
 
 CARVE = foveate.TokenCarve(keep_ratio=0.4)
 GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}

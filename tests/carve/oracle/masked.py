@@ -52,15 +52,25 @@ def masked_steps(
     *,
     compact: bool = True,
     renumbered: bool = False,
+    counted: bool = False,
 ) -> Tensor:
     """The same for several steps, each (layer, plans).
 
     Args:
         renumbered: from each step's layer on, rotary positions close ranks.
+        counted: a merged token counts as often as it was made of tokens.
     """
     with (
         torch.no_grad(),
-        masking(model, inputs, steps, prompt_length, compact=compact, renumbered=renumbered),
+        masking(
+            model,
+            inputs,
+            steps,
+            prompt_length,
+            compact=compact,
+            renumbered=renumbered,
+            counted=counted,
+        ),
     ):
         logits: Tensor = model(**inputs, use_cache=False).logits
     return logits
@@ -106,6 +116,22 @@ def dropped_by(steps: list[tuple[int, list[Plan]]], batch: int, length: int) -> 
     return dropped
 
 
+def log_counts(steps: list[tuple[int, list[Plan]]], index: int, batch: int, length: int) -> Tensor:
+    """Log of how many tokens each column was made of before layer `index`, [batch, length]."""
+    made_of: dict[tuple[int, int], set[int]] = {}
+    for layer, plans in steps:
+        for sample, tokens, _, sources, targets, _ in plans if layer <= index else ():
+            for source, target in zip(
+                tokens[sources].tolist(), tokens[targets].tolist(), strict=True
+            ):
+                own = made_of.setdefault((sample, target), {target})
+                own |= made_of.get((sample, source), {source})
+    found = torch.zeros(batch, length)
+    for (sample, column), members in made_of.items():
+        found[sample, column] = torch.tensor(float(len(members))).log()
+    return found
+
+
 @contextlib.contextmanager
 def masking(
     model: Any,
@@ -115,6 +141,7 @@ def masking(
     *,
     compact: bool = True,
     renumbered: bool = False,
+    counted: bool = False,
 ) -> Iterator[None]:
     """Makes full-length forwards of the model blind to what the steps drop."""
     batch, length = inputs["input_ids"].shape
@@ -151,6 +178,14 @@ def masking(
                 .expand(allowed.shape)
                 .masked_fill(~allowed, torch.finfo(mask.dtype).min)
             )
+        if counted:
+            lowest = torch.finfo(hidden.dtype).min
+            if allowed.dtype == torch.bool:
+                allowed = torch.zeros(allowed.shape, dtype=hidden.dtype).masked_fill(
+                    ~allowed, lowest
+                )
+            for column, bias in enumerate(log_counts(steps, index, batch, length).unbind(-1)):
+                allowed[..., column] += bias[:, None, None]
         changed = {**kwargs, "attention_mask": allowed}
         if renumbered:
             moved = kwargs["position_ids"] - gone.long().cumsum(dim=-1)

@@ -1,0 +1,57 @@
+"""Merged tokens that count as often as they were made of tokens: where that can be kept.
+
+The bias log(size) goes on the logits of a key, in every layer from the step that merges on: in the
+mask, which is made for what is left of the keys anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from foveate.carve.method import Step
+from foveate.errors import UnsupportedModelError
+from foveate.models.anatomy import Anatomy
+from foveate.models.family import Cut
+from foveate.models.masks import check_adding
+
+
+def check_sizes(steps: Sequence[Step], anatomy: Anatomy, cut: Cut) -> None:
+    """Hold a model to what sizes='log' needs.
+
+    Args:
+        steps: of a run.
+        anatomy: of its model.
+        cut: where tokens leave.
+
+    Raises:
+        UnsupportedModelError: its decoder makes its own masks, or some layer from the first step
+            that counts on has no mask of its own keys.
+        UnsupportedModeError: its attention kernel adds no mask.
+    """
+    counting = [step.layer for step in steps if step.method.sizes == "log"]
+    if not counting:
+        return
+    title = anatomy.family.title
+    if cut == "before_llm":
+        raise UnsupportedModelError(
+            f"sizes='log' adds log(size) to masks, and {title} loses visual tokens before its "
+            "decoder, which makes its own; use sizes='ignore'."
+        )
+    if any(getattr(anatomy.text_config, "kv_sharing_modes", None) or ()):
+        raise UnsupportedModelError(
+            f"sizes='log' adds log(size) to the keys of merged tokens, and layers of {title} reuse "
+            "keys of layers where these were not merged yet; use sizes='ignore'."
+        )
+    for index in range(min(counting), len(anatomy.layers)):
+        if anatomy.is_stateful(index):
+            raise UnsupportedModelError(
+                f"sizes='log' adds log(size) to attention logits, and layer {index} of {title} "
+                "keeps a state instead of keys; use sizes='ignore'."
+            )
+        if getattr(anatomy.attention_of(index), "indexer", None) is not None:
+            raise UnsupportedModelError(
+                f"sizes='log' adds log(size) to attention logits, and layer {index} of {title} "
+                "chooses the keys it looks at by an indexer, which would not see them; use "
+                "sizes='ignore'."
+            )
+    check_adding(str(anatomy.text_config._attn_implementation))
