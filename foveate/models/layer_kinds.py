@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -82,11 +83,13 @@ def attention_before(decoder: nn.Module, index: int) -> int:
     )
 
 
-def check_layer_kinds(decoder: nn.Module) -> None:
-    """Raise UnsupportedModelError unless every layer is of a kind that can run on fewer tokens."""
-    layers: Any = decoder.layers
-    for index in range(len(layers)):
-        kind = kind_of_layer(decoder, index)
+def check_layer_kinds(kinds: Sequence[str]) -> None:
+    """Raise UnsupportedModelError unless every layer is of a kind that can run on fewer tokens.
+
+    Args:
+        kinds: of the layers, see `kind_of_layer`.
+    """
+    for index, kind in enumerate(kinds):
         if kind not in (*ATTENDING, *STATEFUL, *WITHOUT_TOKENS):
             raise UnsupportedModelError(
                 f"layer {index} of the decoder is of kind {kind!r}, whose tokens foveate cannot "

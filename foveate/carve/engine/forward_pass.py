@@ -61,7 +61,8 @@ class ForwardPass(OnePass):
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """What layer `index` is called with instead; None leaves the call bitwise alone."""
-        args, kwargs = by_name(self.setting.anatomy.layers[index], args, kwargs)
+        if len(args) > 1:
+            args, kwargs = by_name(self.setting.anatomy.layers[index], args, kwargs)
         hidden = args[0] if args else kwargs["hidden_states"]
         cache = self.used_cache = cache_in(kwargs)
         if index == 0:
@@ -73,7 +74,7 @@ class ForwardPass(OnePass):
         layer = cache.layers[index] if cache is not None and index < len(cache.layers) else None
         carved = layer if isinstance(layer, CarvedLayer) else None
         mask = given = kwargs.get("attention_mask")
-        if self.replay is not None and not self.setting.anatomy.is_stateful(index):
+        if self.replay is not None and not self.setting.is_stateful(index):
             mask = self.replay.hide(index, given, self.call, self.setting.steps, self._inputs)
         reuses = self._reused.reuses(index) and self._is_short(cache)
         if not self.fired and carved is None and mask is given and not reuses:
@@ -128,8 +129,7 @@ class ForwardPass(OnePass):
         kwargs = {**kwargs, "attention_mask": None, **{n: None for n in CACHES if n in kwargs}}
         kwargs.pop("hidden_states", None)
         if left is not None:
-            has_indexer = getattr(anatomy.attention_of(index), "indexer", None) is not None
-            self._inputs.narrow_rest(kwargs, left.rows, own_topk=has_indexer)
+            self._inputs.narrow_rest(kwargs, left.rows, own_topk=index in self.setting.indexed)
             shift = self._renumbering.shift(index, None, left)
             if shift is not None:
                 self._renumbering.apply(hidden, kwargs, shift)
@@ -145,7 +145,7 @@ class ForwardPass(OnePass):
         anatomy, call, left = self.setting.anatomy, self.call, self.left
         assert self._streams is not None
         self._streams.check()
-        check_model(anatomy, call, cache, index)
+        check_model(self.setting, call, cache, index)
         check_tokens(call, index, hidden, call.length if left is None else left.rows.shape[1])
         check_nothing_added(anatomy, self._between.changed)
         keeps_early = self.setting.steps[index].method.early_cache == "full"
@@ -164,7 +164,7 @@ class ForwardPass(OnePass):
         self, index: int, hidden: Tensor, kwargs: dict[str, Any], carved: CarvedLayer | None
     ) -> None:
         """Make mask, positions and cache layer agree with the rows and keys that are left."""
-        inputs, left, call, anatomy = self._inputs, self.left, self.call, self.setting.anatomy
+        inputs, left, call, setting = self._inputs, self.left, self.call, self.setting
         query_idx = inputs.query_idx(left.rows if left is not None else None)
         key_idx, has_empty = query_idx, left is not None and left.has_filler
         if carved is not None:
@@ -179,14 +179,13 @@ class ForwardPass(OnePass):
             assert self._streams is not None or left is None
             num_tokens = (self._streams or self._layout(hidden)).num_tokens(hidden)
             self._reused.agree(index, kwargs, left, num_tokens)
-        elif anatomy.is_stateful(index):
+        elif setting.is_stateful(index):
             kwargs["attention_mask"] = inputs.padding(given, query_idx, has_empty)
         else:
             kwargs["attention_mask"] = inputs.mask(given, query_idx, key_idx, has_empty)
             self._reused.entered(index, key_idx, has_empty, left)
         if left is not None and num_tokens == query_idx.shape[1]:
-            has_indexer = getattr(anatomy.attention_of(index), "indexer", None) is not None
-            inputs.narrow_rest(kwargs, left.rows, own_topk=has_indexer)
+            inputs.narrow_rest(kwargs, left.rows, own_topk=index in setting.indexed)
         shift = self._renumbering.shift(index, carved, left)
         if shift is not None:
             if self._reused.is_on:

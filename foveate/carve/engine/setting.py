@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
 
 from foveate.carve.engine.units import FeatureRecorder
 from foveate.carve.method import Method, Step
@@ -11,6 +15,7 @@ from foveate.carve.tower.merge import TowerShortener
 from foveate.carve.tower.record import TowerRecorder
 from foveate.models.anatomy import Anatomy
 from foveate.models.attention import RowRecorder
+from foveate.models.layer_kinds import STATEFUL, kind_of_layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +46,47 @@ class Setting:
     def prune_layer(self) -> int:
         return min(self.steps)
 
-    @property
+    @cached_property
     def num_layers(self) -> int:
         return len(self.anatomy.layers)
 
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """What each decoder layer does with other tokens, see `kind_of_layer`."""
+        return tuple(kind_of_layer(self.anatomy.decoder, i) for i in range(self.num_layers))
+
+    @cached_property
+    def attentions(self) -> tuple[nn.Module | None, ...]:
+        """The attention module of each decoder layer; None where it has none."""
+        return tuple(self.anatomy.attention_of(i) for i in range(self.num_layers))
+
+    @cached_property
+    def counting(self) -> tuple[tuple[int, Any], ...]:
+        """Layers whose attention counts the places of tokens itself, and that attention."""
+        return tuple(
+            (i, attention)
+            for i, attention in enumerate(self.attentions)
+            if getattr(attention, "attn_temperature_tuning", False)
+        )
+
+    @cached_property
+    def indexed(self) -> frozenset[int]:
+        """Layers that find the keys that their queries look at themselves."""
+        found = enumerate(self.attentions)
+        return frozenset(i for i, own in found if getattr(own, "indexer", None) is not None)
+
+    def is_stateful(self, layer: int) -> bool:
+        """Whether a decoder layer keeps a state instead of keys and values."""
+        return self.kinds[layer] in STATEFUL
+
+    @cached_property
+    def all_needs(self) -> frozenset[str]:
+        """What any step asks for."""
+        return frozenset(need for step in self.steps.values() for need in step.needs)
+
     def needs(self, name: str) -> bool:
         """Whether any step asks for it."""
-        return any(name in step.needs for step in self.steps.values())
+        return name in self.all_needs
 
     def needs_read_at(self, layer: int) -> frozenset[str]:
         """What is needed of the attention of a layer, by the step that reads it."""

@@ -70,12 +70,12 @@ class FeatureRecorder:
         self._here.fresh.clear()
 
     def _recording(self, modality: Modality, original: Callable[..., Any]) -> Callable[..., Any]:
-        signature = inspect.signature(original)
+        by_place = tuple(inspect.signature(original).parameters)
         rule = self._anatomy.family.units[modality]
 
         def record(*args: Any, **kwargs: Any) -> Any:
             output = original(*args, **kwargs)
-            inputs = signature.bind_partial(*args, **kwargs).arguments
+            inputs = {**dict(zip(by_place, args, strict=False)), **kwargs}
             lengths = feature_lengths(output)
             units = rule(self._anatomy.config, inputs, lengths)
             self._here.units[modality] = [] if _is_unknown(units, output, inputs) else units
