@@ -30,7 +30,7 @@ def check_model(setting: Setting, call: Call, cache: Any, index: int) -> None:
         UnsupportedModelError: a kind of layer that foveate does not know.
         UnsupportedModeError: a kind of cache, or a prompt too long for how places are counted.
     """
-    check_layer_kinds(setting.kinds)
+    check_layer_kinds(setting.layers)
     if cache is not None:
         check_carvable(cache)
     elif call.cache is not None:
@@ -45,7 +45,8 @@ def check_model(setting: Setting, call: Call, cache: Any, index: int) -> None:
 
 def _check_counted_places(setting: Setting, call: Call, index: int) -> None:
     """Llama 4 scales queries by how many tokens stand before them, counted in the layer itself."""
-    for i, attention in setting.counting:
+    for i in sorted(setting.layers.counting):
+        attention: Any = setting.layers.attentions[i]
         if i < index or attention.use_rope:
             continue
         reach = getattr(attention, "floor_scale", 0)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-
-from torch import nn
 
 from foveate.carve.engine.units import FeatureRecorder
 from foveate.carve.method import Method, Step
@@ -15,7 +12,7 @@ from foveate.carve.tower.merge import TowerShortener
 from foveate.carve.tower.record import TowerRecorder
 from foveate.models.anatomy import Anatomy
 from foveate.models.attention import RowRecorder
-from foveate.models.layer_kinds import STATEFUL, kind_of_layer
+from foveate.models.layer_kinds import DecoderLayers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +21,7 @@ class Setting:
 
     Args:
         anatomy: of the model.
+        layers: of its decoder.
         method: as given.
         steps: its steps, by layer.
         renumbers: whether what is left closes ranks.
@@ -34,6 +32,7 @@ class Setting:
     """
 
     anatomy: Anatomy
+    layers: DecoderLayers
     method: Method
     steps: dict[int, Step]
     renumbers: bool
@@ -46,38 +45,9 @@ class Setting:
     def prune_layer(self) -> int:
         return min(self.steps)
 
-    @cached_property
+    @property
     def num_layers(self) -> int:
-        return len(self.anatomy.layers)
-
-    @cached_property
-    def kinds(self) -> tuple[str, ...]:
-        """What each decoder layer does with other tokens, see `kind_of_layer`."""
-        return tuple(kind_of_layer(self.anatomy.decoder, i) for i in range(self.num_layers))
-
-    @cached_property
-    def attentions(self) -> tuple[nn.Module | None, ...]:
-        """The attention module of each decoder layer; None where it has none."""
-        return tuple(self.anatomy.attention_of(i) for i in range(self.num_layers))
-
-    @cached_property
-    def counting(self) -> tuple[tuple[int, Any], ...]:
-        """Layers whose attention counts the places of tokens itself, and that attention."""
-        return tuple(
-            (i, attention)
-            for i, attention in enumerate(self.attentions)
-            if getattr(attention, "attn_temperature_tuning", False)
-        )
-
-    @cached_property
-    def indexed(self) -> frozenset[int]:
-        """Layers that find the keys that their queries look at themselves."""
-        found = enumerate(self.attentions)
-        return frozenset(i for i, own in found if getattr(own, "indexer", None) is not None)
-
-    def is_stateful(self, layer: int) -> bool:
-        """Whether a decoder layer keeps a state instead of keys and values."""
-        return self.kinds[layer] in STATEFUL
+        return len(self.layers.kinds)
 
     @cached_property
     def all_needs(self) -> frozenset[str]:
