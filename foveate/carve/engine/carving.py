@@ -218,7 +218,7 @@ class Carving:
             num_layers=setting.num_layers,
             rows_per_prompt=call.rows_per_prompt,
             tower=setting.tower,
-            skipped=tuple((~call.known.begun).sum(dim=1).tolist()),
+            skipped=tuple(call.length - count for count in call.known.num_begun),
             final_norm=setting.anatomy.final_norm if setting.needs("normed") else None,
         )
 
@@ -256,7 +256,7 @@ class Carving:
         old, call = self._rows, self.call
         if self.left is None:
             keep_mask = sent(call.known.begun.clone(), hidden.device)
-            counts, num_visual = call.known.begun.sum(dim=1).tolist(), call.known.num_visual
+            counts, num_visual = list(call.known.num_begun), call.known.num_visual
         else:
             keep_mask = self.left.keep_mask.clone()
             counts, num_visual = list(self.left.counts), self.left.num_visual
