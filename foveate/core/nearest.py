@@ -30,7 +30,9 @@ class Neighbours:
         sizes = [min(_FIRST, count), count - min(_FIRST, count)]
         self._parts = [
             (near.contiguous(), values.contiguous())
-            for near, values in zip(index.split(sizes, 1), likeness.split(sizes, 1), strict=True)
+            for near, values in zip(
+                torch.split(index, sizes, dim=1), torch.split(likeness, sizes, dim=1), strict=True
+            )
         ]
 
     def likeness(self, tokens: Tensor, among: Tensor) -> Tensor:

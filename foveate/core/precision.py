@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ _LOCK = threading.Lock()
 _NUM_INSIDE = 0
 _BEFORE: list[str] = []
 # Where torch keeps the precision of float32 products, as far as this version has it.
-_SWITCHES = [
+_SWITCHES: list[Any] = [
     switch
     for switch in (
         getattr(torch.backends.cuda, "matmul", None),

@@ -1,7 +1,7 @@
 """The sequential part of a greedy log-determinant: pivots of one small matrix, on the host.
 
 A step of it is a vector operation on a few hundred numbers, which an accelerator does in less time
-than it takes to be told: one transfer a round in each direction costs less than ten launches a step.
+than it takes to be told: a transfer a round, there and back, costs less than ten launches a step.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def on_host(*tensors: Tensor) -> list[Tensor]:
     if tensors[0].device.type == "cpu":
         return list(tensors)
     flat = [t.flatten(1) if t.ndim > 1 else t.unsqueeze(1) for t in tensors]
-    parts = torch.cat(flat, dim=1).cpu().split([part.shape[1] for part in flat], dim=1)
+    sizes = [part.shape[1] for part in flat]
+    parts = torch.split(torch.cat(flat, dim=1).cpu(), sizes, dim=1)
     return [part.reshape(t.shape) for part, t in zip(parts, tensors, strict=True)]
 
 

@@ -196,8 +196,11 @@ class VistRun(Attachment[VistReport]):
                 raise InputError(
                     f"prompt {prompt} has {lengths[row]} tokens and memory_at is {heads[prompt]}; "
                     "at least one token must come after the memory to read it"
-                    + (", and its KV cache was cropped to none: give the whole prompt again."
-                       if is_cropped else ".")
+                    + (
+                        ", and its KV cache was cropped to none: give the whole prompt again."
+                        if is_cropped
+                        else "."
+                    )
                 )
             padding = text.length - int(lengths[row])
             key, make = self._row(text, row, memory, heads[prompt], total - padding)

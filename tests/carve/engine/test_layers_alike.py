@@ -15,7 +15,7 @@ from tests import tiny_kinds  # noqa: F401 - makes its families known
 from tests.tiny_vlm import VOCAB, build, prompts
 
 # One kind of layer; sliding layers between others; layers with a state between others.
-FAMILIES = ("llava", "gemma3", "qwen3_5", "lfm2_vl")
+FAMILIES = ("llava", "gemma3", "lfm2_vl")
 
 
 def logits(model: Any, given: dict[str, Any], early_cache: str) -> list[Tensor]:

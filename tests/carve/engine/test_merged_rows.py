@@ -21,7 +21,9 @@ LENGTH, WIDTH = 40, 6
 def drawn(kind: str, num_images: int, num_tokens: int, generator: torch.Generator) -> KeepPlan:
     """Plans that merge, in every way that a plan can say so."""
     keep, moved = num_tokens // 2, num_tokens // 3
-    order = torch.stack([torch.randperm(num_tokens, generator=generator) for _ in range(num_images)])
+    order = torch.stack(
+        [torch.randperm(num_tokens, generator=generator) for _ in range(num_images)]
+    )
     kept = order[:, :keep].sort(dim=-1).values
     chosen = torch.randint(keep, (num_images, moved), generator=generator)
     return KeepPlan(
@@ -47,7 +49,13 @@ def groups_of(
         plan = drawn(kind, 1, len(tokens), generator)
         is_together = left is None and first % 2 == 0  # both ways of reading an image
         groups.append(
-            Group((sample,), torch.tensor([[sample]]), tokens[None], plan, first if is_together else None)
+            Group(
+                (sample,),
+                torch.tensor([[sample]]),
+                tokens[None],
+                plan,
+                first if is_together else None,
+            )
         )
     return groups
 
@@ -81,10 +89,14 @@ def one_by_one(plan: KeepPlan, x: Tensor) -> Tensor:
     out = []
     for image in range(plan.num_images):
         carried = plan.keep_idx if plan.value_idx is None else plan.value_idx
-        own = {int(k): x[image, c] for k, c in zip(plan.keep_idx[image], carried[image], strict=True)}
+        own = {
+            int(k): x[image, c] for k, c in zip(plan.keep_idx[image], carried[image], strict=True)
+        }
         total = {k: torch.zeros_like(v) if plan.adds else v.clone() for k, v in own.items()}
         count = dict.fromkeys(own, 0)
-        for src, dst in zip(plan.merge_src[image].tolist(), plan.merge_dst[image].tolist(), strict=True):
+        for src, dst in zip(
+            plan.merge_src[image].tolist(), plan.merge_dst[image].tolist(), strict=True
+        ):
             total[dst] = total[dst] + x[image, src]
             count[dst] += 1
         for k, value in own.items():
