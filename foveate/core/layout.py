@@ -69,7 +69,8 @@ def runs(mask: Tensor) -> list[Tensor]:
 
 def split_by_lengths(mask: Tensor, lengths: Sequence[int]) -> list[Tensor]:
     """Split the True entries of `mask` [S], in order, into pieces of the given lengths."""
-    return list(torch.split(mask.nonzero(as_tuple=True)[0], list(lengths)))
+    columns = mask.nonzero().squeeze(1)
+    return [columns] if len(lengths) == 1 else list(torch.split(columns, list(lengths)))
 
 
 def leading_padding(valid: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from foveate.core.rows import gather_rows
 
@@ -80,9 +81,14 @@ class KeepPlan:
         slot = torch.searchsorted(
             self.keep_idx.contiguous(), self.merge_dst
         )  # [G, M] row in `gathered`
-        sources = gather_rows(x, self.merge_src).float()
         rows = gathered.float()
-        total = with_added(torch.zeros_like(rows) if self.adds else rows, slot, sources)
+        if x.device.type == "cpu":
+            total = _sums(
+                x.float(), None if self.adds else carried, slot, self.merge_src, self.num_kept
+            )
+        else:
+            sources = gather_rows(x, self.merge_src).float()
+            total = with_added(torch.zeros_like(rows) if self.adds else rows, slot, sources)
         count = torch.ones(self.keep_idx.shape, device=x.device)
         count = count.scatter_add(1, slot, torch.ones(slot.shape, device=x.device))
         if self.adds:
@@ -229,6 +235,31 @@ def with_added(total: Tensor, slot: Tensor, sources: Tensor) -> Tensor:
         flat = (images * total.shape[1] + slot).flatten()
         return total.flatten(0, 1).index_add(0, flat, sources.flatten(0, 1)).view_as(total)
     return total.index_put((images, slot), sources, accumulate=True)
+
+
+def _sums(x: Tensor, begin: Tensor | None, slot: Tensor, src: Tensor, num_slots: int) -> Tensor:
+    """Sums of rows of `x` by the slot they go to, in their order. A CPU copies none of them first.
+
+    Args:
+        x: [G, N, D] float32.
+        begin: [G, K] int64, the row of `x` that each slot begins with; None where with zeros.
+        slot, src: [G, M] int64, where a source goes to, and which row of `x` it is.
+        num_slots: K.
+
+    Returns:
+        [G, K, D].
+    """
+    num_images, num_tokens, width = x.shape
+    image = torch.arange(num_images).unsqueeze(1)
+    slot, src = (slot + num_slots * image).flatten(), (src + num_tokens * image).flatten()
+    every = torch.arange(num_images * num_slots)
+    if begin is not None:
+        slot = torch.cat([every, slot])
+        src = torch.cat([(begin + num_tokens * image).flatten(), src])
+    slot, order = torch.sort(slot, stable=True)
+    starts = torch.searchsorted(slot, every)
+    sums = embedding_bag(src[order], x.reshape(-1, width), starts, mode="sum")
+    return sums.view(num_images, num_slots, width)
 
 
 def weighted_merge(x: Tensor, *, src: Tensor, dst: Tensor, sizes: Tensor, left: Tensor) -> Tensor:

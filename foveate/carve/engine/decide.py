@@ -211,8 +211,9 @@ def places_of(chosen: Sequence[ImageState], device: torch.device) -> tuple[Tenso
     """([G, 1] sample, [G, N] column) of what is left of equally long images."""
     columns = torch.stack([state.span.tokens for state in chosen])
     samples = torch.tensor([[state.span.sample] for state in chosen])
-    both = sent(torch.cat([samples, columns], dim=1), device)
-    samples, columns = both[:, :1], both[:, 1:]
+    if device.type != "cpu":  # in one copy
+        both = sent(torch.cat([samples, columns], dim=1), device)
+        samples, columns = both[:, :1], both[:, 1:]
     if all(state.alive is None for state in chosen):
         return samples, columns
     every = torch.arange(columns.shape[1], device=device)

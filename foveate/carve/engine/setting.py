@@ -50,6 +50,11 @@ class Setting:
         return len(self.layers.kinds)
 
     @cached_property
+    def label(self) -> str:
+        """The method as reports call it."""
+        return str(self.method)
+
+    @cached_property
     def all_needs(self) -> frozenset[str]:
         """What any step asks for."""
         return frozenset(need for step in self.steps.values() for need in step.needs)
