@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from typing_extensions import Self
@@ -168,7 +169,7 @@ class Method(ABC):
                 "behind it; leave prune_layer unset."
             )
 
-    @property
+    @cached_property
     def budget(self) -> Budget:
         return Budget(keep_tokens=self.keep_tokens, keep_ratio=self.keep_ratio)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -130,7 +131,7 @@ class PatchDropping(TowerMethod):
             )
         super().__post_init__()
 
-    @property
+    @cached_property
     def budget(self) -> Budget:
         return Budget(keep_ratio=1.0)
 

@@ -38,14 +38,27 @@ def information_exact(x: Tensor) -> Tensor:
     Returns:
         [..., N] float64, non-negative. Zero for zero rows.
     """
-    x = x if x.dtype == torch.float64 else x.float()
+    x, size = _scaled(x if x.dtype == torch.float64 else x.float())
     n, d = x.shape[-2:]
     if n <= d:
         # X X^T = U diag(s^2) U^T, so |U| @ s needs nothing else.
         eigenvalues, u = torch.linalg.eigh((x @ x.transpose(-1, -2)).double())
-        return (u.abs() @ eigenvalues.clamp_min(0).sqrt().unsqueeze(-1)).squeeze(-1)
+        return (u.abs() @ eigenvalues.clamp_min(0).sqrt().unsqueeze(-1)).squeeze(-1) * size
     _, v = torch.linalg.eigh((x.transpose(-1, -2) @ x).double())
-    return (x.double() @ v).abs().sum(dim=-1)
+    return (x.double() @ v).abs().sum(dim=-1) * size
+
+
+def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [..., N, D] without the power of two that makes its largest entry about 1, and that power.
+
+    Squares of large float32 states overflow, those of small ones vanish. Nothing is rounded.
+
+    Returns:
+        (x / p [..., N, D], p [..., 1] float64).
+    """
+    largest = torch.linalg.vector_norm(x, torch.inf, dim=(-2, -1), keepdim=True)
+    power = torch.frexp(largest).exponent.clamp(-126, 126).double()  # float32 has both of them
+    return x * torch.exp2(-power).to(x.dtype), torch.exp2(power).squeeze(-1)
 
 
 def information_subspace(x: Tensor, rank: int = RANK, iterations: int = ITERATIONS) -> Tensor:
@@ -73,7 +86,7 @@ def information_subspace(x: Tensor, rank: int = RANK, iterations: int = ITERATIO
             f"got rank={rank}, iterations={iterations}; "
             "rank must be at least 1 and iterations at least 0."
         )
-    x = x.float()
+    x, size = _scaled(x.float())
     n, d = x.shape[-2:]
     side = min(n, d)
     rank = min(rank, side)
@@ -88,7 +101,7 @@ def information_subspace(x: Tensor, rank: int = RANK, iterations: int = ITERATIO
     remainder = (squared_norm - inside.square().sum(-1)).clamp_min(0)  # [..., N]
     # E|g| = sqrt(2/pi) sigma for a Gaussian: the L1 norm of an isotropic remainder.
     tail = (2 * (side - rank) / torch.pi * remainder).sqrt()
-    return inside.abs().sum(-1) + tail
+    return (inside.abs().sum(-1) + tail) * size
 
 
 def _signs(num_rows: int, count: int, device: torch.device) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,12 +69,13 @@ def runs(mask: Tensor) -> list[Tensor]:
 
 def split_by_lengths(mask: Tensor, lengths: Sequence[int]) -> list[Tensor]:
     """Split the True entries of `mask` [S], in order, into pieces of the given lengths."""
-    return list(torch.split(mask.nonzero(as_tuple=True)[0], list(lengths)))
+    columns = mask.nonzero().squeeze(1)
+    return [columns] if len(lengths) == 1 else list(torch.split(columns, list(lengths)))
 
 
 def leading_padding(valid: Tensor) -> Tensor:
-    """True for the padding before the first real token of each row of `valid` [B, S] bool."""
-    return valid.long().cumsum(dim=-1) == 0
+    """True for the padding before the first real token of each row of `valid` [B, S] bool, host."""
+    return torch.from_numpy(~np.logical_or.accumulate(valid.numpy(), axis=-1))
 
 
 def last_valid(valid: Tensor) -> Tensor:
@@ -107,6 +109,8 @@ def kept_rows(keep_mask: Tensor, length: int) -> Tensor:
     Returns:
         [B, L] int64, ascending within a row.
     """
+    if len(keep_mask) == 1 and keep_mask.device.type == "cpu":  # nobody has to wait for the count
+        return keep_mask[0].nonzero().T
     order = torch.sort(keep_mask.to(torch.uint8), dim=-1, stable=True).indices
     tail = order[:, order.shape[1] - length :]
     return torch.where(keep_mask.gather(1, tail), tail, PAD)

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from foveate.core.rows import gather_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,16 +75,20 @@ class KeepPlan:
             [G, K, D].
         """
         carried = self.keep_idx if self.value_idx is None else self.value_idx
-        gathered = x.gather(1, carried.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        gathered = gather_rows(x, carried)
         if self.num_merged == 0:
             return gathered
         slot = torch.searchsorted(
             self.keep_idx.contiguous(), self.merge_dst
         )  # [G, M] row in `gathered`
-        wide = (-1, -1, x.shape[-1])
-        sources = x.gather(1, self.merge_src.unsqueeze(-1).expand(*wide)).float()
         rows = gathered.float()
-        total = with_added(torch.zeros_like(rows) if self.adds else rows, slot, sources)
+        if x.device.type == "cpu":
+            total = _sums(
+                x.float(), None if self.adds else carried, slot, self.merge_src, self.num_kept
+            )
+        else:
+            sources = gather_rows(x, self.merge_src).float()
+            total = with_added(torch.zeros_like(rows) if self.adds else rows, slot, sources)
         count = torch.ones(self.keep_idx.shape, device=x.device)
         count = count.scatter_add(1, slot, torch.ones(slot.shape, device=x.device))
         if self.adds:
@@ -213,7 +220,7 @@ def with_added(total: Tensor, slot: Tensor, sources: Tensor) -> Tensor:
     """`sources` added to the rows they go to, the same on every run on every device.
 
     CUDA's scatter adds in the order in which threads arrive, so that sums differ from run to run.
-    Its accumulating index_put sorts first; the one of the CPU is the other way round.
+    Its accumulating index_put sorts first. A CPU adds whole rows one after the other.
 
     Args:
         total: [G, K, D].
@@ -223,10 +230,36 @@ def with_added(total: Tensor, slot: Tensor, sources: Tensor) -> Tensor:
     Returns:
         [G, K, D].
     """
-    if total.device.type == "cpu":
-        return total.scatter_add(1, slot.unsqueeze(-1).expand_as(sources), sources)
     images = torch.arange(len(slot), device=slot.device).unsqueeze(1).expand_as(slot)
+    if total.device.type == "cpu":
+        flat = (images * total.shape[1] + slot).flatten()
+        return total.flatten(0, 1).index_add(0, flat, sources.flatten(0, 1)).view_as(total)
     return total.index_put((images, slot), sources, accumulate=True)
+
+
+def _sums(x: Tensor, begin: Tensor | None, slot: Tensor, src: Tensor, num_slots: int) -> Tensor:
+    """Sums of rows of `x` by the slot they go to, in their order. A CPU copies none of them first.
+
+    Args:
+        x: [G, N, D] float32.
+        begin: [G, K] int64, the row of `x` that each slot begins with; None where with zeros.
+        slot, src: [G, M] int64, where a source goes to, and which row of `x` it is.
+        num_slots: K.
+
+    Returns:
+        [G, K, D].
+    """
+    num_images, num_tokens, width = x.shape
+    image = torch.arange(num_images).unsqueeze(1)
+    slot, src = (slot + num_slots * image).flatten(), (src + num_tokens * image).flatten()
+    every = torch.arange(num_images * num_slots)
+    if begin is not None:
+        slot = torch.cat([every, slot])
+        src = torch.cat([(begin + num_tokens * image).flatten(), src])
+    slot, order = torch.sort(slot, stable=True)
+    starts = torch.searchsorted(slot, every)
+    sums = embedding_bag(src[order], x.reshape(-1, width), starts, mode="sum")
+    return sums.view(num_images, num_slots, width)
 
 
 def weighted_merge(x: Tensor, *, src: Tensor, dst: Tensor, sizes: Tensor, left: Tensor) -> Tensor:
@@ -241,14 +274,13 @@ def weighted_merge(x: Tensor, *, src: Tensor, dst: Tensor, sizes: Tensor, left: 
     Returns:
         [G, n - r, D] in the dtype of x, in the order of `left`.
     """
-    wide = (-1, -1, x.shape[-1])
     total = x.float() * sizes.unsqueeze(-1)
-    total = with_added(total, dst, total.gather(1, src.unsqueeze(-1).expand(*wide)))
+    total = with_added(total, dst, gather_rows(total, src))
     new_sizes = sizes.scatter_add(1, dst, sizes.gather(1, src))
     changed = torch.zeros_like(sizes, dtype=torch.bool).scatter_(1, dst, True)
     mean = (total / new_sizes.unsqueeze(-1)).to(x.dtype)
     merged = torch.where(changed.unsqueeze(-1), mean, x)
-    return merged.gather(1, left.unsqueeze(-1).expand(*wide))
+    return gather_rows(merged, left)
 
 
 def merge_to_owners(owners: Tensor, num_owners: int) -> KeepPlan:

@@ -11,7 +11,16 @@ import torch
 
 _LOCK = threading.Lock()
 _NUM_INSIDE = 0
-_BEFORE: dict[str, str] = {}
+_BEFORE: list[str] = []
+# Where torch keeps the precision of float32 products, as far as this version has it.
+_SWITCHES: list[Any] = [
+    switch
+    for switch in (
+        getattr(torch.backends.cuda, "matmul", None),
+        getattr(getattr(torch.backends, "mkldnn", None), "matmul", None),
+    )
+    if hasattr(switch, "fp32_precision")
+]
 
 
 @contextmanager
@@ -27,19 +36,13 @@ def full_precision(device: torch.device) -> Iterator[None]:
     """
     _enter()
     try:
+        if not torch.is_autocast_enabled(device.type):
+            yield
+            return
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
         _leave()
-
-
-def _switches() -> dict[str, Any]:
-    """Where torch keeps the precision of float32 products, as far as this version has it."""
-    found = {
-        "cuda": getattr(torch.backends.cuda, "matmul", None),
-        "cpu": getattr(getattr(torch.backends, "mkldnn", None), "matmul", None),
-    }
-    return {name: switch for name, switch in found.items() if hasattr(switch, "fp32_precision")}
 
 
 def _enter() -> None:
@@ -47,9 +50,10 @@ def _enter() -> None:
     with _LOCK:
         _NUM_INSIDE += 1
         if _NUM_INSIDE == 1:
-            for name, switch in _switches().items():
-                _BEFORE[name] = switch.fp32_precision
-                switch.fp32_precision = "ieee"
+            _BEFORE[:] = [switch.fp32_precision for switch in _SWITCHES]
+            for switch, before in zip(_SWITCHES, _BEFORE, strict=True):
+                if before != "ieee":
+                    switch.fp32_precision = "ieee"
 
 
 def _leave() -> None:
@@ -57,5 +61,5 @@ def _leave() -> None:
     with _LOCK:
         _NUM_INSIDE -= 1
         if _NUM_INSIDE == 0:
-            for name, switch in _switches().items():
-                switch.fp32_precision = _BEFORE.pop(name)
+            for switch, before in zip(_SWITCHES, _BEFORE, strict=True):
+                switch.fp32_precision = before

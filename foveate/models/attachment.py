@@ -153,12 +153,17 @@ def attached_to(base: nn.Module) -> Attachment[Any] | None:
 def bound_arguments(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-    """The arguments of a call of `module`, as its pre-hook gets them, by name."""
-    bound = dict(_signature(type(module).forward).bind_partial(module, *args, **kwargs).arguments)
-    bound.update(bound.pop("kwargs", {}))
-    return bound
+    """The arguments of a call of `module`, as its pre-hook gets them, by name.
+
+    What does not fit its signature is left for the call itself to refuse.
+    """
+    # Not Signature.bind, which takes longer than all else that a hook does.
+    return {**dict(zip(_names(type(module).forward)[1:], args, strict=False)), **kwargs}
 
 
 @functools.lru_cache(maxsize=64)
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    return inspect.signature(function)
+def _names(function: Callable[..., Any]) -> tuple[str, ...]:
+    """What may come by place, `self` first."""
+    by_place = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is by_place)

@@ -82,11 +82,37 @@ def attention_before(decoder: nn.Module, index: int) -> int:
     )
 
 
-def check_layer_kinds(decoder: nn.Module) -> None:
+class DecoderLayers:
+    """What is known of a decoder's layers, looked at once: modules take their time to tell.
+
+    Args:
+        decoder: holds `.layers`.
+
+    Attributes:
+        kinds: of each, see `kind_of_layer`.
+        attentions: the attention module of each, None where it has none.
+        stateful: those that keep a state instead of a key and a value for each token.
+        indexed: those that find the keys that their queries look at themselves.
+        counting: those that scale attention by the place of a token, which they count themselves.
+    """
+
+    def __init__(self, decoder: nn.Module) -> None:
+        layers: Any = decoder.layers
+        every = range(len(layers))
+        self.kinds = tuple(kind_of_layer(decoder, i) for i in every)
+        self.attentions = tuple(attention_of_layer(decoder, i) for i in every)
+        self.stateful = frozenset(i for i in every if self.kinds[i] in STATEFUL)
+        self.indexed = self._with("indexer")
+        self.counting = self._with("attn_temperature_tuning")
+
+    def _with(self, name: str) -> frozenset[int]:
+        """Layers whose attention has something."""
+        return frozenset(i for i, own in enumerate(self.attentions) if getattr(own, name, None))
+
+
+def check_layer_kinds(layers: DecoderLayers) -> None:
     """Raise UnsupportedModelError unless every layer is of a kind that can run on fewer tokens."""
-    layers: Any = decoder.layers
-    for index in range(len(layers)):
-        kind = kind_of_layer(decoder, index)
+    for index, kind in enumerate(layers.kinds):
         if kind not in (*ATTENDING, *STATEFUL, *WITHOUT_TOKENS):
             raise UnsupportedModelError(
                 f"layer {index} of the decoder is of kind {kind!r}, whose tokens foveate cannot "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -189,3 +191,18 @@ def test_dependent_columns_become_next_to_nothing() -> None:
     length = torch.linalg.vector_norm(orthonormal(block), dim=0)
     assert ((length > 0.99) & (length < 1.01)).sum() == 5
     assert (length < 0.01).sum() == 59
+
+
+@pytest.mark.parametrize("score", [information_exact, information_subspace])
+@pytest.mark.parametrize(("num_tokens", "width"), [(80, 100), (100, 80)])
+def test_states_of_any_size(score: Callable[[Tensor], Tensor], num_tokens: int, width: int) -> None:
+    """Their squares overflow float32, or vanish in it."""
+    x = decaying(num_tokens, width)
+    own = score(x)
+    assert torch.equal(score(x * 2.0**80), own * 2.0**80)
+    assert torch.equal(score(x * 2.0**-70), own * 2.0**-70)
+    x = x / x.abs().max()
+    own = score(x)
+    for size in (1e25, 1e-25, 3e38):
+        torch.testing.assert_close(score(x * size) / size, own, rtol=1e-3, atol=0.0)
+    assert not (score(torch.zeros(5, 4)) != 0).any()

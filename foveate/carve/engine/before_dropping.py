@@ -11,16 +11,17 @@ from torch import Tensor
 
 from foveate.carve.engine.cache_kinds import check_carvable, check_without_cache
 from foveate.carve.engine.call import Call
+from foveate.carve.engine.setting import Setting
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
 from foveate.models.anatomy import Anatomy
 from foveate.models.layer_kinds import check_layer_kinds
 
 
-def check_model(anatomy: Anatomy, call: Call, cache: Any, index: int) -> None:
+def check_model(setting: Setting, call: Call, cache: Any, index: int) -> None:
     """Kinds of layers and of their caches, and places that layers count themselves.
 
     Args:
-        anatomy: of the model.
+        setting: of the run.
         call: whose tokens are to be dropped.
         cache: that the layer is given, None for none.
         index: of the layer before which they are.
@@ -29,7 +30,7 @@ def check_model(anatomy: Anatomy, call: Call, cache: Any, index: int) -> None:
         UnsupportedModelError: a kind of layer that foveate does not know.
         UnsupportedModeError: a kind of cache, or a prompt too long for how places are counted.
     """
-    check_layer_kinds(anatomy.decoder)
+    check_layer_kinds(setting.layers)
     if cache is not None:
         check_carvable(cache)
     elif call.cache is not None:
@@ -38,15 +39,15 @@ def check_model(anatomy: Anatomy, call: Call, cache: Any, index: int) -> None:
             f"it cannot be carved at layer {index}; attach a method that decides before the model."
         )
     else:
-        check_without_cache(anatomy.text_config)
-    _check_counted_places(anatomy, call, index)
+        check_without_cache(setting.anatomy.text_config)
+    _check_counted_places(setting, call, index)
 
 
-def _check_counted_places(anatomy: Anatomy, call: Call, index: int) -> None:
+def _check_counted_places(setting: Setting, call: Call, index: int) -> None:
     """Llama 4 scales queries by how many tokens stand before them, counted in the layer itself."""
-    for i in range(index, len(anatomy.layers)):
-        attention: Any = anatomy.attention_of(i)
-        if not getattr(attention, "attn_temperature_tuning", False) or attention.use_rope:
+    for i in sorted(setting.layers.counting):
+        attention: Any = setting.layers.attentions[i]
+        if i < index or attention.use_rope:
             continue
         reach = getattr(attention, "floor_scale", 0)
         if call.past + call.length >= reach:

@@ -189,10 +189,8 @@ def _visual_mask(
     # prompt lookup may guess one.
     if length == 1 or not brings_images(inputs, anatomy):
         return None, False
-    mask = torch.zeros_like(ids, dtype=torch.bool)
-    for token_id in placeholders:
-        mask |= ids == token_id
-    return mask, False
+    masks = [ids == token_id for token_id in placeholders]
+    return functools.reduce(torch.logical_or, masks) if masks else None, False
 
 
 def _check_text(embeds: Tensor, anatomy: Anatomy) -> None:

@@ -227,7 +227,7 @@ class Carving:
             num_layers=setting.num_layers,
             rows_per_prompt=call.rows_per_prompt,
             tower=setting.tower,
-            skipped=tuple((~call.known.begun).sum(dim=1).tolist()),
+            skipped=tuple(call.length - count for count in call.known.num_begun),
             final_norm=setting.anatomy.final_norm if setting.needs("normed") else None,
         )
 
@@ -265,22 +265,17 @@ class Carving:
         old, call = self._rows, self.call
         if self.left is None:
             keep_mask = sent(call.known.begun.clone(), hidden.device)
-            counts, num_visual = call.known.begun.sum(dim=1).tolist(), call.known.num_visual
+            counts, num_visual = list(call.known.num_begun), call.known.num_visual
         else:
             keep_mask = self.left.keep_mask.clone()
             counts, num_visual = list(self.left.counts), self.left.num_visual
         for group in groups:
             samples, tokens, plan = group.samples, group.tokens, group.plan
-            kept = tokens.gather(1, plan.keep_idx)
             keep_mask[samples, tokens] = False
-            keep_mask[samples, kept] = True
+            keep_mask[samples, tokens.gather(1, plan.keep_idx)] = True
             for number in group.numbers:
                 counts[number] -= plan.num_tokens - plan.num_kept
                 num_visual -= plan.num_tokens - plan.num_kept
-            if plan.makes_rows:
-                rows = old[samples[:, 0].to(old.device)] if old is not None else None
-                merged = plan.apply(hidden[samples, columns_of(tokens, rows)])
-                hidden = hidden.index_put((samples, columns_of(kept, rows)), merged)
         rows = kept_rows(keep_mask, max(counts))
         places = rows
         if old is not None:
@@ -293,7 +288,11 @@ class Carving:
             counts=tuple(counts),
             num_visual=num_visual,
         )
-        return narrow_tokens(hidden, places, token_dim=-2), left
+        short = narrow_tokens(hidden, places, token_dim=-2)
+        for group in groups:
+            if group.plan.makes_rows:
+                _put_merged(short, group, hidden, old, rows)
+        return short, left
 
     def _counted(self, index: int, groups: list[Group], left: Left) -> Left:
         """With the sizes of merged tokens, where a step so far asks for them."""
@@ -352,6 +351,34 @@ class Carving:
         stays = is_old | (is_kept & (held >= past))
         counts = stays.sum(dim=1).tolist()
         return _Cut(rows.index, kept_rows(stays, max(counts)), min(counts) != max(counts))
+
+
+def _put_merged(
+    short: Tensor, group: Group, hidden: Tensor, before: Tensor | None, after: Tensor
+) -> None:
+    """Give kept tokens the rows that others are merged into, in what is left of the sequence.
+
+    Args:
+        short: [B, L', D] what is left of `hidden`, written to.
+        group: that merges.
+        hidden: [B, L, D].
+        before, after: [B, L] and [B, L'] columns of the rows of both; None for all.
+    """
+    samples, tokens, plan = group.samples, group.tokens, group.plan
+    if before is not None:
+        own = columns_of(tokens, _rows_of(before, samples))
+        merged = plan.apply(hidden[samples, own])
+    elif group.first is not None:  # a slice, of which only what is merged is read
+        merged = plan.apply(hidden[group.numbers[0], group.first :][None, : tokens.shape[1]])
+    else:
+        merged = plan.apply(hidden[samples, tokens])
+    slots = columns_of(tokens.gather(1, plan.keep_idx), _rows_of(after, samples))
+    short[samples, slots] = merged
+
+
+def _rows_of(rows: Tensor, samples: Tensor) -> Tensor:
+    """The rows [G, L] of some samples [G, 1]."""
+    return rows[samples[:, 0].to(rows.device)]
 
 
 @dataclass(frozen=True, eq=False)

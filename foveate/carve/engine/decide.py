@@ -48,12 +48,14 @@ class Group:
         samples: [G, 1] the same on the device.
         tokens: [G, N] columns of the tokens that were left, in the uncompressed prompt.
         plan: for them.
+        first: column of the first where they are one image that stands together, else None.
     """
 
     numbers: tuple[int, ...]
     samples: Tensor
     tokens: Tensor
     plan: KeepPlan
+    first: int | None = None
 
 
 @dataclass
@@ -174,7 +176,9 @@ class Decider:
         numbers = tuple(self.states[i].span.sample for i in members)
         count = self.rows_per_prompt
         if count == 1:
-            return Group(numbers, samples, tokens, plan)
+            state = self.states[members[0]]
+            is_together = len(members) == 1 and state.alive is None and state.span.is_contiguous
+            return Group(numbers, samples, tokens, plan, state.span.first if is_together else None)
         numbers = tuple(number + i for number in numbers for i in range(count))
         return Group(
             numbers,
@@ -207,8 +211,9 @@ def places_of(chosen: Sequence[ImageState], device: torch.device) -> tuple[Tenso
     """([G, 1] sample, [G, N] column) of what is left of equally long images."""
     columns = torch.stack([state.span.tokens for state in chosen])
     samples = torch.tensor([[state.span.sample] for state in chosen])
-    both = sent(torch.cat([samples, columns], dim=1), device)
-    samples, columns = both[:, :1], both[:, 1:]
+    if device.type != "cpu":  # in one copy
+        both = sent(torch.cat([samples, columns], dim=1), device)
+        samples, columns = both[:, :1], both[:, 1:]
     if all(state.alive is None for state in chosen):
         return samples, columns
     every = torch.arange(columns.shape[1], device=device)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -29,6 +29,20 @@ from foveate.carve.engine.setting import Setting
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
 from foveate.models.cache_argument import NAMES as CACHES
 from foveate.models.cache_argument import cache_in
+
+
+class _Again(NamedTuple):
+    """What a layer was called with instead.
+
+    Attributes:
+        changes: its inputs that are others.
+        staged: what its cache layer was told to expect, see `CarvedLayer.stage`.
+        alive: whose ids stand for them.
+    """
+
+    changes: dict[str, Any]
+    staged: tuple[Any, ...]
+    alive: tuple[object, ...]
 
 
 class ForwardPass(OnePass):
@@ -55,13 +69,19 @@ class ForwardPass(OnePass):
         self._renumbering = Renumbering(setting.anatomy, self._inputs, is_on=setting.renumbers)
         self._reused = ReusedKeys(setting.anatomy, self._inputs)
         self._streams: ResidualStreams | None = None
+        # Where layers are called with the same objects, the same is called for.
+        self._may_repeat = not (
+            setting.renumbers or self._reused.is_on or setting.layers.indexed or replay is not None
+        )
+        self._again: dict[tuple[object, ...], _Again] = {}
         self._between = BetweenLayers(setting.anatomy.family.first_layer(setting.anatomy.config))
 
     def enter_layer(
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """What layer `index` is called with instead; None leaves the call bitwise alone."""
-        args, kwargs = by_name(self.setting.anatomy.layers[index], args, kwargs)
+        if len(args) > 1:
+            args, kwargs = by_name(self.setting.anatomy.layers[index], args, kwargs)
         hidden = args[0] if args else kwargs["hidden_states"]
         cache = self.used_cache = cache_in(kwargs)
         if index == 0:
@@ -72,23 +92,43 @@ class ForwardPass(OnePass):
             hidden = self._carve(self.carving, index, hidden, cache)
         layer = cache.layers[index] if cache is not None and index < len(cache.layers) else None
         carved = layer if isinstance(layer, CarvedLayer) else None
+        key = self._key(index, args, kwargs, carved)
+        again = self._again.get(key) if key is not None else None
+        if again is not None:
+            if carved is not None:
+                carved.stage(*again.staged)
+            return (hidden,), {**kwargs, **again.changes}
         mask = given = kwargs.get("attention_mask")
-        if self.replay is not None and not self.setting.anatomy.is_stateful(index):
+        if self.replay is not None and index not in self.setting.layers.stateful:
             mask = self.replay.hide(index, given, self.call, self.setting.steps, self._inputs)
         reuses = self._reused.reuses(index) and self._is_short(cache)
         if not self.fired and carved is None and mask is given and not reuses:
             self._reused.entered(index, None, False, None)
             return None
-        kwargs = {**kwargs, "attention_mask": mask}
+        called = {**kwargs, "attention_mask": mask}
         if args:
             args = (hidden, *args[1:])
         else:
-            kwargs["hidden_states"] = hidden
+            called["hidden_states"] = hidden
         if self.fired or carved is not None or reuses:
-            self._agree(index, hidden, kwargs, carved)
+            held = carved.rows if carved is not None else None
+            staged = self._agree(index, hidden, called, carved)
+            if key is not None:
+                changes = {n: v for n, v in called.items() if n not in kwargs or v is not kwargs[n]}
+                self._again[key] = _Again(changes, staged, (kwargs, held, self.left))
         else:
             self._reused.entered(index, None, False, None)
-        return args, kwargs
+        return args, called
+
+    def _key(
+        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any], carved: CarvedLayer | None
+    ) -> tuple[object, ...] | None:
+        """What layers have in common that are called with the same instead; None for nothing."""
+        if not self._may_repeat or not args or (carved is not None and carved.shift is not None):
+            return None
+        held = carved.rows if carved is not None else None
+        is_stateful = index in self.setting.layers.stateful
+        return (*kwargs, *map(id, kwargs.values()), id(held), id(self.left), is_stateful)
 
     def after_layer(self, output: Any) -> None:
         """Told of what a decoder layer gave."""
@@ -128,8 +168,9 @@ class ForwardPass(OnePass):
         kwargs = {**kwargs, "attention_mask": None, **{n: None for n in CACHES if n in kwargs}}
         kwargs.pop("hidden_states", None)
         if left is not None:
-            has_indexer = getattr(anatomy.attention_of(index), "indexer", None) is not None
-            self._inputs.narrow_rest(kwargs, left.rows, own_topk=has_indexer)
+            self._inputs.narrow_rest(
+                kwargs, left.rows, own_topk=index in self.setting.layers.indexed
+            )
             shift = self._renumbering.shift(index, None, left)
             if shift is not None:
                 self._renumbering.apply(hidden, kwargs, shift)
@@ -145,7 +186,7 @@ class ForwardPass(OnePass):
         anatomy, call, left = self.setting.anatomy, self.call, self.left
         assert self._streams is not None
         self._streams.check()
-        check_model(anatomy, call, cache, index)
+        check_model(self.setting, call, cache, index)
         check_tokens(call, index, hidden, call.length if left is None else left.rows.shape[1])
         check_nothing_added(anatomy, self._between.changed)
         keeps_early = self.setting.steps[index].method.early_cache == "full"
@@ -162,12 +203,18 @@ class ForwardPass(OnePass):
 
     def _agree(
         self, index: int, hidden: Tensor, kwargs: dict[str, Any], carved: CarvedLayer | None
-    ) -> None:
-        """Make mask, positions and cache layer agree with the rows and keys that are left."""
-        inputs, left, call, anatomy = self._inputs, self.left, self.call, self.setting.anatomy
+    ) -> tuple[Any, ...]:
+        """Make mask, positions and cache layer agree with the rows and keys that are left.
+
+        Returns:
+            What the cache layer was told to expect, () for none.
+        """
+        inputs, left, call = self._inputs, self.left, self.call
+        is_indexed = index in self.setting.layers.indexed
         query_idx = inputs.query_idx(left.rows if left is not None else None)
         key_idx, has_empty = query_idx, left is not None and left.has_filler
         sizes = left.log_sizes if left is not None else None
+        staged: tuple[Any, ...] = ()
         if carved is not None:
             assert carved.rows is not None
             seen, num_new = call.past + call.length, query_idx.shape[1]
@@ -176,13 +223,14 @@ class ForwardPass(OnePass):
             sizes = inputs.key_sizes(carved.rows.log_sizes, sizes, num_held, num_new)
             rows = carved.rows.grown(key_idx, num_new, seen, has_empty, sizes)
             has_empty = rows.has_empty
-            carved.stage(rows, num_new, seen)
+            staged = (rows, num_new, seen)
+            carved.stage(*staged)
         given, num_tokens = kwargs["attention_mask"], query_idx.shape[1]
         if self._reused.reuses(index):
             assert self._streams is not None or left is None
             num_tokens = (self._streams or self._layout(hidden)).num_tokens(hidden)
             self._reused.agree(index, kwargs, left, num_tokens)
-        elif anatomy.is_stateful(index):
+        elif index in self.setting.layers.stateful:
             kwargs["attention_mask"] = inputs.padding(given, query_idx, has_empty)
         else:
             mask = inputs.mask(given, query_idx, key_idx, has_empty)
@@ -191,8 +239,7 @@ class ForwardPass(OnePass):
             kwargs["attention_mask"] = mask
             self._reused.entered(index, key_idx, has_empty, left)
         if left is not None and num_tokens == query_idx.shape[1]:
-            has_indexer = getattr(anatomy.attention_of(index), "indexer", None) is not None
-            inputs.narrow_rest(kwargs, left.rows, own_topk=has_indexer)
+            inputs.narrow_rest(kwargs, left.rows, own_topk=is_indexed)
         shift = self._renumbering.shift(index, carved, left)
         if shift is not None:
             if self._reused.is_on:
@@ -203,6 +250,7 @@ class ForwardPass(OnePass):
             self._renumbering.apply(hidden, kwargs, shift)
         if left is not None or shift is not None:
             inputs.spare_flash(kwargs)
+        return staged
 
     def _layout(self, hidden: Tensor) -> ResidualStreams:
         return ResidualStreams(hidden, self.call.batch, self.call.length)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,7 +53,7 @@ class OnHost:
     @cached_property
     def num_visual(self) -> int:
         """Visual tokens of the batch."""
-        return int(self.visual.sum())
+        return int(np.count_nonzero(self.visual.numpy()))
 
     @cached_property
     def last_asked(self) -> Tensor:
@@ -63,6 +64,11 @@ class OnHost:
     def begun(self) -> Tensor:
         """[B, S] bool: False at the padding before a row's first token."""
         return ~leading_padding(self.valid | self.visual)
+
+    @cached_property
+    def num_begun(self) -> tuple[int, ...]:
+        """Of each row, how many tokens it has behind its padding."""
+        return tuple(self.begun.numpy().sum(axis=1).tolist())
 
     @cached_property
     def text(self) -> Tensor:

@@ -30,7 +30,7 @@ def pass_report(forward: OnePass) -> Report:
     cache, labels = forward.used_cache, forward.call.labels
     held, full = cache_bytes(cache) if cache is not None else (None, None)
     return Report(
-        method=str(setting.method),
+        method=setting.label,
         fired=forward.fired,
         reason=reason,
         images=_image_reports(plans, forward.call.rows_per_prompt),

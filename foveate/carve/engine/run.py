@@ -45,6 +45,7 @@ from foveate.models.attachment import Attachment, bound_arguments
 from foveate.models.attention import RowRecorder
 from foveate.models.family import Cut
 from foveate.models.hook import hook_after, hook_before
+from foveate.models.layer_kinds import DecoderLayers
 
 
 class Run(Attachment[Report]):
@@ -201,6 +202,7 @@ class Run(Attachment[Report]):
                 row_recorders[index] = self._put_on(RowRecorder(own))
         self._setting = Setting(
             anatomy=anatomy,
+            layers=DecoderLayers(anatomy.decoder),
             method=self.method,
             steps=self.steps,
             renumbers=self._renumbers,

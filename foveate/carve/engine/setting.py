@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from foveate.carve.engine.units import FeatureRecorder
 from foveate.carve.method import Method, Step
@@ -11,6 +12,7 @@ from foveate.carve.tower.merge import TowerShortener
 from foveate.carve.tower.record import TowerRecorder
 from foveate.models.anatomy import Anatomy
 from foveate.models.attention import RowRecorder
+from foveate.models.layer_kinds import DecoderLayers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +21,7 @@ class Setting:
 
     Args:
         anatomy: of the model.
+        layers: of its decoder.
         method: as given.
         steps: its steps, by layer.
         renumbers: whether what is left closes ranks.
@@ -29,6 +32,7 @@ class Setting:
     """
 
     anatomy: Anatomy
+    layers: DecoderLayers
     method: Method
     steps: dict[int, Step]
     renumbers: bool
@@ -43,11 +47,21 @@ class Setting:
 
     @property
     def num_layers(self) -> int:
-        return len(self.anatomy.layers)
+        return len(self.layers.kinds)
+
+    @cached_property
+    def label(self) -> str:
+        """The method as reports call it."""
+        return str(self.method)
+
+    @cached_property
+    def all_needs(self) -> frozenset[str]:
+        """What any step asks for."""
+        return frozenset(need for step in self.steps.values() for need in step.needs)
 
     def needs(self, name: str) -> bool:
         """Whether any step asks for it."""
-        return any(name in step.needs for step in self.steps.values())
+        return name in self.all_needs
 
     def needs_read_at(self, layer: int) -> frozenset[str]:
         """What is needed of the attention of a layer, by the step that reads it."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,12 +71,12 @@ class FeatureRecorder:
         self._here.fresh.clear()
 
     def _recording(self, modality: Modality, original: Callable[..., Any]) -> Callable[..., Any]:
-        signature = inspect.signature(original)
+        by_place = tuple(inspect.signature(original).parameters)
         rule = self._anatomy.family.units[modality]
 
         def record(*args: Any, **kwargs: Any) -> Any:
             output = original(*args, **kwargs)
-            inputs = signature.bind_partial(*args, **kwargs).arguments
+            inputs = {**dict(zip(by_place, args, strict=False)), **kwargs}
             lengths = feature_lengths(output)
             units = rule(self._anatomy.config, inputs, lengths)
             self._here.units[modality] = [] if _is_unknown(units, output, inputs) else units
@@ -135,7 +136,7 @@ def image_spans(
 
     for token_id, modalities in _by_placeholder(anatomy).items():
         mask = visual_mask & (input_ids == token_id)
-        num_tokens = int(mask.sum())
+        num_tokens = int(np.count_nonzero(mask.numpy()))
         if num_tokens == 0:
             continue
         modality, found = _explained(recorder, modalities, num_tokens, encoder_outputs)
@@ -226,7 +227,7 @@ def _spans_of_units(
     units, expansion = found if found is not None else ([], 1)
     start = 0  # of the next sample's images among the units
     for sample, row in enumerate(mask):
-        count = int(row.sum())
+        count = int(np.count_nonzero(row.numpy()))
         if count == 0:
             continue
         place: int | None = sum(unit.num_tokens for unit in units[:start])

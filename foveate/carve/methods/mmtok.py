@@ -63,11 +63,10 @@ class MmTok(Method):
         return frozenset({"text"} if self.compare == "behind" else {"text", "vision_features"})
 
     def demand(self, num_images: int, num_tokens: int, width: int, keep: int) -> Demand:
-        # One image at a time: float64 states against the text first, then all pairs.
-        of_text = 24 * num_tokens * width
+        # One image at a time.
         return Demand(
             what=f"the likeness of all {num_tokens:,} x {num_tokens:,} pairs",
-            bytes=max(of_text, 4 * num_tokens**2 + 4 * num_tokens * width),
+            bytes=4 * num_tokens**2 + 4 * num_tokens * width,
             instead="use divprune, which holds no pairs, or send smaller images",
         )
 
@@ -84,7 +83,9 @@ class MmTok(Method):
         assert visual.text_mask is not None
         hidden, mask = visual.hidden[image], visual.text_mask[image]
         # float64: the low temperature would make much of how float32 rounds copies of a token.
-        of_text = cosine(visual.text[image].double(), hidden.double())
+        text = visual.text[image].double()
+        parts = [cosine(text, some.double()) for some in torch.split(hidden, ROWS)]
+        of_text = torch.cat(parts, dim=-1)
         of_text = (of_text / self.text_temperature).softmax(dim=-1)
         of_text *= mask.unsqueeze(-1) / mask.sum().clamp_min(1)
         num_text, n = of_text.shape
@@ -98,11 +99,11 @@ class MmTok(Method):
         of_image = self_cosine(compared, out=covers[:, num_text:])
         # Cosines are symmetric: sums of rows are those of columns, and one exponential does, less
         # that of a token with itself, beside which nothing overflows.
-        own, parts = 1 / self.vision_temperature, torch.split(of_image, ROWS)
+        own, pairs = 1 / self.vision_temperature, torch.split(of_image, ROWS)
         totals = []
-        for rows in parts:
+        for rows in pairs:
             totals.append(rows.sub_(1).mul_(own).exp_().sum(dim=-1))
         share = self.alpha / n / torch.cat(totals).clamp_min_(torch.finfo(torch.float32).tiny)
-        for rows in parts:
+        for rows in pairs:
             rows *= share
         return covers

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+TOGETHER = 8  # members looked at again in one go
+
 
 def choose_covers(
     covers: Tensor,
@@ -41,23 +43,33 @@ def choose_covers(
     rows, cover, nothing = (x.cpu().numpy() for x in (covers, covered, least))
     weights = weight.tolist()
     cover, outside = cover.copy(), float(bound)
-    beyond = np.empty_like(cover)
+    beyond = np.empty((TOGETHER, len(cover)), dtype=cover.dtype)
     # The highest first, of equals the lowest place; how many were chosen when it was looked at.
     heap = [(-added, place, 0) for place, added in enumerate(gain.tolist()) if added > 0]
     heapq.heapify(heap)
     order: list[int] = []
     while len(order) < most:
         best: list[tuple[float, int, int]] = []  # all that tie for the highest, looked at now
-        while heap and (not best or heap[0][0] <= best[0][0] * (1 - tie)):
-            negative, place, then = heapq.heappop(heap)
-            if then == len(order):
-                best.append((negative, place, then))
-                continue
-            np.subtract(rows[place], cover, out=beyond)
-            np.maximum(beyond, 0, out=beyond)
-            added = float(beyond.sum())
-            if added > nothing[place]:
-                heapq.heappush(heap, (-added * weights[place], place, len(order)))
+        while True:
+            stale: list[int] = []
+            while heap and len(stale) < TOGETHER:
+                negative, place, then = heap[0]
+                is_fresh = then == len(order)
+                if (best and negative > best[0][0] * (1 - tie)) or (is_fresh and stale):
+                    break
+                heapq.heappop(heap)
+                if is_fresh:
+                    best.append((negative, place, then))
+                else:
+                    stale.append(place)
+            if not stale:
+                break
+            some = beyond[: len(stale)]
+            np.subtract(rows[stale], cover, out=some)
+            np.maximum(some, 0, out=some)
+            for place, added in zip(stale, some.sum(axis=1).tolist(), strict=True):
+                if added > nothing[place]:
+                    heapq.heappush(heap, (-added * weights[place], place, len(order)))
         # Members are fresh, the bound is stale: beyond it no item outside can tie either.
         if not best or (order and -best[0][0] * (1 - 2 * tie) <= outside):
             break

@@ -12,6 +12,7 @@ from torch import Tensor
 from foveate.core.greedy.pairs import Dense, Pairs
 from foveate.core.greedy.pivots import TIE, Pivots, choose_pivots
 from foveate.core.greedy.pool import check_numbers, pool_of
+from foveate.core.layout import sent
 
 # Up to here all pairs are worked out, as one product is faster than those of many rounds.
 FEW = 1024
@@ -89,7 +90,8 @@ def in_rounds(pairs: Pairs, k: int, *, floor: float, pool: int) -> tuple[Tensor,
         new = among.members.gather(1, found.places)  # [G, T]
         longest = new.shape[1]
         is_there = torch.arange(longest) < found.count[:, None]
-        at = torch.where(is_there, done[:, None] + torch.arange(longest), k).to(device)
+        at = torch.where(is_there, done[:, None] + torch.arange(longest), k)
+        at = sent(at, device)
         chosen.scatter_(1, at, new)
         gains.scatter_(1, at, found.gains)
         left.scatter_(1, new, float("-inf"))
@@ -109,7 +111,7 @@ def in_rounds(pairs: Pairs, k: int, *, floor: float, pool: int) -> tuple[Tensor,
             rows.baddbmm_(at_new.transpose(1, 2), factor[:, :used], alpha=-1)
         fresh = torch.linalg.solve_triangular(found.lower, rows, upper=False)
         if num_sets > 1:
-            fresh.mul_(is_there.to(device).unsqueeze(-1))
+            fresh.mul_(sent(is_there, device).unsqueeze(-1))
         factor[:, used : used + longest] = fresh
         used += longest
         left -= fresh.square_().sum(dim=1)

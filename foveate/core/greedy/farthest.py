@@ -11,6 +11,7 @@ from torch import Tensor
 from foveate.core.greedy.cosine_distance import SAME, CosineDistance
 from foveate.core.greedy.farthest_in_pool import choose_farthest
 from foveate.core.greedy.pool import check_numbers, pool_of
+from foveate.core.layout import sent
 
 # Up to here all pairs are kept: they are 16 MB an image, and the first point needs them anyway.
 FEW = 2048
@@ -78,7 +79,7 @@ def in_rounds(distance: CosineDistance, k: int, *, pool: int) -> Tensor:
         new = among.members.gather(1, places)  # [G, T]
         turn = torch.arange(new.shape[1])
         at = torch.where(turn < count[:, None], done[:, None] + turn, k)
-        chosen.scatter_(1, at.to(chosen.device), new)
+        chosen.scatter_(1, sent(at, chosen.device), new)
         is_spent = (count == 0) & (done < k)
         for i in is_spent.nonzero()[:, 0].tolist():
             # Only copies of chosen points are left, one as good as another.

@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foveate.core.greedy.pivots import on_host
+from foveate.core.layout import sent
+
 
 def choose_farthest(
     distance: Tensor, nearest: Tensor, bound: Tensor, most: Tensor, tie: float
@@ -24,7 +27,7 @@ def choose_farthest(
         fewer; how many each chose [G] int64 on the host: none where all are copies of chosen ones
         and so are those outside).
     """
-    host = [t.cpu().numpy() for t in (distance, nearest, bound, most)]
+    host = [t.numpy() for t in (*on_host(distance, nearest, bound), most.cpu())]
     found: list[list[int]] = []
     for rows, of_image, outside, limit in zip(*host, strict=True):
         near = of_image.copy()
@@ -42,4 +45,4 @@ def choose_farthest(
     longest = max(map(len, found))
     padded = [order + [order[0] if order else 0] * (longest - len(order)) for order in found]
     places = torch.tensor(padded, dtype=torch.long).view(len(found), longest)
-    return places.to(distance.device), torch.tensor([len(order) for order in found])
+    return sent(places, distance.device), torch.tensor([len(order) for order in found])

@@ -1,7 +1,7 @@
 """The sequential part of a greedy log-determinant: pivots of one small matrix, on the host.
 
 A step of it is a vector operation on a few hundred numbers, which an accelerator does in less time
-than it takes to be told: one transfer a round costs less than ten launches a step.
+than it takes to be told: a transfer a round, there and back, costs less than ten launches a step.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from foveate.core.layout import sent
 
 TIE = 1e-6  # relative: what float32 states differ by from one batch to another
 
@@ -46,23 +48,35 @@ def choose_pivots(
         bound: [G] float64, the most that is left of any item outside.
         most: [G] int64, the most to choose.
     """
-    host = [t.cpu().numpy() for t in (block, left, least, bound, most)]
+    host = [t.numpy() for t in (*on_host(block, left, least, bound), most.cpu())]
     found = [_of_one(*of_image) for of_image in zip(*host, strict=True)]
     num_sets, longest = len(found), max(len(order) for order, _ in found)
-    places = torch.zeros(num_sets, longest, dtype=torch.long)
-    lower = torch.eye(longest, dtype=torch.float64).repeat(num_sets, 1, 1)
-    gains = torch.zeros(num_sets, longest, dtype=torch.float64)
+    # One tensor for all that goes back: [G, T, T + 2], the factor beside gains and places.
+    back = torch.zeros(num_sets, longest, longest + 2, dtype=torch.float64)
+    lower, gains, places = back[:, :, :longest], back[:, :, longest], back[:, :, longest + 1]
+    lower.diagonal(dim1=1, dim2=2).fill_(1.0)
     for i, (order, factor) in enumerate(found):
         t = len(order)
         if order:
             places[i] = order[0]
-            places[i, :t] = torch.tensor(order)
+            places[i, :t] = torch.tensor(order, dtype=torch.float64)
         own = torch.from_numpy(factor[:, order].T)
         lower[i, :t, :t] = own.tril()
         gains[i, :t] = own.diagonal().square()
     count = torch.tensor([len(order) for order, _ in found])
-    device = block.device
-    return Pivots(places.to(device), count, lower.to(device), gains.to(device))
+    back = sent(back, block.device)
+    lower, gains, places = back[:, :, :longest], back[:, :, longest], back[:, :, longest + 1]
+    return Pivots(places.long(), count, lower, gains)
+
+
+def on_host(*tensors: Tensor) -> list[Tensor]:
+    """Tensors [G, ...] of one type brought over in one copy: the host waits for a device once."""
+    if tensors[0].device.type == "cpu":
+        return list(tensors)
+    flat = [t.flatten(1) if t.ndim > 1 else t.unsqueeze(1) for t in tensors]
+    sizes = [part.shape[1] for part in flat]
+    parts = torch.split(torch.cat(flat, dim=1).cpu(), sizes, dim=1)
+    return [part.reshape(t.shape) for part, t in zip(parts, tensors, strict=True)]
 
 
 def _of_one(

@@ -112,10 +112,12 @@ class MemoryLayer(DynamicLayer):
             out: tuple[Tensor, Tensor] = super().update(key_states, value_states, *args, **kwargs)
             return out
         if not self._is_announced:
+            length = self.get_seq_length()
+            held = f"holds a memory and {length} tokens" if length else "still holds a memory"
             raise MemoryCacheError(
-                "this KV cache holds a memory, and the model is running without the run that "
-                "reads it; attach that run again (run.attach()) before going on with the cache, "
-                "or start from an empty one."
+                f"this KV cache {held}, and the model is running without the run that reads it; "
+                "attach that run again (run.attach()) before going on with the cache, or empty it: "
+                "cache.reset() forgets the memory too, which crop() leaves."
             )
         self._is_announced = False
         if not self.is_initialized:

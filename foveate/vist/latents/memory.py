@@ -174,7 +174,10 @@ def pad_memories(memories: Sequence[Memory | None]) -> MemoryBatch:
     """
     present = [memory for memory in memories if memory is not None]
     if not present:
-        raise InputError(f"got {len(memories)} rows without any memory; give at least one.")
+        raise InputError(
+            f"got {len(memories)} rows, none of which has a memory; give one to at least one row, "
+            "or None instead of a batch where the model reads none."
+        )
     widths = sorted({memory.latents.shape[1] for memory in present})
     if len(widths) > 1:
         raise InputError(f"memories have latents of widths {widths}; use those of one Vist.")

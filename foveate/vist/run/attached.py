@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveate.errors import InputError, UnsupportedModeError
+from foveate.errors import InputError, MemoryCacheError, UnsupportedModeError
 from foveate.models.anatomy import Anatomy
 from foveate.models.attachment import Attachment
 from foveate.models.cache_argument import cache_in
@@ -23,7 +23,7 @@ from foveate.vist.fusion.fusion import (
     stack_prefixes,
 )
 from foveate.vist.fusion.lora_hooks import LoraHooks
-from foveate.vist.fusion.memory_cache import MemoryRows, can_hold
+from foveate.vist.fusion.memory_cache import MemoryRows, can_hold, rows_in
 from foveate.vist.fusion.text_pass import TextPass
 from foveate.vist.latents.memory import Memory
 from foveate.vist.run.vist_report import VistReport
@@ -124,6 +124,12 @@ class VistRun(Attachment[VistReport]):
 
     def _prefix_for(self, text: TextPass) -> PrefixCache | MemoryRows | None:
         if all(memory is None for memory in self.memories):
+            if rows_in(text.cache) is not None:
+                raise MemoryCacheError(
+                    "the KV cache holds the memory of another run, and the one that is attached "
+                    "has none for any prompt; attach the other run again, or empty the cache: "
+                    "cache.reset() forgets the memory too, which crop() leaves."
+                )
             return None
         reading = self._read_before(text)
         if reading is not None:
@@ -186,9 +192,15 @@ class VistRun(Attachment[VistReport]):
             prompt = row // repeats
             memory = self.memories[prompt if len(self.memories) > 1 else 0]
             if memory is not None and lengths[row] <= heads[prompt]:
+                is_cropped = not text.past and rows_in(text.cache) is not None
                 raise InputError(
                     f"prompt {prompt} has {lengths[row]} tokens and memory_at is {heads[prompt]}; "
-                    "at least one token must come after the memory to read it."
+                    "at least one token must come after the memory to read it"
+                    + (
+                        ", and its KV cache was cropped to none: give the whole prompt again."
+                        if is_cropped
+                        else "."
+                    )
                 )
             padding = text.length - int(lengths[row])
             key, make = self._row(text, row, memory, heads[prompt], total - padding)

@@ -181,9 +181,14 @@ class Vist(Pretrained):
                 not needed in the cross-attention form.
             raw_length: longest raw text beside it, head and new tokens included; it decides how far
                 the positions of a too long document are scaled. None leaves half the window.
+
+        Raises:
+            InputError: there is no memory, or no head text.
         """
         self._check_free("prefilling")
-        rows = [memories] if isinstance(memories, Memory) else list(memories)
+        rows = [memories] if isinstance(memories, Memory) else list(memories or ())
+        if not rows:
+            raise InputError("prefill got no memories; give one, or one for each prompt.")
         ids = row_of(head_ids).to(self.device)
         length = raw_length if raw_length is not None else self.window // 2
         spans = [fit_span(m.num_tokens, length, self.window) if m else 0 for m in rows]
@@ -241,6 +246,7 @@ class Vist(Pretrained):
 
         Raises:
             AttachError: the model has something attached already.
+            InputError: an empty list; a memory of another Vist; no raw token before one.
             UnsupportedModeError: its attention kernel cannot read memories.
 
         Example:
@@ -253,6 +259,11 @@ class Vist(Pretrained):
             memories = [memories.rows([i]) if n else None for i, n in enumerate(memories.spans)]
         elif memories is None or isinstance(memories, Memory):
             memories = [memories]
+        if not memories:
+            raise InputError(
+                "attach got an empty list of memories; give one for each prompt (None for a prompt "
+                "without), or None."
+            )
         at = [memory_at] if isinstance(memory_at, int) else list(memory_at)
         if min(at, default=0) < 1:
             raise InputError(

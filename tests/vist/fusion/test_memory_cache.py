@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache
 
-from foveate.errors import MemoryCacheError, UnsupportedModeError
+from foveate.errors import InputError, MemoryCacheError, UnsupportedModeError
 from foveate.vist.fusion import fuse
 from foveate.vist.fusion.memory_cache import MemoryLayer, can_hold
 from foveate.vist.run import attached
@@ -194,7 +194,7 @@ def test_a_cache_is_read_on_with_its_own_memory(llama: Any) -> None:
         llama(first[:, -1:], past_key_values=cache)
     with (
         vist.attach(None),
-        pytest.raises(MemoryCacheError, match="this KV cache holds a memory"),
+        pytest.raises(MemoryCacheError, match="the KV cache holds the memory of another run"),
     ):
         llama(first[:, -1:], past_key_values=cache)
     with (
@@ -220,6 +220,26 @@ def test_a_cache_that_was_reset_is_a_plain_one(llama: Any) -> None:
         assert_close(llama(prompt, past_key_values=cache).logits, want)
     cache.reset()
     assert torch.equal(llama(prompt, past_key_values=cache).logits, plain)
+
+
+def test_a_cache_cropped_to_no_text_still_holds_its_memory(llama: Any) -> None:
+    vist = tiny_vist.vist(llama, "states")
+    prompt = ids(9, 1)[None]
+    cache = DynamicCache(config=llama.config)
+    run = vist.attach(memory(9, 50))
+    with run:
+        llama(prompt, past_key_values=cache)
+        cache.crop(-9)
+        with pytest.raises(InputError, match="was cropped to none: give the whole prompt again"):
+            llama(prompt[:, -1:], past_key_values=cache)
+    with pytest.raises(MemoryCacheError, match=r"still holds a memory, .*crop\(\) leaves"):
+        llama(prompt, past_key_values=cache)
+    for nothing in (None, [None]):
+        with (
+            vist.attach(nothing),
+            pytest.raises(MemoryCacheError, match="of another run, and the one that is attached"),
+        ):
+            llama(prompt, past_key_values=cache)
 
 
 def test_a_first_pass_that_breaks_off_is_refused(llama: Any) -> None:

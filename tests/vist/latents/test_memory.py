@@ -59,7 +59,7 @@ def test_pad_memories() -> None:
     assert batch.latents.shape == (3, 3, 4)
     assert batch.mask.tolist() == [[True] * 3, [False] * 3, [True, False, False]]
     assert batch.num_tokens == (10, 0, 5)
-    with pytest.raises(InputError, match="2 rows without any memory"):
+    with pytest.raises(InputError, match="2 rows, none of which has a memory"):
         pad_memories([None, None])
 
 
