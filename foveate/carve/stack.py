@@ -9,9 +9,9 @@ from typing import Any
 
 from typing_extensions import Self
 
-from foveate.carve.definition import BUDGET
 from foveate.carve.method import Method, Step
 from foveate.carve.registry import method
+from foveate.core.budget import BUDGET
 from foveate.core.plan import KeepPlan
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
@@ -57,9 +57,9 @@ class Stack(Method):
                     "to the stages that should have it."
                 )
         last = self.stages[-1]
-        if self.keep_tokens is None and self.keep_ratio is None:
-            object.__setattr__(self, "keep_tokens", last.keep_tokens)
-            object.__setattr__(self, "keep_ratio", last.keep_ratio)
+        if all(getattr(self, name) is None for name in BUDGET):
+            for name in BUDGET:
+                object.__setattr__(self, name, getattr(last, name))
         if self.budget != last.budget:
             raise MethodError(
                 f"the stack's budget {self.budget} is not its last method's ({last.budget}); "
