@@ -24,10 +24,14 @@ from foveate.models.attention import RowRecorder
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """What was decided for one image: where it sits, and the plan of each step (G = 1)."""
+    """What was decided for one image: where it sits, and the plan of each step (G = 1).
+
+    `budget` is the last one that its information told, None where the budget is fixed.
+    """
 
     span: ImageSpan
     steps: tuple[KeepPlan, ...]
+    budget: int | None = None
 
     @cached_property
     def plan(self) -> KeepPlan | None:
@@ -72,7 +76,7 @@ class ImageState:
     alive: Tensor | None = None
     counts: tuple[int, ...] = ()
     plans: tuple[KeepPlan, ...] = ()
-    budget: int = 0
+    budget: int | None = None
 
     def follow(self, plan: KeepPlan | None) -> None:
         """One step further; None leaves the image as it is."""
@@ -182,7 +186,7 @@ class Decider:
         if not budget.needs_states:
             return [budget.count(s.span.num_tokens, image=i) for i, s in enumerate(self.states)]
         if step.number > 0:
-            return [state.budget for state in self.states]
+            return [state.budget or 0 for state in self.states]
         assert budget.keep_information is not None
         by_length: dict[int, list[int]] = {}
         for i, state in enumerate(self.states):
@@ -195,7 +199,7 @@ class Decider:
             for i, count in zip(members, wanted.tolist(), strict=True):
                 state = self.states[i]
                 state.budget = budget.within(count, state.span.num_tokens, image=i)
-        return [state.budget for state in self.states]
+        return [state.budget or 0 for state in self.states]
 
     def _group(self, members: Sequence[int], device: torch.device, plan: KeepPlan) -> Group:
         """A plan in all rows of its prompts."""
@@ -232,7 +236,7 @@ class Decider:
 
     def image_plans(self) -> list[ImagePlan]:
         """What became of every image."""
-        return [ImagePlan(state.span, state.plans) for state in self.states]
+        return [ImagePlan(state.span, state.plans, state.budget) for state in self.states]
 
 
 def places_of(chosen: Sequence[ImageState], device: torch.device) -> tuple[Tensor, Tensor]:
