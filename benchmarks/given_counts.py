@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foveate.carve.method import Method, Need, Step
-from foveate.carve.methods import DivPrune, RandomTokens, TokenCarve
+from foveate.carve.methods import DivPrune, TokenCarve
 from foveate.core.visual import VisualTokens
 
 
@@ -42,13 +42,7 @@ class GivenTokenCarve(Given, TokenCarve):
     """TokenCarve, told."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GivenRandom(Given, RandomTokens):
-    """Random, told."""
-
-
 GIVEN: dict[str, type[Given]] = {
     "divprune": GivenDivPrune,
     "tokencarve": GivenTokenCarve,
-    "random": GivenRandom,
 }
