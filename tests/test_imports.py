@@ -34,7 +34,7 @@ RULES: dict[str, str] = {
     "carve/registry": "carve/definition carve/method",
     "carve/tower_method": "core carve/method",
     "carve/methods": "core carve/method carve/tower_method",
-    "carve/composed": "carve/definition carve/method carve/registry",
+    "carve/composed": "core carve/method carve/registry",
     "carve/stack": "core carve/composed carve/method",
     "carve/text_share": "core carve/composed carve/method",
     "carve/spec": "core carve/definition carve/method carve/registry carve/stack carve/text_share",

@@ -37,7 +37,7 @@ def attach(
             --method writes it: "tokencarve", "fastv(prune_layer=3)", "divprune:50%+tokencarve",
             "package.module:Class".
         keep: budget of a method given as text: "25%" or 0.25 of the visual tokens, "128" or 128 of
-            them. A method object has its own.
+            them, "information=95%" of what they hold. A method object has its own.
         visual_mask: [B, S] bool, True at visual tokens, for callers who pass `inputs_embeds` (token
             ids then do not say where images are). It applies to prompts of that length; rows whose
             marked places hold embeddings of the vocabulary are text. Token ids of a plain decoder

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from foveate.carve.definition import BUDGET
 from foveate.carve.method import Method, Positions, Sizes
 from foveate.carve.registry import method
+from foveate.core.budget import BUDGET
 from foveate.errors import MethodError
 
 

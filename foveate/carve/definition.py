@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
+from foveate.core.budget import BUDGET
 from foveate.core.settings import is_plain_kind, plain_setting
 from foveate.errors import BudgetError, MethodError
 
-__all__ = ["BUDGET", "check_names", "is_abstract", "make_plain", "on_plain_settings", "register"]
-
-BUDGET = ("keep_tokens", "keep_ratio")
+__all__ = ["check_names", "is_abstract", "make_plain", "on_plain_settings", "register"]
 
 # Settings that every method had once, and what has taken their place.
 _GONE = {

@@ -17,12 +17,12 @@ from foveate.carve.definition import (
     on_plain_settings,
     register,
 )
-from foveate.core.budget import Budget
+from foveate.core.budget import BUDGET, Budget
 from foveate.core.demand import Demand, check_demand
 from foveate.core.plan import KeepPlan
 from foveate.core.relevance import RELEVANCE_NEEDS, Relevance
 from foveate.core.visual import VisualTokens
-from foveate.errors import MethodError
+from foveate.errors import BudgetError, MethodError
 
 Need = Literal[
     "attention",
@@ -84,7 +84,8 @@ class Method(ABC):
     so numbers of numpy and torch do, and `to_dict` is always JSON.
 
     Args:
-        keep_tokens, keep_ratio: the budget of each image; exactly one.
+        keep_tokens, keep_ratio, keep_information: the budget of each image; exactly one.
+        keep_min, keep_max: bounds to what keep_information keeps, see `core.budget`.
         prune_layer: decoder layer that first sees the shorter sequence; layers before it run in
             full. 0 prunes before the language model. None takes the method's own default, or the
             first layer the model family allows if that is later.
@@ -130,6 +131,9 @@ class Method(ABC):
 
     keep_tokens: int | None = None
     keep_ratio: float | None = None
+    keep_information: float | None = None
+    keep_min: int | float | None = None
+    keep_max: int | float | None = None
     prune_layer: int | None = None
     early_cache: Literal["compact", "full"] = "compact"
     positions: Positions = "original"
@@ -149,7 +153,12 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         make_plain(self)
-        _ = self.budget  # validates
+        if self.budget.needs_states and self.where == "vision_tower":
+            raise BudgetError(
+                f"{self.name} acts inside the vision tower, before there are visual tokens whose "
+                f"information could be told, and the budget is {self.budget}; use keep_ratio or "
+                "keep_tokens."
+            )
         if self.prune_layer is not None and self.prune_layer < 0:
             raise MethodError(f"prune_layer={self.prune_layer} is negative; use 0 or more.")
         of_layer = self.needs & LAYER_NEEDS if self.needs_before_prune_layer else None
@@ -171,7 +180,7 @@ class Method(ABC):
 
     @cached_property
     def budget(self) -> Budget:
-        return Budget(keep_tokens=self.keep_tokens, keep_ratio=self.keep_ratio)
+        return Budget(**{name: getattr(self, name) for name in BUDGET})
 
     @property
     def members(self) -> tuple[Method, ...]:
@@ -324,7 +333,7 @@ class Method(ABC):
         own = [
             f"{f.name}={getattr(self, f.name)!r}"
             for f in fields(self)
-            if f.name not in ("keep_tokens", "keep_ratio")
+            if f.name not in BUDGET
             and getattr(self, f.name) != (f.default if f.default is not MISSING else None)
         ]
         return f"{self.name}({', '.join([f'keep={self.budget}', *own])})"

@@ -12,12 +12,11 @@ import re
 from dataclasses import fields
 from typing import Any
 
-from foveate.carve.definition import BUDGET
 from foveate.carve.method import METHODS, Method
 from foveate.carve.registry import find_method
 from foveate.carve.stack import Stack
 from foveate.carve.text_share import TextShare
-from foveate.core.budget import Budget, parse_budget
+from foveate.core.budget import BUDGET, Budget, parse_budget
 from foveate.errors import MethodError
 
 __all__ = ["method_class", "parse_method", "spec_name", "split_outside"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from foveate.carve.method import Method, Step
-from foveate.core.budget import Budget
+from foveate.core.budget import BUDGET, Budget
 from foveate.core.plan import KeepPlan, keep_only, merge_to_owners
 from foveate.core.rank import others
 from foveate.core.visual import VisualTokens
@@ -123,11 +123,12 @@ class PatchDropping(TowerMethod):
     counts_itself = True
 
     def __post_init__(self) -> None:
-        if self.keep_tokens is not None or self.keep_ratio not in (None, 1.0):
+        given = {name: getattr(self, name) for name in BUDGET if getattr(self, name) is not None}
+        if given and given != {"keep_ratio": 1.0}:
             raise MethodError(
                 f"{self.name} keeps as many tokens as the picture asks for, whatever the budget "
-                f"({Budget(keep_tokens=self.keep_tokens, keep_ratio=self.keep_ratio)}); leave "
-                "keep_tokens and keep_ratio unset, or at 100%."
+                f"({Budget(**given)}); leave keep_tokens, keep_ratio and keep_information unset, "
+                "or keep_ratio at 100%."
             )
         super().__post_init__()
 

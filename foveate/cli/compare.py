@@ -62,7 +62,11 @@ def compare(
         ),
     ] = None,
     keep: Annotated[
-        list[str] | None, typer.Option(help="Budgets, e.g. 50% 25% 12.5%, or counts such as 64.")
+        list[str] | None,
+        typer.Option(
+            help="Budgets, e.g. 50% 25% 12.5%, counts such as 64, or information=95%, see "
+            "`foveate ask`."
+        ),
     ] = None,
     against: Annotated[
         str, typer.Option(help="A method to compare the others with, budget by budget.")

@@ -21,7 +21,12 @@ Method = Annotated[
     ),
 ]
 Keep = Annotated[
-    str, typer.Option("--keep", help="Visual tokens to keep of each image: 64, 25% or 0.25.")
+    str,
+    typer.Option(
+        "--keep",
+        help="Visual tokens to keep of each image: 64, 25% or 0.25; or as many as hold a share of "
+        "its information: information=95%, information=95%:16..50%.",
+    ),
 ]
 PruneLayer = Annotated[
     int | None,

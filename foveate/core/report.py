@@ -13,6 +13,8 @@ class ImageReport:
     """Visual tokens of one image (or video frame): before = kept + merged + dropped.
 
     `kept` tokens go on; `merged` ones were averaged into a kept one; `dropped` ones are gone.
+    `budget` is what its information told (keep_information), None where the budget is fixed;
+    methods of several steps keep fewer in the last.
     """
 
     sample: int
@@ -22,6 +24,7 @@ class ImageReport:
     kept: int
     merged: int
     dropped: int
+    budget: int | None = None
 
 
 class Listed:
@@ -132,6 +135,10 @@ class Report(Listed):
         if not self.fired:
             return [*out, ("compression", f"did not fire: {self.reason}")]
         out += self.notes
+        told = [image.budget for image in self.images if image.budget is not None]
+        if told:
+            span = f"{min(told)} to {max(told)}" if min(told) < max(told) else str(told[0])
+            out.append(("budget", f"{span} tokens of an image, by its information"))
         out.append(
             (
                 "visual tokens",

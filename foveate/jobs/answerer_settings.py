@@ -9,12 +9,11 @@ from typing import Any, Literal, get_args
 from foveate.assets import EMBEDDED
 from foveate.carve.method import Method
 from foveate.carve.spec import method_class, parse_method
-from foveate.core.budget import Budget
+from foveate.core.budget import BUDGET, Budget
 from foveate.errors import InputError
 
 __all__ = ["AnswererSettings"]
 
-BUDGET = ("keep_tokens", "keep_ratio")
 AspectRatio = Literal["original", "pad"]
 
 

@@ -93,7 +93,7 @@ class Tally:
                 "model; check that the processor belongs to the model, or run method=noop."
             )
         for image in images:
-            budget = self.method.budget.count(image.before, image=image.image)
+            budget = self.method.budget.most(image.before, image=image.image)
             if self.method.exact_budget and budget < image.before <= image.kept:
                 raise NotFiredError(
                     f"{request.label}: {self.method} kept all {image.before} visual tokens of "

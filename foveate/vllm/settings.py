@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from foveate.carve.method import Method, Need
 from foveate.carve.registry import all_methods
 from foveate.carve.spec import parse_method
-from foveate.core.budget import Budget
-from foveate.errors import ConfigError, MethodError
+from foveate.core.budget import BUDGET, Budget
+from foveate.errors import BudgetError, ConfigError, MethodError
 
 __all__ = ["KEY", "check_method", "method_of", "servable_methods", "to_settings"]
 
@@ -68,7 +68,7 @@ def method_of(additional_config: Any) -> Method | None:
             f'{{"{KEY}": {{"method": "{DEFAULT_METHOD}", "keep_ratio": 0.25}}}}.'
         )
     for key in entry:
-        if key not in known:
+        if key not in known and key not in BUDGET:
             raise ConfigError(
                 f'"{KEY}" in --additional-config has no setting {key!r}; it has '
                 f"{', '.join(known)}. Settings of a method go in brackets behind its name, e.g. "
@@ -77,18 +77,14 @@ def method_of(additional_config: Any) -> Method | None:
     name = entry.get("method", DEFAULT_METHOD)
     if not isinstance(name, str):
         raise ConfigError(f'"method": {name!r} is no text; write e.g. "{DEFAULT_METHOD}".')
-    budget = Budget(keep_tokens=entry.get("keep_tokens"), keep_ratio=entry.get("keep_ratio"))
+    budget = Budget(**{key: entry.get(key) for key in BUDGET})
     return check_method(parse_method(name, budget, where="encoder"))
 
 
 def to_settings(method: str, budget: Budget) -> dict[str, Any]:
     """The entry that `method_of` reads."""
-    of_budget = (
-        {"keep_tokens": budget.keep_tokens}
-        if budget.keep_ratio is None
-        else {"keep_ratio": budget.keep_ratio}
-    )
-    return {KEY: {"method": method, **of_budget}}
+    given = {key: value for key, value in asdict(budget).items() if value is not None}
+    return {KEY: {"method": method, **given}}
 
 
 def check_method(method: Method) -> Method:
@@ -96,7 +92,14 @@ def check_method(method: Method) -> Method:
 
     Raises:
         MethodError: it cannot.
+        BudgetError: how many tokens stay of an image would be known too late.
     """
+    if method.budget.needs_states:
+        raise BudgetError(
+            f"the budget {method.budget} depends on what is in an image, and vLLM reserves a place "
+            "for each token of it before the image is looked at; use keep_ratio or keep_tokens, or "
+            "this budget in transformers (`foveate run`)."
+        )
     reason = _obstacle(method)
     if reason is not None:
         raise MethodError(

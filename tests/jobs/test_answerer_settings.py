@@ -71,5 +71,7 @@ def test_the_methods_own_errors() -> None:
         AnswererSettings.of({**BASE, "attention_weight": "low"})
     with pytest.raises(MethodError, match="unknown method 'carve'; choose one of"):
         AnswererSettings.of({**BASE, "method": "carve"})
-    with pytest.raises(BudgetError, match="got neither of keep_tokens and keep_ratio"):
+    with pytest.raises(
+        BudgetError, match="got none of keep_tokens, keep_ratio and keep_information"
+    ):
         AnswererSettings.of({"pretrained": "embedded", "method": "fastv"})

@@ -67,8 +67,15 @@ def test_every_servable_method_can_be_written_and_read(name: str) -> None:
         (
             {"method": "tokencarve"},
             BudgetError,
-            "got neither of keep_tokens and keep_ratio; give exactly one, "
-            "e.g. keep_tokens=128 or keep_ratio=0.25.",
+            "got none of keep_tokens, keep_ratio and keep_information; give exactly one, "
+            "e.g. keep_tokens=128, keep_ratio=0.25 or keep_information=0.95.",
+        ),
+        (
+            {"method": "divprune", "keep_information": 0.95, "keep_max": 64},
+            BudgetError,
+            "the budget information=95%:..64 depends on what is in an image, and vLLM reserves a "
+            "place for each token of it before the image is looked at; use keep_ratio or "
+            "keep_tokens, or this budget in transformers (`foveate run`).",
         ),
         (
             {"method": "fastv", "keep_ratio": 0.25},

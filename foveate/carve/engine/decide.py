@@ -13,6 +13,7 @@ from torch import Tensor
 
 from foveate.carve.method import Method, Step
 from foveate.carve.tower.record import TowerRecorder
+from foveate.core.information_share import tokens_holding
 from foveate.core.layout import PAD, ImageSpan, columns_of, sent
 from foveate.core.plan import KeepPlan, compose
 from foveate.core.precision import full_precision
@@ -23,10 +24,14 @@ from foveate.models.attention import RowRecorder
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """What was decided for one image: where it sits, and the plan of each step (G = 1)."""
+    """What was decided for one image: where it sits, and the plan of each step (G = 1).
+
+    `budget` is the last one that its information told, None where the budget is fixed.
+    """
 
     span: ImageSpan
     steps: tuple[KeepPlan, ...]
+    budget: int | None = None
 
     @cached_property
     def plan(self) -> KeepPlan | None:
@@ -66,12 +71,14 @@ class ImageState:
         alive: [n] which of its tokens are left, in its own numbering; None for all.
         counts: how many were left after each step.
         plans: of the steps that took some.
+        budget: how many the method at work is to keep, where it told by what they are.
     """
 
     span: ImageSpan
     alive: Tensor | None = None
     counts: tuple[int, ...] = ()
     plans: tuple[KeepPlan, ...] = ()
+    budget: int | None = None
 
     def follow(self, plan: KeepPlan | None) -> None:
         """One step further; None leaves the image as it is."""
@@ -79,8 +86,11 @@ class ImageState:
             kept = plan.keep_idx[0]
             self.alive = kept if self.alive is None else self.alive[kept]
             self.plans = (*self.plans, plan)
-        num_left = self.plans[-1].num_kept if self.plans else self.span.num_tokens
-        self.counts = (*self.counts, num_left)
+        self.counts = (*self.counts, self.num_left)
+
+    @property
+    def num_left(self) -> int:
+        return self.plans[-1].num_kept if self.plans else self.span.num_tokens
 
     def left_of(self, values: Tensor) -> Tensor:
         """Those of the tokens that are left: [N, ...] -> [n, ...]."""
@@ -141,9 +151,8 @@ class Decider:
         look = _Look(self, step, hidden, rows, recorder, attention_output)
         method = step.method
         by_size: dict[tuple[tuple[int, ...], int, tuple[int, ...]], list[int]] = {}
-        for i, state in enumerate(self.states):
+        for i, (state, keep) in enumerate(zip(self.states, self._budgets(step, look), strict=True)):
             num_tokens = state.span.num_tokens
-            keep = method.budget.count(num_tokens, image=i)
             if keep == num_tokens and not method.counts_itself:
                 continue
             keeps = method.keeps(keep, num_tokens, step.layers, self.num_layers)
@@ -170,6 +179,30 @@ class Decider:
         self.groups[step.layer] = groups
         return groups
 
+    def _budgets(self, step: Step, look: _Look) -> list[int]:
+        """How many tokens of each image the method is to keep.
+
+        Where their information says, it is that of what the method's first step is given.
+        """
+        budget = step.method.budget
+        if not budget.needs_states:
+            return [budget.count(s.span.num_tokens, image=i) for i, s in enumerate(self.states)]
+        if step.number > 0:
+            return [state.budget or 0 for state in self.states]
+        assert budget.keep_information is not None
+        by_length: dict[int, list[int]] = {}
+        for i, state in enumerate(self.states):
+            by_length.setdefault(state.num_left, []).append(i)
+        for members in by_length.values():
+            with torch.no_grad(), full_precision(look.hidden.device):
+                wanted = tokens_holding(
+                    look.hidden_at(members), budget.keep_information, method=step.method.name
+                )
+            for i, count in zip(members, wanted.tolist(), strict=True):
+                state = self.states[i]
+                state.budget = budget.within(count, state.span.num_tokens, image=i)
+        return [state.budget or 0 for state in self.states]
+
     def _group(self, members: Sequence[int], device: torch.device, plan: KeepPlan) -> Group:
         """A plan in all rows of its prompts."""
         samples, tokens = self.places(members, device)
@@ -188,9 +221,12 @@ class Decider:
         )
 
     def would_drop(self, step: Step) -> bool:
-        """Whether a step has tokens to drop: some image has more than the budget."""
-        return step.method.counts_itself or any(
-            step.method.budget.count(state.span.num_tokens, image=i) < state.span.num_tokens
+        """Whether a step may have tokens to drop: some image has more than the budget."""
+        budget = step.method.budget
+        if step.method.counts_itself or (budget.needs_states and self.states):
+            return True
+        return any(
+            budget.count(state.span.num_tokens, image=i) < state.span.num_tokens
             for i, state in enumerate(self.states)
         )
 
@@ -204,7 +240,7 @@ class Decider:
 
     def image_plans(self) -> list[ImagePlan]:
         """What became of every image."""
-        return [ImagePlan(state.span, state.plans) for state in self.states]
+        return [ImagePlan(state.span, state.plans, state.budget) for state in self.states]
 
 
 def places_of(chosen: Sequence[ImageState], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -288,6 +324,14 @@ class _Look:
             ),
             entering=self._entering(members) if "entering" in needs else None,
             **found,
+        )
+
+    def hidden_at(self, members: Sequence[int]) -> Tensor:
+        """[G, N, D], what enters the layer of equally long images."""
+        states = [self.decider.states[i] for i in members]
+        samples, tokens = self.decider.places(members, self.hidden.device)
+        return self._tokens_in(
+            self.hidden, states, samples, columns_of(tokens, self._rows_of(samples))
         )
 
     def _normed(self, states: Tensor) -> Tensor:

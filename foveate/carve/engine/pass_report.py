@@ -69,6 +69,7 @@ def _image_reports(plans: Sequence[ImagePlan], rows_per_prompt: int) -> tuple[Im
             kept=entry.num_kept,
             merged=int(count),
             dropped=entry.span.num_tokens - entry.num_kept - int(count),
+            budget=entry.budget,
         )
         for entry, count in zip(plans, merged, strict=True)
     )

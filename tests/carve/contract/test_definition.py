@@ -14,10 +14,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import foveate
-from foveate.carve.definition import BUDGET, kinds
+from foveate.carve.definition import kinds
 from foveate.carve.method import METHODS, Method
 from foveate.carve.methods.uniform import UniformGrid
 from foveate.carve.registry import origin
+from foveate.core.budget import BUDGET
 from foveate.errors import BudgetError, MethodError
 
 # --- settings of every method ---
@@ -52,11 +53,14 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 @st.composite
 def methods(draw: st.DrawFn, name: str) -> Method:
     cls = METHODS[name]
-    budget = draw(st.sampled_from(BUDGET))
+    budget = draw(st.sampled_from(("keep_tokens", "keep_ratio", "keep_information")))
     settings: dict[str, Any] = {}
     for f in dataclasses.fields(cls):
         if f.name == budget:
             settings[budget] = draw(values(int if budget == "keep_tokens" else float))
+        elif f.name in ("keep_min", "keep_max"):
+            if budget == "keep_information":
+                settings[f.name] = draw(st.none() | st.integers(1, 9) | st.floats(0.1, 1.0))
         elif f.name not in BUDGET and draw(st.booleans()):
             settings[f.name] = draw(values(kinds(cls)[f.name]))
     try:

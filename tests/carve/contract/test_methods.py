@@ -295,7 +295,7 @@ def test_documented(name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({}, BudgetError, "got neither of keep_tokens and keep_ratio"),
+        ({}, BudgetError, "got none of keep_tokens, keep_ratio and keep_information"),
         ({"keep_tokens": 4, "keep_ratio": 0.5}, BudgetError, "got both"),
         ({"keep_tokens": 0}, BudgetError, "keep_tokens=0 is below 1"),
         ({"keep_tokens": 2.5}, BudgetError, "no integer"),

@@ -51,7 +51,8 @@ def test_text_and_budget(vlm: VisionLanguageModel, text: str, keep: Any, method:
         ("tokencarve", True, BudgetError,
          "keep=True is no integer or finite number; write 64 for a count, 0.25 or '25%'."),
         ("tokencarve", "a quarter", BudgetError,
-         "budget 'a quarter' is not a count or a share; write 64, 25% or 0.25."),
+         "budget 'a quarter' is not a count or a share; write 64, 25%, 0.25 or "
+         "information=95%."),
         (foveate.FastV, None, MethodError,
          f"got {foveate.FastV!r} as the method; pass an instance such as "
          "foveate.TokenCarve(keep_tokens=128), or a name with keep=."),
