@@ -34,16 +34,8 @@ from foveate.tasks.reading import reading_questions
 ROOT = Path(__file__).resolve().parents[2]
 DROP = 0.5
 MAX_NEW_TOKENS = 8
-# AngelSlim's arm -> the method here that cuts where it does.
-OURS = {
-    "fastv, cut before layer 1": foveate.method("fastv", keep_ratio=1 - DROP, prune_layer=1),
-    "fastv, cut before layer 2": foveate.method("fastv", keep_ratio=1 - DROP, prune_layer=2),
-    "dart, cut before layer 1": foveate.method("dart", keep_ratio=1 - DROP, prune_layer=1),
-    "dart, cut before layer 2": foveate.method("dart", keep_ratio=1 - DROP, prune_layer=2),
-    "divprune": foveate.method("divprune", keep_ratio=1 - DROP),
-    "visionzip, tower layer -1": foveate.method("visionzip", keep_ratio=1 - DROP),
-}
-
+METHODS = ("fastv", "dart", "divprune", "visionzip")
+WAYS = {"cached": True, "recomputed": False}
 WHY = ""
 
 
@@ -79,43 +71,67 @@ def ours(
     return Answered(texts=texts, kept=kept)
 
 
-def theirs(
-    vlm: Any, prompts: list[dict[str, Any]], python: Path, source: Path
-) -> tuple[dict[str, dict[str, Answered]], dict[str, str]]:
-    """What AngelSlim answers, by arm and way, and the versions it ran under.
+class Theirs:
+    """AngelSlim, answering in processes of its own.
 
-    Raises:
-        InputError: it did not run.
+    Args:
+        prompts: all of them; each of `jobs` processes takes a share.
+        python: of its environment.
+        source: its clone.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        asked, said = Path(folder) / "prompts.pt", Path(folder) / "answers.json"
-        torch.save(prompts, asked)
-        command = [str(python), "-m", "benchmarks.rival.answers", "--source", str(source)]
-        command += ["--model", str(vlm_path()), "--prompts", str(asked), "--out", str(said)]
-        command += ["--drop", str(DROP), "--tokens", str(MAX_NEW_TOKENS)]
-        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT)
-        if done.returncode:
-            raise InputError(
-                f"AngelSlim did not answer ({done.returncode}, see above); {python} needs torch, "
-                "PyYAML and a transformers of AngelSlim's pin (`make bench-rival-accuracy`)."
-            )
-        found = json.loads(said.read_text())
-    image_id = vlm.model.config.image_token_id
-    places = [(prompt["input_ids"][0] == image_id).nonzero()[:, 0].tolist() for prompt in prompts]
-    arms = {
-        arm: {
-            way: Answered(
-                texts=vlm.tokenizer.batch_decode(answers["ids"], skip_special_tokens=True),
+
+    def __init__(
+        self, prompts: list[dict[str, Any]], python: Path, source: Path, jobs: int
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._python = python
+        self._jobs: list[tuple[subprocess.Popen[bytes], Path]] = []
+        size = -(-len(prompts) // jobs)
+        for start in range(0, len(prompts), size):
+            asked = Path(self._folder.name) / f"prompts-{start}.pt"
+            said = asked.with_suffix(".json")
+            torch.save(prompts[start : start + size], asked)
+            command = [str(python), "-m", "benchmarks.rival.answers", "--source", str(source)]
+            command += ["--model", str(vlm_path()), "--prompts", str(asked), "--out", str(said)]
+            command += ["--drop", str(DROP), "--tokens", str(MAX_NEW_TOKENS)]
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            self._jobs.append((subprocess.Popen(command, env=environment, cwd=ROOT), said))
+
+    def answers(self, vlm: Any, places: list[list[int]]) -> tuple[dict[str, Any], dict[str, str]]:
+        """What was answered, by strategy and way, and the versions it ran under.
+
+        Args:
+            places: of the visual tokens in each prompt.
+
+        Raises:
+            InputError: a process failed.
+        """
+        parts = []
+        for process, said in self._jobs:
+            if process.wait():
+                raise InputError(
+                    f"AngelSlim did not answer ({process.returncode}, see above); {self._python} "
+                    "needs torch, PyYAML and a transformers of AngelSlim's pin "
+                    "(`make bench-rival-accuracy`)."
+                )
+            parts.append(json.loads(said.read_text()))
+        self._folder.cleanup()
+
+        def joined(strategy: str, way: str) -> Answered:
+            found = [part["answers"][strategy][way] for part in parts]
+            ids = [one for part in found for one in part["ids"]]
+            stayed = [frozenset(one) for part in found for one in part["kept"]]
+            return Answered(
+                texts=vlm.tokenizer.batch_decode(ids, skip_special_tokens=True),
                 kept=[
-                    frozenset(i for i, place in enumerate(own) if place in set(stayed))
-                    for own, stayed in zip(places, answers["kept"], strict=False)
+                    frozenset(i for i, place in enumerate(own) if place in left)
+                    for own, left in zip(places, stayed, strict=False)
                 ],
             )
-            for way, answers in ways.items()
-        }
-        for arm, ways in found["answers"].items()
-    }
-    return arms, found["versions"]
+
+        first = parts[0]["answers"]
+        arms = {name: {way: joined(name, way) for way in ways} for name, ways in first.items()}
+        return arms, parts[0]["versions"]
 
 
 def right(answered: Answered, questions: Iterable[Question]) -> list[bool]:
@@ -146,46 +162,50 @@ def main(arguments: list[str] | None = None) -> int:
         "--python", type=Path, default=Path(".venv-rival/bin/python"), help="of its environment"
     )
     parser.add_argument("--questions", type=int, default=300)
+    parser.add_argument("--jobs", type=int, default=1, help="processes of AngelSlim")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     vlm = foveate.load_vlm("embedded", device="cpu")
     pages = -(-given.questions // 3)
     questions = list(islice(reading_questions(num_pages=pages), given.questions))
     prompts = [vlm.inputs(question.question, question.image) for question in questions]
+    image_id = vlm.model.config.image_token_id
+    places = [(prompt["input_ids"][0] == image_id).nonzero()[:, 0].tolist() for prompt in prompts]
     try:
-        rival, versions = theirs(vlm, prompts, given.python, given.source)
+        asked = Theirs(prompts, given.python, given.source, given.jobs)
+        own = {"full": {"cached": ours(vlm, prompts, None, use_cache=True)}}
+        for name in METHODS:
+            method = foveate.method(name, keep_ratio=1 - DROP)
+            own[name] = {
+                way: ours(vlm, prompts, method, use_cache=use) for way, use in WAYS.items()
+            }
+        rival, versions = asked.answers(vlm, places)
     except (InputError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    images = [question.image_id for question in questions]
-
-    def scored(answered: Answered) -> dict[str, Any]:
-        return scale(accuracy(right(answered, questions), images))
-
-    rows = []
-    for arm, ways in rival.items():
-        method = OURS.get(arm)
-        own = {
-            way: ours(vlm, prompts, method, use_cache=way == "cached")
-            for way in ("cached", "recomputed")
-            if method is not None or (arm == "full" and way == "cached")
-        }
-        row: dict[str, Any] = {
-            "arm": arm,
-            "theirs": {way: scored(answered) for way, answered in ways.items()},
-            "ours": {way: scored(answered) for way, answered in own.items()},
-        }
-        if own:
-            best = ways.get("positions mended", ways["cached"])
-            gap = paired_difference(right(own["cached"], questions), right(best, questions), images)
-            row["ours_minus_theirs"] = scale(gap)
-            same = sum(a == b for a, b in zip(own["cached"].texts, best.texts, strict=True))
-            row["same_answers"] = same / len(questions)
-        if method is not None:
-            row["common"], row["equal_sets"] = shared(own["cached"], ways["cached"])
-        rows.append(row)
+    rows = [row_of(arm, own[arm], rival[arm], questions) for arm in own]
     write(rows, versions, len(questions))
     return 0
+
+
+def row_of(
+    arm: str, own: dict[str, Answered], rival: dict[str, Answered], questions: list[Question]
+) -> dict[str, Any]:
+    """One method's figures; gaps are to AngelSlim with its positions mended."""
+    images = [question.image_id for question in questions]
+    best = rival.get("positions mended", rival["cached"])
+    hits = right(own["cached"], questions), right(best, questions)
+    same = sum(a == b for a, b in zip(own["cached"].texts, best.texts, strict=True))
+    found: dict[str, Any] = {
+        "arm": arm,
+        "theirs": {k: scale(accuracy(right(a, questions), images)) for k, a in rival.items()},
+        "ours": {k: scale(accuracy(right(a, questions), images)) for k, a in own.items()},
+        "ours_minus_theirs": scale(paired_difference(*hits, images)),
+        "same_answers": same / len(questions),
+    }
+    if own["cached"].kept:
+        found["common"], found["equal_sets"] = shared(own["cached"], rival["cached"])
+    return found
 
 
 def cell(found: dict[str, dict[str, float]], way: str, sign: str = "") -> str:
@@ -218,7 +238,9 @@ def write(rows: list[dict[str, Any]], versions: dict[str, str], count: int) -> N
         "kept, greedy answers, fp32: accuracy in % with 95 % intervals, bootstrapped over images. "
         f"AngelSlim at commit {COMMIT[:12]} under transformers {versions['transformers']}, torch "
         f"{versions['torch']}, which its pin allows, with its own LLaVA configurations but for the "
-        "share of tokens and the layers that a row names. Recomputed: without a cache, so that "
+        "share of tokens, FastV's and DART's cut (before layer 2, as here) and the layer of the tower "
+        "that VisionZip reads (the last, whose features this model takes). Mended: decoded tokens "
+        "count their positions on from the whole prompt's. Recomputed: without a cache, so that "
         "every token of an answer comes from a whole prompt. " + WHY,
         table,
         {

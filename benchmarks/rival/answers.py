@@ -22,15 +22,13 @@ from transformers import LlavaForConditionalGeneration
 
 from benchmarks.rival.angelslim import AngelSlim
 
-# Name -> the strategy, and what of its configuration is changed.
-ARMS: dict[str, tuple[str, dict[str, int]]] = {
-    "fastv, cut before layer 1": ("fastv", {}),
-    "fastv, cut before layer 2": ("fastv", {"cut": 2}),
-    "dart, cut before layer 1": ("dart", {}),
-    "dart, cut before layer 2": ("dart", {"cut": 2}),
-    "divprune": ("divprune", {}),
-    "visionzip, tower layer -2": ("visionzip", {}),
-    "visionzip, tower layer -1": ("visionzip", {"tower_layer": -1}),
+# Strategy -> what of its configuration is changed: a cut where foveate cuts by default, and of the
+# tower the layer whose features the embedded model takes.
+ARMS: dict[str, dict[str, int]] = {
+    "fastv": {"cut": 2},
+    "dart": {"cut": 2},
+    "divprune": {},
+    "visionzip": {"tower_layer": -1},
 }
 # Name of a way to answer -> whether with a cache, and whether positions count on.
 WAYS = {"cached": (True, False), "recomputed": (False, False), "positions mended": (True, True)}
@@ -52,15 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
     ).eval()
     ask = partial(answers, model, torch.load(given.prompts), given.tokens)
     found: dict[str, Any] = {"full": {"cached": ask(nullcontext, True)}}
-    for arm, (strategy, changed) in ARMS.items():
-        found[arm] = {}
+    for strategy, changed in ARMS.items():
+        found[strategy] = {}
         for way, (use_cache, counts_on) in WAYS.items():
-            if counts_on and strategy in ("fastv", "dart"):
+            if counts_on and "cut" in changed:
                 continue  # what goes between layers is not taken off
             attached = partial(
                 rival.attached, model, strategy, drop=given.drop, counts_on=counts_on, **changed
             )
-            found[arm][way] = ask(attached, use_cache, rival.kept)
+            found[strategy][way] = ask(attached, use_cache, rival.kept)
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     given.out.write_text(json.dumps({"answers": found, "versions": versions}))
     return 0
