@@ -238,10 +238,10 @@ def write(rows: list[dict[str, Any]], versions: dict[str, str], count: int) -> N
         "kept, greedy answers, fp32: accuracy in % with 95 % intervals, bootstrapped over images. "
         f"AngelSlim at commit {COMMIT[:12]} under transformers {versions['transformers']}, torch "
         f"{versions['torch']}, which its pin allows, with its own LLaVA configurations but for the "
-        "share of tokens, FastV's and DART's cut (before layer 2, as here) and the layer of the tower "
-        "that VisionZip reads (the last, whose features this model takes). Mended: decoded tokens "
-        "count their positions on from the whole prompt's. Recomputed: without a cache, so that "
-        "every token of an answer comes from a whole prompt. " + WHY,
+        "share of tokens, FastV's and DART's cut (before layer 2, as here) and the layer of the "
+        "tower that VisionZip reads (the last, whose features this model takes). Mended: decoded "
+        "tokens count their positions on from the whole prompt's. Recomputed: without a cache, so "
+        "that every token of an answer comes from a whole prompt. " + WHY,
         table,
         {
             "rows": rows,
