@@ -14,15 +14,26 @@ FOLDER = Path(__file__).resolve().parents[1] / "docs" / "results"
 
 
 def write_results(
-    name: str, title: str, what: str, table: Sequence[str], data: dict[str, Any]
+    name: str,
+    title: str,
+    what: str,
+    table: Sequence[str],
+    data: dict[str, Any],
+    *,
+    module: str | None = None,
 ) -> None:
-    """Write `name`.json and `name`.md, and print the table."""
+    """Write `name`.json and `name`.md, and print the table.
+
+    Args:
+        module: of benchmarks, that made them; None for that of the same name.
+    """
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{name}.json").write_text(json.dumps(data, indent=2) + "\n")
     facts = data["manifest"]
     made = (
-        f"Made by `python -m benchmarks.{name.replace('-', '_')}`: foveate {facts['foveate']} at "
-        f"commit {facts['commit']}, torch {facts['torch']}, transformers {facts['transformers']}, "
+        f"Made by `python -m benchmarks.{module or name.replace('-', '_')}`: "
+        f"foveate {facts['foveate']} at commit {facts['commit']}, torch {facts['torch']}, "
+        f"transformers {facts['transformers']}, "
         f"{facts['hardware']['cpu']}, {facts['hardware']['threads']} threads, "
         f"seed {facts['seed']}"
         + (f", {facts['rounds']} interleaved rounds." if "rounds" in facts else ".")

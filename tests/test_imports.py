@@ -37,7 +37,7 @@ RULES: dict[str, str] = {
     "carve/composed": "core carve/method carve/registry",
     "carve/stack": "core carve/composed carve/method",
     "carve/text_share": "core carve/composed carve/method",
-    "carve/spec": "core carve/definition carve/method carve/registry carve/stack carve/text_share",
+    "carve/spec": "core carve/method carve/registry carve/stack carve/text_share",
     "carve/two_stage": "core carve/method carve/spec",
     "carve": "carve/methods carve/stack carve/text_share carve/two_stage",
     "carve/tower": "core models carve/method carve/tower_method",

@@ -34,7 +34,8 @@ def parse_method(text: str, budget: Budget, **shared: Any) -> Method:
             last. NAME is one that `foveate methods` lists, or `package.module:Class`; text_share
             has the method inside first in its brackets. All stages but the last may have a budget
             of their own, `NAME:50%` or `NAME:64`, of the tokens that the image had at first.
-        budget: of the method; in a stack, of the stages without a budget of their own.
+        budget: of the method; in a stack, of the stages without a budget of their own, but for
+            those before the last that keep what the picture asks for, whatever the budget.
         shared: settings for every stage that has them and does not set them itself, e.g. a seed.
 
     Raises:
@@ -53,7 +54,10 @@ def parse_method(text: str, budget: Budget, **shared: Any) -> Method:
     stages = split_outside(text, "+")
     if len(stages) == 1:
         return _stage(stages[0], budget, shared, alone=True)
-    made = tuple(_stage(stage, budget, shared, alone=False) for stage in stages)
+    made = tuple(
+        _stage(stage, budget, shared, alone=False, is_last=number == len(stages))
+        for number, stage in enumerate(stages, start=1)
+    )
     if made[-1].budget != budget:
         raise MethodError(
             f"{text!r} gives its last stage a budget of its own, which is the stack's; give that "
@@ -96,7 +100,9 @@ def split_outside(text: str, separator: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _stage(text: str, budget: Budget, shared: dict[str, Any], *, alone: bool) -> Method:
+def _stage(
+    text: str, budget: Budget, shared: dict[str, Any], *, alone: bool, is_last: bool = True
+) -> Method:
     """One method with its settings and budget."""
     found = _STAGE.fullmatch(text)
     if found is None:
@@ -115,6 +121,8 @@ def _stage(text: str, budget: Budget, shared: dict[str, Any], *, alone: bool) ->
                 "with --keep."
             )
         budget = parse_budget(own[1:])
+    elif cls.counts_itself and not is_last:
+        budget = Budget(keep_ratio=1.0)  # the stack's is for those that take one
     rest = found["settings"] or ""
     if issubclass(cls, TextShare):
         inner, rest = _inner(rest, text)

@@ -73,11 +73,16 @@ def rebuild(kept: Tensor, stays: Tensor) -> Tensor:
     patches = kept.new_full((rows, columns, kept.shape[-1]), torch.nan)
     patches[stays] = kept
     # All of a diagonal's neighbours lie on the two diagonals before it.
-    row, column = torch.arange(rows)[:, None], torch.arange(columns)
     for diagonal in range(1, rows + columns - 1):
-        is_due = (row + column == diagonal).to(stays.device) & ~stays
-        if is_due.any():
-            patches[is_due] = predicted_patches(patches)[is_due]
+        row = torch.arange(max(0, diagonal - columns + 1), min(diagonal + 1, rows))
+        row = row.to(stays.device)
+        row = row[~stays[row, diagonal - row]]
+        column = diagonal - row
+        left, up = patches[row, column - 1], patches[row - 1, column]
+        guess = predict(left, up, patches[row - 1, column - 1])
+        # The first row and column have one neighbour; those taken above are not theirs.
+        guess = torch.where(column[:, None] == 0, up, guess)
+        patches[row, column] = torch.where(row[:, None] == 0, left, guess)
     return patches
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from foveate.carve.method import Method
-from foveate.carve.methods import DivPrune, FastV, RandomTokens, TokenCarve
+from foveate.carve.methods import DivPrune, FastV, PixelPrune, RandomTokens, TokenCarve
 from foveate.carve.spec import parse_method, spec_name, split_outside
 from foveate.carve.stack import Stack
 from foveate.carve.text_share import TextShare
@@ -99,6 +99,19 @@ def test_around_a_method() -> None:
 def test_what_is_refused(text: str, words: str) -> None:
     with pytest.raises(MethodError, match=words):
         parse_method(text, QUARTER)
+
+
+def test_a_stage_that_counts_itself_takes_no_budget_from_the_stack() -> None:
+    stack = parse_method("pixelprune(threshold=0.1)+fastv", QUARTER)
+    assert isinstance(stack, Stack)
+    assert stack.stages == (
+        PixelPrune(threshold=0.1, keep_ratio=1.0),
+        FastV(keep_ratio=0.25),
+    )
+    with pytest.raises(MethodError, match="whatever the budget"):
+        parse_method("pixelprune:50%+fastv", QUARTER)
+    with pytest.raises(MethodError, match="whatever the budget"):
+        parse_method("pixelprune", QUARTER)
 
 
 def test_stacks_that_cannot_be() -> None:

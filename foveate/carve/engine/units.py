@@ -28,11 +28,13 @@ class _Features(threading.local):
     Attributes:
         units: of the last features of each modality.
         fresh: modalities whose features were made for the call that comes or runs.
+        is_inside: an extractor is running.
     """
 
     def __init__(self) -> None:
         self.units: dict[Modality, list[Unit]] = {}
         self.fresh: set[Modality] = set()
+        self.is_inside = False
 
 
 class FeatureRecorder:
@@ -75,7 +77,13 @@ class FeatureRecorder:
         rule = self._anatomy.family.units[modality]
 
         def record(*args: Any, **kwargs: Any) -> Any:
-            output = original(*args, **kwargs)
+            if self._here.is_inside:  # Qwen3-VL's of videos calls that of images
+                return original(*args, **kwargs)
+            self._here.is_inside = True
+            try:
+                output = original(*args, **kwargs)
+            finally:
+                self._here.is_inside = False
             inputs = {**dict(zip(by_place, args, strict=False)), **kwargs}
             lengths = feature_lengths(output)
             units = rule(self._anatomy.config, inputs, lengths)

@@ -140,8 +140,8 @@ def test_a_picture_of_noise_is_bitwise_untouched(family: str) -> None:
         assert torch.equal(model(**inputs).logits, plain)
 
 
-def test_frames_of_a_video_are_pictures_of_their_own() -> None:
-    family = "qwen2_vl"
+@every_family
+def test_frames_of_a_video_are_pictures_of_their_own(family: str) -> None:
     model = tiny.build(family, "sdpa")
     inputs = tiny.prompts(model, family, (1,), video=True)
     inputs["pixel_values_videos"] = torch.zeros_like(inputs["pixel_values_videos"])
@@ -150,6 +150,34 @@ def test_frames_of_a_video_are_pictures_of_their_own() -> None:
     frames = int(inputs["video_grid_thw"][:, 0].sum())
     assert frames > 1
     assert sum(image.kept for image in run.report.images) == frames
+
+
+@every_family
+def test_an_image_and_a_video_of_as_many_tokens_are_told_apart(family: str) -> None:
+    """Qwen3-VL's extractor of videos calls that of images."""
+    model = tiny.build(family, "sdpa")
+    still = tiny.prompts(model, family, (1,))
+    frame = [93, *[tiny.VIDEO_ID] * 8, 94]
+    body = [*frame, 5, *frame] if family == "qwen3_vl" else [93, *[tiny.VIDEO_ID] * 16, 94]
+    ids = torch.cat([still["input_ids"], torch.tensor([[*body, 6, 7]])], dim=1)
+    pixels = flat_pictures(still)["pixel_values"]
+    assert len(pixels) == 64
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": (ids == tiny.IMAGE_ID).long() + 2 * (ids == tiny.VIDEO_ID).long(),
+        "pixel_values": pixels,
+        "image_grid_thw": still["image_grid_thw"],
+        "pixel_values_videos": torch.zeros_like(pixels),
+        "video_grid_thw": torch.tensor([[2, 4, 8]]),
+    }
+    (picture,) = pictures({**still, "pixel_values": pixels})
+    with foveate.attach(model, foveate.PixelPrune()) as run, torch.no_grad():
+        model(**inputs)
+    kept = int(unpredicted(picture).sum())
+    assert kept > 2
+    assert run.report.images[0].kept == kept
+    assert sum(image.kept for image in run.report.images[1:]) == 2  # one of each blank frame
 
 
 def test_towers_that_take_whole_images_are_refused() -> None:
