@@ -53,6 +53,10 @@ class VisualTokens:
         starts: per image the place of its first token in its prompt.
         entering: the same images as they entered the first decoder layer, with all their tokens:
             `hidden`, `text` and `text_mask`.
+        foresight: [G, N] float32, attention over the prompt's visual tokens of its last text row,
+            which has read no visual token, in the layer that the method names, see
+            `Method.foresight_layer`; mean over heads. All 0 where reading ahead was not worth it.
+        spent: per image what reading ahead has cost in the run, in token-layers; () for nothing.
     """
 
     hidden: Tensor
@@ -78,6 +82,8 @@ class VisualTokens:
     counts: tuple[int, ...] = ()
     starts: tuple[int, ...] = ()
     entering: VisualTokens | None = None
+    foresight: Tensor | None = None
+    spent: tuple[float, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -131,6 +137,7 @@ class VisualTokens:
             vision_received_early=of(self.vision_received_early),
             vision_keys=of(self.vision_keys),
             vision_features=of(self.vision_features),
+            foresight=of(self.foresight),
             owners=None,
             grids=(None,) * self.num_images,
         )

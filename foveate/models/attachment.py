@@ -159,6 +159,14 @@ def bound_arguments(
     return bound
 
 
+def arguments_of(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """`bound_arguments` without the module itself: its forward takes them by name."""
+    bound = bound_arguments(module, args, kwargs)
+    return {name: value for name, value in bound.items() if value is not module}
+
+
 @functools.lru_cache(maxsize=64)
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(function)
