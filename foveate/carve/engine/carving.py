@@ -154,7 +154,7 @@ class Carving:
             layer: runs it on that.
         """
         call, left, device = self.call, self.left, self.call.device
-        last = columns_of(sent(call.known.last_asked, device), self._rows)[:, 0]
+        last = self._last_place()
         seen = sent(call.known.valid | call.known.visual, device)
         if left is not None:
             seen = seen.gather(1, left.rows.clamp_min(0).to(device)) & (left.rows != PAD).to(device)
@@ -274,14 +274,21 @@ class Carving:
         }
         return tuple(zlib.crc32(rows[span.sample], span.image) for span in spans)
 
+    def _last_place(self) -> Tensor:
+        """[B] where the last token of each prompt stands among what is left.
+
+        Of a prompt that ends in an image, that token may be gone: the last that is left, then.
+        """
+        last = columns_of(sent(self.call.known.last_asked, self.call.device), self._rows)[:, 0]
+        return last if self._rows is None else last.clamp_max(self._rows.shape[1] - 1)
+
     def _want_rows(self, index: int) -> None:
         """Tell the recorder of layer `index` which attention rows the next step asks for."""
         recorder = self.setting.row_recorders[index]
         needs = self.setting.needs_read_at(index)
         device = self.call.device
         if "attention" in needs:
-            last = sent(self.call.known.last_asked, device)
-            recorder.here.wanted = columns_of(last, self._rows)[:, 0]
+            recorder.here.wanted = self._last_place()
         recorder.here.wants_keys = "keys" in needs
         if "text_attention" in needs:
             columns = sent(self.call.known.text, device)

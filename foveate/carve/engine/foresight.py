@@ -137,9 +137,8 @@ class Foresight:
         for name, value in given.items():
             if name.startswith("output_"):  # they are asked of the outer pass
                 del out[name]
-            # Features that layers add to visual tokens: none of these runs.
-            elif isinstance(value, (list, tuple)) and any(isinstance(x, Tensor) for x in value):
-                out[name] = None
+            elif name != "attention_mask" and self._is_packed(name, value):
+                out[name] = None  # features that layers add to visual tokens: none of these runs
         mask = given.get("attention_mask")
         if mask is None:
             # Without a cache, gaps in positions would be taken for borders of sequences.
@@ -148,6 +147,24 @@ class Foresight:
         if given.get("position_ids") is None and past:
             out["position_ids"] = torch.arange(past, past + length, device=device)[None]
         return {**out, "use_cache": False}
+
+    def _is_packed(self, name: str, value: Any) -> bool:
+        """Whether an argument of the decoder holds features of visual tokens alone.
+
+        Raises:
+            UnsupportedModelError: it holds tensors of another kind.
+        """
+        entries = list(value.values()) if isinstance(value, dict) else value
+        if not isinstance(entries, (list, tuple)) or not any(
+            isinstance(entry, Tensor) for entry in entries
+        ):
+            return False
+        if any(len(entry) != self._call.known.num_visual for entry in entries):
+            raise UnsupportedModelError(
+                f"the decoder is called with {name}, tensors that foveate cannot assign to tokens, "
+                "so the question cannot read ahead; use foresight=False (foveacarve)."
+            )
+        return True
 
     def _narrow(self, index: int, kwargs: dict[str, Any], rows: Tensor) -> None:
         has_indexer = getattr(self._anatomy.attention_of(index), "indexer", None) is not None
