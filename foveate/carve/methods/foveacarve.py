@@ -147,7 +147,7 @@ class FoveaCarve(Method):
         )
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
-        if visual.attention is not None:
+        if visual.foresight is None and visual.attention is not None:
             read = visual.attention.mean(dim=1)  # [G, N]
             return keep_only(top_k(read, keep), visual.num_tokens, {"attention": read})
         kernel, scores = self.kernel(visual), {}

@@ -104,11 +104,16 @@ def alone(model: Any, name: str, inputs: dict[str, Any], visual: Tensor, layer: 
     """What goes into a layer where no token sees a visual one; rows of text count."""
     none = torch.empty(0, dtype=torch.long)
     plans = [
-        (i, row.nonzero()[:, 0], none, none, none, False) for i, row in enumerate(visual) if any(row)
+        (i, row.nonzero()[:, 0], none, none, none, False)
+        for i, row in enumerate(visual)
+        if any(row)
     ]
     length = visual.shape[1]
     with torch.no_grad(), calls_of(decoder_of(model).layers[layer]) as calls:
-        if name not in kinds.STATEFUL or layer == 0:
+        if layer == 0:
+            model(**inputs, use_cache=False)
+            return hidden_of(calls[0])
+        if name not in kinds.STATEFUL:
             masked_steps(model, inputs, [(0, plans)], length)
             return hidden_of(calls[0])
         # What a state has seen cannot be masked.
@@ -176,7 +181,7 @@ def test_the_map(name: str, attention: str, num_images: tuple[int, ...]) -> None
     model, eager, inputs = batch_of(name, attention, num_images)
     fast, layers = read_by(model, inputs)
     slow = slow_map(eager, name, inputs, *layers)
-    assert_close(fast, slow)
+    assert_close(fast, slow, 3e-5)  # queries and keys are large, so that attention is sharp
     assert_close(fast.sum(dim=1), (torch.tensor(num_images) > 0).float())
     others = {
         "text that has not read": slow_map(eager, name, inputs, *layers, reads=False),
