@@ -139,10 +139,7 @@ def test_a_stack_has_no_settings_that_would_do_nothing(setting: str, value: Any)
     ("make", "words"),
     [
         (lambda: foveate.PyramidDrop(keep_tokens=4, stages=-1), "stages=-1 is below 1"),
-        (
-            lambda: foveate.FoveaCarve(keep_tokens=4, relevance_power=-1),
-            "power=-1.0 must not",
-        ),
+        (lambda: foveate.FoveaCarve(keep_tokens=4, blur=-1), "blur=-1.0 must not"),
         (lambda: foveate.RandomTokens(keep_tokens=4, seed=10**20), "beyond what generators take"),
     ],
 )
