@@ -1,12 +1,13 @@
 """What each part of FoveaCarve is worth, on development questions (never on those of the results).
 
 `python -m benchmarks.foveacarve_ablation` writes docs/results/foveacarve-ablation.json and
-foveacarve-ablation.md.
+foveacarve-ablation.md; with `--add` it asks some variants more and keeps the others that are there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 import foveate
-from benchmarks.results import write_results
+from benchmarks.results import FOLDER, write_results
 from foveate.carve.engine.image_cache import ImageCache, needs_the_tower
 from foveate.carve.engine.run import Run
 from foveate.carve.method import Method
@@ -32,6 +33,7 @@ from foveate.core.similarity import cosine
 from foveate.core.visual import VisualTokens
 from foveate.measure.manifest import manifest
 from foveate.measure.quality import accuracy, exact_match, paired_difference
+from foveate.tasks.question import Question
 from foveate.tasks.reading import reading_questions
 
 BATCH = 50
@@ -121,20 +123,50 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=100, help="of the dev split")
     parser.add_argument("--start", type=int, default=0, help="index of the first of them")
     parser.add_argument("--variants", nargs="*", default=[*VARIANTS, *RIVALS])
+    parser.add_argument("--add", action="store_true", help="to the variants that are there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    vlm = foveate.load_vlm("embedded", device="cpu")
     pages = {"num_pages": arguments.pages, "start": arguments.start}
     questions = list(reading_questions(split="dev", **pages))
+    rows = []
+    if arguments.add:
+        before = json.loads((FOLDER / "foveacarve-ablation.json").read_text())
+        if before["pages"] != pages:
+            parser.error(f"--add: the results are of {before['pages']}, not {pages}.")
+        rows = [row for row in before["rows"] if row["variant"] not in arguments.variants]
+    rows += ask(questions, arguments.variants)
+    order = [*VARIANTS, *RIVALS]
+    rows.sort(key=lambda row: (order.index(row["variant"]), -row["keep_tokens"]))
     images = [question.image_id for question in questions]
-    arms = [
-        (name, keep, Run(vlm.model, arm(name, keep)))
-        for name in arguments.variants
-        for keep in BUDGETS
-    ]
-    right: dict[tuple[str, int], list[bool]] = {arm[:2]: [] for arm in arms}
-    spent: dict[tuple[str, int], list[float]] = {arm[:2]: [] for arm in arms}
+    right = {(r["variant"], r["keep_tokens"]): [x == "1" for x in r["right"]] for r in rows}
+    for row in rows:
+        own, keep = right[row["variant"], row["keep_tokens"]], row["keep_tokens"]
+        row["accuracy"] = accuracy(own, images).to_dict()
+        row["difference"] = paired_difference(own, right[OURS, keep], images).to_dict()
+    write_results(
+        "foveacarve-ablation",
+        "FoveaCarve, part by part",
+        f"{len(questions)} development questions on reading pages, embedded model, exact match in "
+        "per cent; in brackets the paired difference to the method and its 95 % interval over "
+        "pages. Columns: the budget of one cut before layer 0 that keeps so many of 196 tokens, in "
+        "token-layers, with what reading ahead costs. Rivals in two steps cut at the method's "
+        "layers, with its taper.",
+        _table(rows),
+        {
+            "rows": rows,
+            "pages": pages,
+            "manifest": manifest(seed=0, rounds=1, num_questions=len(questions)),
+        },
+    )
+
+
+def ask(questions: Sequence[Question], variants: Sequence[str]) -> list[dict[str, Any]]:
+    """Every variant on every question, at every budget."""
+    vlm = foveate.load_vlm("embedded", device="cpu")
+    arms = [(name, keep, Run(vlm.model, arm(name, keep))) for name in variants for keep in BUDGETS]
+    right = {found[:2]: "" for found in arms}
+    spent = {found[:2]: 0.0 for found in arms}
     cache = ImageCache(vlm.model)
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("asking", total=-(-len(questions) // BATCH) * len(arms))
@@ -145,35 +177,19 @@ def main() -> None:
                 known = nullcontext() if needs_the_tower(run.method) else cache.in_use()
                 with known, run:
                     said = vlm.answer(inputs, max_new_tokens=8)
-                right[name, keep] += [
-                    exact_match(a, q.answers) for a, q in zip(said, batch, strict=True)
-                ]
-                spent[name, keep] += [run.reports[-1].average_tokens] * len(batch)
+                for answer, question in zip(said, batch, strict=True):
+                    right[name, keep] += str(int(exact_match(answer, question.answers)))
+                spent[name, keep] += run.reports[-1].average_tokens * len(batch)
                 progress.advance(task)
-    reference = OURS if OURS in arguments.variants else arguments.variants[0]
-    rows = [
+    return [
         {
             "variant": name,
             "keep_tokens": keep,
-            "average_tokens": sum(spent[name, keep]) / len(questions),
-            "accuracy": accuracy(right[name, keep], images).to_dict(),
-            "difference": paired_difference(
-                right[name, keep], right[reference, keep], images
-            ).to_dict(),
+            "average_tokens": spent[name, keep] / len(questions),
+            "right": right[name, keep],
         }
         for name, keep, _ in arms
     ]
-    write_results(
-        "foveacarve-ablation",
-        "FoveaCarve, part by part",
-        f"{len(questions)} development questions on reading pages, embedded model, exact match in "
-        "per cent; in brackets the paired difference to the method and its 95 % interval over "
-        "pages. Columns: the budget of one cut before layer 0 that keeps so many of 196 tokens, in "
-        "token-layers, with what reading ahead costs. Rivals in two steps cut at the method's "
-        "layers, with its taper.",
-        _table(rows, arguments.variants),
-        {"rows": rows, "manifest": manifest(seed=0, rounds=1, num_questions=len(questions))},
-    )
 
 
 def arm(name: str, keep: int) -> Method:
@@ -195,11 +211,13 @@ def arm(name: str, keep: int) -> Method:
     )
 
 
-def _table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
+def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    names = list(dict.fromkeys(row["variant"] for row in rows))
+
     def cell(name: str, keep: int) -> str:
         (row,) = [r for r in rows if r["variant"] == name and r["keep_tokens"] == keep]
         value = 100 * row["accuracy"]["value"]
-        if name == names[0]:
+        if name == OURS:
             return f"{value:.1f}"
         gap, low, high = (100 * row["difference"][k] for k in ("value", "low", "high"))
         return f"{value:.1f} ({gap:+.1f} [{low:+.0f}, {high:+.0f}])"
