@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from foveate.core.layout import sent
+
 
 def grid_blur(values: Tensor, grids: Sequence[tuple[int, int] | None], sigma: float) -> Tensor:
     """Gaussian means over each image's token grid.
@@ -23,15 +25,17 @@ def grid_blur(values: Tensor, grids: Sequence[tuple[int, int] | None], sigma: fl
     Returns:
         [G, N] in the dtype of `values`.
     """
-    if not sigma or not any(grids):
+    known = dict.fromkeys(grid for grid in grids if grid is not None)
+    if not sigma or not known:
         return values
-    blurred = values.clone()
-    for grid in {grid for grid in grids if grid is not None}:
+    blurred = values
+    for grid in known:
         rows, columns = grid
-        own = [i for i, found in enumerate(grids) if found == grid]
         down, across = (_means(n, sigma, values) for n in grid)
-        image = down @ values[own].reshape(-1, rows, columns) @ across.T
-        blurred[own] = image.flatten(1)
+        image = (down @ values.reshape(-1, rows, columns) @ across.T).flatten(1)
+        # Of all images, and then of those with this grid: an index would wait for the device.
+        own = sent(torch.tensor([[found == grid] for found in grids]), values.device)
+        blurred = torch.where(own, image, blurred)
     return blurred
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foveate.core.layout import sent
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisualTokens:
@@ -100,7 +102,7 @@ class VisualTokens:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
-                value = value[index.to(value.device)]
+                value = value[sent(index, value.device)]
             elif isinstance(value, VisualTokens):
                 value = value.take(images)
             elif value and field.name != "counts":
