@@ -1,13 +1,15 @@
 """What each part of FoveaCarve is worth, on development questions (never on those of the results).
 
 `python -m benchmarks.foveacarve_ablation` writes docs/results/foveacarve-ablation.json and
-foveacarve-ablation.md.
+foveacarve-ablation.md; with `--add` it asks some variants more and keeps the others that are there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,24 +19,27 @@ from rich.progress import Progress
 from torch import Tensor
 
 import foveate
-from benchmarks.results import write_results
-from foveate.carve.engine.image_cache import ImageCache
+from benchmarks.results import FOLDER, write_results
+from foveate.carve.engine.image_cache import ImageCache, needs_the_tower
 from foveate.carve.engine.run import Run
+from foveate.carve.method import Method
 from foveate.carve.methods import FoveaCarve
-from foveate.core.greedy.cosine_distance import CosineDistance
-from foveate.core.greedy.farthest import farthest_points
-from foveate.core.greedy.pairs import Dense, Gram, Pairs
+from foveate.core.greedy.pairs import Dense, Pairs
+from foveate.core.grid_blur import grid_blur
 from foveate.core.plan import KeepPlan, keep_only
-from foveate.core.rank import others, top_k
-from foveate.core.similarity import best_match, cosine
+from foveate.core.rank import top_k
+from foveate.core.schedule import spans_of, tapered_counts
+from foveate.core.similarity import cosine
 from foveate.core.visual import VisualTokens
 from foveate.measure.manifest import manifest
-from foveate.measure.quality import accuracy, exact_match
+from foveate.measure.quality import accuracy, exact_match, paired_difference
+from foveate.tasks.question import Question
 from foveate.tasks.reading import reading_questions
 
 BATCH = 50
-# (prune_layer, keep_tokens): what a cut before layer 0 or 2 would keep of 196
-BUDGETS = ((0, 98), (0, 49), (0, 12), (2, 12))
+NUM_TOKENS, NUM_LAYERS, LATE = 196, 8, 5  # of the embedded model; layer of the late step
+BUDGETS = (49, 24, 12)  # what a cut before layer 0 would keep of an image
+OURS = "the method"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,144 +47,182 @@ class Variant(FoveaCarve):
     """FoveaCarve with one part changed.
 
     Args:
-        gram: "centred" (the method's kernel) or, in its place, the Gram matrix of "raw" tokens,
-            their "cosine" or "centred cosine".
-        first: "log-det" (the method) or "max-min cosine" (DivPrune's rule) in the blind step.
-        late: "log-det" (the method) or "attention" (top-K of it) in the conditioned step.
-        merges: the tokens of the blind step that go are averaged into the most similar kept one.
+        floor: weight of a token that is not looked at.
+        power: of what is looked at.
+        kernel_of: "gaussian" (the method), "cosine" or "centred cosine".
+        first: "log-det" (the method) or "map": the tokens of most weight.
+        late: "attention" (the method) or "log-det" (blind, once more).
     """
 
-    gram: str = "centred"
+    floor: float = 0.3
+    power: float = 0.5
+    kernel_of: str = "gaussian"
     first: str = "log-det"
-    late: str = "log-det"
-    merges: bool = False
+    late: str = "attention"
 
     def kernel(self, visual: VisualTokens) -> Pairs:
+        if self.kernel_of == "gaussian":
+            return super().kernel(visual)
         x = visual.hidden.double()
-        centred = x - x.mean(dim=1, keepdim=True)
-        if self.gram == "raw":
-            return Gram(x)
-        if self.gram == "cosine":
-            return Dense(cosine(x, x))
-        if self.gram == "centred cosine":
-            return Dense(cosine(centred, centred))
-        return super().kernel(visual)
+        x = x - x.mean(dim=1, keepdim=True) if self.kernel_of == "centred cosine" else x
+        return Dense(cosine(x, x))
+
+    def weight(self, visual: VisualTokens) -> Tensor:
+        assert visual.foresight is not None
+        looked_at = grid_blur(visual.foresight, visual.grids, self.blur)
+        most = looked_at.amax(dim=-1, keepdim=True).clamp_min(1e-30)
+        return self.floor + (1 - self.floor) * (looked_at / most) ** self.power
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
-        n = visual.num_tokens
-        if visual.attention is not None:
-            if self.late == "attention":
-                return keep_only(top_k(visual.attention.mean(dim=1), keep), n)
-            return super().plan(visual, keep)
-        if self.first == "max-min cosine":
-            return keep_only(farthest_points(CosineDistance(visual.hidden), keep), n)
-        plan = super().plan(visual, keep)
-        if not self.merges:
-            return plan
-        src = others(plan.keep_idx, n)
-
-        def rows(index: Tensor) -> Tensor:
-            wide = index.unsqueeze(-1).expand(-1, -1, visual.hidden.shape[-1])
-            return visual.hidden.gather(1, wide)
-
-        _, nearest = best_match(rows(src), rows(plan.keep_idx))
-        return KeepPlan(
-            num_tokens=n,
-            keep_idx=plan.keep_idx,
-            merge_src=src,
-            merge_dst=plan.keep_idx.gather(1, nearest),
-        )
+        is_first = not visual.counts
+        if is_first and self.first == "map":
+            return keep_only(top_k(self.weight(visual), keep), visual.num_tokens)
+        if not is_first and self.late == "log-det":
+            visual = VisualTokens(hidden=visual.hidden)
+        return super().plan(visual, keep)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "the method": {},
-    "one step (depth 0)": {"depths": (0.0,)},
-    "three steps (0, 0.5, 0.75)": {"depths": (0.0, 0.5, 0.75)},
+    OURS: {},
+    "no foresight: log-det, later attention": {"foresight": False},
+    "no late step": {"depths": (0.0,)},
+    "neither: log-det alone": {"depths": (0.0,), "foresight": False},
+    "no log-det: the most looked-at tokens": {"first": "map"},
+    "no blur": {"blur": 0.0},
+    "blur 1": {"blur": 1.0},
+    "blur 3": {"blur": 3.0},
+    "w = r (floor 0)": {"floor": 0.0},
+    "floor 0.1": {"floor": 0.1},
+    "floor 0.5": {"floor": 0.5},
+    "r instead of sqrt r": {"power": 1.0},
+    "taper 1": {"taper": 1.0},
+    "taper 0.6": {"taper": 0.6},
+    "taper 0.25": {"taper": 0.25},
+    "looks at depth 0": {"look_depth": 0.0},
+    "looks at depth 0.25": {"look_depth": 0.25},
+    "looks at depth 0.5": {"look_depth": 0.5},
+    "looks at depth 0.625": {"look_depth": 0.625},
     "late step at 0.5": {"depths": (0.0, 0.5)},
     "late step at 0.75": {"depths": (0.0, 0.75)},
-    "no cap (enough = 1)": {"enough": 1.0},
-    "enough = 0.3": {"enough": 0.3},
-    "kernel: C C^T alone (g = 0)": {"gaussian": 0.0},
-    "kernel: g = 0.3": {"gaussian": 0.3},
-    "kernel: g = 3": {"gaussian": 3.0},
-    "kernel: Gaussian alone (g = 1e6)": {"gaussian": 1e6},
-    "kernel: not centred": {"gram": "raw"},
-    "kernel: cosine": {"gram": "cosine"},
-    "kernel: centred cosine": {"gram": "centred cosine"},
-    "first step: max-min cosine": {"first": "max-min cosine"},
-    "late step: top attention": {"late": "attention"},
-    "late step: blind (p = 0)": {"relevance_power": 0.0},
-    "late step: p = 2": {"relevance_power": 2.0},
-    "merge instead of drop": {"merges": True},
+    "late step: log-det": {"late": "log-det"},
+    "kernel: cosine": {"kernel_of": "cosine"},
+    "kernel: centred cosine": {"kernel_of": "centred cosine"},
 }
+RIVALS = (
+    "divprune, later attention",
+    "mmtok, later attention",
+    "scope, later attention",
+    "vscan",
+    "divprune",
+    "tokencarve",
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pages", type=int, default=200, help="of the dev split, 4 questions each")
-    parser.add_argument("--variants", nargs="*", default=list(VARIANTS))
+    parser.add_argument("--pages", type=int, default=100, help="of the dev split")
+    parser.add_argument("--start", type=int, default=0, help="index of the first of them")
+    parser.add_argument("--variants", nargs="*", default=[*VARIANTS, *RIVALS])
+    parser.add_argument("--add", action="store_true", help="to the variants that are there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    vlm = foveate.load_vlm("embedded", device="cpu")
-    questions = list(reading_questions(split="dev", num_pages=arguments.pages))
+    pages = {"num_pages": arguments.pages, "start": arguments.start}
+    questions = list(reading_questions(split="dev", **pages))
+    rows = []
+    if arguments.add:
+        before = json.loads((FOLDER / "foveacarve-ablation.json").read_text())
+        if before["pages"] != pages:
+            parser.error(f"--add: the results are of {before['pages']}, not {pages}.")
+        rows = [row for row in before["rows"] if row["variant"] not in arguments.variants]
+    rows += ask(questions, arguments.variants)
+    order = [*VARIANTS, *RIVALS]
+    rows.sort(key=lambda row: (order.index(row["variant"]), -row["keep_tokens"]))
     images = [question.image_id for question in questions]
-    arms = [
-        (name, layer, keep, Run(vlm.model, _variant(name, layer, keep)))
-        for name in arguments.variants
-        for layer, keep in BUDGETS
-    ]
-    right: dict[tuple[str, int, int], list[bool]] = {arm[:3]: [] for arm in arms}
+    right = {(r["variant"], r["keep_tokens"]): [x == "1" for x in r["right"]] for r in rows}
+    for row in rows:
+        own, keep = right[row["variant"], row["keep_tokens"]], row["keep_tokens"]
+        row["accuracy"] = accuracy(own, images).to_dict()
+        row["difference"] = paired_difference(own, right[OURS, keep], images).to_dict()
+    write_results(
+        "foveacarve-ablation",
+        "FoveaCarve, part by part",
+        f"{len(questions)} development questions on reading pages, embedded model, exact match in "
+        "per cent; in brackets the paired difference to the method and its 95 % interval over "
+        "pages. Columns: the budget of one cut before layer 0 that keeps so many of 196 tokens, in "
+        "token-layers, with what reading ahead costs. Rivals in two steps cut at the method's "
+        "layers, with its taper.",
+        _table(rows),
+        {
+            "rows": rows,
+            "pages": pages,
+            "manifest": manifest(seed=0, rounds=1, num_questions=len(questions)),
+        },
+    )
+
+
+def ask(questions: Sequence[Question], variants: Sequence[str]) -> list[dict[str, Any]]:
+    """Every variant on every question, at every budget."""
+    vlm = foveate.load_vlm("embedded", device="cpu")
+    arms = [(name, keep, Run(vlm.model, arm(name, keep))) for name in variants for keep in BUDGETS]
+    right = {found[:2]: "" for found in arms}
+    spent = {found[:2]: 0.0 for found in arms}
     cache = ImageCache(vlm.model)
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("asking", total=-(-len(questions) // BATCH) * len(arms))
         for start in range(0, len(questions), BATCH):
             batch = questions[start : start + BATCH]
             inputs = vlm.inputs([q.question for q in batch], [q.image for q in batch])
-            with cache.in_use():
-                for name, layer, keep, run in arms:
-                    with run:
-                        said = vlm.answer(inputs, max_new_tokens=8)
-                    right[name, layer, keep] += [
-                        exact_match(a, q.answers) for a, q in zip(said, batch, strict=True)
-                    ]
-                    progress.advance(task)
-    rows = [
+            for name, keep, run in arms:
+                known = nullcontext() if needs_the_tower(run.method) else cache.in_use()
+                with known, run:
+                    said = vlm.answer(inputs, max_new_tokens=8)
+                for answer, question in zip(said, batch, strict=True):
+                    right[name, keep] += str(int(exact_match(answer, question.answers)))
+                spent[name, keep] += run.reports[-1].average_tokens * len(batch)
+                progress.advance(task)
+    return [
         {
             "variant": name,
-            "prune_layer": layer,
             "keep_tokens": keep,
-            "tokens_per_layer": list(run.reports[-1].tokens_per_layer),
-            "accuracy": accuracy(right[name, layer, keep], images).to_dict(),
+            "average_tokens": spent[name, keep] / len(questions),
+            "right": right[name, keep],
         }
-        for name, layer, keep, run in arms
+        for name, keep, _ in arms
     ]
-    write_results(
-        "foveacarve-ablation",
-        "FoveaCarve, part by part",
-        f"{len(questions)} development questions on reading pages, embedded model, exact match in "
-        "per cent, 95 % intervals over pages. Columns: the budget of one cut before layer 0 or 2 "
-        "that keeps so many of 196 tokens.",
-        _table(rows, arguments.variants),
-        {"rows": rows, "manifest": manifest(seed=0, rounds=1, num_questions=len(questions))},
+
+
+def arm(name: str, keep: int) -> Method:
+    """A variant or a rival at the token-layers of a cut before layer 0."""
+    if name in VARIANTS:
+        return Variant(keep_tokens=keep, prune_layer=0, **VARIANTS[name])
+    first, _, later = name.partition(", later ")
+    if not later:
+        layer = {} if first == "vscan" else {"prune_layer": 0}
+        layer |= {"where": "encoder"} if first == "tokencarve" else {}
+        return foveate.method(first, keep_tokens=keep, **layer)
+    spans = spans_of((0, LATE), NUM_LAYERS)
+    early, late = tapered_counts(keep * NUM_LAYERS, NUM_TOKENS, spans, FoveaCarve.taper)
+    return foveate.Stack(
+        stages=(
+            foveate.method(first, keep_tokens=early, prune_layer=0),
+            foveate.FastV(keep_tokens=late, prune_layer=LATE),
+        )
     )
 
 
-def _variant(name: str, layer: int, keep: int) -> Variant:
-    return Variant(keep_tokens=keep, prune_layer=layer, **VARIANTS[name])
+def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    names = list(dict.fromkeys(row["variant"] for row in rows))
 
+    def cell(name: str, keep: int) -> str:
+        (row,) = [r for r in rows if r["variant"] == name and r["keep_tokens"] == keep]
+        value = 100 * row["accuracy"]["value"]
+        if name == OURS:
+            return f"{value:.1f}"
+        gap, low, high = (100 * row["difference"][k] for k in ("value", "low", "high"))
+        return f"{value:.1f} ({gap:+.1f} [{low:+.0f}, {high:+.0f}])"
 
-def _table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
-    def cell(name: str, budget: tuple[int, int]) -> str:
-        found = next(
-            r["accuracy"]
-            for r in rows
-            if r["variant"] == name and (r["prune_layer"], r["keep_tokens"]) == budget
-        )
-        value, low, high = (100 * found[k] for k in ("value", "low", "high"))
-        return f"{value:.1f} [{low:.0f}, {high:.0f}]"
-
-    heads = [f"{keep} from layer {layer}" for layer, keep in BUDGETS]
+    heads = [f"{keep} tokens" for keep in BUDGETS]
     return [
         f"| variant | {' | '.join(heads)} |",
         f"|---|{'---:|' * len(heads)}",

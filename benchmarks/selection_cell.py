@@ -78,6 +78,7 @@ def visual_tokens(num_tokens: int) -> VisualTokens:
         "normed": x,
         "text_normed": text,
         "entering": VisualTokens(hidden=x, text=text, text_mask=mask),
+        "foresight": attention(1, num_tokens),
         "layer_update": x,
         "vision_attention": attention(1, num_tokens),
         "vision_attention_early": attention(1, num_tokens),

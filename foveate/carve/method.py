@@ -29,6 +29,7 @@ Need = Literal[
     "attention_ahead",
     "attention_output",
     "entering",
+    "foresight",
     "keys",
     "layer_update",
     "normed",
@@ -199,6 +200,14 @@ class Method(ABC):
             MethodError: the tower has no such layer.
         """
         raise NotImplementedError(f"{self.name} reads no early layer of the vision tower")
+
+    def foresight_layer(self, num_layers: int) -> int:
+        """The layer of a decoder of `num_layers` that the need "foresight" means.
+
+        The nearest that can be looked at is taken: one that attends to everything with keys of its
+        own, from the step's layer on.
+        """
+        raise NotImplementedError(f"{self.name} does not read ahead")
 
     def layers(self, num_layers: int, first_layer: int) -> tuple[int, ...]:
         """The decoder layers that first see what each step leaves, ascending.

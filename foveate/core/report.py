@@ -60,6 +60,8 @@ class Report(Listed):
         select_seconds: time of scoring, choosing and merging: wall time, on CUDA the device's own,
             which is read when somebody asks for it. A number or a Clock.
         tokens_per_layer: mean visual tokens of an image in each decoder layer.
+        ahead_tokens: mean token-layers of an image that reading ahead has cost; part of its budget.
+        num_unread: images whose budgets were not worth reading ahead for, or without text.
         rows_per_layer: length of the batch in each decoder layer, as `length_after`; empty where
             there was no visual token.
         num_labels: labels the loss was computed over; None without labels.
@@ -79,6 +81,8 @@ class Report(Listed):
     kv_bytes_uncompressed: int | None = None
     select_seconds: Seconds = Seconds()  # noqa: RUF009 - a descriptor, and the default is its own
     tokens_per_layer: tuple[float, ...] = ()
+    ahead_tokens: float = 0.0
+    num_unread: int = 0
     rows_per_layer: tuple[int, ...] = ()
     num_labels: int | None = None
     num_labels_dropped: int = 0
@@ -86,8 +90,12 @@ class Report(Listed):
 
     @property
     def average_tokens(self) -> float:
-        """Mean visual tokens of an image over all decoder layers: what methods compare by."""
-        return sum(self.tokens_per_layer) / max(1, len(self.tokens_per_layer))
+        """Mean visual tokens of an image over all decoder layers: what methods compare by.
+
+        Reading ahead counts as much as tokens that would have cost the same.
+        """
+        spent = sum(self.tokens_per_layer) + self.ahead_tokens
+        return spent / max(1, len(self.tokens_per_layer))
 
     @property
     def row_share(self) -> float:
@@ -139,6 +147,16 @@ class Report(Listed):
         if told:
             span = f"{min(told)} to {max(told)}" if min(told) < max(told) else str(told[0])
             out.append(("budget", f"{span} tokens of an image, by its information"))
+        if self.ahead_tokens or self.num_unread:
+            unread = counted(self.num_unread, "image")
+            left_out = f"; left out for {unread}, more than half of the budget or no text"
+            out.append(
+                (
+                    "read ahead",
+                    f"{self.ahead_tokens:.0f} token-layers an image, out of its budget"
+                    + (left_out if self.num_unread else ""),
+                )
+            )
         out.append(
             (
                 "visual tokens",

@@ -17,64 +17,53 @@ def spans_of(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
     return tuple(end - start for start, end in zip(layers, ends, strict=True))
 
 
-def geometric_counts(
-    total: int, num_tokens: int, spans: Sequence[int], enough: float = 1.0
-) -> tuple[int, ...]:
+def geometric_counts(total: int, num_tokens: int, spans: Sequence[int]) -> tuple[int, ...]:
     """Counts N q, N q^2, ... after each step, with q such that they spend `total` token-layers.
 
-    No count is above enough * N while a later one is below it. The last count takes up the
-    rounding, so that the total is never exceeded, and is reached to within one token in the layers
-    of the last step.
+    The last count takes up the rounding, so that the total is never exceeded, and is reached to
+    within one token in the layers of the last step.
 
     Args:
         total: tokens summed over layers.
         num_tokens: N, before the first step.
         spans: layers that run on each count.
-        enough: share of N in (0, 1]; 1 leaves the series alone.
 
     >>> geometric_counts(28, 16, (2, 2))
     (9, 5)
-    >>> geometric_counts(28, 16, (2, 2), enough=0.5)
-    (8, 6)
-    >>> geometric_counts(40, 16, (2, 2), enough=0.5)
-    (10, 10)
     """
 
-    def wanted(at: float) -> list[float]:
-        """Rises with `at`: the capped series up to 1, then all counts together up to 2."""
-        if at > 1:
-            return [num_tokens * (enough + (at - 1) * (1 - enough))] * len(spans)
-        return [num_tokens * min(at ** (i + 1), enough) for i in range(len(spans))]
+    def wanted(share: float) -> list[float]:
+        return [num_tokens * share ** (i + 1) for i in range(len(spans))]
 
-    at = _largest(lambda value: _weight(wanted(value), spans) <= total, 2.0)
-    return fitted_counts(wanted(at), total, num_tokens, spans)
+    share = _largest(lambda value: _weight(wanted(value), spans) <= total, 1.0)
+    return fitted_counts(wanted(share), total, num_tokens, spans)
 
 
 def tapered_counts(
     total: int, num_tokens: int, spans: Sequence[int], taper: float
 ) -> tuple[int, ...]:
-    """Counts of which each is `taper` times the one before, spending `total` token-layers.
+    """Counts K, K t, K t^2, ... after each step, with K such that they spend `total` token-layers.
 
-    Where that would keep more than all tokens at first, all stay and the later counts take what is
-    left of the total.
+    No count is above N; what that leaves over goes to the last. Rounding is as in
+    `geometric_counts`.
 
     Args:
         total: tokens summed over layers.
         num_tokens: N, before the first step.
         spans: layers that run on each count.
-        taper: in (0, 1].
+        taper: t in (0, 1], what each step leaves of the one before.
 
-    Raises:
-        BudgetError: not even one token in every layer fits.
-
-    >>> tapered_counts(62, 16, (5, 3), 0.4)
-    (10, 4)
-    >>> tapered_counts(110, 16, (5, 3), 0.4)
-    (16, 10)
+    >>> tapered_counts(96, 196, (5, 3), 0.4)
+    (15, 7)
+    >>> tapered_counts(96, 196, (5, 3), 1.0)
+    (12, 12)
     """
     shares = [taper**i for i in range(len(spans))]
+    first = min(num_tokens, total / _weight(shares, spans))
+    return fitted_counts([first * share for share in shares], total, num_tokens, spans)
 
-    def wanted(at: float) -> list[float]:
+
+def wanted(at: float) -> list[float]:
         """Rises with `at`: in proportion up to 1, then all towards N up to 2."""
         beyond = max(0.0, at - 1)
         return [num_tokens * (min(at, 1.0) * w + beyond * (1 - w)) for w in shares]

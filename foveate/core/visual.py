@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foveate.core.layout import sent
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisualTokens:
@@ -53,6 +55,10 @@ class VisualTokens:
         starts: per image the place of its first token in its prompt.
         entering: the same images as they entered the first decoder layer, with all their tokens:
             `hidden`, `text` and `text_mask`.
+        foresight: [G, N] float32, attention over the prompt's visual tokens of its last text row,
+            which has read no visual token, in the layer that the method names, see
+            `Method.foresight_layer`; mean over heads. All 0 where reading ahead was not worth it.
+        spent: per image what reading ahead has cost in the run, in token-layers; () for nothing.
     """
 
     hidden: Tensor
@@ -78,6 +84,8 @@ class VisualTokens:
     counts: tuple[int, ...] = ()
     starts: tuple[int, ...] = ()
     entering: VisualTokens | None = None
+    foresight: Tensor | None = None
+    spent: tuple[float, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -94,7 +102,7 @@ class VisualTokens:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
-                value = value[index.to(value.device)]
+                value = value[sent(index, value.device)]
             elif isinstance(value, VisualTokens):
                 value = value.take(images)
             elif value and field.name != "counts":
@@ -131,6 +139,7 @@ class VisualTokens:
             vision_received_early=of(self.vision_received_early),
             vision_keys=of(self.vision_keys),
             vision_features=of(self.vision_features),
+            foresight=of(self.foresight),
             owners=None,
             grids=(None,) * self.num_images,
         )

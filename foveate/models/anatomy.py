@@ -16,6 +16,7 @@ from foveate.models.layer_kinds import (
     attention_of_layer,
     final_norm,
     is_stateful,
+    kind_of_layer,
 )
 
 __all__ = ["MODALITIES", "Anatomy", "Modality", "Tower", "Unit", "anatomy_of", "visual_token_ids"]
@@ -53,6 +54,10 @@ class Anatomy:
     @property
     def layers(self) -> nn.ModuleList:
         return self.decoder.layers
+
+    def kind_of(self, index: int) -> str:
+        """What a decoder layer does with other tokens, see `layer_kinds.kind_of_layer`."""
+        return kind_of_layer(self.decoder, index)
 
     def attention_of(self, index: int) -> nn.Module | None:
         """The attention module of a decoder layer; None where it has none."""

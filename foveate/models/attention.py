@@ -145,7 +145,7 @@ class WantedRows(threading.local):
         self.seen: Tensor | None = None
 
 
-class _Enough(Exception):  # noqa: N818
+class Enough(Exception):  # noqa: N818
     """Queries and keys are known; the rest of the layer need not run."""
 
 
@@ -183,7 +183,7 @@ class RowRecorder(Probe):
         try:
             with torch.no_grad():
                 layer()
-        except _Enough:
+        except Enough:
             pass
         finally:
             here.seen = None
@@ -211,7 +211,7 @@ class RowRecorder(Probe):
         here.wanted = here.wanted_text = None
         here.wants_keys = False
         if here.seen is not None:
-            raise _Enough
+            raise Enough
 
 
 def attention_rows(

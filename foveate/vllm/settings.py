@@ -33,6 +33,7 @@ _WORDS: Mapping[Need, str] = {
     "attention_ahead": "the attention of a decoder layer",
     "attention_output": "the attention output of a decoder layer",
     "entering": "the text of the prompt",
+    "foresight": "what the question sees ahead",
     "keys": "the keys of a decoder layer",
     "normed": "states behind the decoder's final norm",
     "layer_update": "what a decoder layer adds",

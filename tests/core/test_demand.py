@@ -106,6 +106,7 @@ def image(n, d):
     mask = torch.ones(1, 4, dtype=torch.bool)
     return VisualTokens(
         hidden=torch.randn(1, n, d), text=torch.randn(1, 4, d), text_mask=mask,
+        foresight=torch.rand(1, n),
         attention=torch.rand(1, 2, n), serials=(0,), vision_attention=torch.rand(1, n),
         vision_features=torch.randn(1, n, d),
     )

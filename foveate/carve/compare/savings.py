@@ -134,8 +134,12 @@ class Savings:
 
 
 def _layers(report: Report, num_layers: int) -> list[float]:
-    """Visual tokens of all images of one prefill in each decoder layer."""
+    """Visual tokens of all images of one prefill in each decoder layer.
+
+    What reading ahead has cost is spread over all layers.
+    """
     if report.tokens_per_layer:
-        return [mean * len(report.images) for mean in report.tokens_per_layer]
+        ahead = report.ahead_tokens / len(report.tokens_per_layer)
+        return [(mean + ahead) * len(report.images) for mean in report.tokens_per_layer]
     early = report.prune_layer if report.fired else num_layers
     return [float(report.before if i < early else report.kept) for i in range(num_layers)]

@@ -31,8 +31,9 @@ def check_steps(steps: Sequence[Step], family: Family) -> None:
             f"{family.title} can lose visual tokens before its language model only, and "
             f"{steps[-1].method.name} drops some at layer {late[-1]}"
             + (f": {family.why}" if family.why else ".")
-            + " Methods that decide before it work: divprune, cdpruner, mmtok, visionzip, and "
-            "others with prune_layer=0, such as uniform(prune_layer=0)."
+            + " Methods that decide before it work: divprune, cdpruner, mmtok, visionzip, "
+            "foveacarve(where=encoder), and others with prune_layer=0, such as "
+            "uniform(prune_layer=0)."
         )
     ahead = [step for step in steps if "attention_ahead" in step.needs]
     if ahead:
@@ -40,6 +41,13 @@ def check_steps(steps: Sequence[Step], family: Family) -> None:
             f"{ahead[0].method.name} ranks tokens by the attention of a decoder layer, and "
             f"{family.title} can lose visual tokens before its language model only; use a method "
             "that decides before it, such as divprune."
+        )
+    reading = [step for step in steps if "foresight" in step.needs]
+    if reading:
+        raise UnsupportedModelError(
+            f"{reading[0].method.name} lets the question read ahead through decoder layers, and "
+            f"{family.title} can lose visual tokens before its language model only; use "
+            f"{reading[0].method.name}(where=encoder), which decides without the question."
         )
     if any(step.method.positions == "renumbered" for step in steps):
         raise MethodError(

@@ -16,6 +16,7 @@ from foveate.carve.engine.cache import CarvedLayer
 from foveate.carve.engine.cache_kinds import carved_form, ensure_layers, same_rows
 from foveate.carve.engine.call import Call
 from foveate.carve.engine.decide import Decider, Group, ImagePlan, ImageState
+from foveate.carve.engine.readers import Readers
 from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
 from foveate.carve.engine.units import image_spans
@@ -77,6 +78,7 @@ class Carving:
         attention_output: [B, L, D] of the layer before a step that asks for it.
         visual_per_layer: visual tokens of the batch that each layer so far has seen.
         length_per_layer: rows of the batch, fillers included, that each layer so far has run on.
+        num_unread: images that were to be read ahead for and were not worth it.
         clock: of selection.
     """
 
@@ -98,9 +100,15 @@ class Carving:
         self.attention_output: Tensor | None = None
         self.visual_per_layer: list[int] = []
         self.length_per_layer: list[int] = []
+        self.num_unread = 0
         self.clock = Clock()
         self._decider: Decider | None = None
         self._sizes: Tensor | None = None  # [B, S] float32, tokens that each one was made of
+
+    @property
+    def spent(self) -> tuple[float, ...]:
+        """Token-layers that reading ahead has cost each image; () where nobody asked."""
+        return self._decider.spent if self._decider is not None else ()
 
     @property
     def image_plans(self) -> list[ImagePlan]:
@@ -150,7 +158,7 @@ class Carving:
             layer: runs it on that.
         """
         call, left, device = self.call, self.left, self.call.device
-        last = columns_of(sent(call.known.last_asked, device), self._rows)[:, 0]
+        last = self._last_place()
         seen = sent(call.known.valid | call.known.visual, device)
         if left is not None:
             seen = seen.gather(1, left.rows.clamp_min(0).to(device)) & (left.rows != PAD).to(device)
@@ -160,6 +168,37 @@ class Carving:
                 row = row * left.log_sizes.exp()[:, None].to(row.device)
                 row = row / row.sum(dim=-1, keepdim=True)
             self._asked.ahead = row
+
+    def reads_ahead(self, index: int) -> bool:
+        """Whether the step at a layer asks for what the question sees when it reads ahead."""
+        return index in self.setting.foresight and self.replay is None and self._is_to_drop(index)
+
+    def read_ahead(self, index: int, hidden: Tensor, read: Callable[[Readers], Tensor]) -> None:
+        """Let the text of those prompts read ahead whose budgets are worth it.
+
+        Args:
+            index: of the step's layer.
+            hidden: [B, L, D] that enters it.
+            read: gives the attention [B, S] of those that do.
+        """
+        decider, call = self._asked, self.call
+        budgets = torch.tensor(decider.budgets(self.setting.steps[index]), dtype=torch.float64)
+        samples = torch.tensor([state.span.sample for state in decider.states])
+        per_prompt = torch.zeros(call.batch, dtype=torch.float64).index_add_(0, samples, budgets)
+        of_prompts = torch.arange(call.batch) // call.rows_per_prompt * call.rows_per_prompt
+        keep_mask = self.left.keep_mask if self.left is not None else None
+        everybody = Readers.of(self.setting, call, index, keep_mask)
+        readers = everybody.worth(per_prompt[of_prompts])
+        # Each image pays by its budget.
+        shares = budgets / per_prompt[samples].clamp_min(1)
+        decider.spent = tuple((readers.costs[samples] * shares).tolist())
+        self.num_unread = sum(
+            bool(budget) and not cost
+            for budget, cost in zip(budgets.tolist(), decider.spent, strict=True)
+        )
+        if any(decider.spent):
+            with self.clock.running(hidden.device):
+                decider.foresight = read(readers)
 
     def _step(self, index: int, hidden: Tensor, cache: Any) -> Tensor:
         if not self._is_to_drop(index):
@@ -244,14 +283,21 @@ class Carving:
         }
         return tuple(zlib.crc32(rows[span.sample], span.image) for span in spans)
 
+    def _last_place(self) -> Tensor:
+        """[B] where the last token of each prompt stands among what is left.
+
+        Of a prompt that ends in an image, that token may be gone: the last that is left, then.
+        """
+        last = columns_of(sent(self.call.known.last_asked, self.call.device), self._rows)[:, 0]
+        return last if self._rows is None else last.clamp_max(self._rows.shape[1] - 1)
+
     def _want_rows(self, index: int) -> None:
         """Tell the recorder of layer `index` which attention rows the next step asks for."""
         recorder = self.setting.row_recorders[index]
         needs = self.setting.needs_read_at(index)
         device = self.call.device
         if "attention" in needs:
-            last = sent(self.call.known.last_asked, device)
-            recorder.here.wanted = columns_of(last, self._rows)[:, 0]
+            recorder.here.wanted = self._last_place()
         recorder.here.wants_keys = "keys" in needs
         if "text_attention" in needs:
             columns = sent(self.call.known.text, device)

@@ -17,6 +17,7 @@ from foveate.core.information_share import tokens_holding
 from foveate.core.layout import PAD, ImageSpan, columns_of, sent
 from foveate.core.plan import KeepPlan, compose
 from foveate.core.precision import full_precision
+from foveate.core.schedule import spans_of
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError, UnsupportedModelError
 from foveate.models.attention import RowRecorder
@@ -116,6 +117,9 @@ class Decider:
             that layer added.
         entering: [B, S, D], what the first layer was given, where a step asks for it.
         ahead: [B, H, L], attention of the layer about to run, where its step asks for it.
+        foresight: [B, S] attention of text that read ahead over the prompt's tokens; see
+            `engine.foresight`.
+        spent: of each image, what that has cost in token-layers; () for nothing.
         final_norm: of the decoder, where a step asks for states behind it.
     """
 
@@ -129,6 +133,8 @@ class Decider:
     layer_input: Tensor | None = None
     entering: Tensor | None = None
     ahead: Tensor | None = None
+    foresight: Tensor | None = None
+    spent: tuple[float, ...] = ()
     final_norm: Callable[[Tensor], Tensor] | None = None
     groups: dict[int, list[Group]] = field(default_factory=dict)
     _placed: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -230,6 +236,17 @@ class Decider:
             for i, state in enumerate(self.states)
         )
 
+    def budgets(self, step: Step) -> tuple[int, ...]:
+        """Of each image, the token-layers that the method has for it; 0 where it keeps all."""
+        spans, found = spans_of(step.layers, self.num_layers), []
+        for i, state in enumerate(self.states):
+            num_tokens = state.span.num_tokens
+            keep = step.method.budget.count(num_tokens, image=i)
+            keeps = step.method.keeps(keep, num_tokens, step.layers, self.num_layers)
+            total = sum(count * span for count, span in zip(keeps, spans, strict=True))
+            found.append(total if keep < num_tokens else 0)
+        return tuple(found)
+
     def places(self, members: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
         """([G, 1] sample, [G, N] column) of what is left of equally long images."""
         key = (len(self.groups), tuple(members))
@@ -274,8 +291,10 @@ class _Look:
         decider, needs, hidden = self.decider, self.step.needs, self.hidden
         states = [decider.states[i] for i in members]
         samples, tokens = decider.places(members, hidden.device)
-        tokens = columns_of(tokens, self._rows_of(samples))
         found: dict[str, Tensor | None] = {}
+        if "foresight" in needs and decider.foresight is not None:
+            found["foresight"] = decider.foresight.to(hidden.device)[samples, tokens]
+        tokens = columns_of(tokens, self._rows_of(samples))
         if "attention" in needs or "attention_ahead" in needs:
             is_ahead = "attention_ahead" in needs
             row = _read(decider.ahead if is_ahead else self.recorder and self.recorder.here.row)
@@ -323,6 +342,7 @@ class _Look:
                 for state in states
             ),
             entering=self._entering(members) if "entering" in needs else None,
+            spent=tuple(decider.spent[i] for i in members) if decider.spent else (),
             **found,
         )
 

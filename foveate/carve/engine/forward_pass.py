@@ -19,14 +19,17 @@ from foveate.carve.engine.between_layers import BetweenLayers
 from foveate.carve.engine.cache import CarvedLayer
 from foveate.carve.engine.call import Call
 from foveate.carve.engine.carving import Carving, make_ready
+from foveate.carve.engine.foresight import Foresight
 from foveate.carve.engine.layer_inputs import by_name
 from foveate.carve.engine.one_pass import OnePass
+from foveate.carve.engine.readers import Readers
 from foveate.carve.engine.renumbered import Renumbering
 from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.residual_streams import ResidualStreams
 from foveate.carve.engine.reused_keys import ReusedKeys
 from foveate.carve.engine.setting import Setting
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
+from foveate.models.attachment import arguments_of
 from foveate.models.cache_argument import NAMES as CACHES
 from foveate.models.cache_argument import cache_in
 
@@ -75,11 +78,20 @@ class ForwardPass(OnePass):
         )
         self._again: dict[tuple[object, ...], _Again] = {}
         self._between = BetweenLayers(setting.anatomy.family.first_layer(setting.anatomy.config))
+        self._given: dict[str, Any] = {}
+        self._foresight: Foresight | None = None  # while its inner pass runs
+
+    def enter_decoder(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Told what the decoder is called with, where a step reads ahead."""
+        self._given = arguments_of(self.setting.anatomy.decoder, args, kwargs)
 
     def enter_layer(
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """What layer `index` is called with instead; None leaves the call bitwise alone."""
+        if self._foresight is not None:
+            args, kwargs = by_name(self.setting.anatomy.layers[index], args, kwargs)
+            return self._foresight.enter_layer(index, args, kwargs)
         if len(args) > 1:
             args, kwargs = by_name(self.setting.anatomy.layers[index], args, kwargs)
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -132,12 +144,12 @@ class ForwardPass(OnePass):
 
     def after_layer(self, output: Any) -> None:
         """Told of what a decoder layer gave."""
-        if self.carving is not None:
+        if self.carving is not None and self._foresight is None:
             self._between.left_layer(output)
 
     def after_attention(self, output: Tensor) -> None:
         """Told of the attention output [B, L, D] of a layer before a step that reads it."""
-        if self.carving is not None:
+        if self.carving is not None and self._foresight is None:
             self.carving.attention_output = output
 
     def finish(self) -> None:
@@ -150,8 +162,19 @@ class ForwardPass(OnePass):
             self._streams = ResidualStreams(hidden, self.call.batch, self.call.length)
         self._between.enter_layer(index, hidden, self._streams)
         joined = self._streams.joined(hidden)
+        if carving.reads_ahead(index):
+            self._check_before_dropping(index, joined, cache)
+            carving.read_ahead(index, joined, functools.partial(self._read_ahead, index, joined))
         narrowed = carving.enter_layer(index, joined, cache)
         return hidden if narrowed is joined else self._streams.apart(narrowed, hidden)
+
+    def _read_ahead(self, index: int, hidden: Tensor, readers: Readers) -> Tensor:
+        """[B, S] attention of the text that reads ahead, for the step at a layer."""
+        self._foresight = Foresight(self.setting, self.call, readers, index, hidden, self.left)
+        try:
+            return self._foresight.read(self._given)
+        finally:
+            self._foresight = None
 
     def _before_step(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> Callable[[], Any]:
         """Runs a layer on what is left before its step, without a cache or a mask.

@@ -45,6 +45,8 @@ def pass_report(forward: OnePass) -> Report:
             count / max(1, len(plans) * forward.call.rows_per_prompt)
             for count in (carving.visual_per_layer if carving is not None else ())
         ),
+        ahead_tokens=sum(carving.spent) / max(1, len(plans)) if carving is not None else 0.0,
+        num_unread=carving.num_unread if carving is not None else 0,
         rows_per_layer=tuple(carving.length_per_layer) if carving is not None else (),
         num_labels=labels.num_left if labels is not None and labels.is_training else None,
         num_labels_dropped=labels.num_dropped if labels is not None else 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from foveate.carve.engine.reused_keys import reuses_keys
 from foveate.carve.method import LAYER_NEEDS, Step
 from foveate.carve.tower.drop import PatchDropper, shortener_of
 from foveate.carve.tower.merge import TowerShortener
@@ -47,6 +48,37 @@ def layers_to_look_at(anatomy: Anatomy, steps: Mapping[int, Step]) -> tuple[int,
                 "that has none; choose another prune_layer, or ranks_by='before' for the layer "
                 "before it that attends."
             )
+    return found
+
+
+def layers_that_look(anatomy: Anatomy, steps: Mapping[int, Step]) -> dict[int, int]:
+    """Layer of a step -> the layer that looks for it, where it reads ahead.
+
+    That is the nearest to the one which the method names, the step's own or a later one. It attends
+    to everything, with keys of its own, and layers with a window are next best: from there the
+    question may not see all of an image.
+
+    Raises:
+        UnsupportedModelError: there is none.
+    """
+    found: dict[int, int] = {}
+    for index, step in steps.items():
+        if "foresight" not in step.needs:
+            continue
+        wanted = max(index, step.method.foresight_layer(len(anatomy.layers)))
+        attend = [
+            i
+            for i in range(index, len(anatomy.layers))
+            if anatomy.attention_of(i) is not None and not reuses_keys(anatomy.text_config, i)
+        ]
+        everywhere = [i for i in attend if anatomy.kind_of(i) == "full_attention"]
+        if not attend:
+            raise UnsupportedModelError(
+                f"{step.method.name} lets the question read ahead to layer {wanted}, and "
+                f"{anatomy.family.title} has no layer from {index} on that attends with keys of "
+                "its own; use foresight=False."
+            )
+        found[index] = min(everywhere or attend, key=lambda i: (abs(i - wanted), i))
     return found
 
 

@@ -32,6 +32,18 @@ class _Stored:
     left: Left | None
 
 
+def sharing_modes(text_config: Any) -> tuple[str, ...]:
+    """Of each layer of a decoder: "store", "reuse...", or ""; () where none shares keys."""
+    modes = getattr(text_config, "kv_sharing_modes", None) or ()
+    return tuple(str(mode) if mode is not None else "" for mode in modes)
+
+
+def reuses_keys(text_config: Any, index: int) -> bool:
+    """Whether a layer attends with another layer's keys."""
+    modes = sharing_modes(text_config)
+    return index < len(modes) and modes[index].startswith("reuse")
+
+
 class ReusedKeys:
     """The keys and values that layers of one pass take from each other.
 
@@ -43,8 +55,7 @@ class ReusedKeys:
     def __init__(self, anatomy: Anatomy, inputs: LayerInputs) -> None:
         self._anatomy = anatomy
         self._inputs = inputs
-        modes = getattr(anatomy.text_config, "kv_sharing_modes", None) or ()
-        self._modes = tuple(str(mode) if mode is not None else "" for mode in modes)
+        self._modes = sharing_modes(anatomy.text_config)
         self._stored: dict[str, _Stored] = {}
 
     @property
@@ -54,7 +65,7 @@ class ReusedKeys:
 
     def reuses(self, index: int) -> bool:
         """Whether a layer attends with another layer's keys."""
-        return index < len(self._modes) and self._modes[index].startswith("reuse")
+        return reuses_keys(self._anatomy.text_config, index)
 
     def reused_across(self, index: int) -> bool:
         """Whether a layer from `index` on attends with keys of a layer before it."""

@@ -31,7 +31,12 @@ from foveate.carve.engine.generating import (
 from foveate.carve.engine.host_prompt import HostPrompt
 from foveate.carve.engine.labels import Labels, last_rows, refuse_labels
 from foveate.carve.engine.pass_report import pass_report
-from foveate.carve.engine.reading import layers_to_look_at, layers_to_read, on_the_tower
+from foveate.carve.engine.reading import (
+    layers_that_look,
+    layers_to_look_at,
+    layers_to_read,
+    on_the_tower,
+)
 from foveate.carve.engine.renumbered import renumbers
 from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
@@ -46,6 +51,7 @@ from foveate.models.attention import RowRecorder
 from foveate.models.family import Cut
 from foveate.models.hook import hook_after, hook_before
 from foveate.models.layer_kinds import DecoderLayers
+from foveate.models.one_query import OneQuery
 
 
 class Run(Attachment[Report]):
@@ -200,6 +206,14 @@ class Run(Attachment[Report]):
                 own = anatomy.attention_of(index)
                 assert own is not None
                 row_recorders[index] = self._put_on(RowRecorder(own))
+        foresight = layers_that_look(anatomy, self.steps) if self.cut == "in_llm" else {}
+        one_query: dict[int, OneQuery] = {}
+        for index in sorted(set(foresight.values())):
+            own = anatomy.attention_of(index)
+            assert own is not None
+            one_query[index] = self._put_on(OneQuery(own, layers[index]))
+            if index not in row_recorders:
+                row_recorders[index] = self._put_on(RowRecorder(own))
         self._setting = Setting(
             anatomy=anatomy,
             layers=DecoderLayers(anatomy.decoder),
@@ -209,12 +223,15 @@ class Run(Attachment[Report]):
             recorder=recorder,
             reads=reads,
             row_recorders=row_recorders,
+            foresight=foresight,
+            one_query=one_query,
             tower=tower,
         )
         base, decoder = anatomy.base, anatomy.decoder
         self._put_on(hook_before(base, self._before_base))
-        if self.cut == "before_llm":
+        if self.cut == "before_llm" or foresight:
             self._put_on(hook_before(decoder, self._before_decoder))
+        if self.cut == "before_llm":
             self._put_on(hook_after(decoder, self._after_decoder, always=True))
         is_inside = self.cut == "in_llm" or counts_places(anatomy)
         for i, layer in enumerate(layers if is_inside else ()):
@@ -329,6 +346,8 @@ class Run(Attachment[Report]):
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         forward = self._here.forward
+        if isinstance(forward, ForwardPass):
+            return forward.enter_decoder(args, kwargs)
         if not isinstance(forward, ShortPrompt):
             raise self._called_past_base(f"the decoder, {type(module).__name__},")
         return forward.enter_decoder(args, kwargs)

@@ -13,6 +13,7 @@ from foveate.carve.tower.record import TowerRecorder
 from foveate.models.anatomy import Anatomy
 from foveate.models.attention import RowRecorder
 from foveate.models.layer_kinds import DecoderLayers
+from foveate.models.one_query import OneQuery
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class Setting:
         recorder: of image features.
         reads: layer of a step -> the layer whose attention is read for it.
         row_recorders: by the layer whose attention is read.
+        foresight: layer of a step -> the layer that looks for it, where it reads ahead.
+        one_query: by the layer that looks.
         tower: of the vision tower, if the method reads or shortens it.
     """
 
@@ -39,6 +42,8 @@ class Setting:
     recorder: FeatureRecorder
     reads: dict[int, int]
     row_recorders: dict[int, RowRecorder]
+    foresight: dict[int, int]
+    one_query: dict[int, OneQuery]
     tower: TowerRecorder | TowerShortener | PatchDropper | None
 
     @property

@@ -1,7 +1,8 @@
-"""FoveaCarve: spread out first, look where the question points later. Our own method."""
+"""FoveaCarve: the question reads ahead, and says where to look closely. Our own method."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -13,52 +14,61 @@ from foveate.carve.method import Method, Need, Step
 from foveate.core.demand import Demand
 from foveate.core.greedy.determinant import greedy_log_det, log_det_bytes
 from foveate.core.greedy.pairs import Gram, Pairs, Weighted
+from foveate.core.grid_blur import grid_blur
 from foveate.core.plan import KeepPlan, keep_only
-from foveate.core.relevance import min_max
-from foveate.core.schedule import geometric_counts, spans_of
+from foveate.core.rank import top_k
+from foveate.core.schedule import spans_of, tapered_counts
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
+
+FLOOR = 0.3  # weight of a token that the question does not look at
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoveaCarve(Method):
-    """Spend the token-layers of one cut in several, each by what can be known at its depth.
+    """Spread out where the question looks, and later keep what it reads.
 
-    Early steps are blind to the question and must not lose what it may ask for: they maximise
-    log det K_S greedily, with C the visual tokens less their mean, s^2 their mean squared norm and
+    Before the first layer nothing is known of what the question asks for, unless it reads ahead:
+    the text rows alone, which are few, pass the layers up to `look_depth`. There the queries of the
+    prompt's last row meet the keys that the visual tokens would have as they are now: a softmax
+    over them, the mean over heads, r. A token's weight is
 
-        K = C C^T / s^2 + g exp(-|c_i - c_j|^2 / 2 s^2).
+        w = 0.3 + 0.7 sqrt(b / max b), b the Gaussian mean of r over the token grid,
 
-    Unlike cosine diversity the first term weighs a token by how far it stands out, and unlike
-    TokenCarve's information score, which reads the same Gram matrix, it counts a copy of a chosen
-    token for nothing. Alone it runs out of rank where many tokens are kept; the second term never
-    does. Late steps know the question: their kernel is conditioned on it, diag(r^p) K diag(r^p), r
-    being the attention of the last prompt token scaled to [0, 1].
+    since it is places and not tokens that the question points at. Tokens that form no single grid
+    are not blurred. The first step maximises log det over what it keeps of diag(w) K diag(w),
+    greedily, with C the visual tokens less their mean and s^2 their mean squared norm,
+
+        K = exp(-|c_i - c_j|^2 / 2 s^2):
+
+    spread out everywhere, densely where the question looks. The second step keeps the tokens of
+    most attention of the last prompt row, in the layer before it.
 
     The budget is that of a single cut: k N + (L - k) keep token-layers for prune_layer=k in L
     layers, whatever is spent where; prune_layer=0 is the budget of methods that cut before the
-    language model. Each step keeps the same share of what it gets, save that no step keeps more
-    than `enough` of the image while a later one keeps less.
+    language model. What reading ahead costs (rows x layers, and the keys as a share of a layer's
+    weights) is taken out of it. A prompt where it would cost more than half of the budget does not
+    read ahead, and the report says so.
 
     Args:
         depths: where steps act, as shares of the decoder's depth, ascending; 0 is before the first
             layer.
-        gaussian: g; 0 is the Gram matrix alone.
-        enough: share of the image that answers nearly everything.
-        blind_depth: steps before this depth do not read attention.
-        relevance_power: p; 0 is never conditioned.
+        taper: what each step leaves of the tokens of the one before, in (0, 1].
+        foresight: whether the question reads ahead; without, the first step is blind, K alone.
+        look_depth: how far it reads, as a share of the decoder's depth.
+        blur: standard deviation of the Gaussian mean, in tokens; 0 is none.
         where: "llm", as above, or "encoder": the blind step alone, before the language model, where
             the question is not known and `depths` does not count.
     """
 
     name = "foveacarve"
-    summary = "log-determinant coverage first, conditioned on the question deeper down"
+    summary = "the question reads ahead, tokens spread out where it looks; later what it reads"
 
     depths: tuple[float, ...] = (0.0, 0.625)
-    gaussian: float = 1.0
-    enough: float = 0.5
-    blind_depth: float = 0.5
-    relevance_power: float = 1.0
+    taper: float = 0.4
+    foresight: bool = True
+    look_depth: float = 0.375
+    blur: float = 2.0
     where: Literal["llm", "encoder"] = "llm"  # type: ignore[misc]
     needs_before_prune_layer: ClassVar[bool] = False
 
@@ -70,11 +80,12 @@ class FoveaCarve(Method):
             or not 0 <= depths[0] <= depths[-1] < 1
         ):
             raise MethodError(f"depths={depths} must be at least one, ascending in [0, 1).")
-        for setting in ("gaussian", "relevance_power"):
-            if getattr(self, setting) < 0:
-                raise MethodError(f"{setting}={getattr(self, setting)} must not be negative.")
-        if not 0 < self.enough <= 1:
-            raise MethodError(f"enough={self.enough} is outside (0, 1].")
+        if not 0 < self.taper <= 1:
+            raise MethodError(f"taper={self.taper} is outside (0, 1].")
+        if not 0 <= self.look_depth < 1:
+            raise MethodError(f"look_depth={self.look_depth} is outside [0, 1).")
+        if self.blur < 0:
+            raise MethodError(f"blur={self.blur} must not be negative.")
         super().__post_init__()
 
     @property
@@ -83,13 +94,16 @@ class FoveaCarve(Method):
 
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset() if self.where == "encoder" else frozenset({"attention"})
+        if self.where == "encoder":
+            return frozenset()
+        late: frozenset[Need] = frozenset({"attention"} if len(self.depths) > 1 else ())
+        return late | {"foresight"} if self.foresight else late
 
     def steps(self, num_layers: int, first_layer: int) -> tuple[Step, ...]:
-        found = super().steps(num_layers, first_layer)
-        return tuple(
-            replace(step, needs=frozenset()) if self.is_blind(step.layer, num_layers) else step
-            for step in found
+        first, *later = super().steps(num_layers, first_layer)
+        return (
+            replace(first, needs=self.needs & {"foresight"}),
+            *(replace(step, needs=frozenset({"attention"})) for step in later),
         )
 
     def layers(self, num_layers: int, first_layer: int) -> tuple[int, ...]:
@@ -99,9 +113,8 @@ class FoveaCarve(Method):
         found = {max(first_layer, round(depth * num_layers)) for depth in self.depths}
         return tuple(sorted(layer for layer in found if layer < num_layers))
 
-    def is_blind(self, layer: int, num_layers: int) -> bool:
-        """Whether the step before `layer` cannot know the question yet."""
-        return layer == 0 or layer < self.blind_depth * num_layers or not self.relevance_power
+    def foresight_layer(self, num_layers: int) -> int:
+        return round(self.look_depth * num_layers)
 
     def keeps(
         self, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int
@@ -109,13 +122,19 @@ class FoveaCarve(Method):
         cut = self.default_layer if self.prune_layer is None else self.prune_layer
         cut = max(cut, layers[0])  # where no layer before may run short
         total = cut * num_tokens + (num_layers - cut) * keep - layers[0] * num_tokens
-        return geometric_counts(total, num_tokens, spans_of(layers, num_layers), self.enough)
+        return tapered_counts(total, num_tokens, spans_of(layers, num_layers), self.taper)
 
-    def kernel(self, visual: VisualTokens) -> Pairs:
-        """K of all tokens, not conditioned on anything; `matrix()` of it is [G, N, N] float64."""
-        # float64: what is left of near copies of chosen tokens is rounding in float32.
-        mean = visual.hidden.mean(dim=1, keepdim=True, dtype=torch.float64)
-        return SpreadKernel(visual.hidden - mean, self.gaussian)
+    def adapt(
+        self, visual: VisualTokens, keeps: Sequence[int], step: Step, num_layers: int
+    ) -> tuple[int, ...]:
+        spans = spans_of(step.layers, num_layers)
+        total = sum(count * span for count, span in zip(keeps, spans, strict=True))
+
+        def after(spent: float) -> tuple[int, ...]:
+            return tapered_counts(total - math.ceil(spent), keeps[0], spans, self.taper)
+
+        spent = visual.spent or (0.0,) * visual.num_images
+        return tuple((after(cost) if cost else keeps)[step.number] for cost in spent)
 
     def demand(self, num_images: int, num_tokens: int, width: int, keep: int) -> Demand:
         return Demand(
@@ -124,52 +143,61 @@ class FoveaCarve(Method):
         )
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
+        if visual.foresight is None and visual.attention is not None:
+            read = visual.attention.mean(dim=1)  # [G, N]
+            return keep_only(top_k(read, keep), visual.num_tokens, {"attention": read})
         kernel, scores = self.kernel(visual), {}
-        if visual.attention is not None:
-            scores["relevance"] = min_max(visual.attention.mean(dim=1))
-            weight = scores["relevance"].double().pow(self.relevance_power)
-            kernel = Weighted(kernel, weight)
+        if visual.foresight is not None:
+            scores["foresight"] = weight = self.weight(visual)
+            kernel = Weighted(kernel, weight.double())
         chosen, _ = greedy_log_det(kernel, keep)
         return keep_only(chosen, visual.num_tokens, scores)
 
+    def kernel(self, visual: VisualTokens) -> Pairs:
+        """K of all tokens; `matrix()` of it is [G, N, N] float64."""
+        # float64: what is left of near copies of chosen tokens is rounding in float32.
+        mean = visual.hidden.mean(dim=1, keepdim=True, dtype=torch.float64)
+        return GaussianKernel(visual.hidden - mean)
 
-class SpreadKernel(Gram):
-    """c_i c_j / s^2 + g exp(-|c_i - c_j|^2 / 2 s^2) with s^2 the mean squared length.
+    def weight(self, visual: VisualTokens) -> Tensor:
+        """w of all tokens, [G, N] float32 in [0.3, 1]."""
+        assert visual.foresight is not None
+        looked_at = grid_blur(visual.foresight.float(), visual.grids, self.blur)
+        most = looked_at.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        return FLOOR + (1 - FLOOR) * (looked_at / most).sqrt()
+
+
+class GaussianKernel(Gram):
+    """exp(-|c_i - c_j|^2 / 2 s^2) with s^2 the mean squared length.
 
     Args:
         centred: c [G, N, D] float64.
-        gaussian: g.
     """
 
-    def __init__(self, centred: Tensor, gaussian: float) -> None:
+    def __init__(self, centred: Tensor) -> None:
         super().__init__(centred)
-        self.gaussian = gaussian
-        self.square = super().diagonal()  # [G, N]
-        # Tokens that are all alike have nothing to stand out by.
-        self.scale = self.square.mean(dim=-1).clamp_min(torch.finfo(self.square.dtype).tiny)
+        square = super().diagonal()  # [G, N]
+        # Tokens that are all alike are no distance apart, whatever it is measured in.
+        self.scale = square.mean(dim=-1).clamp_min(torch.finfo(square.dtype).tiny)
+        self.half = square / (2 * self.scale.unsqueeze(-1))
 
     def diagonal(self) -> Tensor:
-        return self.square / self.scale.unsqueeze(-1) + self.gaussian
+        return torch.ones_like(self.half)
 
     def rows(self, index: Tensor) -> Tensor:
-        return self._spread(super().rows(index), self.square.gather(1, index), self.square)
+        return self._near(super().rows(index), self.half.gather(1, index), self.half)
 
     def block(self, index: Tensor) -> Tensor:
-        square = self.square.gather(1, index)
-        return self._spread(super().block(index), square, square)
+        half = self.half.gather(1, index)
+        return self._near(super().block(index), half, half)
 
     def matrix(self) -> Tensor:
-        return self._spread(super().matrix(), self.square, self.square)
+        return self._near(super().matrix(), self.half, self.half)
 
     def image(self, number: int) -> Pairs:
-        return SpreadKernel(self.x[number : number + 1], self.gaussian)
+        return GaussianKernel(self.x[number : number + 1])
 
-    def _spread(self, products: Tensor, of_rows: Tensor, of_columns: Tensor) -> Tensor:
+    def _near(self, products: Tensor, of_rows: Tensor, of_columns: Tensor) -> Tensor:
         products.div_(self.scale[:, None, None])
-        if not self.gaussian:
-            return products
-        half_rows, half_columns = (x / (2 * self.scale[:, None]) for x in (of_rows, of_columns))
-        # -|c_i - c_j|^2 / 2 s^2; of a token and itself rounding may be on either side of 0.
-        apart = products - half_rows.unsqueeze(-1)
-        apart.sub_(half_columns.unsqueeze(1)).clamp_max_(0)
-        return products.add_(apart.exp_(), alpha=self.gaussian)
+        products.sub_(of_rows.unsqueeze(-1)).sub_(of_columns.unsqueeze(1))
+        return products.clamp_max_(0).exp_()  # rounding may be on either side of 0

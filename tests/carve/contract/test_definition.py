@@ -153,10 +153,7 @@ def test_no_setting_of_all_methods_but_the_budget_is_theirs(cls: type[Any]) -> N
     ("make", "words"),
     [
         (lambda: foveate.PyramidDrop(keep_tokens=4, stages=-1), "stages=-1 is below 1"),
-        (
-            lambda: foveate.FoveaCarve(keep_tokens=4, relevance_power=-1),
-            "power=-1.0 must not",
-        ),
+        (lambda: foveate.FoveaCarve(keep_tokens=4, blur=-1), "blur=-1.0 must not"),
         (lambda: foveate.RandomTokens(keep_tokens=4, seed=10**20), "beyond what generators take"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from foveate.core.greedy.coverage import greedy_coverage
 from foveate.core.greedy.determinant import greedy_log_det
 from foveate.core.plan import KeepPlan, compose, merge_to_owners
 from foveate.core.visual import VisualTokens
+from foveate.errors import MethodError
 
 
 def tokens(hidden: list[list[float]], attention: list[float] | None = None) -> VisualTokens:
@@ -334,73 +336,116 @@ def test_greedy_log_det_takes_the_largest_gain_each_time() -> None:
 def test_foveacarve_kernel() -> None:
     """The mean is 0, the mean squared length 1; squared distances from token 0 are 4, 2, 2."""
     rows = [[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
-    kernel = foveate.FoveaCarve(keep_tokens=2, gaussian=0.5).kernel(tokens(rows))
-    across = 0.5 * math.exp(-1)
-    expected = torch.tensor([1.5, -1 + 0.5 * math.exp(-2), across, across]).double()
+    kernel = foveate.FoveaCarve(keep_tokens=2).kernel(tokens(rows))
+    expected = torch.tensor([1.0, math.exp(-2), math.exp(-1), math.exp(-1)]).double()
     torch.testing.assert_close(kernel.matrix()[0, 0], expected)
 
 
 def test_foveacarve_blind() -> None:
-    """The mean is (0, 0). Squared lengths 9, 9, 4, 4, 0: token 0 first (a tie, the lower index).
-
-    Token 1 points the other way along the same line, so less is left of it than of 2 and 3, equally
-    long across; the lower index is next. Token 4 is the mean itself.
-    """
-    rows = [[3.0, 0.0], [-3.0, 0.0], [0.0, 2.0], [0.0, -2.0], [0.0, 0.0]]
-    for gaussian in (0.0, 0.1, 1.0):
-        method = foveate.FoveaCarve(keep_tokens=2, gaussian=gaussian)
-        assert method.plan(tokens(rows), 1).keep_idx.tolist() == [[0]]
-        assert method.plan(tokens(rows), 2).keep_idx.tolist() == [[0, 2]]
-
-
-def test_foveacarve_sees_beyond_the_rank() -> None:
-    """On a line the Gram matrix is spent with one token, and length takes the neighbour next.
-
-    The Gaussian part takes the other end.
-    """
+    """All are alike at first: the lower index; then the one that is farthest from it."""
     rows = [[4.0], [3.9], [-2.6], [-2.65], [-2.65]]
-    alone = foveate.FoveaCarve(keep_tokens=2, gaussian=0.0).plan(tokens(rows), 2)
-    both = foveate.FoveaCarve(keep_tokens=2, gaussian=1.0).plan(tokens(rows), 2)
-    assert alone.keep_idx.tolist() == [[0, 1]]
-    assert both.keep_idx.tolist() == [[0, 3]]
+    method = foveate.FoveaCarve(keep_tokens=2, foresight=False)
+    assert method.plan(tokens(rows), 1).keep_idx.tolist() == [[0]]
+    assert method.plan(tokens(rows), 2).keep_idx.tolist() == [[0, 3]]
 
 
-def test_foveacarve_conditioned() -> None:
-    """Relevance 0, 1, 0.5, 1, 0: squared lengths become 0, 9, 1, 4, 0; first 1, then 3."""
+def looking(rows: list[list[float]], foresight: list[float], **more: Any) -> VisualTokens:
+    """One image, and what its question sees ahead."""
+    return VisualTokens(hidden=torch.tensor([rows]), foresight=torch.tensor([foresight]), **more)
+
+
+def test_foveacarve_looks_where_the_question_does() -> None:
+    """Weights of r = 0, 1/16, 1/4, 1/4, 0 are .3, .65, 1, 1, .3.
+
+    The first is the heaviest, 2 (a tie, the lower index). Of token 3, its double, nothing is left;
+    the others are far from it, so that the weight decides: 1.
+    """
+    rows = [[4.0, 0.0], [-4.0, 0.0], [0.0, 4.0], [0.0, 4.0], [0.0, -8.0]]
+    visual = looking(rows, [0.0, 1 / 16, 1 / 4, 1 / 4, 0.0])
+    method = foveate.FoveaCarve(keep_tokens=2)
+    weight = torch.tensor([[0.3, 0.65, 1.0, 1.0, 0.3]])
+    torch.testing.assert_close(method.weight(visual), weight)
+    plan = method.plan(visual, 2)
+    assert plan.keep_idx.tolist() == [[1, 2]]
+    torch.testing.assert_close(plan.scores["foresight"], weight)
+
+
+def test_foveacarve_looks_at_places() -> None:
+    """A 1 x 3 grid whose first token is looked at: its neighbour counts more than the far end."""
+    visual = looking([[0.0], [1.0], [2.0]], [1.0, 0.0, 0.0], grids=((1, 3),))
+    sharp = foveate.FoveaCarve(keep_tokens=2, blur=0.0).weight(visual)
+    torch.testing.assert_close(sharp, torch.tensor([[1.0, 0.3, 0.3]]))
+    # Rows of exp(-d^2 / 2), each scaled to sum 1, for sigma 1.
+    near, far = math.exp(-0.5), math.exp(-2.0)
+    means = [1 / (1 + near + far), near / (1 + 2 * near), far / (1 + near + far)]
+    expected = [0.3 + 0.7 * math.sqrt(mean / means[0]) for mean in means]
+    blurred = foveate.FoveaCarve(keep_tokens=2, blur=1.0).weight(visual)
+    torch.testing.assert_close(blurred, torch.tensor([expected]))
+
+
+def test_foveacarve_looks_at_nothing() -> None:
+    """An image that is not looked at at all is spread over as if the question were not known."""
+    rows = [[4.0], [3.9], [-2.6], [-2.65], [-2.65]]
+    visual = looking(rows, [0.0] * 5)
+    method = foveate.FoveaCarve(keep_tokens=2)
+    torch.testing.assert_close(method.weight(visual), torch.full((1, 5), 0.3))
+    assert method.plan(visual, 2).keep_idx.tolist() == [[0, 3]]
+
+
+def test_foveacarve_keeps_late_what_is_read() -> None:
     rows = [[3.0, 0.0], [-3.0, 0.0], [0.0, 2.0], [0.0, -2.0], [0.0, 0.0]]
-    visual = tokens(rows, [0.0, 0.2, 0.1, 0.2, 0.0])
-    plan = foveate.FoveaCarve(keep_tokens=2).plan(visual, 2)
+    plan = foveate.FoveaCarve(keep_tokens=2).plan(tokens(rows, [0.0, 0.2, 0.1, 0.2, 0.0]), 2)
     assert plan.keep_idx.tolist() == [[1, 3]]
-    torch.testing.assert_close(plan.scores["relevance"], torch.tensor([[0.0, 1.0, 0.5, 1.0, 0.0]]))
 
 
 def test_foveacarve_spends_what_one_cut_would() -> None:
     """8 layers, 196 tokens, 12 kept from layer 2 on: 2 * 196 + 6 * 12 = 464 token-layers.
 
-    196 (5 q + 3 q^2) = 464 in q = 0.385: 75.4, so 75, and (464 - 375) / 3 = 29. Before the first
-    layer it is 8 * 12 = 96, q = 0.093: 18 and 2.
+    K (5 + 3 * 0.4) = 464: 74.8, so 75, and (464 - 375) / 3 = 29. Before the first layer it is
+    8 * 12 = 96: 15 and 7.
     """
     method = foveate.FoveaCarve(keep_tokens=12)
     assert method.layers(8, 0) == (0, 5)
     assert method.keeps(12, 196, (0, 5), 8) == (75, 29)
-    blind, late = method.steps(8, 0)
-    assert blind.needs == frozenset()
+    ahead, late = method.steps(8, 0)
+    assert ahead.needs == {"foresight"}
+    assert method.foresight_layer(8) == 3
     assert late.needs == {"attention"}
     before = foveate.FoveaCarve(keep_tokens=12, prune_layer=0)
-    assert before.keeps(12, 196, (0, 5), 8) == (18, 2)
+    assert before.keeps(12, 196, (0, 5), 8) == (15, 7)
     # A family that lets nobody cut before layer 3: the cut is there, 5 * 12 = 60 token-layers.
     assert method.layers(8, 3) == (3, 5)
-    assert method.keeps(12, 196, (3, 5), 8) == (25, 3)
+    assert method.keeps(12, 196, (3, 5), 8) == (19, 7)
+    blind = foveate.FoveaCarve(keep_tokens=12, foresight=False)
+    assert blind.steps(8, 0)[0].needs == frozenset()
 
 
-def test_foveacarve_cuts_late_only_below_enough() -> None:
-    """98 of 196 is half: below it the later step keeps less, above it both keep the same."""
-    before = foveate.FoveaCarve(keep_tokens=98, prune_layer=0)
-    assert before.keeps(98, 196, (0, 5), 8) == (98, 98)
-    assert before.keeps(147, 196, (0, 5), 8) == (147, 147)
-    # 8 * 80 = 640 token-layers: 98 in five layers leave 150 for three.
-    assert before.keeps(80, 196, (0, 5), 8) == (98, 50)
-    assert before.keeps(196, 196, (0, 5), 8) == (196, 196)
+def test_foveacarve_pays_for_reading_ahead() -> None:
+    """Of 96 token-layers 40.2 are spent: 55 are left, K = 55 / 6.2 = 8.9, so 9, and 10 / 3 = 3."""
+    method = foveate.FoveaCarve(keep_tokens=12, prune_layer=0)
+    ahead, late = method.steps(8, 0)
+    keeps = method.keeps(12, 196, (0, 5), 8)
+    assert keeps == (15, 7)
+    visual = VisualTokens(hidden=torch.zeros(2, 196, 1), spent=(40.2, 0.0))
+    assert method.adapt(visual, keeps, ahead, 8) == (9, 15)
+    visual = VisualTokens(hidden=torch.zeros(1, 9, 1), spent=(40.2,), counts=(9,))
+    assert method.adapt(visual, keeps, late, 8) == (3,)
+    assert 5 * 9 + 3 * 3 + 40.2 <= 96
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"taper": 0.0}, r"taper=0.0 is outside \(0, 1\]"),
+        ({"look_depth": 1.0}, r"look_depth=1.0 is outside \[0, 1\)"),
+        ({"blur": -1.0}, "blur=-1.0 must not be negative"),
+        ({"depths": (0.5, 0.5)}, "must be at least one, ascending"),
+        ({"text_share": 0.5}, "conditioned on the question already"),
+    ],
+)
+def test_foveacarve_refuses(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(MethodError, match=words):
+        foveate.FoveaCarve(keep_tokens=12, **settings)
 
 
 def test_foveacarve_before_the_language_model() -> None:

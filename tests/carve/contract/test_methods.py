@@ -64,6 +64,7 @@ def visual(
         vision_received_early=torch.rand(num_images, num_tokens, generator=generator),
         vision_features=torch.randn(num_images, num_tokens, 12, generator=generator),
         layer_update=torch.randn(num_images, num_tokens, width, generator=generator),
+        foresight=torch.rand(num_images, num_tokens, generator=generator) / num_tokens,
         grids=(grid,) * num_images,
         serials=tuple(range(num_images)),
     )

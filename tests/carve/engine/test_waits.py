@@ -30,12 +30,16 @@ class Moved:
         self.inputs = {shape: prompts(self.model, name, n) for shape, n in SHAPES.items()}
         move_model(self.model)
 
-    def count(self, shape: str, method: str | None, num_tokens: int = 3) -> tuple[Counts, Counts]:
+    def count(
+        self, shape: str, method: str | foveate.Method | None, num_tokens: int = 3
+    ) -> tuple[Counts, Counts]:
         """Of a prefill, and of the last of `num_tokens` decoded tokens."""
         given = self.inputs[shape]
         run: Any = nullcontext()
         if method is not None:
-            run = foveate.Run(self.model, foveate.method(method, keep_tokens=4))
+            if isinstance(method, str):
+                method = foveate.method(method, keep_tokens=4)
+            run = foveate.Run(self.model, method)
         cache = DynamicCache(config=self.model.config.get_text_config())
         mask = given["attention_mask"]
         with run, torch.no_grad():
@@ -78,6 +82,17 @@ def test_a_carved_prefill_waits_at_most_twice_more(moved: Moved, method: str, sh
     of_the_choice = OF_THE_CHOICE.get(method, 0)
     assert carved.num_waits <= plain.num_waits + 2 + of_the_choice, carved.waits
     assert token.num_waits <= plain_token.num_waits, token.waits
+
+
+def test_reading_ahead_waits_for_masks_alone() -> None:
+    """transformers itself reads two scalars to make the masks of a pass."""
+    moved = Moved("llava")
+    ahead, blind = (
+        moved.count("one prompt", foveate.FoveaCarve(keep_ratio=0.5, foresight=foresight))[0]
+        for foresight in (True, False)
+    )
+    assert ahead.num_launches > blind.num_launches + 50
+    assert ahead.num_waits <= blind.num_waits + 2, (ahead.waits, blind.waits)
 
 
 def test_a_planted_read_is_counted() -> None:

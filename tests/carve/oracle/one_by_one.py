@@ -120,9 +120,9 @@ def foveacarve_kernel(method: foveate.FoveaCarve, visual: VisualTokens) -> Tenso
     square = gram.diagonal()
     scale = square.mean().clamp_min(torch.finfo(torch.float64).tiny)
     apart = (square[:, None] + square - 2 * gram).clamp_min(0) / scale
-    kernel = gram / scale + method.gaussian * (-apart / 2).exp()
-    if visual.attention is not None:
-        weight = min_max(visual.attention.mean(dim=1))[0].double() ** method.relevance_power
+    kernel = (-apart / 2).exp()
+    if visual.foresight is not None:
+        weight = method.weight(visual)[0].double()
         kernel = weight[:, None] * kernel * weight
     return kernel
 
