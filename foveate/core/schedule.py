@@ -63,15 +63,6 @@ def tapered_counts(
     return fitted_counts([first * share for share in shares], total, num_tokens, spans)
 
 
-def wanted(at: float) -> list[float]:
-        """Rises with `at`: in proportion up to 1, then all towards N up to 2."""
-        beyond = max(0.0, at - 1)
-        return [num_tokens * (min(at, 1.0) * w + beyond * (1 - w)) for w in shares]
-
-    at = _largest(lambda value: _weight(wanted(value), spans) <= total, 2.0)
-    return fitted_counts(wanted(at), total, num_tokens, spans)
-
-
 def _weight(counts: Sequence[float], spans: Sequence[int]) -> float:
     return sum(n * span for n, span in zip(counts, spans, strict=True))
 
