@@ -84,8 +84,10 @@ def narrow_mask(
     batch = query_idx.shape[0]
     query_idx, key_idx, empty = (t.to(mask.device) for t in (query_idx, key_idx, empty))
     mask = mask.expand(batch, -1, -1, -1)
-    rows = (query_idx - past).clamp_min(0)[:, None, :, None].expand(-1, mask.shape[1], -1, 1)
-    picked = mask.gather(2, rows.expand(-1, -1, -1, mask.shape[3]))
+    picked = mask
+    if mask.shape[2] > 1:  # a decoded token has one row, its own
+        rows = (query_idx - past).clamp_min(0)[:, None, :, None].expand(-1, mask.shape[1], -1, 1)
+        picked = mask.gather(2, rows.expand(-1, -1, -1, mask.shape[3]))
     columns = key_idx.clamp_min(0)[:, None, None, :].expand(-1, mask.shape[1], num_queries, -1)
     picked = picked.gather(3, columns)
     if not has_empty:

@@ -89,7 +89,7 @@ class HeldRows:
         """
 
         def make() -> HeldRows:
-            pieces = self.pieces
+            pieces = tuple(piece for piece in self.pieces if piece[0])
             if pieces and pieces[-1][1] + num_new == seen:  # none is missing in between
                 pieces = (*pieces[:-1], (pieces[-1][0] + num_new, seen))
             else:

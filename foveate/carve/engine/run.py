@@ -236,7 +236,8 @@ class Run(Attachment[Report]):
         is_inside = self.cut == "in_llm" or counts_places(anatomy)
         for i, layer in enumerate(layers if is_inside else ()):
             self._put_on(hook_before(layer, functools.partial(self._before_layer, i)))
-            self._put_on(hook_after(layer, self._after_layer))
+            if i < max(self.steps):  # what comes behind the last step is not looked at
+                self._put_on(hook_after(layer, self._after_layer))
         self._put_on(hook_after(base, self._after_base, always=True))
         if host is not base:
             self._put_on(hook_before(host, self._before_model))
