@@ -65,7 +65,7 @@ class TextShare(Composed):
                 f"text_share goes around one method, not around {inner}; put it around stages, "
                 "e.g. text_share(divprune, relevance=similarity):50%+fastv."
             )
-        for setting in ("prune_layer", "early_cache", "positions", "sizes"):
+        for setting in ("prune_layer", "early_cache", "positions", "sizes", "attention_scores"):
             object.__setattr__(self, setting, getattr(inner, setting))
         super().__post_init__()
 
@@ -84,6 +84,10 @@ class TextShare(Composed):
     @property
     def needs_before_prune_layer(self) -> bool:  # type: ignore[override]
         return self.inner.needs_before_prune_layer
+
+    @property
+    def ranks_by_attention(self) -> bool:
+        return self.inner.ranks_by_attention
 
     @property
     def merges_tokens(self) -> bool:  # type: ignore[override]
