@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from foveate.carve.composed import Composed, built
-from foveate.carve.method import Method, Need, Step, relevance_needs
+from foveate.carve.method import LAYER_NEEDS, Method, Need, Step, relevance_needs
 from foveate.core.demand import Demand
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import others, top_k
@@ -111,10 +111,15 @@ class TextShare(Composed):
         """Those of the method inside, which also see what relevance is read from.
 
         Raises:
-            MethodError: some of them ask for that and others do not: they might take what is there
-                for what they asked for.
+            MethodError: there is none before the first of them; or some of them ask for that and
+                others do not: they might take what is there for what they asked for.
         """
         found = self.inner.steps(num_layers, first_layer)
+        if self._asked & LAYER_NEEDS and found[0].layer == 0:
+            raise MethodError(
+                f"{self.inner.name} cuts before layer 0, where text_share has no {self.relevance} "
+                "to read yet; use relevance='similarity', or a later prune_layer."
+            )
         asking = [step.layer for step in found if self._asked <= step.needs]
         if self._asked and 0 < len(asking) < len(found):
             raise MethodError(
