@@ -335,19 +335,20 @@ class Carving:
 
     def _counted(self, index: int, groups: list[Group], left: Left) -> Left:
         """With the sizes of merged tokens, where a step so far asks for them."""
+        device, sizes = left.rows.device, self._sizes
         if self.setting.steps[index].method.sizes == "log":
-            if self._sizes is None:
-                call, device = self.call, left.rows.device
-                self._sizes = torch.ones(call.batch, call.length, device=device)
+            if sizes is None:
+                sizes = torch.ones(self.call.batch, self.call.length, device=device)
+            sizes = sizes.to(device)
             for group in groups:
                 samples, tokens, plan = group.samples, group.tokens, group.plan
-                before = self._sizes[samples, tokens]  # [G, N]
+                before = sizes[samples, tokens]  # [G, N]
                 of_sources = before.gather(1, plan.merge_src)
-                after = before.scatter_add(1, plan.merge_dst, of_sources)
-                self._sizes[samples, tokens] = after
-        if self._sizes is None:
+                sizes[samples, tokens] = before.scatter_add(1, plan.merge_dst, of_sources)
+        if sizes is None:
             return left
-        found = self._sizes.log().gather(1, left.rows.clamp_min(0))
+        self._sizes = sizes
+        found = sizes.to(device).log().gather(1, left.rows.clamp_min(0))
         return replace(left, log_sizes=found.masked_fill(left.rows == PAD, 0.0))
 
     # --- carve the cache ---
