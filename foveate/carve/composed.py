@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from foveate.carve.method import Method, Positions, Sizes
+from foveate.carve.method import AttentionScores, Method, Positions, Sizes
 from foveate.carve.registry import method
 from foveate.core.budget import BUDGET
 from foveate.errors import MethodError
@@ -28,6 +28,7 @@ class Composed(Method):
     early_cache: Literal["compact", "full"] = field(init=False, default="compact")
     positions: Positions = field(init=False, default="original")
     sizes: Sizes = field(init=False, default="ignore")
+    attention_scores: AttentionScores = field(init=False, default="plain")
 
     def __post_init__(self) -> None:
         last = self.parts[-1]

@@ -46,11 +46,15 @@ Need = Literal[
 Where = Literal["vision_tower", "encoder", "llm"]
 Positions = Literal["original", "renumbered"]
 Sizes = Literal["ignore", "log"]
+AttentionScores = Literal["plain", "debiased"]
 
 # Read off the decoder layer before the prune layer.
 LAYER_NEEDS: frozenset[Need] = frozenset(
     {"attention", "attention_output", "keys", "text_attention"}
 )
+
+# The attention of the last prompt token, of the layer before or of that about to run.
+OF_THE_LAST: frozenset[Need] = frozenset({"attention", "attention_ahead"})
 
 # Every method whose class has been defined; `foveate.carve.registry` also finds others.
 METHODS: dict[str, type[Method]] = {}
@@ -73,6 +77,11 @@ class Step:
     layers: tuple[int, ...]
     number: int
     needs: frozenset[Need]
+
+    @property
+    def debiases(self) -> bool:
+        """Whether the attention that it reads is to be debiased."""
+        return self.method.attention_scores == "debiased" and bool(self.needs & OF_THE_LAST)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +108,10 @@ class Method(ABC):
             token, as in the published codes. "log": as many as it was made of, by log(size) on the
             logits of its key (Bolya et al. 2022, proportional attention), from the layer that first
             sees it on, in steps of all kinds, and in decoding. Methods that merge only.
+        attention_scores: "plain", or "debiased": the attention of the last prompt token less what a
+            token without content would get at the same place, see core.debiased. The dummy is the
+            image's mean token in the layer that is read, whose queries and keys are worked out once
+            more. Scores may be negative. Methods that read that attention only.
 
     Class attributes:
         name: how it is called, letters, digits, "_" and "-"; one class has it.
@@ -139,6 +152,7 @@ class Method(ABC):
     early_cache: Literal["compact", "full"] = "compact"
     positions: Positions = "original"
     sizes: Sizes = "ignore"
+    attention_scores: AttentionScores = "plain"
 
     def __new__(cls, *_: Any, **settings: Any) -> Self:
         check_names(cls, settings)
@@ -173,6 +187,11 @@ class Method(ABC):
                 f"{self.name} merges no tokens (a class that does has merges_tokens=True), so each "
                 "counts once; leave sizes at 'ignore'."
             )
+        if self.attention_scores == "debiased" and not self.ranks_by_attention:
+            raise MethodError(
+                f"{self.name} does not read the attention of the last prompt token; leave "
+                "attention_scores at 'plain'."
+            )
         if self.where == "vision_tower" and self.prune_layer:
             raise MethodError(
                 f"{self.name} acts inside the vision tower, and prune_layer={self.prune_layer} is "
@@ -192,6 +211,11 @@ class Method(ABC):
     def needs(self) -> frozenset[Need]:
         """What `plan` reads beside the hidden states."""
         return frozenset()
+
+    @property
+    def ranks_by_attention(self) -> bool:
+        """Whether some step looks at the attention of the last prompt token."""
+        return bool(self.needs & OF_THE_LAST)
 
     def early_tower_layer(self, num_layers: int) -> int:
         """The layer of a vision tower of `num_layers` whose attention the early needs mean.

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from foveate.carve.composed import Composed, built
-from foveate.carve.method import Method, Need, Step, relevance_needs
+from foveate.carve.method import LAYER_NEEDS, Method, Need, Step, relevance_needs
 from foveate.core.demand import Demand
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import others, top_k
@@ -65,7 +65,7 @@ class TextShare(Composed):
                 f"text_share goes around one method, not around {inner}; put it around stages, "
                 "e.g. text_share(divprune, relevance=similarity):50%+fastv."
             )
-        for setting in ("prune_layer", "early_cache", "positions", "sizes"):
+        for setting in ("prune_layer", "early_cache", "positions", "sizes", "attention_scores"):
             object.__setattr__(self, setting, getattr(inner, setting))
         super().__post_init__()
 
@@ -84,6 +84,10 @@ class TextShare(Composed):
     @property
     def needs_before_prune_layer(self) -> bool:  # type: ignore[override]
         return self.inner.needs_before_prune_layer
+
+    @property
+    def ranks_by_attention(self) -> bool:
+        return self.inner.ranks_by_attention
 
     @property
     def merges_tokens(self) -> bool:  # type: ignore[override]
@@ -107,10 +111,15 @@ class TextShare(Composed):
         """Those of the method inside, which also see what relevance is read from.
 
         Raises:
-            MethodError: some of them ask for that and others do not: they might take what is there
-                for what they asked for.
+            MethodError: there is none before the first of them; or some of them ask for that and
+                others do not: they might take what is there for what they asked for.
         """
         found = self.inner.steps(num_layers, first_layer)
+        if self._asked & LAYER_NEEDS and found[0].layer == 0:
+            raise MethodError(
+                f"{self.inner.name} cuts before layer 0, where text_share has no {self.relevance} "
+                "to read yet; use relevance='similarity', or a later prune_layer."
+            )
         asking = [step.layer for step in found if self._asked <= step.needs]
         if self._asked and 0 < len(asking) < len(found):
             raise MethodError(

@@ -101,6 +101,11 @@ def check_method(method: Method) -> Method:
             "for each token of it before the image is looked at; use keep_ratio or keep_tokens, or "
             "this budget in transformers (`foveate run`)."
         )
+    if method.sizes == "log":
+        raise MethodError(
+            f"{method.name}: sizes='log' adds log(size) to attention logits, which vLLM's kernels "
+            "cannot; use sizes='ignore', or this method in transformers (`foveate run`)."
+        )
     reason = _obstacle(method)
     if reason is not None:
         raise MethodError(
@@ -128,8 +133,6 @@ def _obstacle(method: Method) -> str | None:
     """Why it cannot act there, as the rest of a sentence."""
     if method.name == "stack":
         return "cuts in several places, and vLLM lets a plugin cut in one"
-    if method.sizes == "log":
-        return "weighs merged tokens by their sizes, which vLLM's attention cannot"
     if method.where == "vision_tower":
         return "acts inside the vision tower, which is vLLM's own"
     if len(method.layers(_DEEP, 0)) > 1:

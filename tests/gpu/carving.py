@@ -40,6 +40,9 @@ def methods() -> dict[str, foveate.Method]:
         **scores,
         "fastv renumbered": foveate.FastV(**half, positions="renumbered"),
         "tokencarve full cache": foveate.TokenCarve(**half, early_cache="full"),
+        "tokencarve sizes": foveate.TokenCarve(**half, sizes="log"),
+        "fastv debiased": foveate.FastV(**half, attention_scores="debiased"),
+        "text share": foveate.TextShare(inner=foveate.DivPrune(**half), relevance="similarity"),
         "two steps": foveate.Stack(
             stages=(foveate.DivPrune(keep_ratio=0.7), foveate.TokenCarve(**half))
         ),

@@ -78,6 +78,18 @@ def test_every_servable_method_can_be_written_and_read(name: str) -> None:
             "keep_tokens, or this budget in transformers (`foveate run`).",
         ),
         (
+            {"method": "visionzip(sizes=log)", "keep_ratio": 0.25},
+            MethodError,
+            "visionzip: sizes='log' adds log(size) to attention logits, which vLLM's kernels "
+            "cannot; use sizes='ignore', or this method in transformers (`foveate run`).",
+        ),
+        (
+            {"method": "tokencarve(text_share=0.3)", "keep_ratio": 0.25},
+            MethodError,
+            "tokencarve has no setting 'text_share'; wrap the method, text_share(tokencarve, "
+            "share=0.3), or foveate.TextShare(inner=...).",
+        ),
+        (
             {"method": "fastv", "keep_ratio": 0.25},
             MethodError,
             "fastv reads the attention of a decoder layer, and in vLLM it decides before there is "

@@ -16,6 +16,7 @@ from foveate.carve.engine.cache import CarvedLayer
 from foveate.carve.engine.cache_kinds import carved_form, ensure_layers, same_rows
 from foveate.carve.engine.call import Call
 from foveate.carve.engine.decide import Decider, Group, ImagePlan, ImageState
+from foveate.carve.engine.dummies import with_dummies
 from foveate.carve.engine.readers import Readers
 from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
@@ -157,17 +158,54 @@ class Carving:
             index: of the layer.
             layer: runs it on that.
         """
+        with self.clock.running(self.call.device):
+            row, left = self._look(index, layer), self.left
+            if row is not None and left is not None and left.log_sizes is not None:
+                row = row * left.log_sizes.exp()[:, None].to(row.device)
+                row = row / row.sum(dim=-1, keepdim=True)
+            self._asked.ahead = row
+
+    def _look(self, index: int, layer: Callable[[], Any]) -> Tensor | None:
+        """The last asked token's attention in a layer, sizes of merged tokens aside, [B, H, L]."""
         call, left, device = self.call, self.left, self.call.device
         last = self._last_place()
         seen = sent(call.known.valid | call.known.visual, device)
         if left is not None:
             seen = seen.gather(1, left.rows.clamp_min(0).to(device)) & (left.rows != PAD).to(device)
-        with self.clock.running(device):
-            row = self.setting.row_recorders[index].look(layer, last, seen)
-            if row is not None and left is not None and left.log_sizes is not None:
-                row = row * left.log_sizes.exp()[:, None].to(row.device)
-                row = row / row.sum(dim=-1, keepdim=True)
-            self._asked.ahead = row
+        return self.setting.row_recorders[index].look(layer, last, seen)
+
+    def debiases(self, index: int, *, ahead: bool) -> bool:
+        """Whether the attention of a layer is read to be debiased, see `see_dummies`.
+
+        Args:
+            index: of the layer.
+            ahead: for the step at it, not for one behind it.
+        """
+        if self.replay is not None:
+            return False
+        if ahead:
+            return self.looks_ahead(index) and self.setting.steps[index].debiases
+        return any(
+            read == index and self.setting.steps[at].debiases and self._is_to_drop(at)
+            for at, read in self.setting.reads.items()
+        )
+
+    def without_content(self, hidden: Tensor) -> Tensor:
+        """Hidden states [B, L, D] with dummies in place of visual tokens, see `with_dummies`."""
+        dummies, self._asked.is_dummy = with_dummies(hidden, self._asked.states, self._rows)
+        return dummies
+
+    def see_dummies(self, index: int, layer: Callable[[], Any]) -> None:
+        """Read the attention that a layer would have if visual tokens had no content.
+
+        Args:
+            index: of the layer.
+            layer: runs it on `without_content`.
+        """
+        with self.clock.running(self.call.device):
+            self._asked.of_dummies = self._look(index, layer)
+            sizes = self.left.log_sizes if self.left is not None else None
+            self._asked.sizes = sizes.exp() if sizes is not None else None
 
     def reads_ahead(self, index: int) -> bool:
         """Whether the step at a layer asks for what the question sees when it reads ahead."""
@@ -342,19 +380,20 @@ class Carving:
 
     def _counted(self, index: int, groups: list[Group], left: Left) -> Left:
         """With the sizes of merged tokens, where a step so far asks for them."""
+        device, sizes = left.rows.device, self._sizes
         if self.setting.steps[index].method.sizes == "log":
-            if self._sizes is None:
-                call, device = self.call, left.rows.device
-                self._sizes = torch.ones(call.batch, call.length, device=device)
+            if sizes is None:
+                sizes = torch.ones(self.call.batch, self.call.length, device=device)
+            sizes = sizes.to(device)
             for group in groups:
                 samples, tokens, plan = group.samples, group.tokens, group.plan
-                before = self._sizes[samples, tokens]  # [G, N]
+                before = sizes[samples, tokens]  # [G, N]
                 of_sources = before.gather(1, plan.merge_src)
-                after = before.scatter_add(1, plan.merge_dst, of_sources)
-                self._sizes[samples, tokens] = after
-        if self._sizes is None:
+                sizes[samples, tokens] = before.scatter_add(1, plan.merge_dst, of_sources)
+        if sizes is None:
             return left
-        found = self._sizes.log().gather(1, left.rows.clamp_min(0))
+        self._sizes = sizes
+        found = sizes.to(device).log().gather(1, left.rows.clamp_min(0))
         return replace(left, log_sizes=found.masked_fill(left.rows == PAD, 0.0))
 
     # --- carve the cache ---

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from foveate.carve.method import Method, Step
 from foveate.carve.tower.record import TowerRecorder
+from foveate.core.debiased import calibrated
 from foveate.core.information_share import tokens_holding
 from foveate.core.layout import PAD, ImageSpan, columns_of, sent
 from foveate.core.plan import KeepPlan, compose
@@ -120,6 +121,9 @@ class Decider:
         foresight: [B, S] attention of text that read ahead over the prompt's tokens; see
             `engine.foresight`.
         spent: of each image, what that has cost in token-layers; () for nothing.
+        of_dummies: [B, H, L], the attention that a step reads, if visual tokens had no content;
+            where it is to be debiased.
+        is_dummy, sizes: [B, L], see core.debiased.
         final_norm: of the decoder, where a step asks for states behind it.
     """
 
@@ -135,6 +139,9 @@ class Decider:
     ahead: Tensor | None = None
     foresight: Tensor | None = None
     spent: tuple[float, ...] = ()
+    of_dummies: Tensor | None = None
+    is_dummy: Tensor | None = None
+    sizes: Tensor | None = None
     final_norm: Callable[[Tensor], Tensor] | None = None
     groups: dict[int, list[Group]] = field(default_factory=dict)
     _placed: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -299,6 +306,8 @@ class _Look:
             is_ahead = "attention_ahead" in needs
             row = _read(decider.ahead if is_ahead else self.recorder and self.recorder.here.row)
             row = row.to(hidden.device)  # [B, H, L]
+            if self.step.debiases:
+                row = self._debiased(row)
             index = tokens[:, None].expand(-1, row.shape[1], -1)
             found["attention"] = self._rows_in(row, samples).gather(2, index)
         if "attention_output" in needs:
@@ -353,6 +362,16 @@ class _Look:
         return self._tokens_in(
             self.hidden, states, samples, columns_of(tokens, self._rows_of(samples))
         )
+
+    def _debiased(self, row: Tensor) -> Tensor:
+        decider = self.decider
+        of_dummies, is_dummy, sizes = (
+            None if t is None else t.to(row.device)
+            for t in (_read(decider.of_dummies), decider.is_dummy, decider.sizes)
+        )
+        assert of_dummies is not None
+        assert is_dummy is not None
+        return calibrated(row, of_dummies, is_dummy, sizes)
 
     def _normed(self, states: Tensor) -> Tensor:
         assert self.decider.final_norm is not None

@@ -99,9 +99,14 @@ class ForwardPass(OnePass):
         if index == 0:
             self._check_placeholders()
         if self.carving is not None:
-            if self.carving.looks_ahead(index):
-                self.carving.see_ahead(index, self._before_step(index, hidden, kwargs))
-            hidden = self._carve(self.carving, index, hidden, cache)
+            carving = self.carving
+            if carving.looks_ahead(index):
+                carving.see_ahead(index, self._before_step(index, hidden, kwargs))
+            if carving.debiases(index, ahead=True):
+                self._see_dummies(carving, index, hidden, kwargs)
+            hidden = self._carve(carving, index, hidden, cache)
+            if carving.debiases(index, ahead=False):
+                self._see_dummies(carving, index, hidden, kwargs)
         layer = cache.layers[index] if cache is not None and index < len(cache.layers) else None
         carved = layer if isinstance(layer, CarvedLayer) else None
         key = self._key(index, args, kwargs, carved)
@@ -187,7 +192,8 @@ class ForwardPass(OnePass):
         if self._reused.reuses(index):
             raise UnsupportedModelError(
                 f"the method ranks tokens by the attention of layer {index}, which attends with "
-                "keys of a layer before it; choose an earlier prune_layer, or ranks_by='before'."
+                "keys of a layer before it; choose an earlier prune_layer, or ranks_by='before' "
+                "with attention_scores='plain'."
             )
         kwargs = {**kwargs, "attention_mask": None, **{n: None for n in CACHES if n in kwargs}}
         kwargs.pop("hidden_states", None)
@@ -200,6 +206,14 @@ class ForwardPass(OnePass):
                 self._renumbering.apply(hidden, kwargs, shift)
         # Past the hooks, this run's among them: for them the layer has not begun.
         return functools.partial(anatomy.layers[index].forward, hidden, **kwargs)
+
+    def _see_dummies(
+        self, carving: Carving, index: int, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> None:
+        """Read a layer's attention to images without content."""
+        streams = self._streams or self._layout(hidden)
+        dummies = streams.apart(carving.without_content(streams.joined(hidden)), hidden)
+        carving.see_dummies(index, self._before_step(index, dummies, kwargs))
 
     def _check_before_dropping(self, index: int, hidden: Tensor, cache: Any) -> None:
         """Refuse what could come out wrong if tokens were dropped before layer `index`.

@@ -116,7 +116,8 @@ class HeldRows:
                 found = self.index.gather(1, slots.clamp_min(0)).masked_fill(slots == PAD, PAD)
             sizes = self.log_sizes
             if sizes is not None:
-                sizes = sizes.gather(1, slots.clamp_min(0)).masked_fill(slots == PAD, 0.0)
+                sizes = sizes.to(slots.device).gather(1, slots.clamp_min(0))
+                sizes = sizes.masked_fill(slots == PAD, 0.0)
             pieces = ((slots.shape[1], seen),)
             return HeldRows(found, has_empty or self.has_empty, pieces, sizes)
 

@@ -77,6 +77,10 @@ class VScan(Method):
     def needs(self) -> frozenset[Need]:
         return frozenset({"vision_attention", "vision_attention_early"})
 
+    @property
+    def ranks_by_attention(self) -> bool:
+        return self.where == "llm"
+
     def early_tower_layer(self, num_layers: int) -> int:
         layer = num_layers * 5 // 24 if self.shallow_layer is None else self.shallow_layer
         if layer >= num_layers:

@@ -98,6 +98,8 @@ def test_a_step_that_must_not_know_the_question_is_not_told() -> None:
     """FoveaCarve takes attention that is there for what it asked for."""
     inner = foveate.FoveaCarve(keep_tokens=8)
     with pytest.raises(MethodError, match=r"at layer 5 and not at others.*relevance='similarity'"):
+        TextShare(inner=inner).steps(8, 3)
+    with pytest.raises(MethodError, match=r"before layer 0, where text_share has no attention"):
         TextShare(inner=inner).steps(8, 0)
     steps = TextShare(inner=inner, relevance="similarity").steps(8, 0)
     assert [sorted(step.needs) for step in steps] == [["text"], ["attention", "text"]]

@@ -140,6 +140,28 @@ def test_a_later_turn_in_one_call_or_token_by_token() -> None:
     assert_close(logits[0], logits[1])
 
 
+@pytest.mark.parametrize("how", ["half", "autocast"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_other_precisions(attention: str, how: str) -> None:
+    """The mask comes in a precision that the kernel takes; logits are those of float32."""
+    logits = []
+    for is_low in (False, True):
+        model = tiny.build("llava", attention)
+        inputs = tiny.prompts(model, "llava", RAGGED)
+        if is_low and how == "half":
+            model = model.to(torch.bfloat16)
+            inputs["pixel_values"] = inputs["pixel_values"].to(torch.bfloat16)
+        cast = torch.autocast("cpu", torch.bfloat16, enabled=is_low and how == "autocast")
+        method = foveate.AveragePooling(keep_ratio=0.4, sizes="log")  # the same plan in both
+        with foveate.attach(model, method), torch.no_grad(), cast:
+            cache = model(**inputs).past_key_values
+            more = torch.full((len(RAGGED), 1), 5)
+            mask = torch.cat([inputs["attention_mask"], torch.ones_like(more)], dim=1)
+            out = model(input_ids=more, attention_mask=mask, past_key_values=cache)
+        logits.append(out.logits.float())
+    assert_close(logits[1], logits[0], 5e-2)
+
+
 @pytest.mark.parametrize("ranking", ["ahead", "before"])
 def test_attention_that_is_read_counts_sizes(ranking: Any) -> None:
     """What a later step ranks by is the attention that the model would have."""
