@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+import foveate
 from foveate.carve.method import Method
 from foveate.carve.methods import DivPrune, FastV, PixelPrune, RandomTokens, TokenCarve
 from foveate.carve.spec import parse_method, spec_name, split_outside
 from foveate.carve.stack import Stack
 from foveate.carve.text_share import TextShare
-from foveate.core.budget import Budget
+from foveate.core.budget import Budget, parse_budget
 from foveate.errors import BudgetError, MethodError
 
 QUARTER = Budget(keep_ratio=0.25)
@@ -124,3 +127,16 @@ def test_stacks_that_cannot_be() -> None:
 def test_text_helpers() -> None:
     assert spec_name(" a ( b = 1 ) + c ") == "a(b=1)+c"
     assert split_outside("a(b=1,c='x,y'), d,[1,2]", ",") == ["a(b=1,c='x,y')", "d", "[1,2]"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["divprune:information=90%+fastv", "divprune:information=90%:4..50%+fastv(prune_layer=3)"],
+)
+def test_stages_by_information(text: str) -> None:
+    last = Budget(keep_information=0.8, keep_max=0.5)
+    stack = parse_method(text, last)
+    assert isinstance(stack, Stack)
+    assert stack.budget == stack.stages[1].budget == last
+    assert stack.stages[0].budget == parse_budget(text.split("+")[0].partition(":")[2])
+    assert foveate.method(**json.loads(json.dumps(stack.to_dict()))) == stack

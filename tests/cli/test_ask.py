@@ -40,6 +40,17 @@ def test_json_is_all_of_stdout(foveate: Foveate, checkpoint: Path, picture: Path
     assert data["unknown_words"] == []
 
 
+def test_a_budget_by_information(foveate: Foveate, checkpoint: Path, picture: Path) -> None:
+    options = ("--model", checkpoint, "--method", "divprune", "--keep", "information=60%:2..50%")
+    result = foveate("ask", picture, QUESTION, *options)
+    assert "divprune(keep=information=60%:2..50%)" in result.stdout
+    assert "tokens of an image, by its information" in result.stdout
+    (image,) = json.loads(foveate("ask", picture, QUESTION, *options, "--json").stdout)["report"][
+        "images"
+    ]
+    assert 2 <= image["kept"] == image["budget"] <= NUM_VISUAL // 2
+
+
 def test_full_answer_does_not_depend_on_the_method_and_noop_gives_it_too(
     foveate: Foveate, checkpoint: Path, picture: Path
 ) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from foveate.carve.compare.comparison import BLIND, FULL, CompareSettings, Comparison
 from foveate.carve.compare.run import compare
 from foveate.cli.compare import expand_lists
-from foveate.core.budget import Budget
+from foveate.core.budget import Budget, parse_budget
 from foveate.measure.quality import exact_match
 from foveate.models.load import load_vlm
 from foveate.models.vlm import VisionLanguageModel
@@ -69,6 +69,16 @@ def test_savings_are_those_of_the_prompt(result: Comparison) -> None:
     assert three.flops_ratio is not None
     # two of four layers run short
     assert 0.5 < three.flops_ratio < 1
+
+
+def test_a_budget_by_information_beside_a_fixed_one(
+    vlm: VisionLanguageModel, questions: list[Question]
+) -> None:
+    told = parse_budget("information=60%:..50%")
+    found = compare(vlm, questions, settings(methods=("divprune",), budgets=(told,)))
+    rows = {row.method: row for row in found.rows}
+    assert rows["divprune"].budget == rows["random"].budget == "information=60%:..50%"
+    assert 0 < rows["divprune"].kept_share <= 0.5  # type: ignore[operator]
 
 
 def test_answers_do_not_depend_on_the_batch_size(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foveate.core.budget import Budget, parse_budget
@@ -56,7 +56,7 @@ def test_what_is_not_a_share_of_the_information(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("given_as", "message"),
     [
         (
             {},
@@ -101,9 +101,9 @@ def test_what_is_not_a_share_of_the_information(text: str) -> None:
         ),
     ],
 )
-def test_refused(settings: dict[str, Any], message: str) -> None:
+def test_refused(given_as: dict[str, Any], message: str) -> None:
     with pytest.raises(BudgetError) as caught:
-        Budget(**settings)
+        Budget(**given_as)
     assert str(caught.value) == message
 
 
@@ -142,6 +142,7 @@ def test_all_of_the_information_is_every_token() -> None:
 bounds = st.none() | st.integers(1, 300) | st.floats(0.01, 1.0)
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     share=st.floats(0.01, 1.0),
     low=bounds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -36,6 +36,7 @@ def test_by_hand() -> None:
     assert [int(tokens_holding(whole, s)) for s in (0.6, 0.9)] == [1, 2]
 
 
+@settings(max_examples=40, deadline=None)
 @given(images(), shares)
 def test_as_the_singular_values_say(x: Tensor, share: float) -> None:
     """The count found holds the share, one fewer does not."""
@@ -49,12 +50,14 @@ def test_as_the_singular_values_say(x: Tensor, share: float) -> None:
             assert count == 1 or held[count - 2] < share + 1e-5
 
 
+@settings(max_examples=40, deadline=None)
 @given(images(), shares, shares)
 def test_a_larger_share_never_takes_fewer(x: Tensor, first: float, second: float) -> None:
     low, high = sorted((first, second))
     assert (tokens_holding(x, low) <= tokens_holding(x, high)).all()
 
 
+@settings(max_examples=40, deadline=None)
 @given(images(), shares)
 def test_neither_scale_nor_company_nor_order_matters(x: Tensor, share: float) -> None:
     """A hair's breadth aside: the share is moved away from a step."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import foveate
+from foveate.core.budget import Budget
 from foveate.errors import BudgetError, InputError, MethodError
 from foveate.jobs.answerer_settings import AnswererSettings
 
@@ -75,3 +76,10 @@ def test_the_methods_own_errors() -> None:
         BudgetError, match="got none of keep_tokens, keep_ratio and keep_information"
     ):
         AnswererSettings.of({"pretrained": "embedded", "method": "fastv"})
+
+
+def test_a_budget_by_information() -> None:
+    given = {"pretrained": "embedded", "keep_information": 0.9, "keep_min": 4, "keep_max": 0.5}
+    budget = Budget(keep_information=0.9, keep_min=4, keep_max=0.5)
+    for name in ("fastv", "divprune:50%+fastv"):
+        assert AnswererSettings.of({**given, "method": name}).method.budget == budget

@@ -307,3 +307,11 @@ def test_unknown_model(tmp_path: Path) -> None:
 def test_page_of_no_size(vlm_of: Callable[[str], VisionLanguageModel]) -> None:
     with pytest.raises(InputError, match="page size 0 x 24 is no size"):
         PageReader(vlm_of("llava"), page=(0, 24)).plan(TEXT, QUESTION)
+
+
+def test_pages_are_priced_before_they_are_read(
+    vlm_of: Callable[[str], VisionLanguageModel],
+) -> None:
+    reader = PageReader(vlm_of("llava"), method=foveate.DivPrune(keep_information=0.9))
+    with pytest.raises(BudgetError, match=r"information=90% depends on what is in image 0, and "):
+        reader.plan(TEXT, QUESTION)
