@@ -20,12 +20,13 @@ RAY_PIP := $(RAY)/bin/python -m pip --disable-pip-version-check --quiet
 OUT ?= out/gpu/results
 GPU_PYTHON ?= $(BIN)/python
 RIVAL := .rival
+RIVAL_VENV := .venv-rival
 
 VLLM := .venv-vllm
 VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo play test test-zoo test-lmms test-ray test-vllm test-web test-gpu bench-gpu pack-gpu \
-	bench-rival docs figures notebooks lint bench clean
+	bench-rival bench-rival-accuracy docs figures notebooks lint bench clean
 
 demo: $(VENV)/.installed-demo $(VENV)/.installed-play
 	$(BIN)/foveate demo
@@ -96,6 +97,17 @@ bench: $(VENV)/.installed-dev
 # The closest rival beside foveate, from a clone of it at a fixed commit.
 bench-rival: $(VENV)/.installed-dev $(RIVAL)/.cloned
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.rival --source $(RIVAL)
+
+# What each answers: the rival in an environment of its own, at the lowest transformers of its pin.
+bench-rival-accuracy: $(VENV)/.installed-dev $(RIVAL)/.cloned $(RIVAL_VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.rival.accuracy --source $(RIVAL) \
+		--python $(RIVAL_VENV)/bin/python
+
+$(RIVAL_VENV)/.installed:
+	test -x $(RIVAL_VENV)/bin/python || $(PYTHON) -m venv $(RIVAL_VENV)
+	$(RIVAL_VENV)/bin/python -m pip --disable-pip-version-check --quiet install \
+		torch==2.13.0 transformers==5.6.0 pillow pyyaml
+	touch $@
 
 $(RIVAL)/.cloned:
 	git clone --quiet https://github.com/Tencent/AngelSlim $(RIVAL)
@@ -172,5 +184,5 @@ $(VLLM)/.installed: pyproject.toml tests/vllm/engine/prepare_environment.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LMMS) $(RAY) $(VLLM) $(WEB) $(DOCS) $(RIVAL) build dist *.egg-info .pytest_cache \
+	rm -rf $(VENV) $(LMMS) $(RAY) $(VLLM) $(WEB) $(DOCS) $(RIVAL) $(RIVAL_VENV) build dist *.egg-info .pytest_cache \
 		.mypy_cache .ruff_cache out

@@ -36,7 +36,15 @@ DROP = 0.5
 MAX_NEW_TOKENS = 8
 METHODS = ("fastv", "dart", "divprune", "visionzip")
 WAYS = {"cached": True, "recomputed": False}
-WHY = ""
+WHY = (
+    "Where they part: AngelSlim's DivPrune and VisionZip shorten the prompt but keep the positions "
+    "of what stays, and then count decoded tokens on from the shorter prompt. Its FastV takes each "
+    "head's softmax over the image alone, so that heads that look at the text count as much as "
+    "others; here they are the model's own weights, as in the authors' code. Its DART takes "
+    "cosines of states behind the layer's own norm, and lets the image's pivots choose first; here "
+    "they are behind the final norm, in the authors' order. Its VisionZip adds every merged token "
+    "to a plain mean; here it is the target plus the mean of the others, as in the authors' code."
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,10 @@ class ApET(Method):
     """Approximation error, without any attention.
 
     A basis S of k tokens is chosen farthest point by farthest point (Euclid), from a first one
-    drawn at random. Token i has the error e_i = |x_i - x_i S^T G^-1 S|, G = S S^T + 1e-5 I. The K
-    tokens of largest error stay, but the k of least error among them give their places to the
-    basis; every token that is not kept is averaged into the kept one (none of the basis) of
-    highest cosine.
+    drawn at random. Token i has the error e_i = |x_i - x_i S^T G^-1 S|, G = S S^T + 1e-5 I (more
+    where float32 would round that away). The K tokens of largest error stay, but the k of least
+    error among them give their places to the basis; every token that is not kept is averaged into
+    the kept one (none of the basis) of highest cosine.
 
     `where` says which of the authors' two cuts it is. "encoder": behind the tower, on its features
     before the projector; basis tokens take their places in the order of places. "llm": in the
@@ -143,6 +143,11 @@ def farthest_rows(x: Tensor, first: Tensor, count: int) -> Tensor:
 def approximation_error(x: Tensor, basis: Tensor) -> Tensor:
     """Length of what the rows `basis` [G, k] leave of each row of x [G, N, D]. [G, N]"""
     s = gather_rows(x, basis)
-    gram = s @ s.transpose(1, 2) + 1e-5 * torch.eye(s.shape[1], device=x.device)
+    gram = s @ s.transpose(1, 2)
+    if s.shape[1]:
+        size = gram.diagonal(dim1=1, dim2=2).amax(dim=1)  # [G]
+        # Between long copies 1e-5 is lost to rounding, and what is left has no inverse.
+        ridge = (2 * torch.finfo(gram.dtype).eps * size).clamp_min(1e-5)
+        gram = gram + torch.diag_embed(ridge[:, None].expand(-1, s.shape[1]))
     fitted = torch.linalg.solve(gram, s @ x.transpose(1, 2)).transpose(1, 2) @ s
     return (x - fitted).norm(dim=-1)

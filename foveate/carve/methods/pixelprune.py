@@ -25,7 +25,9 @@ class PixelPrune(PatchDropping):
     tokens: until then each token that went is a copy of a neighbour's that stayed.
 
     Args:
-        threshold: 0 or more, in the units of the processor's normalised pixels.
+        threshold: 0 or more, in the units of the processor's normalised pixels. Above 0 predictions
+            are still from the pixels as they are, so that along a slow gradient errors of what
+            could be rebuilt add up to many times the threshold.
     """
 
     name = "pixelprune"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import foveate
+from foveate.carve.methods.apet import approximation_error
 from foveate.carve.methods.dart import take_blocks, turn_order
 from foveate.core.greedy.coverage import greedy_coverage
 from foveate.core.greedy.determinant import greedy_log_det
@@ -540,6 +541,19 @@ def test_apet() -> None:
     assert plan.merge_src.tolist() == [[0, 3]]
     assert plan.merge_dst.tolist() == [[1, 1]]
     torch.testing.assert_close(plan.apply(features), torch.tensor([[[2 / 3, 3.5 / 3], [2.0, 0.0]]]))
+
+
+@pytest.mark.parametrize("length", [1.0, 1e3, 1e15])
+def test_apet_where_tokens_are_copies(length: float) -> None:
+    """Ten basis tokens of two kinds leave nothing of either, however long they are."""
+    kinds = torch.randn(1, 2, 16, generator=torch.Generator().manual_seed(0)) * length
+    x = kinds.repeat(1, 8, 1)
+    error = approximation_error(x, torch.arange(10)[None])
+    assert error.isfinite().all()
+    assert error.max() < 0.01 * length
+    assert approximation_error(x, torch.zeros(1, 1, dtype=torch.long)).max() > length
+    plan = foveate.ApET(keep_tokens=11, where="llm", first_token=0).plan(VisualTokens(hidden=x), 11)
+    assert len(set(plan.keep_idx[0].tolist())) == 11
 
 
 def test_v2drop() -> None:
