@@ -441,7 +441,6 @@ def test_foveacarve_pays_for_reading_ahead() -> None:
         ({"look_depth": 1.0}, r"look_depth=1.0 is outside \[0, 1\)"),
         ({"blur": -1.0}, "blur=-1.0 must not be negative"),
         ({"depths": (0.5, 0.5)}, "must be at least one, ascending"),
-        ({"text_share": 0.5}, "conditioned on the question already"),
     ],
 )
 def test_foveacarve_refuses(settings: dict[str, Any], words: str) -> None:

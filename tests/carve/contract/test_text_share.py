@@ -102,7 +102,7 @@ def test_a_step_that_must_not_know_the_question_is_not_told() -> None:
     with pytest.raises(MethodError, match=r"before layer 0, where text_share has no attention"):
         TextShare(inner=inner).steps(8, 0)
     steps = TextShare(inner=inner, relevance="similarity").steps(8, 0)
-    assert [sorted(step.needs) for step in steps] == [["text"], ["attention", "text"]]
+    assert [sorted(step.needs) for step in steps] == [["foresight", "text"], ["attention", "text"]]
 
 
 @pytest.mark.parametrize("name", ["divprune", "fastv", "visionzip", "pyramiddrop", "sparsevlm"])
