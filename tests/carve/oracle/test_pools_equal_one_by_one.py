@@ -15,6 +15,7 @@ from foveate.core.greedy import coverage, determinant, farthest
 from foveate.core.greedy.cosine_distance import CosineDistance
 from foveate.core.greedy.pairs import Dense
 from foveate.core.greedy.pool import Pool, pool_of
+from foveate.core.visual import VisualTokens
 from tests.carve.oracle import one_by_one
 from tests.carve.oracle.random_images import GENERIC, KINDS, images
 
@@ -162,5 +163,21 @@ def test_methods_keep_the_same(name: str, seed: int) -> None:
     plan = method.plan(visual, keep)
     alone = [visual.take([i]) for i in range(visual.num_images)]
     expected = [sorted(one_by_one.PLAIN[name](method, image, keep)) for image in alone]
-    assert plan.keep_idx.tolist() == expected
-    assert [method.plan(image, keep).keep_idx[0].tolist() for image in alone] == expected
+    kept = plan.keep_idx.tolist()
+    kept_alone = [method.plan(image, keep).keep_idx[0].tolist() for image in alone]
+    if name == "dart":  # its products round copies of a token apart, some kernels at some columns
+        kept, kept_alone, expected = (
+            as_first_copies(visual, several) for several in (kept, kept_alone, expected)
+        )
+    assert kept == expected
+    assert kept_alone == expected
+
+
+def as_first_copies(visual: VisualTokens, kept: list[list[int]]) -> list[list[int]]:
+    """Each token by the first that is the same."""
+    found = []
+    for states, tokens in zip(visual.hidden, kept, strict=True):
+        is_same = (states[:, None] == states).all(dim=-1)  # [N, N]
+        first = is_same.int().argmax(dim=-1).tolist()
+        found.append(sorted(first[token] for token in tokens))
+    return found
