@@ -60,7 +60,8 @@ def reading_curve(model: nn.Module, prompts: Iterable[dict[str, Any]]) -> tuple[
     total, count = torch.zeros(len(anatomy.layers), dtype=torch.float64), 0
     for inputs in prompts:
         ids = inputs["input_ids"]
-        valid = valid_tokens(inputs.get("attention_mask"), *ids.shape, ids.device)
+        batch, length = ids.shape
+        valid = valid_tokens(inputs.get("attention_mask"), batch, length, ids.device)
         visual = (
             torch.isin(ids, torch.tensor([*visual_token_ids(anatomy).values()]).to(ids)) & valid
         )
