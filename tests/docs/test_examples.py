@@ -68,6 +68,14 @@ def test_add_a_method_example(monkeypatch: pytest.MonkeyPatch) -> None:
     assert foveate.METHODS["norm"] is names["LargestNorm"]
 
 
+def test_where_a_question_reads_example() -> None:
+    (block,) = python_blocks("docs/methods.md")
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert len(names["curve"]) == 8
+    assert names["method"].look_depth == 0.375
+
+
 def test_rendering_example(capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = python_blocks("docs/rendering.md")
     exec(block, {})
