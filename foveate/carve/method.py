@@ -13,7 +13,9 @@ from typing_extensions import Self
 
 from foveate.carve.definition import is_abstract, make_plain, on_plain_settings, register
 from foveate.core.budget import Budget
+from foveate.core.by_frame import by_frame
 from foveate.core.demand import Demand, check_demand
+from foveate.core.frames import Frames
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import others, top_k
 from foveate.core.relevance import RELEVANCE_NEEDS, Relevance, text_relevance
@@ -92,6 +94,8 @@ class Method(ABC):
             prompt's text, whatever the method; the method spends the rest on the others.
         text_relevance: how that relevance is read, see core.relevance: "attention" of the last
             prompt token, "text_attention" of all text tokens, "similarity" (any layer).
+        frames: of a video, whose budget is for all of it: "joint" decides on the whole video at
+            once; "each" spreads the budget evenly over the frames and decides on each as an image.
 
     Class attributes:
         name: how it is called, letters, digits, "_" and "-"; one class has it.
@@ -128,6 +132,7 @@ class Method(ABC):
     positions: Positions = "original"
     text_share: float = 0.0
     text_relevance: Relevance = "attention"
+    frames: Literal["joint", "each"] = "joint"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -148,6 +153,11 @@ class Method(ABC):
             raise MethodError(
                 f"{self.name} acts inside the vision tower, where no text is seen; "
                 "leave text_share at 0."
+            )
+        if self.frames == "each" and self.where == "vision_tower":
+            raise MethodError(
+                f"{self.name} acts inside the vision tower, where every frame is a picture of its "
+                "own; leave frames at 'joint'."
             )
         of_layer = self.step_needs & LAYER_NEEDS if self.needs_before_prune_layer else None
         if of_layer and self.prune_layer == 0:
@@ -222,6 +232,23 @@ class Method(ABC):
             Step(layer, self, layers, i, self.step_needs) for i, layer in enumerate(layers)
         )
 
+    def count(self, num_tokens: int, frames: Frames | None = None, image: int = 0) -> int:
+        """Tokens to keep of an image or video of `num_tokens`: the budget's, or more where `remark`
+        says why.
+
+        Args:
+            frames: of a video; None for a still image.
+            image: its number, for the error.
+
+        Raises:
+            BudgetError: the budget exceeds the tokens.
+        """
+        return self.budget.count(num_tokens, image)
+
+    def remark(self, num_tokens: int, frames: Frames | None) -> str:
+        """What the report has to say of an image or video: why it keeps more than its budget."""
+        return ""
+
     def keeps(
         self, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int
     ) -> tuple[int, ...]:
@@ -252,11 +279,13 @@ class Method(ABC):
         return (keeps[step.number],) * visual.num_images
 
     def select(self, visual: VisualTokens, keep: int) -> KeepPlan:
-        """`plan`, with the share of the budget that text_share reserves.
+        """`plan`, with the share that text_share reserves, of each frame where `frames` says so.
 
         Raises:
             MethodError: it would need more than it should, see `demand`.
         """
+        if self.frames == "each" and visual.frames is not None:
+            return by_frame(self.select, visual, keep)
         num_images, num_tokens, width = visual.hidden.shape
         check_demand(
             self.demand(num_images, num_tokens, width, keep),

@@ -10,6 +10,7 @@ from typing import Any
 from typing_extensions import Self
 
 from foveate.carve.definition import BUDGET
+from foveate.carve.frame_method import FrameMethod
 from foveate.carve.method import Method, Step
 from foveate.carve.registry import method
 from foveate.core.plan import KeepPlan
@@ -49,6 +50,11 @@ class Stack(Method):
         if inner:
             raise MethodError(
                 f"{inner[0].name} acts inside the vision tower and must come first in the stack."
+            )
+        inner = [stage for stage in self.stages[1:] if isinstance(stage, FrameMethod)]
+        if inner:
+            raise MethodError(
+                f"{inner[0].name} compares whole frames and must come first in the stack."
             )
         for f in fields(self):
             if f.name not in (*BUDGET, "stages") and getattr(self, f.name) != f.default:

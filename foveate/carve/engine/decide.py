@@ -13,6 +13,8 @@ from torch import Tensor
 
 from foveate.carve.method import Method, Step
 from foveate.carve.tower.record import TowerRecorder
+from foveate.core.by_frame import frames_left
+from foveate.core.frames import Frames
 from foveate.core.layout import PAD, ImageSpan, columns_of, sent
 from foveate.core.plan import KeepPlan, compose
 from foveate.core.precision import full_precision
@@ -64,16 +66,24 @@ class ImageState:
         alive: [n] which of its tokens are left, in its own numbering; None for all.
         counts: how many were left after each step.
         plans: of the steps that took some.
+        frames: what is left of those of a video.
     """
 
     span: ImageSpan
     alive: Tensor | None = None
     counts: tuple[int, ...] = ()
     plans: tuple[KeepPlan, ...] = ()
+    frames: Frames | None = None
 
-    def follow(self, plan: KeepPlan | None) -> None:
+    def __post_init__(self) -> None:
+        self.frames = self.span.frames
+
+    def follow(self, plan: KeepPlan | None, method: Method) -> None:
         """One step further; None leaves the image as it is."""
         if plan is not None:
+            if self.frames is not None:
+                is_each = method.frames == "each"
+                self.frames = frames_left(self.frames, plan.num_kept) if is_each else Frames()
             kept = plan.keep_idx[0]
             self.alive = kept if self.alive is None else self.alive[kept]
             self.plans = (*self.plans, plan)
@@ -138,17 +148,17 @@ class Decider:
         """
         look = _Look(self, step, hidden, rows, recorder, attention_output)
         method = step.method
-        by_size: dict[tuple[tuple[int, ...], int, tuple[int, ...]], list[int]] = {}
+        by_size: dict[tuple[Any, ...], list[int]] = {}
         for i, state in enumerate(self.states):
             num_tokens = state.span.num_tokens
-            keep = method.budget.count(num_tokens, image=i)
+            keep = method.count(num_tokens, state.span.frames, image=i)
             if keep == num_tokens and not method.counts_itself:
                 continue
             keeps = method.keeps(keep, num_tokens, step.layers, self.num_layers)
-            size = (state.counts, num_tokens, keeps)
+            size = (state.counts, num_tokens, state.span.frames, state.frames, keeps)
             by_size.setdefault(size, []).append(i)
         groups, plans = [], {}
-        for (_, _, keeps), members in by_size.items():
+        for (*_, keeps), members in by_size.items():
             visual = look.at(members)
             with torch.no_grad(), full_precision(hidden.device):
                 wanted = method.adapt(visual, keeps, step, self.num_layers)
@@ -164,7 +174,7 @@ class Decider:
                 groups.append(self._group(chosen, hidden.device, plan))
                 plans.update({i: plan.image(j) for j, i in enumerate(chosen)})
         for i, state in enumerate(self.states):
-            state.follow(plans.get(i))
+            state.follow(plans.get(i), method)
         self.groups[step.layer] = groups
         return groups
 
@@ -186,7 +196,8 @@ class Decider:
     def would_drop(self, step: Step) -> bool:
         """Whether a step has tokens to drop: some image has more than the budget."""
         return step.method.counts_itself or any(
-            step.method.budget.count(state.span.num_tokens, image=i) < state.span.num_tokens
+            step.method.count(state.span.num_tokens, state.span.frames, image=i)
+            < state.span.num_tokens
             for i, state in enumerate(self.states)
         )
 
@@ -275,6 +286,7 @@ class _Look:
             hidden=own,
             # What is left of an image is no grid any more.
             grids=tuple(state.span.grid if is_whole else None for state in states),
+            frames=states[0].frames,
             serials=tuple(decider.serials[i] for i in members),
             counts=states[0].counts,
             starts=tuple(
@@ -300,7 +312,7 @@ class _Look:
         own = look._tokens_in(hidden, states, samples, tokens)
         device = self.hidden.device
         found = {name: None if v is None else v.to(device) for name, v in found.items()}
-        return VisualTokens(hidden=own.to(device), **found)
+        return VisualTokens(hidden=own.to(device), frames=states[0].frames, **found)
 
     def _tokens_in(
         self, x: Tensor, states: Sequence[ImageState], samples: Tensor, tokens: Tensor
