@@ -33,8 +33,9 @@ RULES: dict[str, str] = {
     "carve/method": "core carve/definition",
     "carve/registry": "carve/definition carve/method",
     "carve/tower_method": "core carve/method",
-    "carve/methods": "core carve/method carve/tower_method",
-    "carve/stack": "core carve/definition carve/method carve/registry",
+    "carve/frame_method": "core carve/method",
+    "carve/methods": "core carve/method carve/tower_method carve/frame_method",
+    "carve/stack": "core carve/definition carve/method carve/registry carve/frame_method",
     "carve": "carve/methods carve/stack",
     "carve/spec": "core carve/definition carve/method carve/registry carve/stack",
     "carve/tower": "core models carve/method carve/tower_method",
@@ -61,7 +62,7 @@ RULES: dict[str, str] = {
     "vist/parts vist/run vist/train",
     "vist/eval": "tasks measure models vist/latents vist/fusion vist/run",
     # Where both are put to work.
-    "vllm": "core measure carve/method carve/registry carve/spec",
+    "vllm": "core measure carve/method carve/frame_method carve/registry carve/spec",
     "__init__": "core tasks models carve/method carve/registry carve/methods carve/stack "
     "carve/engine carve/attach carve/pages vist/run",
     "jobs": "assets core image_file jsonl_file measure models carve/method carve/spec "

@@ -130,8 +130,12 @@ def test_pure(name: str) -> None:
         assert torch.equal(value, before[key]), f"{key} was changed in place"
 
 
+# These refuse a share for the text.
+SHARELESS = ("foveacarve", "dtd", "evs", "vidcom2")
+
+
 @pytest.mark.parametrize("share", [0.3, 1.0])
-@pytest.mark.parametrize("name", [n for n in COMPRESSING if n != "foveacarve"])
+@pytest.mark.parametrize("name", [n for n in COMPRESSING if n not in SHARELESS])
 def test_text_share_reserves_the_most_relevant(name: str, share: float) -> None:
     tokens = visual()
     method = foveate.method(name, keep_tokens=10, text_share=share, text_relevance="similarity")
