@@ -28,11 +28,13 @@ class _Features(threading.local):
     Attributes:
         units: of the last features of each modality.
         fresh: modalities whose features were made for the call that comes or runs.
+        is_inside: an extractor runs, and another that it calls makes its features.
     """
 
     def __init__(self) -> None:
         self.units: dict[Modality, list[Unit]] = {}
         self.fresh: set[Modality] = set()
+        self.is_inside = False
 
 
 class FeatureRecorder:
@@ -75,12 +77,19 @@ class FeatureRecorder:
         rule = self._anatomy.family.units[modality]
 
         def record(*args: Any, **kwargs: Any) -> Any:
-            output = original(*args, **kwargs)
+            here = self._here
+            if here.is_inside:  # Qwen3-VL's videos are made as images
+                return original(*args, **kwargs)
+            here.is_inside = True
+            try:
+                output = original(*args, **kwargs)
+            finally:
+                here.is_inside = False
             inputs = signature.bind_partial(*args, **kwargs).arguments
             lengths = feature_lengths(output)
             units = rule(self._anatomy.config, inputs, lengths)
-            self._here.units[modality] = [] if _is_unknown(units, output, inputs) else units
-            self._here.fresh.add(modality)
+            here.units[modality] = [] if _is_unknown(units, output, inputs) else units
+            here.fresh.add(modality)
             for listener in self._listeners:
                 listener(modality, inputs, sum(lengths))
             return output

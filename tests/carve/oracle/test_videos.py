@@ -17,7 +17,7 @@ from foveate.carve.check.prompts import Prompts
 from foveate.carve.engine.run import Run
 from foveate.core.frame_budgets import frame_budgets
 from foveate.core.frames import spread
-from foveate.errors import MethodError
+from foveate.errors import MethodError, UnsupportedModelError
 from foveate.models.anatomy import anatomy_of
 from foveate.models.hook import hook_before
 from foveate.models.twin import build_twin, typical_config
@@ -48,22 +48,19 @@ every_kind = pytest.mark.parametrize("prompts", KINDS, indirect=True)
 
 
 def seen(prompts: Prompts, inputs: dict[str, Any], method: foveate.Method) -> tuple[Run, Tensor]:
-    """A run of one prefill, and what the first decoder layer was given."""
+    """A run of one prefill, and what the first decoder layer is given without it."""
     states: list[Tensor] = []
 
     def before(module: Any, args: Any, kwargs: Any) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
         states.append(hidden.detach().clone())
 
-    run = Run(prompts.model, method)
-    with run:
-        # Behind the run's own hooks: those are entered first, and drop nothing before layer 1.
-        handle = hook_before(prompts.anatomy.layers[0], before)
-        try:
-            with torch.no_grad():
-                prompts.model(**inputs)
-        finally:
-            handle.remove()
+    handle = hook_before(prompts.anatomy.layers[0], before)
+    with torch.no_grad():
+        prompts.model(**inputs)
+        handle.remove()
+        with Run(prompts.model, method) as run:
+            prompts.model(**inputs)
     return run, states[0]
 
 
@@ -82,7 +79,8 @@ def plain_change(video: Tensor, lengths: tuple[int, ...]) -> list[float]:
 @every_kind
 @pytest.mark.parametrize("name", ["evs", "dtd", "vidcom2"])
 def test_what_stays(prompts: Prompts, name: str) -> None:
-    layer = max(1, prompts.anatomy.family.first_layer(prompts.anatomy.config))
+    family = prompts.anatomy.family
+    layer = max(1, family.first_layer(prompts.anatomy.config)) if family.cut == "in_llm" else 0
     settings: dict[str, Any] = {"threshold": 0.0} if name == "dtd" else {"keep_ratio": 0.7}
     method = foveate.method(name, prune_layer=layer, **settings)
     run, states = seen(prompts, prompts.batch((1, 2)), method)
@@ -110,6 +108,13 @@ def test_what_stays(prompts: Prompts, name: str) -> None:
             expected = sorted(order[:count])
         kept = entry.plan.keep_idx[0].tolist() if entry.plan is not None else list(range(n))
         assert kept == expected
+
+
+def test_what_counts_itself_waits_for_no_layer() -> None:
+    """Where a prompt can be shortened as a whole only, no method may cut later."""
+    model = build_twin(typical_config("qwen4_exp"))
+    with pytest.raises(UnsupportedModelError, match="dtd drops some at layer 1"):
+        Run(model, foveate.Dtd(prune_layer=1))
 
 
 @every_kind
