@@ -53,7 +53,8 @@ class FrameMethod(Method):
         states = visual.hidden if visual.entering is None else visual.entering.hidden
         frames = Frames((visual.num_tokens,)) if visual.frames is None else visual.frames
         count, each, rest = frames.whole(self.name)
-        return states[:, : count * each].unflatten(1, (count, each)), rest
+        shape = (len(states), count, each, states.shape[-1])
+        return states[:, : count * each].reshape(shape), rest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,7 +104,8 @@ def frame_images(visual: VisualTokens, members: Sequence[int]) -> VisualTokens:
 
     def tokens(value: Tensor, dim: int) -> Tensor:  # [G, ..., N, ...] -> [G F, ..., n, ...]
         parts = value.index_select(dim, places.flatten().to(value.device))
-        return parts.unflatten(dim, (count, length)).movedim(dim, 1).flatten(0, 1)
+        shape = (*value.shape[:dim], count, length, *value.shape[dim + 1 :])
+        return parts.view(shape).movedim(dim, 1).flatten(0, 1)
 
     changes: dict[str, Any] = {}
     for field in fields(visual):

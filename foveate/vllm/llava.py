@@ -80,6 +80,7 @@ class _CarvedTower:
             features,
             width=features.shape[1],
             grid=self._grid(len(features)),
+            frames=None,
             **tower,
         )
         return kept

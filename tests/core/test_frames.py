@@ -1,5 +1,4 @@
-"""Budgets over frames, and decisions frame by frame: sums, borders, and what every frame is shown.
-"""
+"""Budgets over frames, and decisions frame by frame: sums, borders, and what every frame is shown."""
 
 from __future__ import annotations
 
@@ -66,9 +65,7 @@ def videos(frames: Frames, num_videos: int = 2, seed: int = 0) -> VisualTokens:
     mask = torch.ones(num_videos, 5, dtype=torch.bool)
     text = {name: made(5, 6) for name in ("text", "text_keys", "text_normed")}
     fields |= {"hidden": hidden, "text_mask": mask, **text}
-    entering = VisualTokens(
-        hidden=made(n, 6), text=made(5, 6), text_mask=mask, frames=frames
-    )
+    entering = VisualTokens(hidden=made(n, 6), text=made(5, 6), text_mask=mask, frames=frames)
     return VisualTokens(
         **fields,
         grids=(None,) * num_videos,

@@ -3,7 +3,6 @@ decoder was given; alone, in batches, and beside images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,8 +29,8 @@ GREEDY |= {"return_dict_in_generate": True}
 
 
 @pytest.fixture(scope="module")
-def made() -> Iterator[dict[str, Prompts]]:
-    yield {}
+def made() -> dict[str, Prompts]:
+    return {}
 
 
 @pytest.fixture
@@ -119,9 +118,9 @@ def test_what_counts_itself_waits_for_no_layer() -> None:
 
 @every_kind
 def test_frames_share_a_budget(prompts: Prompts) -> None:
-    with Run(prompts.model, foveate.DivPrune(keep_ratio=0.5, frames="each")) as run:
-        with torch.no_grad():
-            prompts.model(**prompts.batch((1, 2)))
+    method = foveate.DivPrune(keep_ratio=0.5, frames="each")
+    with Run(prompts.model, method) as run, torch.no_grad():
+        prompts.model(**prompts.batch((1, 2)))
     assert run.report is not None
     for entry, image in zip(run.plans, run.report.images, strict=True):
         frames = entry.span.frames
@@ -187,8 +186,7 @@ def row(inputs: dict[str, Any], family: str, sample: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("method", METHODS[:4], ids=lambda method: method.name)
 def test_an_image_beside_a_video(method: foveate.Method) -> None:
-    """In one prompt and in one batch: each keeps what it keeps alone; still images are one frame.
-    """
+    """In one prompt and in one batch: each keeps what it keeps alone; still images are one frame."""
     model = tiny.build("qwen2_vl")
     image = tiny.prompts(model, "qwen2_vl", (1,))
     video = tiny.prompts(model, "qwen2_vl", (1,), video=True)
