@@ -1,4 +1,4 @@
-"""Budgets over frames, and decisions frame by frame: sums, borders, and what every frame is shown."""
+"""Budgets over frames, decisions frame by frame, and what every frame is shown."""
 
 from __future__ import annotations
 

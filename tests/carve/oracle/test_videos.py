@@ -186,7 +186,7 @@ def row(inputs: dict[str, Any], family: str, sample: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("method", METHODS[:4], ids=lambda method: method.name)
 def test_an_image_beside_a_video(method: foveate.Method) -> None:
-    """In one prompt and in one batch: each keeps what it keeps alone; still images are one frame."""
+    """In one prompt and in one batch; a still image is one frame."""
     model = tiny.build("qwen2_vl")
     image = tiny.prompts(model, "qwen2_vl", (1,))
     video = tiny.prompts(model, "qwen2_vl", (1,), video=True)
