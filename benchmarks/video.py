@@ -105,8 +105,8 @@ def make_video(number: int) -> Video:
         pages[frame] = with_price(page, sign, price)
         question = f"what is the price of {sign.word}?"
         asked.append(Asked("sign", frame, question, str(price)))
-        question = f"what is the price of {still.word}?"
-        asked.append(Asked("still", frame, question, str(still.price)))
+    question = f"what is the price of {still.word}?"
+    asked.append(Asked("still", flashes[-1], question, str(still.price)))
     signs = tuple(places_that_differ(page, pages[frame]) for frame in flashes)
     return Video(f"video-{number}", tuple(pages), tuple(asked), flashes, signs)
 
@@ -274,17 +274,20 @@ def run(vlm: VisionLanguageModel, videos: Sequence[Video]) -> list[Tally]:
 
 def row_of(tally: Tally, reference: Tally, videos: Sequence[Video]) -> dict[str, Any]:
     """One line of the results; differences are to random tokens at the same budget."""
-    names = [video.name for video in videos for _ in range(FLASHES)]
+    names = {
+        kind: [video.name for video in videos for asked in video.asked if asked.kind == kind]
+        for kind in tally.correct
+    }
     row: dict[str, Any] = {
         "method": tally.spec,
         "keep_ratio": tally.budget,
         "tokens": sum(tally.tokens) / len(tally.tokens),
-        "sign_tokens_kept": clustered_mean(tally.of_sign, names).to_dict(),
+        "sign_tokens_kept": clustered_mean(tally.of_sign, names["sign"]).to_dict(),
     }
     for kind, correct in tally.correct.items():
-        row[kind] = accuracy(correct, names).to_dict()
+        row[kind] = accuracy(correct, names[kind]).to_dict()
         if tally.budget is not None and tally is not reference:
-            gap = paired_difference(correct, reference.correct[kind], names)
+            gap = paired_difference(correct, reference.correct[kind], names[kind])
             row[f"{kind}_over_random"] = gap.to_dict()
     return row
 
@@ -320,7 +323,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--videos", type=int, default=40)
+    parser.add_argument("--videos", type=int, default=16)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     vlm = foveate.load_vlm("embedded", device="cpu")
@@ -335,7 +338,7 @@ def main() -> None:
         f"camera noise, one price of which is another for single frames, {FLASHES} times. Methods "
         "see all frames as they leave the projector. The embedded model reads one picture, so it "
         "is shown what a moment still has, at every place the latest token kept up to then, and is "
-        "asked for the price that flashes there and for one that never changes. That suits methods "
+        "asked for each price that flashes and for one that never changes. That suits methods "
         "which keep what changes; the share of the sign's own tokens that are kept does not depend "
         "on it. Random tokens, random ones of every frame, a grid in every frame and whole frames "
         "are the controls; everything and the first frame alone are the ends of the scale. DTD "
