@@ -89,7 +89,7 @@ def shown(video: Tensor, per_frame: int) -> VisualTokens:
 def test_the_method_keeps_what_its_authors_keep(path: Path) -> None:
     """VidCom2 to within rounding: its authors' counts of frames add up to about the budget."""
     recording = Recording.load(path)
-    settings, video = recording.settings, recording["in.video"] if "in.video" in recording else None
+    settings, video = recording.settings, recording.tensors.get("in.video")
     if video is None or not settings.get("absolute", True):
         pytest.skip("the method reads features, by an absolute threshold")
     video = video.flatten(0, -2)
