@@ -28,6 +28,7 @@ class Composed(Method):
     early_cache: Literal["compact", "full"] = field(init=False, default="compact")
     positions: Positions = field(init=False, default="original")
     sizes: Sizes = field(init=False, default="ignore")
+    frames: Literal["joint", "each"] = field(init=False, default="joint")
     attention_scores: AttentionScores = field(init=False, default="plain")
 
     def __post_init__(self) -> None:

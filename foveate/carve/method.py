@@ -18,7 +18,9 @@ from foveate.carve.definition import (
     register,
 )
 from foveate.core.budget import BUDGET, Budget
+from foveate.core.by_frame import by_frame
 from foveate.core.demand import Demand, check_demand
+from foveate.core.frames import Frames
 from foveate.core.plan import KeepPlan
 from foveate.core.relevance import RELEVANCE_NEEDS, Relevance
 from foveate.core.visual import VisualTokens
@@ -112,6 +114,8 @@ class Method(ABC):
             token without content would get at the same place, see core.debiased. The dummy is the
             image's mean token in the layer that is read, whose queries and keys are worked out once
             more. Scores may be negative. Methods that read that attention only.
+        frames: of a video, whose budget is for all of it: "joint" decides on the whole video at
+            once; "each" spreads the budget evenly over the frames and decides on each as an image.
 
     Class attributes:
         name: how it is called, letters, digits, "_" and "-"; one class has it.
@@ -153,6 +157,7 @@ class Method(ABC):
     positions: Positions = "original"
     sizes: Sizes = "ignore"
     attention_scores: AttentionScores = "plain"
+    frames: Literal["joint", "each"] = "joint"
 
     def __new__(cls, *_: Any, **settings: Any) -> Self:
         check_names(cls, settings)
@@ -176,6 +181,11 @@ class Method(ABC):
             )
         if self.prune_layer is not None and self.prune_layer < 0:
             raise MethodError(f"prune_layer={self.prune_layer} is negative; use 0 or more.")
+        if self.frames == "each" and self.where == "vision_tower":
+            raise MethodError(
+                f"{self.name} acts inside the vision tower, where every frame is a picture of its "
+                "own; leave frames at 'joint'."
+            )
         of_layer = self.needs & LAYER_NEEDS if self.needs_before_prune_layer else None
         if of_layer and self.prune_layer == 0:
             raise MethodError(
@@ -263,6 +273,23 @@ class Method(ABC):
         layers = self.layers(num_layers, first_layer)
         return tuple(Step(layer, self, layers, i, self.needs) for i, layer in enumerate(layers))
 
+    def count(self, num_tokens: int, frames: Frames | None = None, image: int = 0) -> int:
+        """Tokens to keep of an image or video of `num_tokens`: the budget's, or more where `remark`
+        says why.
+
+        Args:
+            frames: of a video; None for a still image.
+            image: its number, for the error.
+
+        Raises:
+            BudgetError: the budget exceeds the tokens.
+        """
+        return self.budget.count(num_tokens, image)
+
+    def remark(self, num_tokens: int, frames: Frames | None) -> str:
+        """What the report has to say of an image or video: why it keeps more than its budget."""
+        return ""
+
     def keeps(
         self, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int
     ) -> tuple[int, ...]:
@@ -293,11 +320,13 @@ class Method(ABC):
         return (keeps[step.number],) * visual.num_images
 
     def select(self, visual: VisualTokens, keep: int) -> KeepPlan:
-        """`plan`, unless that would take too much.
+        """`plan`, of each frame where `frames` says so, unless that would take too much.
 
         Raises:
             MethodError: it would need more than it should, see `demand`.
         """
+        if self.frames == "each" and visual.frames is not None:
+            return by_frame(self.select, visual, keep)
         num_images, num_tokens, width = visual.hidden.shape
         check_demand(
             self.demand(num_images, num_tokens, width, keep),

@@ -9,6 +9,7 @@ from typing import Any
 from typing_extensions import Self
 
 from foveate.carve.composed import Composed, built
+from foveate.carve.frame_method import FrameMethod
 from foveate.carve.method import Method, Step
 from foveate.core.plan import KeepPlan
 from foveate.core.visual import VisualTokens
@@ -48,6 +49,11 @@ class Stack(Composed):
         if inner:
             raise MethodError(
                 f"{inner[0].name} acts inside the vision tower and must come first in the stack."
+            )
+        inner = [stage for stage in self.stages[1:] if isinstance(stage, FrameMethod)]
+        if inner:
+            raise MethodError(
+                f"{inner[0].name} compares whole frames and must come first in the stack."
             )
         super().__post_init__()
 

@@ -11,13 +11,17 @@ from torch import Tensor
 from typing_extensions import Self
 
 from foveate.carve.composed import Composed, built
+from foveate.carve.frame_method import FrameMethod
 from foveate.carve.method import LAYER_NEEDS, Method, Need, Step, relevance_needs
 from foveate.core.demand import Demand
+from foveate.core.frames import Frames
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import others, top_k
 from foveate.core.relevance import Relevance, text_relevance
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
+
+_OF_INNER = ("prune_layer", "early_cache", "positions", "sizes", "attention_scores", "frames")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +69,12 @@ class TextShare(Composed):
                 f"text_share goes around one method, not around {inner}; put it around stages, "
                 "e.g. text_share(divprune, relevance=similarity):50%+fastv."
             )
-        for setting in ("prune_layer", "early_cache", "positions", "sizes", "attention_scores"):
+        if isinstance(inner, FrameMethod):
+            raise MethodError(
+                f"{inner.name} compares whole frames, which a share for the text would take tokens "
+                "of; take text_share off it."
+            )
+        for setting in _OF_INNER:
             object.__setattr__(self, setting, getattr(inner, setting))
         super().__post_init__()
 
@@ -127,6 +136,12 @@ class TextShare(Composed):
                 f"others, so text_share cannot read it there; use relevance='similarity'."
             )
         return tuple(replace(s, method=self, needs=s.needs | self._asked) for s in found)
+
+    def count(self, num_tokens: int, frames: Frames | None = None, image: int = 0) -> int:
+        return self.inner.count(num_tokens, frames, image)
+
+    def remark(self, num_tokens: int, frames: Frames | None) -> str:
+        return self.inner.remark(num_tokens, frames)
 
     def keeps(
         self, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int

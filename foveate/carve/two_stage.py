@@ -61,8 +61,9 @@ class TwoStage(Method):
                     f"{member.name} acts inside the vision tower, and {self.name} cuts behind it; "
                     f"use a stack, {member.name}:50%+{self.second}."
                 )
-            alone = len(member.members) == 1 and type(member).adapt is Method.adapt
-            if not alone or type(member).keeps is not Method.keeps:
+            cls = type(member)
+            own = (cls.adapt, cls.keeps, cls.count)
+            if len(member.members) > 1 or own != (Method.adapt, Method.keeps, Method.count):
                 raise MethodError(
                     f"{member.name} counts its tokens itself or over several steps, and "
                     f"{self.name} gives each of its two methods one count; choose another."
@@ -73,8 +74,8 @@ class TwoStage(Method):
         """The two methods; their budgets are not used."""
         any_budget = Budget(keep_ratio=0.5)
         return (
-            parse_method(self.first, any_budget, prune_layer=0),
-            parse_method(self.second, any_budget),
+            parse_method(self.first, any_budget, prune_layer=0, frames=self.frames),
+            parse_method(self.second, any_budget, frames=self.frames),
         )
 
     @property

@@ -33,14 +33,16 @@ def serve(
     from foveate.core.budget import parse_budget
     from foveate.vllm.command import check_installed, serve_command
     from foveate.vllm.expectation import expected_saving
+    from foveate.vllm.settings import method_of, to_settings
 
     model = model_folder(model)
     budget = parse_budget(keep)
     command = serve_command(model, method, budget, context.args)
     check_installed(os.environ)
     config = _config(model)
-    if config is not None:
-        err.print(f"foveate: {expected_saving(config, budget)}", soft_wrap=True, markup=False)
+    chosen = method_of(to_settings(method, budget))
+    if config is not None and chosen is not None:
+        err.print(f"foveate: {expected_saving(config, chosen)}", soft_wrap=True, markup=False)
     # vLLM takes this process over, so that signals and the exit code are its own.
     os.execv(sys.executable, [sys.executable, *command])
 

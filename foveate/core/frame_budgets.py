@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +27,29 @@ class FrameBudgets:
     scales: Tensor
     video_score: Tensor
     frame_score: Tensor
+
+    def summing_to(self, keep: int) -> FrameBudgets:
+        """The same shares with counts that add up to `keep`: rounded by largest remainders.
+
+        What a full frame cannot take goes to the others, as much to each. Every frame has a token
+        where there are enough. Where plain rounding has that sum and no frame less than one token,
+        counts are those of plain rounding.
+
+        Args:
+            keep: 1 <= keep <= T * n.
+        """
+        per_frame = self.frame_score.shape[-1]
+        wanted = (self.scales.double() * per_frame).tolist()
+        least = int(keep >= len(wanted))
+        counts = [min(max(math.floor(share), least), per_frame) for share in wanted]
+        while (left := keep - sum(counts)) != 0:
+            step = 1 if left > 0 else -1
+            limit = per_frame if left > 0 else least
+            free = [t for t, count in enumerate(counts) if count != limit]
+            free.sort(key=lambda t: step * (counts[t] - wanted[t]))
+            for t in free[: abs(left)]:
+                counts[t] += step
+        return replace(self, counts=torch.tensor(counts, device=self.counts.device))
 
     def kept(self) -> Tensor:
         """The tokens least like both means, frame by frame: ascending places. [sum of counts]"""

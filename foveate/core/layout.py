@@ -10,19 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foveate.core.frames import Frames
+
 PAD = -1  # index of a slot that holds no token
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpan:
-    """One image (or video frame) of one sample.
+    """One image or video of one sample.
 
     Args:
         sample: row of the batch.
-        image: number of the image within its sample.
+        image: number of the image or video within its sample.
         tokens: [N] int64 on the host, columns of its visual tokens, ascending.
-        grid: (rows, columns) of the token grid, None where unknown.
+        grid: (rows, columns) of the token grid, None where unknown, or of a video.
         kind: "image" or "video".
+        frames: of a video; None for a still image.
         start: place of its first token among all features of that kind, None where unknown.
     """
 
@@ -32,6 +35,7 @@ class ImageSpan:
     grid: tuple[int, int] | None = None
     kind: str = "image"
     start: int | None = None
+    frames: Frames | None = None
 
     @property
     def num_tokens(self) -> int:

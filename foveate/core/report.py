@@ -10,11 +10,13 @@ from foveate.core.clock import Seconds
 
 @dataclass(frozen=True, kw_only=True)
 class ImageReport:
-    """Visual tokens of one image (or video frame): before = kept + merged + dropped.
+    """Visual tokens of one image or video: before = kept + merged + dropped.
 
     `kept` tokens go on; `merged` ones were averaged into a kept one; `dropped` ones are gone.
     `budget` is what its information told (keep_information), None where the budget is fixed;
     methods of several steps keep fewer in the last.
+    `frames` is 0 for a still image, and for a video whose frames are not known. `remark` is why
+    more was kept than the budget; "" otherwise.
     """
 
     sample: int
@@ -25,6 +27,8 @@ class ImageReport:
     merged: int
     dropped: int
     budget: int | None = None
+    frames: int = 0
+    remark: str = ""
 
 
 class Listed:
@@ -87,6 +91,21 @@ class Report(Listed):
     num_labels: int | None = None
     num_labels_dropped: int = 0
     notes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Why images or videos kept more than the budget, each reason once."""
+        return tuple(dict.fromkeys(image.remark for image in self.images if image.remark))
+
+    def _counted_images(self) -> str:
+        """ "2 images and 1 video of 8 frames"."""
+        videos = [image for image in self.images if image.kind == "video"]
+        num_stills, frames = len(self.images) - len(videos), sum(v.frames for v in videos)
+        parts = [counted(num_stills, "image")] if num_stills or not videos else []
+        if videos:
+            of = f" of {counted(frames, 'frame')}" if all(v.frames for v in videos) else ""
+            parts.append(counted(len(videos), "video") + of)
+        return " and ".join(parts)
 
     @property
     def average_tokens(self) -> float:
@@ -161,9 +180,10 @@ class Report(Listed):
             (
                 "visual tokens",
                 f"{self.before} -> {self.kept} kept ({self.merged} merged into them, "
-                f"{self.dropped} dropped) in {counted(len(self.images), 'image')}",
+                f"{self.dropped} dropped) in {self._counted_images()}",
             )
         )
+        out += [("but", remark) for remark in self.remarks]
         if len(self.images) > 1:
             for image in self.images:
                 out.append(

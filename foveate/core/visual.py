@@ -9,7 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foveate.core.frames import Frames
 from foveate.core.layout import sent
+
+# Fields with one entry for each visual token, by the dimension of these.
+TOKENS_SECOND = frozenset(
+    {
+        "hidden",
+        "attention_output",
+        "keys",
+        "normed",
+        "layer_update",
+        "vision_attention",
+        "vision_received",
+        "vision_attention_early",
+        "vision_received_early",
+        "vision_keys",
+        "vision_features",
+        "foresight",
+        "owners",
+    }
+)
+TOKENS_THIRD = frozenset({"attention", "text_attention"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +68,15 @@ class VisualTokens:
         owners: [G, N] int64, where tokens were merged inside the vision tower: the token that
             stands for each one.
         grids: per image (rows, columns) of the token grid, or None where tokens form no single
-            grid.
+            grid, as those of a video.
+        frames: of these videos, which all have the same; None for still images.
         serials: per image a number that seeds randomness; for methods that ask for "serials" it
             does not depend on how images were batched.
         counts: tokens that earlier steps of the run left of each of these images, oldest first;
             () at the first.
         starts: per image the place of its first token in its prompt.
         entering: the same images as they entered the first decoder layer, with all their tokens:
-            `hidden`, `text` and `text_mask`.
+            `hidden`, `text`, `text_mask` and `frames`.
         foresight: [G, N] float32, attention over the prompt's visual tokens of its last text row,
             which has read no visual token, in the layer that the method names, see
             `Method.foresight_layer`; mean over heads. All 0 where reading ahead was not worth it.
@@ -80,6 +102,7 @@ class VisualTokens:
     vision_features: Tensor | None = None
     owners: Tensor | None = None
     grids: tuple[tuple[int, int] | None, ...] = ()
+    frames: Frames | None = None
     serials: tuple[int, ...] = ()
     counts: tuple[int, ...] = ()
     starts: tuple[int, ...] = ()
@@ -105,7 +128,7 @@ class VisualTokens:
                 value = value[sent(index, value.device)]
             elif isinstance(value, VisualTokens):
                 value = value.take(images)
-            elif value and field.name != "counts":
+            elif isinstance(value, tuple) and value and field.name != "counts":
                 value = tuple(value[i] for i in index.tolist())
             changes[field.name] = value
         return VisualTokens(**changes)
@@ -113,33 +136,23 @@ class VisualTokens:
     def tokens(self, index: Tensor) -> VisualTokens:
         """Some tokens of each image, `index` [G, K] ascending; they form no grid any more."""
 
-        def of(value: Tensor | None) -> Tensor | None:  # [G, N, D] or [G, N]
-            if value is None:
-                return None
+        def of(value: Tensor) -> Tensor:  # [G, N, D] or [G, N]
             at = index.unsqueeze(-1).expand(-1, -1, value.shape[2]) if value.ndim == 3 else index
             return value.gather(1, at.to(value.device))
 
-        def of_last(value: Tensor | None) -> Tensor | None:  # [G, H or T, N]
-            return of(value.transpose(1, 2)).transpose(1, 2) if value is not None else None  # type: ignore[union-attr]
-
-        hidden = of(self.hidden)
-        assert hidden is not None
+        changes: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None:
+                continue
+            if field.name in TOKENS_SECOND:
+                changes[field.name] = of(value)
+            elif field.name in TOKENS_THIRD:  # [G, H or T, N]
+                changes[field.name] = of(value.transpose(1, 2)).transpose(1, 2)
+        changes["owners"] = None
         return replace(
             self,
-            hidden=hidden,
-            attention=of_last(self.attention),
-            attention_output=of(self.attention_output),
-            text_attention=of_last(self.text_attention),
-            keys=of(self.keys),
-            normed=of(self.normed),
-            layer_update=of(self.layer_update),
-            vision_attention=of(self.vision_attention),
-            vision_received=of(self.vision_received),
-            vision_attention_early=of(self.vision_attention_early),
-            vision_received_early=of(self.vision_received_early),
-            vision_keys=of(self.vision_keys),
-            vision_features=of(self.vision_features),
-            foresight=of(self.foresight),
-            owners=None,
+            **changes,
             grids=(None,) * self.num_images,
+            frames=None if self.frames is None else Frames(),
         )

@@ -94,7 +94,8 @@ class Tally:
             )
         for image in images:
             budget = self.method.budget.most(image.before, image=image.image)
-            if self.method.exact_budget and budget < image.before <= image.kept:
+            is_whole = budget < image.before <= image.kept
+            if self.method.exact_budget and is_whole and not image.remark:
                 raise NotFiredError(
                     f"{request.label}: {self.method} kept all {image.before} visual tokens of "
                     f"{image.kind} {image.image} although its budget is {budget} ({said}); the "

@@ -30,7 +30,7 @@ from foveate.models.family import (
     UnitRule,
     first_layer_any,
 )
-from foveate.models.image_units import from_grids, gridless_items
+from foveate.models.image_units import from_grids, gridless_items, videos
 
 _MERGING = ("get_placeholder_mask", "inputs_merger", "forward")
 _FROM_AN_ENCODER = ("encoder_hidden_states", "cross_attention_states", "encoder_attention_mask")
@@ -197,8 +197,10 @@ def title_of(model_type: str, model: nn.Module | None = None) -> str:
 
 
 def _unit_rule(config: Any, modality: Modality) -> UnitRule:
+    if modality == "video":
+        return videos
     # With pinpoints an image is a base view and tiles, whose features stand one after the other.
-    is_tiled = modality == "image" and getattr(config, "image_grid_pinpoints", None)
+    is_tiled = getattr(config, "image_grid_pinpoints", None)
     return gridless_items if is_tiled else from_grids
 
 

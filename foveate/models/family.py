@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from foveate.core.frames import Frames
 from foveate.models.tower_tokens import TokenRule, patch_tokens
 
 Modality = Literal["image", "video"]
@@ -17,10 +18,17 @@ Cut = Literal["in_llm", "before_llm"]
 
 @dataclass(frozen=True)
 class Unit:
-    """One image or video frame: its number of visual tokens and its token grid, if it has one."""
+    """One image or video.
+
+    Args:
+        num_tokens: visual tokens.
+        grid: (rows, columns) of an image's token grid, None where it has none.
+        frames: of a video; None for a still image.
+    """
 
     num_tokens: int
     grid: tuple[int, int] | None = None
+    frames: Frames | None = None
 
 
 # (config, bound arguments of get_*_features, features per item) -> units in order
@@ -93,7 +101,7 @@ class Family:
         decoder: path from the base model to the module that holds `.layers`; "" if it does itself.
         visual_tokens: modality -> attribute of the config with the placeholder's token id. Two
             modalities may name the same id.
-        units: modality -> rule that tells images apart.
+        units: modality -> rule that tells images (videos) apart.
         tiles: how runs of placeholders form an image: "none" (units tell), "runs" (a run is an
             image), "fenced" (tiles of one image are separated by one marker, images by two).
         first_layer: smallest prune_layer the architecture allows.

@@ -13,13 +13,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from foveate.carve.frame_method import FrameMethod
 from foveate.carve.method import Method
+from foveate.carve.registry import find_method
 from foveate.errors import MethodError, UnsupportedModeError, UnsupportedModelError
 from foveate.vllm.settings import KEY, OF_THE_TOWER, method_of
 
 __all__ = ["FAMILIES", "ServedFamily", "configure", "method_in"]
 
 logger = logging.getLogger("vllm.foveate")  # vLLM shows its own loggers only
+
+# Where --video-pruning-rate travels, as settings of the method that does it.
+OF_VIDEOS = f"{KEY}_of_videos"
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,15 @@ def configure(vllm_config: Any) -> Method | None:
         method = replace(method, positions="renumbered")
         _check_tower(family, hf_config, method)
     _check_options(vllm_config, method)
+    if isinstance(method, FrameMethod) and "video" not in family.modalities:
+        raise MethodError(
+            f"{method.name} compares the frames of videos, and foveate serves only images of "
+            f"{family.title}; use another method, or serve Qwen2-VL or Qwen2.5-VL."
+        )
+    of_videos = _take_video_pruning(model_config.multimodal_config, family)
+    if of_videos is not None:
+        setattr(hf_config, OF_VIDEOS, of_videos.to_dict())
+        logger.info("foveate: %s on videos, for --video-pruning-rate", of_videos)
     hf_config.foveate = dict(vllm_config.additional_config[KEY])
     if family.positions == "original":
         from foveate.vllm.pruning_config import announce_pruning
@@ -109,10 +123,33 @@ def configure(vllm_config: Any) -> Method | None:
     return method
 
 
-def method_in(hf_config: Any) -> Method | None:
-    """The method that `configure` left in a model's configuration."""
+def method_in(hf_config: Any, modality: str = "image") -> Method | None:
+    """The method that `configure` left in a model's configuration for images, or for videos."""
     entry = getattr(hf_config, KEY, None)
+    of_videos = getattr(hf_config, OF_VIDEOS, None)
+    if entry is not None and modality == "video" and of_videos is not None:
+        return find_method(of_videos["name"]).from_dict(of_videos)
     return None if entry is None else _method_of_text(json.dumps(entry))
+
+
+def _take_video_pruning(multimodal: Any, family: ServedFamily) -> Method | None:
+    """What --video-pruning-rate asks for, as a method of our own; vLLM is not to do it as well.
+
+    Raises:
+        UnsupportedModeError: videos of the family are not served.
+        MethodError: the rule has a name that foveate does not know.
+    """
+    rate = multimodal.video_pruning_rate
+    if not rate:
+        return None
+    if "video" not in family.modalities:
+        raise UnsupportedModeError(
+            f"--video-pruning-rate {rate} is for videos, and beside {KEY} only images of "
+            f"{family.title} are served; leave one of them out."
+        )
+    name = getattr(multimodal, "video_pruning_method", None) or "evs"
+    multimodal.video_pruning_rate = None
+    return find_method(name)(keep_ratio=1 - rate, prune_layer=0)
 
 
 @functools.lru_cache(maxsize=8)
@@ -146,11 +183,6 @@ def _check_options(vllm_config: Any, method: Method) -> None:
         raise UnsupportedModeError(
             f"the engine runs the language model only, so there is nothing for {KEY} to compress; "
             f"leave --language-model-only or {KEY} out."
-        )
-    if multimodal.video_pruning_rate:
-        raise UnsupportedModeError(
-            f"--video-pruning-rate {multimodal.video_pruning_rate} and {KEY} would both cut "
-            "tokens of the same video; use one of them."
         )
     if getattr(multimodal, "enable_mm_embeds", False):
         raise UnsupportedModeError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from foveate.core.budget import Budget
+from foveate.carve.method import Method
 from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import InputError
 from foveate.measure.flops import prefill_cost
@@ -29,15 +29,18 @@ def tokens_per_image(config: Mapping[str, Any]) -> int | None:
     return int(size // patch) ** 2
 
 
-def expected_saving(config: Mapping[str, Any], budget: Budget) -> str:
-    """One or two sentences.
+def expected_saving(config: Mapping[str, Any], method: Method) -> str:
+    """One or two sentences on images.
 
     Raises:
         BudgetError: the budget exceeds the tokens of every image.
     """
     fixed = tokens_per_image(config)
     num_visual = fixed or LARGE_IMAGE
-    keep = budget.count(num_visual)
+    keep = method.count(num_visual)
+    remark = method.remark(num_visual, None)
+    if remark:
+        return f"{remark}."
     of = f"the {num_visual}" if fixed else f"{num_visual}, say,"
     text = f"{keep} of {of} visual tokens of an image go on to the language model"
     try:

@@ -20,7 +20,7 @@ from foveate.core.received import last_used_layer
 from foveate.vllm.config_hook import method_in
 from foveate.vllm.encoder import TowerProbe, of_tokens
 from foveate.vllm.processor import carved_processor
-from foveate.vllm.selection import carve_units
+from foveate.vllm.selection import carve_item
 
 __all__ = ["CarvedLlava", "CarvedLlavaNext", "CarvedLlavaOnevision"]
 
@@ -75,12 +75,12 @@ class _CarvedTower:
         tower = of_tokens(
             self._probe.take(), int(self._has_cls), lambda x: self._to_tokens(x, image)
         )
-        kept, _ = carve_units(
+        kept, _ = carve_item(
             self._method,
             features,
-            [len(features)],
             width=features.shape[1],
             grid=self._grid(len(features)),
+            frames=None,
             **tower,
         )
         return kept

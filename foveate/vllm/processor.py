@@ -13,10 +13,10 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.processing import PromptUpdateDetails
 
 from foveate.carve.method import Method
+from foveate.core.frames import Frames
 from foveate.errors import InputError
 from foveate.vllm.config_hook import FAMILIES, method_in
 from foveate.vllm.metrics import count_image
-from foveate.vllm.selection import num_kept
 
 __all__ = ["carved_processor"]
 
@@ -29,10 +29,10 @@ class ShortPlaceholders(PromptUpdateDetails):  # type: ignore[misc]
     """The placeholders of a carved item.
 
     Args:
-        lengths: visual tokens of its units before carving.
+        num_tokens: visual tokens of the item before carving.
     """
 
-    lengths: tuple[int, ...] = ()
+    num_tokens: int = 0
 
 
 def carved_processor(model: _Model) -> _Model:
@@ -98,7 +98,7 @@ class _CarvedInfo:
         assert method is not None
         # A video's stays: its frames are not known here, and it is an upper bound.
         return {
-            name: num_kept(method, [count]) if name == "image" else count
+            name: method.count(count) if name == "image" else count
             for name, count in most.items()
             if name in mm_counts
         }
@@ -112,8 +112,7 @@ class _CarvedProcessor:
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
     ) -> Sequence[Any]:
-        method = method_in(self.info.ctx.model_config.hf_config)
-        assert method is not None
+        config = self.info.ctx.model_config.hf_config
         updates = super()._get_prompt_updates(  # type: ignore[misc]
             mm_items, hf_processor_mm_kwargs, out_mm_kwargs
         )
@@ -121,7 +120,12 @@ class _CarvedProcessor:
         return [
             replace(
                 update,
-                replacement=_shortened(update.replacement, method, update.modality, out_mm_kwargs),
+                replacement=_shortened(
+                    update.replacement,
+                    method_in(config, update.modality),
+                    update.modality,
+                    out_mm_kwargs,
+                ),
             )
             for update in updates
             if update.modality in modalities
@@ -130,10 +134,9 @@ class _CarvedProcessor:
     def _get_mm_hashes(self, inputs: Any) -> Mapping[str, list[str]]:
         """What vLLM's caches know an image by; some of them outlive the engine, or are shared."""
         hashes = super()._get_mm_hashes(inputs)  # type: ignore[misc]
-        method = method_in(self.info.ctx.model_config.hf_config)
-        assert method is not None
-        mark = hashlib.sha256(json.dumps(method.to_dict(), sort_keys=True).encode()).hexdigest()
-        return {kind: [f"{name}-{mark[:16]}" for name in names] for kind, names in hashes.items()}
+        config = self.info.ctx.model_config.hf_config
+        marks = {kind: _mark(method_in(config, kind)) for kind in hashes}
+        return {kind: [f"{name}-{marks[kind]}" for name in names] for kind, names in hashes.items()}
 
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
         """Here every item of a request is at hand, whether it was processed now or before."""
@@ -146,7 +149,7 @@ class _CarvedProcessor:
             _check_fences(prompt, placeholders)
         for items in mm_res.prompt_updates.values():
             for (update,) in items:
-                count_image(sum(update.content.lengths), len(update.content.full))
+                count_image(update.content.num_tokens, len(update.content.full))
         return prompt, placeholders
 
     def get_dummy_mm_inputs(self, *args: Any, **kwargs: Any) -> Any:
@@ -158,8 +161,15 @@ class _CarvedProcessor:
             _is_dummy.reset(token)
 
 
+def _mark(method: Method | None) -> str:
+    """A short name of a method with its settings."""
+    assert method is not None
+    text = json.dumps(method.to_dict(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _shortened(
-    replacement: Callable[[int], Any], method: Method, modality: str, out_mm_kwargs: Any
+    replacement: Callable[[int], Any], method: Method | None, modality: str, out_mm_kwargs: Any
 ) -> Callable[[int], ShortPlaceholders]:
     """vLLM's rule for the placeholders of an item, for the tokens that are kept of it."""
 
@@ -167,18 +177,20 @@ def _shortened(
         full = replacement(item)
         if isinstance(full, PromptUpdateDetails):
             full = full.full
-        lengths = _lengths(len(full), modality, out_mm_kwargs[modality][item])
-        return ShortPlaceholders(full[: num_kept(method, lengths)], lengths=lengths)
+        assert method is not None
+        keep = method.count(
+            len(full), _frames(len(full), modality, out_mm_kwargs[modality][item]), item
+        )
+        return ShortPlaceholders(full[:keep], num_tokens=len(full))
 
     return shortened
 
 
-def _lengths(num_tokens: int, modality: str, item: Mapping[str, Any]) -> tuple[int, ...]:
-    """Visual tokens of the units of an item: one for an image, one for each frame of a video."""
+def _frames(num_tokens: int, modality: str, item: Mapping[str, Any]) -> Frames | None:
+    """Those of a video."""
     if modality == "image":
-        return (num_tokens,)
-    frames = int(item["video_grid_thw"].data[0])
-    return (num_tokens // frames,) * frames
+        return None
+    return Frames.equal(int(item["video_grid_thw"].data[0]), num_tokens)
 
 
 def _check_fences(prompt: Sequence[int], placeholders: Mapping[str, Sequence[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL in vLLM, with carved images.
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL in vLLM, with carved images and videos.
 
 Kept tokens stay at their three-dimensional positions, see `positions`: features leave the encoder
 with their places in extra columns, and vLLM calls `recompute_mrope_positions` as they go on to the
@@ -18,6 +18,7 @@ from vllm.model_executor.models.qwen2_vl import Qwen2VLForConditionalGeneration
 from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
 
 from foveate.carve.method import Method
+from foveate.core.frames import Frames
 from foveate.vllm.config_hook import method_in
 from foveate.vllm.encoder import TowerProbe, of_tokens
 from foveate.vllm.positions import (
@@ -29,21 +30,23 @@ from foveate.vllm.positions import (
     with_places,
 )
 from foveate.vllm.processor import carved_processor
-from foveate.vllm.selection import carve_units
+from foveate.vllm.selection import carve_item
 
 __all__ = ["CarvedQwen2VL", "CarvedQwen2_5_VL", "CarvedQwen3VL"]
 
 
 class _CarvedGrid:
-    """Mixed in before vLLM's class: carves each image or frame, which is a grid of tokens."""
+    """Mixed in before vLLM's class: carves each image, a grid of tokens, and video, of frames."""
 
     supports_multimodal_pruning = True
     _method: Method | None
+    _of_videos: Method | None
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         me: Any = self
         self._method = method_in(me.config)
+        self._of_videos = method_in(me.config, "video")
         if self._method is None:
             me.supports_multimodal_pruning = getattr(super(), "supports_multimodal_pruning", False)
             return
@@ -64,7 +67,7 @@ class _CarvedGrid:
     # --- encoder ---
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        """As vLLM's, with fewer tokens for each image, and their places in extra columns."""
+        """As vLLM's, with fewer tokens for each item, and their places in extra columns."""
         if self._method is None:
             return super().embed_multimodal(**kwargs)  # type: ignore[misc]
         me: Any = self
@@ -84,23 +87,26 @@ class _CarvedGrid:
                 item["second_per_grid_ts"] = kwargs["second_per_grid_ts"][i : i + 1]
             with self._probe.reading():
                 features: Tensor = encode(parse(**item))[0]  # [N, C]
-            per_frame = self._per_frame(item) if kind == "video" else 1.0
-            found.append(self._carved(features, grids[i].tolist(), per_frame))
+            found.append(self._carved(features, kind, item))
         return tuple(found)
 
-    def _carved(self, features: Tensor, grid_thw: Sequence[int], per_frame: float) -> Tensor:
+    def _carved(self, features: Tensor, kind: str, item: Mapping[str, Any]) -> Tensor:
         """The kept features of one item and their places, [K, C + NUM_COLUMNS]."""
-        assert self._method is not None
+        grid_thw = item[f"{kind}_grid_thw"][0].tolist()
         frames, rows, columns = self._tokens(grid_thw)
         tower = of_tokens(self._probe.take(), 0, lambda x: self._to_tokens(x, grid_thw))
-        kept, places = carve_units(
-            self._method,
+        is_video = kind == "video"
+        method = self._of_videos if is_video else self._method
+        assert method is not None
+        kept, places = carve_item(
+            method,
             features,
-            [rows * columns] * frames,
             width=self._width,
-            grid=(rows, columns),
+            grid=None if is_video else (rows, columns),
+            frames=Frames((rows * columns,) * frames, (rows, columns)) if is_video else None,
             **tower,
         )
+        per_frame = self._per_frame(item) if is_video else 1.0
         every = grid_places(frames, rows, columns, per_frame).to(places.device)
         return with_places(kept, every[places])
 

@@ -1,47 +1,45 @@
-"""One image's features in, the tokens that go on out: the decision of `foveate.attach`, alone.
+"""One item's features in, the tokens that go on out: the decision of `foveate.attach`, alone.
 
-Images are decided one at a time, so that what is kept of one never depends on its company.
+Images and videos are decided one at a time, so that what is kept of one never depends on its
+company.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from foveate.carve.method import Method
+from foveate.core.frames import Frames
 from foveate.core.plan import KeepPlan
 from foveate.core.visual import VisualTokens
 
-__all__ = ["carve", "carve_units", "num_kept", "plan_image"]
+__all__ = ["carve", "carve_item", "plan_item"]
 
 
-def num_kept(method: Method, lengths: Sequence[int]) -> int:
-    """Tokens that are left of units (images or frames) of these many tokens."""
-    return sum(method.budget.count(length, image=i) for i, length in enumerate(lengths))
-
-
-def plan_image(
+def plan_item(
     method: Method,
     hidden: Tensor,
     *,
     grid: tuple[int, int] | None = None,
+    frames: Frames | None = None,
     **tower: Tensor | None,
 ) -> KeepPlan | None:
-    """Decide on one image.
+    """Decide on one image or video.
 
     Args:
         method: reads nothing but the vision tower.
         hidden: [N, D], features as they would enter the language model.
         grid: (rows, columns), None for tokens that form no single grid.
+        frames: of a video; None for an image.
         tower: what was read of the tower, by its name in VisualTokens, [N] or [N, C] each.
 
     Returns:
-        A plan of one image; None if all of its tokens stay.
+        A plan of the one item; None if all of its tokens stay.
     """
-    keep = method.budget.count(len(hidden))
+    keep = method.count(len(hidden), frames)
     if keep == len(hidden):
         return None
     # A running number would make random methods depend on what was served before.
@@ -51,6 +49,7 @@ def plan_image(
     visual = VisualTokens(
         hidden=hidden[None],
         grids=(grid,),
+        frames=frames,
         serials=(0,),
         **read,
     )
@@ -62,7 +61,7 @@ def plan_image(
 
 
 def carve(plan: KeepPlan | None, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply a plan of one image.
+    """Apply a plan of one item.
 
     Args:
         features: [N, D], of any width: what lies beside the scored features is merged alike.
@@ -75,36 +74,24 @@ def carve(plan: KeepPlan | None, features: Tensor) -> tuple[Tensor, Tensor]:
     return plan.apply(features[None])[0], plan.keep_idx[0]
 
 
-def carve_units(
+def carve_item(
     method: Method,
     features: Tensor,
-    lengths: Sequence[int],
     *,
     width: int,
     grid: tuple[int, int] | None = None,
+    frames: Frames | None = None,
     **tower: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Carve what one item of a prompt consists of: an image, or the frames of a video.
+    """Carve one item of a prompt.
 
     Args:
-        features: [sum of lengths, C].
-        lengths: tokens of each unit.
+        features: [N, C].
         width: D <= C, leading columns that enter the language model first; these are scored.
-        grid: of every unit.
-        tower: of all tokens, see `plan_image`, [sum of lengths] or [sum of lengths, C] each.
+        grid, frames, tower: see `plan_item`.
 
     Returns:
-        ([K, C], [K] int64 old places among all tokens of the item).
+        ([K, C], [K] int64 old places).
     """
-    kept, places, start = [], [], 0
-    for part in torch.split(features, list(lengths)):
-        own = {
-            name: None if values is None else values[start : start + len(part)]
-            for name, values in tower.items()
-        }
-        plan = plan_image(method, part[:, :width], grid=grid, **own)
-        unit, at = carve(plan, part)
-        kept.append(unit)
-        places.append(at + start)
-        start += len(part)
-    return torch.cat(kept), torch.cat(places)
+    plan = plan_item(method, features[:, :width], grid=grid, frames=frames, **tower)
+    return carve(plan, features)

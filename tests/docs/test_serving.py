@@ -66,7 +66,7 @@ def test_the_families_are_those_that_are_served() -> None:
         (family.title, family.positions) for family in FAMILIES.values()
     ]
     for (_, _, videos), family in zip(rows, FAMILIES.values(), strict=True):
-        assert ("each frame" in videos) == ("video" in family.modalities)
+        assert ("as wholes" in videos) == ("video" in family.modalities)
 
 
 def test_the_counters_are_those_of_the_code() -> None:

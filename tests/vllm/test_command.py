@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,13 @@ import pytest
 
 import foveate
 from foveate.core.budget import Budget
-from foveate.errors import ConfigError, InputError, MethodError, UnsupportedModelError
+from foveate.errors import (
+    ConfigError,
+    InputError,
+    MethodError,
+    UnsupportedModeError,
+    UnsupportedModelError,
+)
 from foveate.vllm import command
 from foveate.vllm.command import check_installed, serve_command
 from foveate.vllm.config_hook import configure, method_in
@@ -113,7 +120,7 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_expectation_of_a_fixed_image() -> None:
     path = Path(foveate.__file__).parent / "assets" / "vlm" / "config.json"
-    assert expected_saving(json.loads(path.read_text()), QUARTER) == (
+    assert expected_saving(json.loads(path.read_text()), foveate.DivPrune(keep_ratio=0.25)) == (
         "49 of the 196 visual tokens of an image go on to the language model. With 64 text tokens "
         "that is 2.6 times fewer FLOPs of the language model in prefill, and 43% of the KV cache; "
         "the vision tower runs in full."
@@ -121,8 +128,13 @@ def test_the_expectation_of_a_fixed_image() -> None:
 
 
 def test_the_expectation_where_images_differ_or_sizes_are_not_said() -> None:
-    assert expected_saving({"model_type": "qwen2_5_vl"}, QUARTER) == (
+    config = {"model_type": "qwen2_5_vl"}
+    assert expected_saving(config, foveate.DivPrune(keep_ratio=0.25)) == (
         "256 of 1024, say, visual tokens of an image go on to the language model."
+    )
+    assert expected_saving(config, foveate.Evs(keep_ratio=0.25)) == (
+        "evs keeps a still image whole (1024 tokens, where the budget has 256): it has no frame "
+        "before it."
     )
 
 
@@ -157,6 +169,57 @@ def test_the_entry_travels_in_the_model_s_configuration() -> None:
     found = method_in(config.model_config.hf_config)
     assert found is not None
     assert found.budget == QUARTER
+
+
+@pytest.mark.parametrize(("name", "rule"), [("evs", "evs"), ("vidcom2", "vidcom2"), (None, "evs")])
+def test_vllm_s_own_video_pruning_beside_images(
+    monkeypatch: pytest.MonkeyPatch, name: str | None, rule: str
+) -> None:
+    """Its rate is taken over, so that one side alone cuts videos, and images keep their method."""
+    announced: list[Any] = []
+    stand_in = SimpleNamespace(announce_pruning=announced.append)
+    monkeypatch.setitem(sys.modules, "foveate.vllm.pruning_config", stand_in)
+    config = engine("Qwen2_5_VLForConditionalGeneration")
+    multimodal, hf_config = config.model_config.multimodal_config, config.model_config.hf_config
+    multimodal.video_pruning_rate, multimodal.video_pruning_method = 0.75, name
+    for _ in range(2):  # vLLM configures the copy of each process again
+        configure(config)
+        assert multimodal.video_pruning_rate is None
+        assert method_in(hf_config).name == "tokencarve"  # type: ignore[union-attr]
+        of_videos = method_in(hf_config, "video")
+        assert of_videos is not None
+        assert (of_videos.name, of_videos.budget.keep_ratio) == (rule, 0.25)
+    assert announced == [multimodal] * 2
+
+
+def test_videos_are_cut_as_images_are_without_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = SimpleNamespace(announce_pruning=lambda config: None)
+    monkeypatch.setitem(sys.modules, "foveate.vllm.pruning_config", stand_in)
+    config = engine("Qwen2_5_VLForConditionalGeneration")
+    configure(config)
+    hf_config = config.model_config.hf_config
+    assert method_in(hf_config, "video") == method_in(hf_config)
+
+
+def test_video_pruning_of_a_family_whose_videos_are_not_served() -> None:
+    config = engine("LlavaForConditionalGeneration")
+    config.model_config.multimodal_config.video_pruning_rate = 0.5
+    with pytest.raises(UnsupportedModeError) as caught:
+        configure(config)
+    assert str(caught.value) == (
+        "--video-pruning-rate 0.5 is for videos, and beside foveate only images of LLaVA-1.5 are "
+        "served; leave one of them out."
+    )
+
+
+def test_a_method_of_videos_where_none_are_served() -> None:
+    entry = {"foveate": {"method": "evs", "keep_ratio": 0.25}}
+    with pytest.raises(MethodError) as caught:
+        configure(engine("LlavaForConditionalGeneration", entry))
+    assert str(caught.value) == (
+        "evs compares the frames of videos, and foveate serves only images of LLaVA-1.5; use "
+        "another method, or serve Qwen2-VL or Qwen2.5-VL."
+    )
 
 
 def test_without_an_entry_nothing_is_touched() -> None:

@@ -11,10 +11,11 @@ from torch import nn
 import foveate
 from foveate.carve.method import Method
 from foveate.core.budget import Budget
+from foveate.core.frames import Frames
 from foveate.core.received import last_used_layer, received_attention
 from foveate.errors import BudgetError
 from foveate.vllm.encoder import TowerProbe
-from foveate.vllm.selection import carve, carve_units, num_kept, plan_image
+from foveate.vllm.selection import carve, carve_item, plan_item
 from foveate.vllm.settings import method_of, servable_methods, to_settings
 from tests import tiny_vlm as tiny
 
@@ -44,7 +45,11 @@ def shown(model: Any, inputs: dict[str, Any], method: Method) -> list[tuple[Any,
 
 
 # What draws draws by the image's serial, which in vLLM is the same for all.
-UNDRAWN = ["apet(first_token=3)" if n == "apet" else n for n in COMPRESSING if n != "random"]
+UNDRAWN = [
+    "apet(first_token=3)" if name == "apet" else name
+    for name in COMPRESSING
+    if name not in ("random", "evs")  # EVS leaves images whole
+]
 TOWER = (
     *("vision_attention", "vision_attention_early", "vision_received", "vision_received_early"),
     *("vision_keys", "vision_features"),
@@ -60,7 +65,7 @@ def test_the_same_tokens_as_in_transformers(family: str, name: str) -> None:
     for visual, plan in shown(model, tiny.prompts(model, family, (1, 2)), method):
         for i in range(visual.num_images):
             reads = {name: getattr(visual, name)[i] for name in TOWER if name in method.needs}
-            own = plan_image(method, visual.hidden[i], grid=visual.grids[i], **reads)
+            own = plan_item(method, visual.hidden[i], grid=visual.grids[i], **reads)
             assert own is not None
             assert own.to_dict() == plan.image(i).to_dict()
             checked += 1
@@ -69,30 +74,44 @@ def test_the_same_tokens_as_in_transformers(family: str, name: str) -> None:
 
 def test_random_does_not_depend_on_what_was_served_before() -> None:
     hidden = torch.randn(40, 8)
-    plans = [plan_image(of("random"), hidden) for _ in range(2)]
+    plans = [plan_item(of("random"), hidden) for _ in range(2)]
     assert plans[0].keep_idx.tolist() == plans[1].keep_idx.tolist()  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("name", COMPRESSING)
-def test_an_image_is_decided_alone(name: str) -> None:
+@pytest.mark.parametrize("spec", [*COMPRESSING, "divprune(frames=each)", "scope(frames=each)"])
+def test_a_video_is_cut_as_a_whole(spec: str) -> None:
+    """Its budget is for all frames, and is what its placeholders are counted by."""
     generator = torch.Generator().manual_seed(0)
+    frames = Frames((16, 16, 16), (4, 4))
     features = torch.randn(48, 8, generator=generator)
     tower = {name: torch.rand(48, generator=generator) for name in TOWER[:4]}
     tower |= {name: torch.randn(48, 6, generator=generator) for name in TOWER[4:]}
-    method = of(name, 0.25)
-    kept, places = carve_units(method, features, [16, 16, 16], width=8, grid=(4, 4), **tower)
-    assert len(kept) == num_kept(method, [16, 16, 16]) == 12
-    middle = slice(16, 32)
-    part = {name: values[middle] for name, values in tower.items()}
-    alone, own = carve_units(method, features[middle], [16], width=8, grid=(4, 4), **part)
-    assert torch.equal(kept[4:8], alone)
-    assert torch.equal(places[4:8], own + 16)
+    method = of(spec, 0.4)
+    kept, places = carve_item(method, features, width=8, frames=frames, **tower)
+    assert len(kept) == len(places) == method.count(48, frames) == 19
+    assert bool((places.diff() > 0).all())
+    counts = (places // 16).bincount(minlength=3).tolist()
+    if "each" in spec:
+        assert counts == [6, 7, 6]
+    if spec == "evs":
+        assert counts[0] == 16
+
+
+def test_evs_leaves_images_and_first_frames_whole() -> None:
+    method = of("evs", 0.25)
+    features = torch.randn(48, 8)
+    assert carve_item(method, features, width=8, grid=(6, 8))[0] is features
+    assert method.count(48) == 48
+    frames = Frames((16, 16, 16), (4, 4))
+    _, places = carve_item(method, features, width=8, frames=frames)
+    assert places.tolist() == list(range(16))
+    assert method.count(48, frames) == 16
 
 
 def test_what_lies_beside_the_scored_features_is_carved_alike() -> None:
     features = torch.randn(20, 6)
     deep = torch.cat([features, features * 2], dim=1)
-    kept, places = carve_units(of("pooling"), deep, [20], width=6)
+    kept, places = carve_item(of("pooling"), deep, width=6)
     torch.testing.assert_close(kept[:, 6:], 2 * kept[:, :6])
     assert kept.shape == (8, 12)
     assert len(places) == 8
@@ -100,24 +119,18 @@ def test_what_lies_beside_the_scored_features_is_carved_alike() -> None:
 
 def test_a_full_budget_hands_features_on() -> None:
     features = torch.randn(9, 4)
-    plan = plan_image(of("uniform", 1.0), features)
+    plan = plan_item(of("uniform", 1.0), features)
     assert plan is None
     kept, places = carve(plan, features)
     assert kept is features
     assert places.tolist() == list(range(9))
 
 
-@pytest.mark.parametrize(("ratio", "n", "count"), [(0.25, 576, 144), (0.25, 2, 1), (0.1, 3, 1)])
-def test_placeholders_are_counted_as_the_budget_counts(ratio: float, n: int, count: int) -> None:
-    assert num_kept(of("uniform", ratio), [n]) == Budget(keep_ratio=ratio).count(n) == count
-    assert num_kept(of("uniform", ratio), [n, n]) == 2 * count
-
-
 def test_an_image_with_fewer_tokens_than_the_budget() -> None:
     method = method_of({"foveate": {"keep_tokens": 100}})
     assert method is not None
     with pytest.raises(BudgetError, match="keep_tokens=100 exceeds the 64 visual tokens of"):
-        num_kept(method, [64])
+        method.count(64)
 
 
 class FakeAttention(nn.Module):

@@ -12,8 +12,9 @@ from foveate.errors import BudgetError, ConfigError, FoveateError, MethodError
 from foveate.vllm.settings import method_of, servable_methods, to_settings
 
 ELSE = (
-    "use one of apet, divprune, foveacarve, hiprune, holov, noop, pooling, random, scope, "
-    "tokencarve, uniform, visionzip, vispruner, or this method in transformers (`foveate run`)."
+    "use one of apet, divprune, evs, foveacarve, hiprune, holov, noop, pooling, random, scope, "
+    "tokencarve, uniform, vidcom2, visionzip, vispruner, or this method in transformers "
+    "(`foveate run`)."
 )
 
 

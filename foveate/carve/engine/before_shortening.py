@@ -25,7 +25,11 @@ def check_steps(steps: Sequence[Step], family: Family) -> None:
         UnsupportedModelError: a step at a later layer may drop something.
         MethodError: positions are to be renumbered.
     """
-    late = [s.layer for s in steps if s.layer > 0 and not s.method.budget.keeps_all]
+    late = [
+        step.layer
+        for step in steps
+        if step.layer > 0 and (step.method.counts_itself or not step.method.budget.keeps_all)
+    ]
     if late:
         raise UnsupportedModelError(
             f"{family.title} can lose visual tokens before its language model only, and "

@@ -220,7 +220,9 @@ class Carving:
             read: gives the attention [B, S] of those that do.
         """
         decider, call = self._asked, self.call
-        budgets = torch.tensor(decider.budgets(self.setting.steps[index]), dtype=torch.float64)
+        budgets = torch.tensor(
+            decider.budgets(self.setting.steps[index], hidden, self._rows), dtype=torch.float64
+        )
         samples = torch.tensor([state.span.sample for state in decider.states])
         per_prompt = torch.zeros(call.batch, dtype=torch.float64).index_add_(0, samples, budgets)
         of_prompts = torch.arange(call.batch) // call.rows_per_prompt * call.rows_per_prompt

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from foveate.carve.method import Method, Step
 from foveate.carve.tower.record import TowerRecorder
+from foveate.core.by_frame import frames_left
 from foveate.core.debiased import calibrated
+from foveate.core.frames import Frames
 from foveate.core.information_share import tokens_holding
 from foveate.core.layout import PAD, ImageSpan, columns_of, sent
 from foveate.core.plan import KeepPlan, compose
@@ -74,6 +76,7 @@ class ImageState:
         counts: how many were left after each step.
         plans: of the steps that took some.
         budget: how many the method at work is to keep, where it told by what they are.
+        frames: what is left of those of a video.
     """
 
     span: ImageSpan
@@ -81,10 +84,17 @@ class ImageState:
     counts: tuple[int, ...] = ()
     plans: tuple[KeepPlan, ...] = ()
     budget: int | None = None
+    frames: Frames | None = None
 
-    def follow(self, plan: KeepPlan | None) -> None:
+    def __post_init__(self) -> None:
+        self.frames = self.span.frames
+
+    def follow(self, plan: KeepPlan | None, method: Method) -> None:
         """One step further; None leaves the image as it is."""
         if plan is not None:
+            if self.frames is not None:
+                is_each = method.frames == "each"
+                self.frames = frames_left(self.frames, plan.num_kept) if is_each else Frames()
             kept = plan.keep_idx[0]
             self.alive = kept if self.alive is None else self.alive[kept]
             self.plans = (*self.plans, plan)
@@ -144,6 +154,7 @@ class Decider:
     sizes: Tensor | None = None
     final_norm: Callable[[Tensor], Tensor] | None = None
     groups: dict[int, list[Group]] = field(default_factory=dict)
+    _told: int | None = None  # layer of the step whose budgets the images' information told
     _placed: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def decide(
@@ -163,16 +174,17 @@ class Decider:
         """
         look = _Look(self, step, hidden, rows, recorder, attention_output)
         method = step.method
-        by_size: dict[tuple[tuple[int, ...], int, tuple[int, ...]], list[int]] = {}
-        for i, (state, keep) in enumerate(zip(self.states, self._budgets(step, look), strict=True)):
+        by_size: dict[tuple[Any, ...], list[int]] = {}
+        counts = self._counts(step, look)
+        for i, (state, keep) in enumerate(zip(self.states, counts, strict=True)):
             num_tokens = state.span.num_tokens
             if keep == num_tokens and not method.counts_itself:
                 continue
             keeps = method.keeps(keep, num_tokens, step.layers, self.num_layers)
-            size = (state.counts, num_tokens, keeps)
+            size = (state.counts, num_tokens, state.span.frames, state.frames, keeps)
             by_size.setdefault(size, []).append(i)
         groups, plans = [], {}
-        for (_, _, keeps), members in by_size.items():
+        for (*_, keeps), members in by_size.items():
             visual = look.at(members)
             with torch.no_grad(), full_precision(hidden.device):
                 wanted = method.adapt(visual, keeps, step, self.num_layers)
@@ -188,20 +200,29 @@ class Decider:
                 groups.append(self._group(chosen, hidden.device, plan))
                 plans.update({i: plan.image(j) for j, i in enumerate(chosen)})
         for i, state in enumerate(self.states):
-            state.follow(plans.get(i))
+            state.follow(plans.get(i), method)
         self.groups[step.layer] = groups
         return groups
 
-    def _budgets(self, step: Step, look: _Look) -> list[int]:
+    def _counts(self, step: Step, look: _Look) -> list[int]:
         """How many tokens of each image the method is to keep.
 
         Where their information says, it is that of what the method's first step is given.
         """
-        budget = step.method.budget
+        method, budget = step.method, step.method.budget
         if not budget.needs_states:
-            return [budget.count(s.span.num_tokens, image=i) for i, s in enumerate(self.states)]
-        if step.number > 0:
-            return [state.budget or 0 for state in self.states]
+            return [
+                method.count(state.span.num_tokens, state.span.frames, image=i)
+                for i, state in enumerate(self.states)
+            ]
+        if step.number == 0 and self._told != step.layer:
+            self._told = step.layer
+            self._tell(method, look)
+        return [state.budget or 0 for state in self.states]
+
+    def _tell(self, method: Method, look: _Look) -> None:
+        """Find the budget of each image by what it holds."""
+        budget = method.budget
         assert budget.keep_information is not None
         by_length: dict[int, list[int]] = {}
         for i, state in enumerate(self.states):
@@ -209,12 +230,11 @@ class Decider:
         for members in by_length.values():
             with torch.no_grad(), full_precision(look.hidden.device):
                 wanted = tokens_holding(
-                    look.hidden_at(members), budget.keep_information, method=step.method.name
+                    look.hidden_at(members), budget.keep_information, method=method.name
                 )
             for i, count in zip(members, wanted.tolist(), strict=True):
                 state = self.states[i]
                 state.budget = budget.within(count, state.span.num_tokens, image=i)
-        return [state.budget or 0 for state in self.states]
 
     def _group(self, members: Sequence[int], device: torch.device, plan: KeepPlan) -> Group:
         """A plan in all rows of its prompts."""
@@ -235,20 +255,24 @@ class Decider:
 
     def would_drop(self, step: Step) -> bool:
         """Whether a step may have tokens to drop: some image has more than the budget."""
-        budget = step.method.budget
-        if step.method.counts_itself or (budget.needs_states and self.states):
+        method = step.method
+        if method.counts_itself or (method.budget.needs_states and self.states):
             return True
         return any(
-            budget.count(state.span.num_tokens, image=i) < state.span.num_tokens
+            method.count(state.span.num_tokens, state.span.frames, image=i) < state.span.num_tokens
             for i, state in enumerate(self.states)
         )
 
-    def budgets(self, step: Step) -> tuple[int, ...]:
-        """Of each image, the token-layers that the method has for it; 0 where it keeps all."""
+    def budgets(self, step: Step, hidden: Tensor, rows: Tensor | None) -> tuple[int, ...]:
+        """Of each image, the token-layers that the method has for it; 0 where it keeps all.
+
+        Args:
+            hidden, rows: as for `decide`.
+        """
+        counts = self._counts(step, _Look(self, step, hidden, rows, None, None))
         spans, found = spans_of(step.layers, self.num_layers), []
-        for i, state in enumerate(self.states):
+        for state, keep in zip(self.states, counts, strict=True):
             num_tokens = state.span.num_tokens
-            keep = step.method.budget.count(num_tokens, image=i)
             keeps = step.method.keeps(keep, num_tokens, step.layers, self.num_layers)
             total = sum(count * span for count, span in zip(keeps, spans, strict=True))
             found.append(total if keep < num_tokens else 0)
@@ -344,6 +368,7 @@ class _Look:
             hidden=own,
             # What is left of an image is no grid any more.
             grids=tuple(state.span.grid if is_whole else None for state in states),
+            frames=states[0].frames,
             serials=tuple(decider.serials[i] for i in members),
             counts=states[0].counts,
             starts=tuple(
@@ -388,7 +413,7 @@ class _Look:
         own = look._tokens_in(hidden, states, samples, tokens)
         device = self.hidden.device
         found = {name: None if v is None else v.to(device) for name, v in found.items()}
-        return VisualTokens(hidden=own.to(device), **found)
+        return VisualTokens(hidden=own.to(device), frames=states[0].frames, **found)
 
     def _tokens_in(
         self, x: Tensor, states: Sequence[ImageState], samples: Tensor, tokens: Tensor

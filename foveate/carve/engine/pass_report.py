@@ -10,6 +10,7 @@ from torch import Tensor
 from foveate.carve.engine.cache_kinds import cache_bytes
 from foveate.carve.engine.decide import ImagePlan
 from foveate.carve.engine.one_pass import OnePass
+from foveate.carve.engine.setting import Setting
 from foveate.carve.engine.shortened_cache import slots_of
 from foveate.core.plan import num_merged
 from foveate.core.report import ImageReport, Report
@@ -22,18 +23,22 @@ def pass_report(forward: OnePass) -> Report:
         forward: after its last layer.
     """
     setting, carving, plans = forward.setting, forward.carving, forward.image_plans
+    images = _image_reports(setting, plans, forward.call.rows_per_prompt)
     reason = ""
     if carving is None:
         reason = "no visual tokens in the prompt, left bitwise alone"
     elif not forward.fired:
         reason = "the budget keeps every visual token, left bitwise alone"
+        remarks = dict.fromkeys(entry.remark for entry in images if entry.remark)
+        if remarks:
+            reason = "; ".join([*remarks, "left bitwise alone"])
     cache, labels = forward.used_cache, forward.call.labels
     held, full = cache_bytes(cache) if cache is not None else (None, None)
     return Report(
         method=setting.label,
         fired=forward.fired,
         reason=reason,
-        images=_image_reports(plans, forward.call.rows_per_prompt),
+        images=images,
         prune_layer=setting.prune_layer,
         num_layers=setting.num_layers,
         length_before=forward.call.past + forward.call.length,
@@ -56,7 +61,9 @@ def pass_report(forward: OnePass) -> Report:
     )
 
 
-def _image_reports(plans: Sequence[ImagePlan], rows_per_prompt: int) -> tuple[ImageReport, ...]:
+def _image_reports(
+    setting: Setting, plans: Sequence[ImagePlan], rows_per_prompt: int
+) -> tuple[ImageReport, ...]:
     merged = [num_merged(entry.steps) for entry in plans]
     on_device = [count for count in merged if isinstance(count, Tensor)]
     if on_device:  # what was merged and then dropped is known there alone: read once for all
@@ -72,6 +79,12 @@ def _image_reports(plans: Sequence[ImagePlan], rows_per_prompt: int) -> tuple[Im
             merged=int(count),
             dropped=entry.span.num_tokens - entry.num_kept - int(count),
             budget=entry.budget,
+            frames=len(entry.span.frames.lengths) if entry.span.frames is not None else 0,
+            remark="; ".join(
+                remark
+                for step in setting.steps.values()
+                if (remark := step.method.remark(entry.span.num_tokens, entry.span.frames))
+            ),
         )
         for entry, count in zip(plans, merged, strict=True)
     )

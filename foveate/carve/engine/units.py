@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from foveate.carve.engine.feature_lengths import feature_lengths, is_flat
+from foveate.core.frames import Frames
 from foveate.core.layout import ImageSpan, runs, split_by_lengths
 from foveate.models.anatomy import MODALITIES, Anatomy, Modality, Unit, visual_token_ids
 from foveate.models.hook import WrappedMethod
@@ -77,18 +78,19 @@ class FeatureRecorder:
         rule = self._anatomy.family.units[modality]
 
         def record(*args: Any, **kwargs: Any) -> Any:
-            if self._here.is_inside:  # Qwen3-VL's of videos calls that of images
+            here = self._here
+            if here.is_inside:  # Qwen3-VL's videos are made as images
                 return original(*args, **kwargs)
-            self._here.is_inside = True
+            here.is_inside = True
             try:
                 output = original(*args, **kwargs)
             finally:
-                self._here.is_inside = False
+                here.is_inside = False
             inputs = {**dict(zip(by_place, args, strict=False)), **kwargs}
             lengths = feature_lengths(output)
             units = rule(self._anatomy.config, inputs, lengths)
-            self._here.units[modality] = [] if _is_unknown(units, output, inputs) else units
-            self._here.fresh.add(modality)
+            here.units[modality] = [] if _is_unknown(units, output, inputs) else units
+            here.fresh.add(modality)
             for listener in self._listeners:
                 listener(modality, inputs, sum(lengths))
             return output
@@ -162,7 +164,8 @@ def image_spans(
 def _spans_of_host(anatomy: Anatomy, visual_mask: Tensor) -> list[ImageSpan]:
     """Runs of visual tokens, cut into images that all have as many tokens as the model gives one.
 
-    What its extractors return says no more: `generate` of some hosts does not call them.
+    What its extractors return says no more: `generate` of some hosts does not call them. A run of a
+    model that shows videos is one video, and what it gives one is a frame.
     """
     host = anatomy.family.host
     assert host is not None
@@ -172,11 +175,16 @@ def _spans_of_host(anatomy: Anatomy, visual_mask: Tensor) -> list[ImageSpan]:
     for sample, mask in enumerate(visual_mask):
         pieces: list[Tensor] = []
         for run in runs(mask):
-            pieces += run.split(size) if size and run.numel() % size == 0 else [run]
-        spans += [
-            ImageSpan(sample=sample, image=image, tokens=tokens, kind=kind)
-            for image, tokens in enumerate(pieces)
-        ]
+            is_cut = kind == "image" and size and run.numel() % size == 0
+            pieces += run.split(size) if is_cut else [run]
+        for image, tokens in enumerate(pieces):
+            count, more = divmod(tokens.numel(), size) if size else (0, 1)
+            frames = None if kind == "image" else Frames()
+            if frames is not None and not more:
+                frames = Frames.equal(count, tokens.numel())
+            spans.append(
+                ImageSpan(sample=sample, image=image, tokens=tokens, kind=kind, frames=frames)
+            )
     return spans
 
 
@@ -204,12 +212,18 @@ def _explained(
         found = recorder.units(modality, num_tokens)
         features = encoder_outputs.get(modality)
         if found is None and features is not None and not is_flat(features):
-            # Features computed before attaching: lengths are known, grids are not.
+            # Features computed before attaching: lengths are known, grids and frames are not.
             lengths = feature_lengths(features)
-            found = ([Unit(n) for n in lengths], 1) if sum(lengths) == num_tokens else None
+            units = [Unit(n, frames=_unknown_frames(modality)) for n in lengths]
+            found = (units, 1) if sum(lengths) == num_tokens else None
         if found is not None:
             fitting.append((modality, found))
     return fitting[0] if len(fitting) == 1 else ((shown or modalities)[0], None)
+
+
+def _unknown_frames(modality: Modality) -> Frames | None:
+    """Of a video whose frames nobody told."""
+    return Frames() if modality == "video" else None
 
 
 def _starts_of_rows(recorder: FeatureRecorder, visual_mask: Tensor) -> list[int | None]:
@@ -245,7 +259,7 @@ def _spans_of_units(
         if sum(unit.num_tokens for unit in taken) != count:
             # Nothing recorded explains this row: every contiguous run counts as one image.
             pieces = runs(row)
-            taken = [Unit(piece.numel()) for piece in pieces]
+            taken = [Unit(piece.numel(), frames=_unknown_frames(modality)) for piece in pieces]
             place = None
         else:
             pieces = split_by_lengths(row, [unit.num_tokens for unit in taken])
@@ -260,6 +274,7 @@ def _spans_of_units(
                     grid=unit.grid,
                     kind=modality,
                     start=place,
+                    frames=unit.frames,
                 )
             )
             place = place + unit.num_tokens if place is not None else None

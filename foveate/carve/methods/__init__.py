@@ -11,6 +11,8 @@ from foveate.carve.methods.average_pooling import AveragePooling as AveragePooli
 from foveate.carve.methods.cdpruner import CdPruner as CdPruner
 from foveate.carve.methods.dart import Dart as Dart
 from foveate.carve.methods.divprune import DivPrune as DivPrune
+from foveate.carve.methods.dtd import Dtd as Dtd
+from foveate.carve.methods.evs import Evs as Evs
 from foveate.carve.methods.fastv import FastV as FastV
 from foveate.carve.methods.foveacarve import FoveaCarve as FoveaCarve
 from foveate.carve.methods.hiprune import HiPrune as HiPrune
@@ -28,6 +30,7 @@ from foveate.carve.methods.tokencarve import TokenCarve as TokenCarve
 from foveate.carve.methods.tome import ToMe as ToMe
 from foveate.carve.methods.uniform import UniformGrid as UniformGrid
 from foveate.carve.methods.v2drop import V2Drop as V2Drop
+from foveate.carve.methods.vidcom2 import VidCom2 as VidCom2
 from foveate.carve.methods.visionzip import VisionZip as VisionZip
 from foveate.carve.methods.vispruner import VisPruner as VisPruner
 from foveate.carve.methods.vscan import VScan as VScan

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import foveate
 from foveate.core.frame_budgets import frame_budgets
 from foveate.core.frame_change import (
     differential_pixel_dropping,
@@ -16,6 +17,8 @@ from foveate.core.frame_change import (
     efficient_video_sampling,
     pixel_difference,
 )
+from foveate.core.frames import Frames
+from foveate.core.visual import VisualTokens
 from tests.carve.methods.recordings import Recording, compare, recordings
 
 
@@ -74,6 +77,58 @@ def test_other_inputs_give_other_answers(path: Path) -> None:
         pytest.skip("thresholds relative to the video are not offered")
     with pytest.raises(AssertionError):
         METHODS[recording.method](recording)
+
+
+def shown(video: Tensor, per_frame: int) -> VisualTokens:
+    """Videos [G, N, D] as methods see them."""
+    frames = Frames.equal(video.shape[1] // per_frame, video.shape[1])
+    return VisualTokens(hidden=video, frames=frames)
+
+
+@every_case
+def test_the_method_keeps_what_its_authors_keep(path: Path) -> None:
+    """VidCom2 to within rounding: its authors' counts of frames add up to about the budget."""
+    recording = Recording.load(path)
+    settings, video = recording.settings, recording.tensors.get("in.video")
+    if video is None or not settings.get("absolute", True):
+        pytest.skip("the method reads features, by an absolute threshold")
+    video = video.flatten(0, -2)
+    expected = recording["out.keep_idx"][0]
+    if recording.method == "dtd":
+        visual = shown(video[None], settings["h"] * settings["w"])
+        method = foveate.Dtd(threshold=settings["threshold"])
+        (step,) = method.steps(4, 0)
+        (keep,) = method.adapt(visual, (visual.num_tokens,), step, 4)
+        assert method.select(visual, keep).keep_idx[0].tolist() == expected.tolist()
+        return
+    per_frame = settings["tokens_per_frame"]
+    visual, counts = shown(video[None], per_frame), recording["out.counts"]
+    keep = int(counts.sum())
+    kept = foveate.VidCom2(keep_tokens=keep).select(visual, keep).keep_idx[0]
+    own = (kept // per_frame).bincount(minlength=len(counts))
+    assert int((own - counts).abs().max()) <= 1
+    same = own == counts
+    assert int(same.sum()) >= len(counts) - 2
+    for frame in same.nonzero()[:, 0].tolist():
+        assert inside(kept, frame, per_frame) == inside(expected, frame, per_frame)
+
+
+def inside(kept: Tensor, frame: int, per_frame: int) -> list[int]:
+    """Places that lie in one frame."""
+    return kept[kept // per_frame == frame].tolist()
+
+
+@pytest.mark.parametrize("keep", [9, 10, 20, 44])
+def test_evs_as_a_method(keep: int) -> None:
+    """It keeps what the plain function does, of several videos at once, whatever ends them."""
+    generator = torch.Generator().manual_seed(keep)
+    videos = torch.randn(3, 46, 8, generator=generator)
+    visual = shown(videos, 9)  # a token behind five frames
+    assert visual.frames == Frames((9, 9, 9, 9, 10))
+    kept = foveate.Evs(keep_tokens=keep + 1).select(visual, keep + 1).keep_idx
+    for video, places in zip(videos, kept, strict=True):
+        expected = efficient_video_sampling(video[:45].view(5, 9, 8), (keep + 0.5) / 45)
+        assert places.tolist() == [*expected.tolist(), 45]
 
 
 def test_evs_keeps_the_first_frame_and_what_changes() -> None:

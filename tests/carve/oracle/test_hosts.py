@@ -20,6 +20,7 @@ from foveate.carve.check.check import check
 from foveate.carve.check.masked import masked_logits
 from foveate.carve.check.prompts import GREEDY, Prompts, fresh
 from foveate.carve.engine.run import Run
+from foveate.core.frames import Frames
 from foveate.errors import MethodError, UnsupportedModeError, UnsupportedModelError
 from foveate.models import anatomy
 from foveate.models.anatomy import anatomy_of
@@ -365,12 +366,14 @@ def test_images_side_by_side_are_two(prompts: Prompts) -> None:
     assert [plan.span.num_tokens for plan in run.plans] == [size, size]
 
 
-def test_frames_of_a_video_are_frames() -> None:
+def test_a_video_has_its_frames() -> None:
     prompts = prompts_of("instructblipvideo")
     with Run(prompts.model, foveate.DivPrune(keep_ratio=0.5)) as run:
         prompts.generate(prompts.batch((1,)))
     size = prompts.anatomy.config.num_query_tokens
-    assert [(plan.span.kind, plan.span.num_tokens) for plan in run.plans] == [("video", size)] * 4
+    (plan,) = run.plans
+    assert (plan.span.kind, plan.span.num_tokens) == ("video", 4 * size)
+    assert plan.span.frames == Frames((size,) * 4)
 
 
 # --- threads and copies ---

@@ -99,16 +99,17 @@ def test_full_early_cache(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n, f in tiny.FAMILIES.items() if f.videos])
-def test_video_frames(name: str) -> None:
+@pytest.mark.parametrize("frames", ["joint", "each"])
+def test_videos(name: str, frames: str) -> None:
     model = tiny.build(name)
     inputs = tiny.prompts(model, name, (1, 1), video=True)
     prompt_length = inputs["input_ids"].shape[1]
-    with foveate.attach(model, method_for(name)) as run:
+    with foveate.attach(model, method_for(name, frames=frames)) as run:
         out = model.generate(**inputs, **GREEDY)
     assert run.report is not None
     assert {image.kind for image in run.report.images} == {"video"}
-    frames = [sum(i.sample == sample for i in run.report.images) for sample in (0, 1)]
-    assert frames == ([3, 3] if name == "llava_onevision" else [3, 2])
+    counts = [image.frames for image in run.report.images]
+    assert counts == ([3, 3] if name == "llava_onevision" else [3, 2])
     slow = masked_logits(
         model,
         extended(inputs, out.sequences[:, :-1]),

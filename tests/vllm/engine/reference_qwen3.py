@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from foveate.vllm.selection import carve, plan_image
+from foveate.vllm.selection import carve, plan_item
 from tests.vllm.engine.reference import Reference
 from tests.vllm.engine.server import Answer
 
@@ -54,7 +54,7 @@ class Qwen3Reference(Reference):
         starts = is_visual[0].nonzero()[:, 0].split([len(f) for f in found.pooler_output])
         deep: list[list[Tensor]] = [[] for _ in found.deepstack_features]
         for i, (features, at) in enumerate(zip(found.pooler_output, starts, strict=True)):
-            plan = plan_image(self.method, features)
+            plan = plan_item(self.method, features)
             kept, places = carve(plan, features)
             embeds[0, at[places]] = kept
             stays[at[places]] = True

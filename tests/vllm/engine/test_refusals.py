@@ -64,9 +64,6 @@ def test_a_method_that_cannot_act_there(tiny: Callable[[str], Path]) -> None:
 def test_options_that_go_past_the_plugin(tiny: Callable[[str], Path]) -> None:
     folder = tiny("qwen2_5_vl")
     entry = {"keep_ratio": 0.25}
-    assert "--video-pruning-rate 0.5 and foveate would both cut tokens" in refusal(
-        folder, entry, video_pruning_rate=0.5
-    )
     assert "--enable-mm-embeds lets requests bring features" in refusal(
         folder, entry, enable_mm_embeds=True
     )
@@ -101,6 +98,20 @@ def test_only_an_entry_changes_the_configuration(tiny: Callable[[str], Path]) ->
     assert isinstance(on.multimodal_config, ImagePruningConfig)
     assert on.multimodal_config.get_video_pruning_spec() is None
     assert on.hf_config.foveate == {"keep_ratio": 0.25}
+
+
+def test_video_pruning_is_taken_over(tiny: Callable[[str], Path]) -> None:
+    from foveate.vllm.config_hook import method_in
+
+    entry = {"keep_ratio": 0.25}
+    on = configure(tiny("qwen2_5_vl"), entry, video_pruning_rate=0.75).model_config
+    assert on.multimodal_config.get_video_pruning_spec() is None
+    of_videos = method_in(on.hf_config, "video")
+    assert of_videos is not None
+    assert str(of_videos) == "evs(keep=25%, prune_layer=0)"
+    assert "beside foveate only images of Qwen3-VL are served" in refusal(
+        tiny("qwen3_vl"), entry, video_pruning_rate=0.5
+    )
 
 
 def test_registering_twice_changes_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Videos of Qwen2-VL and Qwen2.5-VL: each frame is carved like an image, and stays in its time."""
+"""Videos of Qwen2-VL and Qwen2.5-VL: cut as wholes, and every frame stays in its time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def _engine_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def ask(folder: Path, entry: Mapping[str, Any] | None) -> tuple[list[int], list[float], int]:
+def ask(
+    folder: Path, entry: Mapping[str, Any] | None, **options: Any
+) -> tuple[list[int], list[float], int]:
     """Tokens of the answer, their log probabilities, tokens of the prompt; from an engine."""
     from vllm import LLM, SamplingParams
 
@@ -47,6 +49,7 @@ def ask(folder: Path, entry: Mapping[str, Any] | None) -> tuple[list[int], list[
         max_num_seqs=4,
         limit_mm_per_prompt={"image": 1, "video": 1},
         additional_config={} if entry is None else {"foveate": entry},
+        **options,
     )
     try:
         (made,) = llm.generate(
@@ -62,7 +65,29 @@ def ask(folder: Path, entry: Mapping[str, Any] | None) -> tuple[list[int], list[
     return ids, logprobs, len(made.prompt_token_ids)
 
 
-def test_qwen2_vl_answers_as_in_transformers(tmp_path: Path) -> None:
+TOKENCARVE = foveate.TokenCarve(keep_ratio=0.25, where="encoder")
+# Method, the plugin's entry, other options, and tokens that are kept of the video.
+ASKED = [
+    (TOKENCARVE, {"keep_ratio": 0.25}, {}, NUM_KEPT),
+    (foveate.Evs(keep_ratio=0.5), {"method": "evs", "keep_ratio": 0.5}, {}, 36),
+    (foveate.Evs(keep_ratio=0.5), {"keep_ratio": 0.25}, {"video_pruning_rate": 0.5}, 36),
+    (
+        foveate.DivPrune(keep_ratio=0.25, frames="each"),
+        {"method": "divprune(frames=each)", "keep_ratio": 0.25},
+        {},
+        NUM_KEPT,
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "entry", "options", "kept"), ASKED)
+def test_qwen2_vl_answers_as_in_transformers(
+    tmp_path: Path,
+    method: foveate.Method,
+    entry: Mapping[str, Any],
+    options: dict[str, Any],
+    kept: int,
+) -> None:
     from foveate.models.load import load_vlm
 
     folder = save_tiny("qwen2_vl", tmp_path)
@@ -73,7 +98,6 @@ def test_qwen2_vl_answers_as_in_transformers(tmp_path: Path) -> None:
         return_tensors="pt",
         videos_kwargs={"do_sample_frames": False},
     )
-    method = foveate.TokenCarve(keep_ratio=0.25, where="encoder")
     with foveate.attach(vlm.model, method), torch.no_grad():
         made = vlm.model.generate(
             **inputs,
@@ -85,12 +109,12 @@ def test_qwen2_vl_answers_as_in_transformers(tmp_path: Path) -> None:
     length = inputs["input_ids"].shape[1]
     expected = made.sequences[0, length:]
     scores = torch.stack(made.logits)[:, 0].log_softmax(dim=-1)
-    ids, logprobs, prompt_tokens = ask(folder, {"keep_ratio": 0.25})
+    ids, logprobs, prompt_tokens = ask(folder, entry, **options)
     assert ids == expected.tolist()
     torch.testing.assert_close(
         torch.tensor(logprobs), scores.gather(1, expected[:, None])[:, 0], atol=2e-4, rtol=0
     )
-    assert prompt_tokens == length - NUM_FULL + NUM_KEPT
+    assert prompt_tokens == length - NUM_FULL + kept
 
 
 def test_qwen2_5_vl_keeps_vllm_s_times(tmp_path: Path) -> None:
