@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from foveate.carve.method import Method, Step
+from foveate.carve.method import Method, Need, Step
 from foveate.carve.spec import parse_method
 from foveate.core.budget import Budget
 from foveate.core.plan import KeepPlan
@@ -77,6 +77,11 @@ class TwoStage(Method):
             parse_method(self.first, any_budget, prune_layer=0, frames=self.frames),
             parse_method(self.second, any_budget, frames=self.frames),
         )
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        first, second = self.pair
+        return first.needs | second.needs
 
     @property
     def merges_tokens(self) -> bool:  # type: ignore[override]

@@ -20,6 +20,8 @@ from foveate.errors import MethodError
 
 WINDOW = 6  # tokens a side
 
+_OF_THE_TOWER: frozenset[Need] = frozenset({"vision_attention", "vision_attention_early"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class VScan(Method):
@@ -61,6 +63,7 @@ class VScan(Method):
     where: Literal["llm", "encoder"] = "llm"  # type: ignore[misc]
     default_layer = 0
     merges_tokens = True
+    needs_before_prune_layer = False
 
     def __post_init__(self) -> None:
         if not 0.0 < self.second_share <= 1.0:
@@ -75,7 +78,7 @@ class VScan(Method):
 
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset({"vision_attention", "vision_attention_early"})
+        return _OF_THE_TOWER | {self._question} if self.where == "llm" else _OF_THE_TOWER
 
     @property
     def ranks_by_attention(self) -> bool:
@@ -99,7 +102,10 @@ class VScan(Method):
 
     def steps(self, num_layers: int, first_layer: int) -> tuple[Step, ...]:
         first, *second = super().steps(num_layers, first_layer)
-        return (first, *(replace(step, needs=frozenset({self._question})) for step in second))
+        return (
+            replace(first, needs=_OF_THE_TOWER),
+            *(replace(step, needs=frozenset({self._question})) for step in second),
+        )
 
     @property
     def _question(self) -> Need:

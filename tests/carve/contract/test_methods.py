@@ -112,6 +112,13 @@ def test_those_that_merge_say_so(name: str) -> None:
 
 
 @compressing
+def test_needs_are_those_of_all_steps(name: str) -> None:
+    """Who wonders whether the tower has to run asks the method, not its steps."""
+    method = foveate.method(name, keep_tokens=9)
+    assert frozenset().union(*(step.needs for step in method.steps(8, 0))) == method.needs
+
+
+@compressing
 def test_single_equals_batch(name: str) -> None:
     tokens = visual()
     method = foveate.method(name, keep_tokens=11)

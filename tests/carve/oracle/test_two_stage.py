@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import foveate
+from foveate.carve.engine.image_cache import needs_the_tower
 from foveate.core.schedule import tapered_counts
 from foveate.errors import MethodError
 from tests import tiny_vlm as tiny
@@ -53,6 +54,11 @@ def test_is_the_stack_of_both_at_the_price_of_one_cut(
             p.plan.to_dict() for p in plans if p.plan
         ]
     assert ours.sequences.tolist() == theirs.sequences.tolist()
+
+
+def test_a_method_that_reads_the_tower_has_it_run() -> None:
+    assert needs_the_tower(foveate.TwoStage(keep_ratio=0.25, first="scope"))
+    assert not needs_the_tower(foveate.TwoStage(keep_ratio=0.25, first="divprune"))
 
 
 @pytest.mark.parametrize("total", [16, 40, 62, 100, 110, 128])
