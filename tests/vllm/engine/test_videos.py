@@ -98,7 +98,7 @@ def test_qwen2_vl_answers_as_in_transformers(
         return_tensors="pt",
         videos_kwargs={"do_sample_frames": False},
     )
-    with foveate.attach(vlm.model, method), torch.no_grad():
+    with foveate.Run(vlm.model, method), torch.no_grad():
         made = vlm.model.generate(
             **inputs,
             max_new_tokens=NUM_ANSWER,
