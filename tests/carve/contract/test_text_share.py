@@ -17,11 +17,16 @@ from foveate.core.relevance import Relevance, text_relevance
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 from tests import tiny_vlm as tiny
+from foveate.carve.frame_method import FrameMethod
 from tests.carve.contract.test_methods import COMPRESSING, visual
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
-@pytest.mark.parametrize("name", COMPRESSING)
+# What compares whole frames refuses: below.
+TAKE_A_SHARE = [n for n in COMPRESSING if not issubclass(foveate.METHODS[n], FrameMethod)]
+
+
+@pytest.mark.parametrize("name", TAKE_A_SHARE)
 def test_the_most_relevant_and_what_the_method_takes_of_the_others(name: str, share: float) -> None:
     tokens, inner = visual(), foveate.method(name, keep_tokens=10)
     method = TextShare(inner=inner, share=share, relevance="similarity")
@@ -57,7 +62,7 @@ def test_no_share_is_the_method_alone() -> None:
     assert method.plan(tokens, 9).to_dict() == inner.plan(tokens, 9).to_dict()
 
 
-@pytest.mark.parametrize("name", COMPRESSING)
+@pytest.mark.parametrize("name", TAKE_A_SHARE)
 def test_settings_are_those_of_the_method_and_survive_json(name: str) -> None:
     inner = foveate.method(name, keep_ratio=0.25, prune_layer=3, positions="renumbered")
     method = TextShare(inner=inner, share=0.4, relevance="similarity")
@@ -92,6 +97,12 @@ def test_settings_are_those_of_the_method_and_survive_json(name: str) -> None:
 def test_what_cannot_be(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(MethodError, match=words):
         TextShare.from_dict(settings)
+
+
+@pytest.mark.parametrize("name", sorted(set(COMPRESSING) - set(TAKE_A_SHARE)))
+def test_what_compares_whole_frames_refuses(name: str) -> None:
+    with pytest.raises(MethodError, match="compares whole frames"):
+        TextShare(inner=foveate.method(name, keep_ratio=0.25))
 
 
 def test_a_step_that_must_not_know_the_question_is_not_told() -> None:
