@@ -11,21 +11,20 @@ import torch
 
 import foveate
 from foveate import METHODS, TextShare
+from foveate.carve.frame_method import FrameMethod
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import others
 from foveate.core.relevance import Relevance, text_relevance
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 from tests import tiny_vlm as tiny
-from foveate.carve.frame_method import FrameMethod
 from tests.carve.contract.test_methods import COMPRESSING, visual
 
-
-@pytest.mark.parametrize("share", [0.3, 1.0])
 # What compares whole frames refuses: below.
 TAKE_A_SHARE = [n for n in COMPRESSING if not issubclass(foveate.METHODS[n], FrameMethod)]
 
 
+@pytest.mark.parametrize("share", [0.3, 1.0])
 @pytest.mark.parametrize("name", TAKE_A_SHARE)
 def test_the_most_relevant_and_what_the_method_takes_of_the_others(name: str, share: float) -> None:
     tokens, inner = visual(), foveate.method(name, keep_tokens=10)
