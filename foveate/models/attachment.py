@@ -161,14 +161,6 @@ def bound_arguments(
     return {**dict(zip(_names(type(module).forward)[1:], args, strict=False)), **kwargs}
 
 
-def arguments_of(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, Any]:
-    """`bound_arguments` without the module itself: its forward takes them by name."""
-    bound = bound_arguments(module, args, kwargs)
-    return {name: value for name, value in bound.items() if value is not module}
-
-
 @functools.lru_cache(maxsize=64)
 def _names(function: Callable[..., Any]) -> tuple[str, ...]:
     """What may come by place, `self` first."""

@@ -135,10 +135,11 @@ def test_each_frame_is_decided_on_alone(keep: int) -> None:
         assert plan.scores == {}
 
 
+NOT_BY_FRAME = ("stack", "text_share", "noop", "dtd", "evs", "vidcom2")
 NAMES = [
     name
     for name, cls in foveate.METHODS.items()
-    if cls.where != "vision_tower" and name not in ("stack", "noop", "dtd", "evs", "vidcom2")
+    if cls.where != "vision_tower" and name not in NOT_BY_FRAME
 ]
 
 
@@ -185,9 +186,8 @@ def test_random_draws_anew_in_every_frame() -> None:
 
 def test_a_share_of_the_text_is_taken_of_every_frame() -> None:
     visual = videos(Frames((12, 12, 12)))
-    method = foveate.DivPrune(
-        keep_tokens=12, frames="each", text_share=0.5, text_relevance="similarity"
-    )
+    inner = foveate.DivPrune(keep_tokens=12, frames="each")
+    method = foveate.TextShare(inner=inner, share=0.5, relevance="similarity")
     plan = method.select(visual, 12)
     plan.check(12)
     assert (plan.keep_idx[0] // 12).bincount().tolist() == [4, 4, 4]

@@ -253,5 +253,5 @@ class Takes(nn.Module):
 def test_arguments_by_name() -> None:
     module = Takes()
     found = bound_arguments(module, (1,), {"y": 2, "z": 3})
-    assert found == {"self": module, "x": 1, "y": 2, "z": 3}
-    assert bound_arguments(module, (), {"x": 1}) == {"self": module, "x": 1}
+    assert found == {"x": 1, "y": 2, "z": 3}
+    assert bound_arguments(module, (), {"x": 1}) == {"x": 1}

@@ -29,7 +29,7 @@ from foveate.carve.engine.residual_streams import ResidualStreams
 from foveate.carve.engine.reused_keys import ReusedKeys
 from foveate.carve.engine.setting import Setting
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
-from foveate.models.attachment import arguments_of
+from foveate.models.attachment import bound_arguments
 from foveate.models.cache_argument import NAMES as CACHES
 from foveate.models.cache_argument import cache_in
 
@@ -83,7 +83,7 @@ class ForwardPass(OnePass):
 
     def enter_decoder(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Told what the decoder is called with, where a step reads ahead."""
-        self._given = arguments_of(self.setting.anatomy.decoder, args, kwargs)
+        self._given = bound_arguments(self.setting.anatomy.decoder, args, kwargs)
 
     def enter_layer(
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -144,7 +144,9 @@ class ForwardPass(OnePass):
         if not self._may_repeat or not args or (carved is not None and carved.shift is not None):
             return None
         held = carved.rows if carved is not None else None
-        rows = (id(held.index), held.has_empty, held.pieces) if held is not None else None
+        rows: tuple[object, ...] | None = None
+        if held is not None:
+            rows = (id(held.index), id(held.log_sizes), held.has_empty, held.pieces)
         is_stateful = index in self.setting.layers.stateful
         return (*kwargs, *map(id, kwargs.values()), rows, id(self.left), is_stateful)
 

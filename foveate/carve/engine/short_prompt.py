@@ -23,7 +23,7 @@ from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
 from foveate.carve.engine.shortened_cache import Slots, held_positions, shorten, slots_of
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
-from foveate.models.attachment import arguments_of
+from foveate.models.attachment import bound_arguments
 from foveate.models.cache_argument import cache_in, cache_of
 
 
@@ -69,7 +69,7 @@ class ShortPrompt(OnePass):
             )
         self._has_entered = True
         decoder = setting.anatomy.decoder
-        given = self._given = arguments_of(decoder, args, kwargs)
+        given = self._given = bound_arguments(decoder, args, kwargs)
         cache = self.used_cache = cache_in(given)
         self._check_placeholders()
         embeds = given.get("inputs_embeds")

@@ -93,7 +93,7 @@ def test_no_attention_matrix(llava: Any, name: str) -> None:
     with foveate.attach(llava, method) as run, torch.no_grad(), watches[0], watches[1]:
         llava(input_ids=ids, pixel_values=pixels)
     assert run.report is not None
-    assert run.report.fired == (name != "noop")
+    assert run.report.fired == (name not in ("noop", "evs", "dtd"))  # a still image stays whole
     assert [watch.found for watch in watches] == [[], []]
 
 

@@ -89,8 +89,9 @@ def test_the_model_is_restored_after_an_error() -> None:
 
 
 ALONE = [name for name in ALL if name not in ("stack", "text_share", "pixelprune")]
-# Those that may follow another: foveacarve cuts before the first layer, as that one does.
-BEHIND = [n for n in ALONE if ALL[n].where == "llm" and n not in ("noop", "foveacarve", "vscan")]
+# Those that may follow another; these cut before the first layer, as that one does.
+FIRST = ("foveacarve", "two-stage", "vscan")
+BEHIND = [n for n in ALONE if ALL[n].where == "llm" and n not in ("noop", *FIRST)]
 
 
 @pytest.mark.parametrize("text", [*ALONE, *(f"visionzip:75%+{name}" for name in BEHIND)])

@@ -128,6 +128,9 @@ def foveacarve_kernel(method: foveate.FoveaCarve, visual: VisualTokens) -> Tenso
 
 
 def foveacarve(method: foveate.FoveaCarve, visual: VisualTokens, keep: int) -> list[int]:
+    if visual.foresight is None and visual.attention is not None:  # a later step
+        read = visual.attention[0].mean(dim=0)
+        return read.sort(descending=True, stable=True).indices[:keep].tolist()
     return log_det(foveacarve_kernel(method, visual), keep)
 
 

@@ -177,7 +177,8 @@ def test_second_turn_after_renumbering() -> None:
     assert_close(second, together)
 
 
-@pytest.mark.parametrize("name", BUDGETED)
+# evs and dtd keep still images whole: tests/carve/oracle/test_videos.py.
+@pytest.mark.parametrize("name", [n for n in BUDGETED if n not in ("evs", "dtd")])
 @pytest.mark.parametrize("family", ["llava", "paligemma", "qwen2_5_vl", "qwen3_vl"])
 def test_every_method_batch_row_equals_single_run(family: str, name: str) -> None:
     model = tiny.build(family, "sdpa")

@@ -257,7 +257,10 @@ def test_a_still_image_in_vidcom2_keeps_what_is_least_like_its_mean() -> None:
 
 REFUSED = [
     (lambda: foveate.Evs(keep_ratio=0.5, frames="each"), "frames='each' would show it one at a"),
-    (lambda: foveate.VidCom2(keep_ratio=0.5, text_share=0.5), "leave text_share at 0"),
+    (
+        lambda: foveate.TextShare(inner=foveate.VidCom2(keep_ratio=0.5)),
+        "vidcom2 compares whole frames.*take text_share off it",
+    ),
     (lambda: foveate.Dtd(threshold=1.5), r"threshold=1.5 is outside \[-1, 1\]"),
     (lambda: foveate.ToMe(keep_ratio=0.5, frames="each"), "every frame is a picture of its own"),
     (
