@@ -19,7 +19,7 @@ def manifest(*, seed: int, **facts: Any) -> dict[str, Any]:
     """All that is needed to judge or repeat a measurement, JSON-ready; `facts` are added."""
     return {
         "foveate": __version__,
-        "commit": _commit(),
+        "commit": commit_of(Path(__file__).resolve().parents[2]),
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
         "seed": seed,
@@ -45,14 +45,17 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
-    """The commit this package runs from, "+changes" if files differ; None outside a clone."""
-    root = Path(__file__).resolve().parents[2]
+def commit_of(root: Path) -> str | None:
+    """The commit that a folder is at, "+changes" if files differ; None outside a clone.
+
+    Results may differ: several measurements of one commit follow each other.
+    """
     if not (root / ".git").exists():
         return None
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        return f"{commit}+changes" if _git(root, "status", "--porcelain", "-uno") else commit
+        changed = _git(root, "status", "--porcelain", "-uno", "--", ".", ":(exclude)docs/results")
+        return f"{commit}+changes" if changed else commit
     except (OSError, subprocess.SubprocessError):
         return None
 
