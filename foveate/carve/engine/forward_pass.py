@@ -144,7 +144,9 @@ class ForwardPass(OnePass):
         if not self._may_repeat or not args or (carved is not None and carved.shift is not None):
             return None
         held = carved.rows if carved is not None else None
-        rows = (id(held.index), held.has_empty, held.pieces) if held is not None else None
+        rows: tuple[object, ...] | None = None
+        if held is not None:
+            rows = (id(held.index), id(held.log_sizes), held.has_empty, held.pieces)
         is_stateful = index in self.setting.layers.stateful
         return (*kwargs, *map(id, kwargs.values()), rows, id(self.left), is_stateful)
 
