@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from foveate.carve.frame_method import ChangeMethod
 from foveate.carve.method import Step
-from foveate.core.budget import Budget
+from foveate.core.budget import BUDGET, Budget
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import top_k
 from foveate.core.visual import VisualTokens
@@ -47,7 +47,7 @@ class Dtd(ChangeMethod):
 
     @property
     def budget(self) -> Budget:
-        if self.keep_tokens is None and self.keep_ratio is None:
+        if all(getattr(self, name) is None for name in BUDGET):
             return Budget(keep_ratio=1.0)
         return super().budget
 

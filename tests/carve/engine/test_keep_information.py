@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import foveate
+from foveate.carve.frame_method import FrameMethod
 from foveate.carve.methods import UniformGrid
 from foveate.carve.tower_method import PatchDropping, TowerMethod
 from foveate.core.information_share import tokens_holding
@@ -18,7 +19,8 @@ from tests.carve.oracle.test_steps_equal_masked import check
 
 SHARE = 0.7
 INSIDE = [n for n, cls in foveate.METHODS.items() if issubclass(cls, TowerMethod)]
-FREE = [n for n in foveate.METHODS if n not in ("noop", "stack", *INSIDE)]
+OF_FRAMES = [n for n, cls in foveate.METHODS.items() if issubclass(cls, FrameMethod)]
+FREE = [n for n in foveate.METHODS if n not in ("noop", "stack", "text_share", *INSIDE, *OF_FRAMES)]
 
 
 def plain_images(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -80,6 +82,17 @@ def test_report_has_no_budget_of_images_where_it_is_fixed(name: str) -> None:
     run = run_on(foveate.method(name, keep_ratio=0.5), (1,))
     assert run.report is not None
     assert [image.budget for image in run.report.images] == [None]
+
+
+@pytest.mark.parametrize("name", OF_FRAMES)
+def test_methods_of_frames_refuse(name: str) -> None:
+    with pytest.raises(BudgetError, match="use keep_ratio or keep_tokens"):
+        foveate.method(name, keep_information=SHARE)
+
+
+def test_bounds_without_a_budget_refuse() -> None:
+    with pytest.raises(BudgetError, match="got none of"):
+        foveate.Dtd(keep_min=5)
 
 
 @pytest.mark.parametrize("name", INSIDE)
