@@ -113,6 +113,9 @@ class TextShare(Composed):
     def early_tower_layer(self, num_layers: int) -> int:
         return self.inner.early_tower_layer(num_layers)
 
+    def foresight_layer(self, num_layers: int) -> int:
+        return self.inner.foresight_layer(num_layers)
+
     def layers(self, num_layers: int, first_layer: int) -> tuple[int, ...]:
         return self.inner.layers(num_layers, first_layer)
 

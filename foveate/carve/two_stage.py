@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from foveate.carve.frame_method import FrameMethod
 from foveate.carve.method import Method, Need, Step
 from foveate.carve.spec import parse_method
 from foveate.core.budget import Budget
@@ -14,6 +15,8 @@ from foveate.core.plan import KeepPlan
 from foveate.core.schedule import spans_of, tapered_counts
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
+
+_OF_BOTH = ("early_cache", "positions", "frames")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,8 @@ class TwoStage(Method):
         taper: the second leaves this share of what the first did.
 
     Raises:
-        MethodError: a method that cuts inside the vision tower, in several steps, or counts itself.
+        MethodError: a method that cuts inside the vision tower, in several steps, or counts itself,
+            or is typed with a setting that the pair has for both.
 
     Example:
         >>> print(TwoStage(keep_ratio=0.25, first="scope", second="fastv"))
@@ -55,6 +59,12 @@ class TwoStage(Method):
             raise MethodError(f"depth={self.depth} is outside (0, 1).")
         if not 0 < self.taper <= 1:
             raise MethodError(f"taper={self.taper} is outside (0, 1].")
+        if isinstance(self.pair[1], FrameMethod):
+            raise MethodError(
+                f"{self.pair[1].name} compares whole frames, which the first method takes tokens "
+                "of; let it be the first."
+            )
+        self._check_shared()
         for member in self.pair:
             if member.where == "vision_tower":
                 raise MethodError(
@@ -73,10 +83,31 @@ class TwoStage(Method):
     def pair(self) -> tuple[Method, Method]:
         """The two methods; their budgets are not used."""
         any_budget = Budget(keep_ratio=0.5)
+        shared: dict[str, Any] = {name: getattr(self, name) for name in _OF_BOTH}
         return (
-            parse_method(self.first, any_budget, prune_layer=0, frames=self.frames),
-            parse_method(self.second, any_budget, frames=self.frames),
+            parse_method(self.first, any_budget, **shared, prune_layer=0),
+            parse_method(self.second, any_budget, **shared),
         )
+
+    def _check_shared(self) -> None:
+        """What the pair settles must not be typed into one of its methods: it would not count.
+
+        Raises:
+            MethodError: it is.
+        """
+        for text, member, layer in zip(
+            (self.first, self.second), self.pair, (0, None), strict=True
+        ):
+            settled: dict[str, Any] = {name: (getattr(self, name),) for name in _OF_BOTH}
+            settled["prune_layer"] = (layer,)
+            for name, plain in (("sizes", "ignore"), ("attention_scores", "plain")):
+                settled[name] = (plain, getattr(self, name))  # not all methods have the other
+            own = [name for name, values in settled.items() if getattr(member, name) not in values]
+            if own:
+                raise MethodError(
+                    f"{text!r} sets {' and '.join(own)}, which {self.name} settles for both of its "
+                    f"methods; leave that out there, and give it to {self.name}."
+                )
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -99,10 +130,12 @@ class TwoStage(Method):
 
     def steps(self, num_layers: int, first_layer: int) -> tuple[Step, ...]:
         layers = self.layers(num_layers, first_layer)
-        return tuple(
-            Step(layer, self, layers, number, member.needs)
-            for number, (layer, member) in enumerate(zip(layers, self.pair, strict=True))
-        )
+        found = []
+        for number, (layer, member) in enumerate(zip(layers, self.pair, strict=True)):
+            # There it may ask for more than elsewhere.
+            (own,) = replace(member, prune_layer=layer).steps(num_layers, first_layer)
+            found.append(Step(layer, self, layers, number, own.needs))
+        return tuple(found)
 
     def early_tower_layer(self, num_layers: int) -> int:
         return self.pair[0].early_tower_layer(num_layers)

@@ -168,7 +168,7 @@ class Report(Listed):
             out.append(("budget", f"{span} tokens of an image, by its information"))
         if self.ahead_tokens or self.num_unread:
             unread = counted(self.num_unread, "image")
-            left_out = f"; left out for {unread}, more than half of the budget or no text"
+            left_out = f"; left out for {unread}, too much of the budget or no text"
             out.append(
                 (
                     "read ahead",

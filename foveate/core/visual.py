@@ -72,8 +72,8 @@ class VisualTokens:
         frames: of these videos, which all have the same; None for still images.
         serials: per image a number that seeds randomness; for methods that ask for "serials" it
             does not depend on how images were batched.
-        counts: tokens that earlier steps of the run left of each of these images, oldest first;
-            () at the first.
+        counts: tokens that earlier steps of the method left of each of these images, oldest first;
+            () at its first.
         starts: per image the place of its first token in its prompt.
         entering: the same images as they entered the first decoder layer, with all their tokens:
             `hidden`, `text`, `text_mask` and `frames`.

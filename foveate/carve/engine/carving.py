@@ -228,9 +228,12 @@ class Carving:
         of_prompts = torch.arange(call.batch) // call.rows_per_prompt * call.rows_per_prompt
         keep_mask = self.left.keep_mask if self.left is not None else None
         everybody = Readers.of(self.setting, call, index, keep_mask)
-        readers = everybody.worth(per_prompt[of_prompts])
-        # Each image pays by its budget.
+        # Each image pays by its budget, and keeps what one token costs.
         shares = budgets / per_prompt[samples].clamp_min(1)
+        rest = budgets - (everybody.costs[samples] * shares).ceil()
+        is_poor = (budgets > 0) & (rest < self.setting.num_layers - index)
+        per_prompt[samples[is_poor]] = 0
+        readers = everybody.worth(per_prompt[of_prompts])
         decider.spent = tuple((readers.costs[samples] * shares).tolist())
         self.num_unread = sum(
             bool(budget) and not cost

@@ -370,7 +370,7 @@ class _Look:
             grids=tuple(state.span.grid if is_whole else None for state in states),
             frames=states[0].frames,
             serials=tuple(decider.serials[i] for i in members),
-            counts=states[0].counts,
+            counts=states[0].counts[-number:] if (number := self.step.number) else (),
             starts=tuple(
                 state.span.first - (decider.skipped[state.span.sample] if decider.skipped else 0)
                 for state in states

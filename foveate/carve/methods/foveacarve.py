@@ -47,8 +47,8 @@ class FoveaCarve(Method):
     The budget is that of a single cut: k N + (L - k) keep token-layers for prune_layer=k in L
     layers, whatever is spent where; prune_layer=0 is the budget of methods that cut before the
     language model. What reading ahead costs (rows x layers, and the keys as a share of a layer's
-    weights) is taken out of it. A prompt where it would cost more than half of the budget does not
-    read ahead, and the report says so.
+    weights) is taken out of it. A prompt where it would cost more than half of the budget, or leave
+    an image no token, does not read ahead, and the report says so.
 
     Args:
         depths: where steps act, as shares of the decoder's depth, ascending; 0 is before the first
@@ -143,7 +143,8 @@ class FoveaCarve(Method):
         )
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:
-        if visual.foresight is None and visual.attention is not None:
+        if visual.counts:  # a later step
+            assert visual.attention is not None
             read = visual.attention.mean(dim=1)  # [G, N]
             return keep_only(top_k(read, keep), visual.num_tokens, {"attention": read})
         kernel, scores = self.kernel(visual), {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -395,8 +396,13 @@ def test_foveacarve_looks_at_nothing() -> None:
 
 def test_foveacarve_keeps_late_what_is_read() -> None:
     rows = [[3.0, 0.0], [-3.0, 0.0], [0.0, 2.0], [0.0, -2.0], [0.0, 0.0]]
-    plan = foveate.FoveaCarve(keep_tokens=2).plan(tokens(rows, [0.0, 0.2, 0.1, 0.2, 0.0]), 2)
-    assert plan.keep_idx.tolist() == [[1, 3]]
+    seen = tokens(rows, [0.0, 0.2, 0.1, 0.2, 0.0])
+    method = foveate.FoveaCarve(keep_tokens=2)
+    late = method.plan(replace(seen, counts=(9,)), 2)
+    assert late.keep_idx.tolist() == [[1, 3]]
+    # At first nothing is known of what it reads, though somebody around it may have asked.
+    first, blind = (method.plan(replace(seen, attention=a), 2) for a in (seen.attention, None))
+    assert first.keep_idx.tolist() == blind.keep_idx.tolist() != late.keep_idx.tolist()
 
 
 def test_foveacarve_spends_what_one_cut_would() -> None:

@@ -71,6 +71,31 @@ def test_what_is_not_worth_it_is_said(model: Any, inputs: dict[str, Any]) -> Non
     assert found[0] == found[1]
 
 
+def test_what_would_leave_an_image_no_token_is_not_worth_it() -> None:
+    """A token of each image in five layers is all there is, and costs less than twice a look."""
+    twin = tiny.build("mistral3")
+    method = foveate.FoveaCarve(keep_tokens=1, prune_layer=0, look_depth=0.0)
+    with torch.no_grad(), foveate.attach(twin, method) as run:
+        twin(**tiny.prompts(twin, "mistral3", (20,)))
+    assert run.report is not None
+    assert run.report.num_unread == 20
+    assert run.report.tokens_per_layer == (1.0,) * 5
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_a_share_for_the_text_around_it(model: Any, inputs: dict[str, Any], share: float) -> None:
+    """It pays as before; without a share the choice is as before, too."""
+    method = foveate.TextShare(inner=METHOD, share=share, relevance="similarity")
+    found = []
+    for each in (METHOD, method):
+        with torch.no_grad(), foveate.attach(model, each) as run:
+            model(**inputs)
+        assert run.report is not None
+        found.append((kept(run), run.report.tokens_per_layer, run.report.ahead_tokens))
+    assert found[0][1:] == found[1][1:]
+    assert (found[0][0] == found[1][0]) == (not share)
+
+
 def test_each_prompt_decides_for_itself(
     model: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,11 @@ def test_methods_of_videos_refuse(name: str) -> None:
         foveate.method(name, keep_information=SHARE)
 
 
+def test_bounds_without_a_budget_refuse() -> None:
+    with pytest.raises(BudgetError, match="got none of"):
+        foveate.Dtd(keep_min=5)
+
+
 @pytest.mark.parametrize("name", INSIDE)
 def test_methods_of_the_tower_refuse(name: str) -> None:
     with pytest.raises(FoveateError) as caught:

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
 import foveate
-from foveate.carve.engine import readers
+from foveate.carve.engine.decide import Decider
 from foveate.carve.engine.foresight import Foresight
 from foveate.core.plan import KeepPlan
 from foveate.core.visual import VisualTokens
@@ -52,7 +52,7 @@ class Watched(foveate.FoveaCarve):
 @pytest.fixture(autouse=True)
 def _any_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images of nine tokens are never worth reading ahead for."""
-    monkeypatch.setattr(readers, "WORTH", 100.0)
+    monkeypatch.setattr(Decider, "budgets", lambda self, *_: (1e6,) * len(self.states))
     monkeypatch.setattr(Watched, "adapt", lambda self, visual, keeps, step, n: keeps_of(visual))
 
 

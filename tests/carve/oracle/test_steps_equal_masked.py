@@ -221,3 +221,22 @@ def test_every_method_at_ratio_one_is_bitwise_untouched(name: str) -> None:
 def test_towers_nobody_knows_are_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="cannot be told apart from outside"):
         foveate.attach(tiny.build("mistral3", "sdpa"), foveate.VisionZip(keep_ratio=0.5))
+
+
+def test_a_method_of_several_steps_behind_another_spends_its_own_budget() -> None:
+    """What was left before its first step is none of what its steps have left."""
+    model = tiny.build("llava")
+    inputs = tiny.prompts(model, "llava", (1, 2))
+    alone = foveate.SparseVlm(keep_ratio=0.4)
+    first, *_ = alone.layers(5, 0)
+    spent = []
+    for before in (False, True):
+        method: foveate.Method = alone
+        if before:
+            pruning = foveate.DivPrune(keep_ratio=0.9, prune_layer=0)
+            method = foveate.Stack(stages=(pruning, alone))
+        with foveate.attach(model, method) as run, torch.no_grad():
+            model(**inputs)
+        assert run.report is not None
+        spent.append(sum(run.report.tokens_per_layer[first:]))
+    assert abs(spent[0] - spent[1]) <= 1

@@ -80,6 +80,14 @@ def test_tapered_counts_spend_the_total(total: int) -> None:
         ({"depth": 1.0}, "outside \\(0, 1\\)"),
         ({"taper": 0.0}, "outside \\(0, 1\\]"),
         ({"second": "nobody"}, "unknown method 'nobody'"),
+        ({"second": "vidcom2"}, "let it be the first"),
+        ({"first": "divprune(prune_layer=1)"}, "sets prune_layer, which two-stage settles"),
+        ({"second": "fastv(prune_layer=3)"}, "sets prune_layer"),
+        ({"second": "fastv(early_cache=full)"}, "sets early_cache"),
+        ({"second": "fastv(positions=renumbered)"}, "sets positions"),
+        ({"second": "fastv(attention_scores=debiased)"}, "sets attention_scores"),
+        ({"second": "tokencarve(sizes=log)"}, "sets sizes"),
+        ({"second": "dart(frames=each)"}, "sets frames"),
     ],
 )
 def test_what_cannot_be_is_refused(settings: dict[str, object], message: str) -> None:
@@ -91,3 +99,18 @@ def test_a_model_too_shallow_is_refused() -> None:
     method = foveate.TwoStage(keep_ratio=0.25, depth=0.01)
     with pytest.raises(MethodError, match="choose another depth"):
         method.steps(8, 0)
+
+
+def test_what_the_pair_sets_may_be_said_again() -> None:
+    settings = {"sizes": "log", "attention_scores": "debiased", "early_cache": "full"}
+    text = "tokencarve(sizes=log, attention_scores=debiased, early_cache=full)"
+    foveate.TwoStage(keep_ratio=0.25, second=text, **settings)
+
+
+def test_what_a_method_asks_for_at_a_later_first_layer() -> None:
+    """Whole frames are compared as they entered the first layer."""
+    first, second = foveate.TwoStage(keep_ratio=0.5, first="vidcom2").steps(8, 2)
+    assert (first.layer, second.layer) == (2, 5)
+    assert first.needs == {"entering"}
+    assert second.needs == {"attention"}
+    assert not foveate.TwoStage(keep_ratio=0.5, first="vidcom2").steps(8, 0)[0].needs
