@@ -128,7 +128,7 @@ def _stage(
         inner, rest = _inner(rest, text)
         wrapped = _stage(inner, budget, shared, alone=True)
         return cls.from_dict({"inner": wrapped, **_settings(rest, text)})
-    known = {entry.name for entry in fields(cls)}
+    known = {entry.name for entry in fields(cls) if entry.init}
     settings = {key: value for key, value in shared.items() if key in known and value is not None}
     settings |= _settings(rest, text)
     return cls.from_dict({**settings, **{key: getattr(budget, key) for key in BUDGET}})

@@ -91,6 +91,10 @@ class TextShare(Composed):
         return self.inner.exact_budget
 
     @property
+    def counts_itself(self) -> bool:  # type: ignore[override]
+        return self.inner.counts_itself
+
+    @property
     def needs_before_prune_layer(self) -> bool:  # type: ignore[override]
         return self.inner.needs_before_prune_layer
 
@@ -112,6 +116,9 @@ class TextShare(Composed):
 
     def early_tower_layer(self, num_layers: int) -> int:
         return self.inner.early_tower_layer(num_layers)
+
+    def foresight_layer(self, num_layers: int) -> int:
+        return self.inner.foresight_layer(num_layers)
 
     def layers(self, num_layers: int, first_layer: int) -> tuple[int, ...]:
         return self.inner.layers(num_layers, first_layer)

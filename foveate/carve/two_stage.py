@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
-from foveate.carve.method import Method, Need, Step
+from foveate.carve.composed import Composed
+from foveate.carve.frame_method import FrameMethod
+from foveate.carve.method import EARLY_NEEDS, LAYER_NEEDS, Method, Need, Step
 from foveate.carve.spec import parse_method
 from foveate.core.budget import Budget
 from foveate.core.plan import KeepPlan
 from foveate.core.schedule import spans_of, tapered_counts
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
+
+# What a method with one count for one step leaves as it is.
+_COUNTING = ("adapt", "budget", "count", "keeps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,8 @@ class TwoStage(Method):
         taper: the second leaves this share of what the first did.
 
     Raises:
-        MethodError: a method that cuts inside the vision tower, in several steps, or counts itself.
+        MethodError: a method that cuts inside the vision tower, in several steps, or counts itself;
+            one with settings that both share, which are set here.
 
     Example:
         >>> print(TwoStage(keep_ratio=0.25, first="scope", second="fastv"))
@@ -55,28 +61,60 @@ class TwoStage(Method):
             raise MethodError(f"depth={self.depth} is outside (0, 1).")
         if not 0 < self.taper <= 1:
             raise MethodError(f"taper={self.taper} is outside (0, 1].")
-        for member in self.pair:
-            if member.where == "vision_tower":
-                raise MethodError(
-                    f"{member.name} acts inside the vision tower, and {self.name} cuts behind it; "
-                    f"use a stack, {member.name}:50%+{self.second}."
-                )
-            cls = type(member)
-            own = (cls.adapt, cls.keeps, cls.count)
-            if len(member.members) > 1 or own != (Method.adapt, Method.keeps, Method.count):
-                raise MethodError(
-                    f"{member.name} counts its tokens itself or over several steps, and "
-                    f"{self.name} gives each of its two methods one count; choose another."
-                )
+        first, second = self.pair
+        if early := first.needs & LAYER_NEEDS:
+            raise MethodError(
+                f"{first.name} reads the {' and '.join(sorted(early))} of the layer before it, and "
+                f"the first method of {self.name} acts where there is none; make it the second."
+            )
+        if isinstance(second, FrameMethod):
+            raise MethodError(
+                f"{second.name} compares whole frames, of which the first method leaves parts; "
+                "make it the first."
+            )
 
     @cached_property
     def pair(self) -> tuple[Method, Method]:
         """The two methods; their budgets are not used."""
-        any_budget = Budget(keep_ratio=0.5)
-        return (
-            parse_method(self.first, any_budget, prune_layer=0, frames=self.frames),
-            parse_method(self.second, any_budget, frames=self.frames),
-        )
+        return self._member(self.first), self._member(self.second)
+
+    def _member(self, text: str) -> Method:
+        """One of the two.
+
+        Raises:
+            MethodError: it cannot be one, or has settings that only both can have.
+        """
+        both = {name: getattr(self, name) for name in ("early_cache", "positions", "frames")}
+        member = parse_method(text, Budget(keep_ratio=1.0), **both)
+        if member.where == "vision_tower":
+            budget = "" if member.counts_itself else ":50%"
+            raise MethodError(
+                f"{member.name} acts inside the vision tower, and {self.name} cuts behind it; "
+                f"use a stack, e.g. {member.name}{budget}+fastv."
+            )
+        if isinstance(member, Composed):
+            raise MethodError(
+                f"{member.name} is made of methods, and {self.name} takes two single ones; name "
+                "one of them."
+            )
+        cls = type(member)
+        if any(getattr(cls, name) is not getattr(Method, name) for name in _COUNTING):
+            raise MethodError(
+                f"{member.name} counts its tokens itself or over several steps, and "
+                f"{self.name} gives each of its two methods one count; choose another."
+            )
+        if member.prune_layer is not None:
+            raise MethodError(
+                f"prune_layer={member.prune_layer} of {member.name} does not count, as {self.name} "
+                "says where both act; leave it out, or set depth."
+            )
+        for name, value in (both | {"sizes": "ignore", "attention_scores": "plain"}).items():
+            if (got := getattr(member, name)) != value:
+                raise MethodError(
+                    f"{name}={got!r} of {member.name} does not count, as both share it; give it to "
+                    f"{self.name}, {self.name}({name}={got}, ...)."
+                )
+        return member
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -86,6 +124,10 @@ class TwoStage(Method):
     @property
     def merges_tokens(self) -> bool:  # type: ignore[override]
         return any(member.merges_tokens for member in self.pair)
+
+    @property
+    def exact_budget(self) -> bool:  # type: ignore[override]
+        return all(member.exact_budget for member in self.pair)
 
     def layers(self, num_layers: int, first_layer: int) -> tuple[int, ...]:
         super().layers(num_layers, first_layer)  # checks prune_layer
@@ -99,13 +141,26 @@ class TwoStage(Method):
 
     def steps(self, num_layers: int, first_layer: int) -> tuple[Step, ...]:
         layers = self.layers(num_layers, first_layer)
-        return tuple(
-            Step(layer, self, layers, number, member.needs)
-            for number, (layer, member) in enumerate(zip(layers, self.pair, strict=True))
-        )
+        found = []
+        for number, (layer, member) in enumerate(zip(layers, self.pair, strict=True)):
+            (own,) = replace(member, prune_layer=layer).steps(num_layers, first_layer)
+            found.append(Step(layer, self, layers, number, own.needs))
+        return tuple(found)
 
     def early_tower_layer(self, num_layers: int) -> int:
-        return self.pair[0].early_tower_layer(num_layers)
+        asking = [member for member in self.pair if member.needs & EARLY_NEEDS]
+        found = sorted({member.early_tower_layer(num_layers) for member in asking})
+        if len(found) > 1:
+            raise MethodError(
+                f"{self.first} and {self.second} read the early layers "
+                f"{', '.join(map(str, found))} of the vision tower, and one is read; let both read "
+                "the same."
+            )
+        return found[0]
+
+    def foresight_layer(self, num_layers: int) -> int:
+        first, second = self.pair
+        return (first if "foresight" in first.needs else second).foresight_layer(num_layers)
 
     def keeps(
         self, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int
