@@ -69,8 +69,8 @@ class TwoStage(Method):
             )
         if isinstance(second, FrameMethod):
             raise MethodError(
-                f"{second.name} compares whole frames, of which the first method leaves parts; "
-                "make it the first."
+                f"{second.name} compares whole frames, which the first method takes tokens of; "
+                "let it be the first."
             )
 
     @cached_property
@@ -103,17 +103,17 @@ class TwoStage(Method):
                 f"{member.name} counts its tokens itself or over several steps, and "
                 f"{self.name} gives each of its two methods one count; choose another."
             )
-        if member.prune_layer is not None:
+        settled: dict[str, tuple[object, ...]] = {name: (both[name],) for name in both}
+        settled["prune_layer"] = (None,)
+        for name, plain in (("sizes", "ignore"), ("attention_scores", "plain")):
+            settled[name] = (plain, getattr(self, name))  # not all methods have the other
+        own = [name for name, values in settled.items() if getattr(member, name) not in values]
+        if own:
             raise MethodError(
-                f"prune_layer={member.prune_layer} of {member.name} does not count, as {self.name} "
-                "says where both act; leave it out, or set depth."
+                f"{text!r} sets {' and '.join(own)}, which {self.name} settles for both of its "
+                f"methods; leave that out there, and set {self.name}'s own (for where they act, "
+                "depth)."
             )
-        for name, value in (both | {"sizes": "ignore", "attention_scores": "plain"}).items():
-            if (got := getattr(member, name)) != value:
-                raise MethodError(
-                    f"{name}={got!r} of {member.name} does not count, as both share it; give it to "
-                    f"{self.name}, {self.name}({name}={got}, ...)."
-                )
         return member
 
     @property
