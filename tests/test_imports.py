@@ -39,7 +39,7 @@ RULES: dict[str, str] = {
     "carve/stack": "core carve/composed carve/method carve/frame_method",
     "carve/text_share": "core carve/composed carve/method carve/frame_method",
     "carve/spec": "core carve/method carve/registry carve/stack carve/text_share",
-    "carve/two_stage": "core carve/method carve/spec",
+    "carve/two_stage": "core carve/composed carve/frame_method carve/method carve/spec",
     "carve": "carve/methods carve/stack carve/text_share carve/two_stage",
     "carve/tower": "core models carve/method carve/tower_method",
     "carve/engine": "core models carve/method carve/tower",
@@ -65,7 +65,7 @@ RULES: dict[str, str] = {
     "vist/parts vist/run vist/train",
     "vist/eval": "tasks measure models vist/latents vist/fusion vist/run",
     # Where both are put to work.
-    "vllm": "core measure carve/method carve/frame_method carve/registry carve/spec",
+    "vllm": "core measure carve/composed carve/method carve/frame_method carve/registry carve/spec",
     "__init__": "core tasks models carve/method carve/registry carve/methods carve/stack "
     "carve/text_share carve/two_stage carve/engine carve/attach carve/pages vist/run",
     "jobs": "assets core image_file jsonl_file measure models carve/method carve/spec "

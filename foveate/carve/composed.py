@@ -36,6 +36,11 @@ class Composed(Method):
         if all(getattr(self, name) is None for name in BUDGET):
             for name in BUDGET:
                 object.__setattr__(self, name, getattr(last, name))
+            if self.budget != last.budget:
+                raise MethodError(
+                    f"{last.name} keeps {last.budget} whatever its budget, so {self.article} with "
+                    "it at the end has none; take another method."
+                )
         if self.budget != last.budget:
             raise MethodError(
                 f"the budget of {self.article}, {self.budget}, is not that of {last.name} in it, "

@@ -65,7 +65,10 @@ def check_names(cls: type[Any], settings: Iterable[str]) -> None:
         if name in known:
             continue
         fix = f"it has {', '.join(known)}"
-        if name in _GONE:
+        now = name.removeprefix("text_")
+        if name in _GONE and now in known:
+            fix = f"it is called {now}"
+        elif name in _GONE:
             fix = f"{_GONE[name].format(name=cls.name)}, or foveate.TextShare(inner=...)"
         raise MethodError(f"{cls.name} has no setting {name!r}; {fix}.")
 

@@ -55,6 +55,9 @@ LAYER_NEEDS: frozenset[Need] = frozenset(
     {"attention", "attention_output", "keys", "text_attention"}
 )
 
+# Read off a layer of the vision tower that the method names.
+EARLY_NEEDS: frozenset[Need] = frozenset({"vision_attention_early", "vision_received_early"})
+
 # The attention of the last prompt token, of the layer before or of that about to run.
 OF_THE_LAST: frozenset[Need] = frozenset({"attention", "attention_ahead"})
 

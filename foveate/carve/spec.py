@@ -58,12 +58,13 @@ def parse_method(text: str, budget: Budget, **shared: Any) -> Method:
         _stage(stage, budget, shared, alone=False, is_last=number == len(stages))
         for number, stage in enumerate(stages, start=1)
     )
-    if made[-1].budget != budget:
+    stack = Stack(stages=made)  # its budget is the last stage's
+    if stack.budget != budget:
         raise MethodError(
             f"{text!r} gives its last stage a budget of its own, which is the stack's; give that "
             "with --keep."
         )
-    return Stack(stages=made)  # its budget is the last stage's
+    return stack
 
 
 def method_class(text: str) -> type[Method] | None:
@@ -128,7 +129,7 @@ def _stage(
         inner, rest = _inner(rest, text)
         wrapped = _stage(inner, budget, shared, alone=True)
         return cls.from_dict({"inner": wrapped, **_settings(rest, text)})
-    known = {entry.name for entry in fields(cls)}
+    known = {entry.name for entry in fields(cls) if entry.init}
     settings = {key: value for key, value in shared.items() if key in known and value is not None}
     settings |= _settings(rest, text)
     return cls.from_dict({**settings, **{key: getattr(budget, key) for key in BUDGET}})
@@ -156,6 +157,12 @@ def _inner(text: str, where: str) -> tuple[str, str]:
         raise MethodError(
             f"{where!r} goes around a stack; put text_share around its stages, e.g. "
             "text_share(divprune, relevance=similarity):50%+fastv."
+        )
+    found = _STAGE.fullmatch(inner)
+    if found and (own := found["first"] or found["last"]):
+        raise MethodError(
+            f"{where!r} has a budget inside its brackets; give it with --keep, or, of a stage of a "
+            f"stack, behind them: text_share({inner.replace(own, '')}, ...){own}."
         )
     return inner, ",".join(rest)
 

@@ -72,7 +72,8 @@ class Stack(Composed):
             if after.layer <= before.layer:
                 raise MethodError(
                     f"{after.method.name} cuts before layer {after.layer}, not behind "
-                    f"{before.method.name} (layer {before.layer}); set prune_layer of one."
+                    f"{before.method.name} (layer {before.layer}); let one cut elsewhere, by "
+                    "prune_layer or depths, or take another."
                 )
         return tuple(found)
 

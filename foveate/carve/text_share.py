@@ -91,6 +91,10 @@ class TextShare(Composed):
         return self.inner.exact_budget
 
     @property
+    def counts_itself(self) -> bool:  # type: ignore[override]
+        return self.inner.counts_itself
+
+    @property
     def needs_before_prune_layer(self) -> bool:  # type: ignore[override]
         return self.inner.needs_before_prune_layer
 

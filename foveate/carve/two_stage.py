@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from foveate.carve.composed import Composed
 from foveate.carve.frame_method import FrameMethod
-from foveate.carve.method import Method, Need, Step
+from foveate.carve.method import EARLY_NEEDS, LAYER_NEEDS, Method, Need, Step
 from foveate.carve.spec import parse_method
 from foveate.core.budget import Budget
 from foveate.core.plan import KeepPlan
@@ -16,7 +17,8 @@ from foveate.core.schedule import spans_of, tapered_counts
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 
-_OF_BOTH = ("early_cache", "positions", "frames")
+# What a method with one count for one step leaves as it is.
+_COUNTING = ("adapt", "budget", "count", "keeps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +38,8 @@ class TwoStage(Method):
         taper: the second leaves this share of what the first did.
 
     Raises:
-        MethodError: a method that cuts inside the vision tower, in several steps, or counts itself,
-            or is typed with a setting that the pair has for both.
+        MethodError: a method that cuts inside the vision tower, in several steps, or counts itself;
+            one with settings that both share, which are set here.
 
     Example:
         >>> print(TwoStage(keep_ratio=0.25, first="scope", second="fastv"))
@@ -59,55 +61,60 @@ class TwoStage(Method):
             raise MethodError(f"depth={self.depth} is outside (0, 1).")
         if not 0 < self.taper <= 1:
             raise MethodError(f"taper={self.taper} is outside (0, 1].")
-        if isinstance(self.pair[1], FrameMethod):
+        first, second = self.pair
+        if early := first.needs & LAYER_NEEDS:
             raise MethodError(
-                f"{self.pair[1].name} compares whole frames, which the first method takes tokens "
-                "of; let it be the first."
+                f"{first.name} reads the {' and '.join(sorted(early))} of the layer before it, and "
+                f"the first method of {self.name} acts where there is none; make it the second."
             )
-        self._check_shared()
-        for member in self.pair:
-            if member.where == "vision_tower":
-                raise MethodError(
-                    f"{member.name} acts inside the vision tower, and {self.name} cuts behind it; "
-                    f"use a stack, {member.name}:50%+{self.second}."
-                )
-            cls = type(member)
-            own = (cls.adapt, cls.keeps, cls.count)
-            if len(member.members) > 1 or own != (Method.adapt, Method.keeps, Method.count):
-                raise MethodError(
-                    f"{member.name} counts its tokens itself or over several steps, and "
-                    f"{self.name} gives each of its two methods one count; choose another."
-                )
+        if isinstance(second, FrameMethod):
+            raise MethodError(
+                f"{second.name} compares whole frames, which the first method takes tokens of; "
+                "let it be the first."
+            )
 
     @cached_property
     def pair(self) -> tuple[Method, Method]:
         """The two methods; their budgets are not used."""
-        any_budget = Budget(keep_ratio=0.5)
-        shared: dict[str, Any] = {name: getattr(self, name) for name in _OF_BOTH}
-        return (
-            parse_method(self.first, any_budget, **shared, prune_layer=0),
-            parse_method(self.second, any_budget, **shared),
-        )
+        return self._member(self.first), self._member(self.second)
 
-    def _check_shared(self) -> None:
-        """What the pair settles must not be typed into one of its methods: it would not count.
+    def _member(self, text: str) -> Method:
+        """One of the two.
 
         Raises:
-            MethodError: it is.
+            MethodError: it cannot be one, or has settings that only both can have.
         """
-        for text, member, layer in zip(
-            (self.first, self.second), self.pair, (0, None), strict=True
-        ):
-            settled: dict[str, Any] = {name: (getattr(self, name),) for name in _OF_BOTH}
-            settled["prune_layer"] = (layer,)
-            for name, plain in (("sizes", "ignore"), ("attention_scores", "plain")):
-                settled[name] = (plain, getattr(self, name))  # not all methods have the other
-            own = [name for name, values in settled.items() if getattr(member, name) not in values]
-            if own:
-                raise MethodError(
-                    f"{text!r} sets {' and '.join(own)}, which {self.name} settles for both of its "
-                    f"methods; leave that out there, and give it to {self.name}."
-                )
+        both = {name: getattr(self, name) for name in ("early_cache", "positions", "frames")}
+        member = parse_method(text, Budget(keep_ratio=1.0), **both)
+        if member.where == "vision_tower":
+            budget = "" if member.counts_itself else ":50%"
+            raise MethodError(
+                f"{member.name} acts inside the vision tower, and {self.name} cuts behind it; "
+                f"use a stack, e.g. {member.name}{budget}+fastv."
+            )
+        if isinstance(member, Composed):
+            raise MethodError(
+                f"{member.name} is made of methods, and {self.name} takes two single ones; name "
+                "one of them."
+            )
+        cls = type(member)
+        if any(getattr(cls, name) is not getattr(Method, name) for name in _COUNTING):
+            raise MethodError(
+                f"{member.name} counts its tokens itself or over several steps, and "
+                f"{self.name} gives each of its two methods one count; choose another."
+            )
+        settled: dict[str, tuple[object, ...]] = {name: (both[name],) for name in both}
+        settled["prune_layer"] = (None,)
+        for name, plain in (("sizes", "ignore"), ("attention_scores", "plain")):
+            settled[name] = (plain, getattr(self, name))  # not all methods have the other
+        own = [name for name, values in settled.items() if getattr(member, name) not in values]
+        if own:
+            raise MethodError(
+                f"{text!r} sets {' and '.join(own)}, which {self.name} settles for both of its "
+                f"methods; leave that out there, and set {self.name}'s own (for where they act, "
+                "depth)."
+            )
+        return member
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -117,6 +124,10 @@ class TwoStage(Method):
     @property
     def merges_tokens(self) -> bool:  # type: ignore[override]
         return any(member.merges_tokens for member in self.pair)
+
+    @property
+    def exact_budget(self) -> bool:  # type: ignore[override]
+        return all(member.exact_budget for member in self.pair)
 
     def layers(self, num_layers: int, first_layer: int) -> tuple[int, ...]:
         super().layers(num_layers, first_layer)  # checks prune_layer
@@ -132,13 +143,24 @@ class TwoStage(Method):
         layers = self.layers(num_layers, first_layer)
         found = []
         for number, (layer, member) in enumerate(zip(layers, self.pair, strict=True)):
-            # There it may ask for more than elsewhere.
             (own,) = replace(member, prune_layer=layer).steps(num_layers, first_layer)
             found.append(Step(layer, self, layers, number, own.needs))
         return tuple(found)
 
     def early_tower_layer(self, num_layers: int) -> int:
-        return self.pair[0].early_tower_layer(num_layers)
+        asking = [member for member in self.pair if member.needs & EARLY_NEEDS]
+        found = sorted({member.early_tower_layer(num_layers) for member in asking})
+        if len(found) > 1:
+            raise MethodError(
+                f"{self.first} and {self.second} read the early layers "
+                f"{', '.join(map(str, found))} of the vision tower, and one is read; let both read "
+                "the same."
+            )
+        return found[0]
+
+    def foresight_layer(self, num_layers: int) -> int:
+        first, second = self.pair
+        return (first if "foresight" in first.needs else second).foresight_layer(num_layers)
 
     def keeps(
         self, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int

@@ -63,7 +63,8 @@ class Budget:
         if self.keep_tokens is not None and self.keep_tokens < 1:
             raise BudgetError(f"keep_tokens={self.keep_tokens} is below 1; keep at least 1 token.")
         if kind != "keep_tokens" and not 0.0 < (share := getattr(self, kind)) <= 1.0:
-            raise BudgetError(f"{kind}={share} is outside (0, 1]; for a count use keep_tokens.")
+            fix = "for a count use keep_tokens" if kind == "keep_ratio" else "write 0.95 for 95 %"
+            raise BudgetError(f"{kind}={share} is outside (0, 1]; {fix}.")
         self._check_bounds(kind)
 
     def _make_plain(self) -> None:

@@ -113,8 +113,10 @@ class BatchJob:
             files.parts.mkdir(parents=True, exist_ok=True)
         journal = Journal(files.journal(self.index))
         try:
-            # A finished job whose output was deleted is done anew, with any settings.
-            if is_new or (files.summary.exists() and not files.output.exists()):
+            # A job is done anew, with any settings, if it was finished and its output deleted, or
+            # if nothing was answered yet: its model or method may have been refused.
+            is_over = files.summary.exists() or not self._done()
+            if is_new or (is_over and not files.output.exists()):
                 with writing(files.parts):
                     for path in (*files.journals(), files.model):
                         if path != journal.path:

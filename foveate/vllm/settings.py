@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
+from foveate.carve.composed import Composed
 from foveate.carve.method import Method, Need
 from foveate.carve.registry import all_methods
 from foveate.carve.spec import parse_method
@@ -133,6 +134,8 @@ def _obstacle(method: Method) -> str | None:
     """Why it cannot act there, as the rest of a sentence."""
     if method.name == "stack":
         return "cuts in several places, and vLLM lets a plugin cut in one"
+    if isinstance(method, Composed):
+        return "reads the text of the prompt, and in vLLM it decides before there is any"
     if method.where == "vision_tower":
         return "acts inside the vision tower, which is vLLM's own"
     if len(method.layers(_DEEP, 0)) > 1:

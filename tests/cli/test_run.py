@@ -109,6 +109,17 @@ def test_parts_of_other_settings_are_refused(
     assert not half_done.exists()
 
 
+def test_parts_without_an_answer_hold_nobody_back(
+    foveate: Foveate, batch_command: list[str], batch_whole: Any, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    refused = foveate(*batch_command, "--output", output, "--method", "divprune(prune_layer=99)",
+                      ok=False)  # fmt: skip
+    assert "prune_layer=99 is outside" in refused.stderr
+    foveate(*batch_command, "--output", output)  # as the sentence said
+    assert results(output) == batch_whole
+
+
 def test_parts_of_another_input_or_model_are_refused(
     foveate: Foveate, batch_command: list[str], batch_input: Path, broken: Path, half_done: Path
 ) -> None:

@@ -70,11 +70,11 @@ def test_what_is_not_a_share_of_the_information(text: str) -> None:
         ),
         (
             {"keep_information": 95},
-            "keep_information=95.0 is outside (0, 1]; for a count use keep_tokens.",
+            "keep_information=95.0 is outside (0, 1]; write 0.95 for 95 %.",
         ),
         (
             {"keep_information": 0.0},
-            "keep_information=0.0 is outside (0, 1]; for a count use keep_tokens.",
+            "keep_information=0.0 is outside (0, 1]; write 0.95 for 95 %.",
         ),
         (
             {"keep_ratio": 0.5, "keep_min": 4},

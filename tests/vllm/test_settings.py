@@ -120,6 +120,12 @@ def test_every_servable_method_can_be_written_and_read(name: str) -> None:
             f"tome acts inside the vision tower, which is vLLM's own; {ELSE}",
         ),
         (
+            {"method": "text_share(divprune, share=0)", "keep_ratio": 0.25},
+            MethodError,
+            "text_share reads the text of the prompt, and in vLLM it decides before there is any; "
+            f"{ELSE}",
+        ),
+        (
             {"method": "divprune:50%+uniform", "keep_ratio": 0.25},
             MethodError,
             f"stack cuts in several places, and vLLM lets a plugin cut in one; {ELSE}",

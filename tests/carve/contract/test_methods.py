@@ -206,7 +206,7 @@ def test_stack_survives_json() -> None:
     ("stages", "message"),
     [
         (("fastv",), "give at least two"),
-        (("fastv", "tokencarve"), "set prune_layer of one"),
+        (("fastv", "tokencarve"), "let one cut elsewhere, by prune_layer or depths"),
         (("fastv", "tome"), "must come first"),
     ],
 )

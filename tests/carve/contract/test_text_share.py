@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import torch
 
 import foveate
 from foveate import METHODS, TextShare
+from foveate.carve.composed import Composed
 from foveate.carve.frame_method import FrameMethod
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import others
@@ -76,6 +77,27 @@ def test_settings_are_those_of_the_method_and_survive_json(name: str) -> None:
         assert step.needs == own.needs | {"text"}
         assert (step.layer, step.layers, step.number) == (own.layer, own.layers, own.number)
     assert method.keeps(9, 36, layers, 8) == inner.keeps(9, 36, layers, 8)
+
+
+# What a share around a method says for itself.
+ITS_OWN = {"paper", "fidelity", "default_layer", "budget", "select", "reference"}
+
+
+def test_all_else_is_asked_of_the_method_inside() -> None:
+    settings = {field.name for field in fields(foveate.Method)}
+    said = {name for name in vars(foveate.Method) if not name.startswith("_")} - settings
+    asked = {*vars(TextShare), *vars(Composed)}
+    assert said - asked == ITS_OWN
+
+
+@pytest.mark.parametrize("name", TAKE_A_SHARE)
+def test_on_a_model_every_method_takes_a_share(name: str) -> None:
+    model = tiny.build("llava")
+    method = TextShare(inner=foveate.method(name, keep_ratio=0.5), relevance="similarity")
+    with foveate.attach(model, method) as run, torch.no_grad():
+        model(**tiny.prompts(model, "llava", (1, 2)))
+    assert run.report is not None
+    assert run.report.average_tokens < sum(image.before for image in run.report.images)
 
 
 @pytest.mark.parametrize(

@@ -73,10 +73,24 @@ def test_tapered_counts_spend_the_total(total: int) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"first": "tome"}, "use a stack, tome:50%\\+fastv"),
+        ({"first": "tome"}, "tome acts inside .* use a stack, e.g. tome:50%\\+fastv\\."),
+        ({"second": "tome"}, "use a stack, e.g. tome:50%\\+fastv\\."),
+        ({"first": "pixelprune"}, "use a stack, e.g. pixelprune\\+fastv\\."),
         ({"second": "pyramiddrop"}, "over several steps"),
-        ({"first": "fastv"}, "prune_layer=0 has none"),
+        ({"second": "noop"}, "counts its tokens itself"),
+        ({"first": "fastv"}, "reads the attention of the layer before .* make it the second"),
+        ({"first": "fastv(prune_layer=1)"}, "sets prune_layer"),
         ({"first": "two-stage"}, "over several steps"),
+        ({"first": "divprune+fastv"}, "stack is made of methods, and two-stage takes two single"),
+        ({"first": "text_share(scope, relevance=similarity)"}, "text_share is made of methods"),
+        ({"second": "evs"}, "counts its tokens itself"),
+        ({"second": "vidcom2"}, "compares whole frames, .* let it be the first"),
+        ({"second": "fastv(prune_layer=5)"}, "sets prune_layer, which two-stage settles for both"),
+        ({"second": "fastv(early_cache=full)"}, "sets early_cache, which .* two-stage's own"),
+        ({"second": "dart(positions=renumbered)"}, "sets positions"),
+        ({"first": "visionzip(sizes=log)"}, "sets sizes"),
+        ({"second": "fastv(attention_scores=debiased)"}, "sets attention_scores"),
+        ({"first": "divprune(frames=each)"}, "sets frames"),
         ({"depth": 1.0}, "outside \\(0, 1\\)"),
         ({"taper": 0.0}, "outside \\(0, 1\\]"),
         ({"second": "nobody"}, "unknown method 'nobody'"),
@@ -85,7 +99,6 @@ def test_tapered_counts_spend_the_total(total: int) -> None:
         ({"second": "fastv(prune_layer=3)"}, "sets prune_layer"),
         ({"second": "fastv(early_cache=full)"}, "sets early_cache"),
         ({"second": "fastv(positions=renumbered)"}, "sets positions"),
-        ({"second": "fastv(attention_scores=debiased)"}, "sets attention_scores"),
         ({"second": "tokencarve(sizes=log)"}, "sets sizes"),
         ({"second": "dart(frames=each)"}, "sets frames"),
     ],
@@ -93,6 +106,30 @@ def test_tapered_counts_spend_the_total(total: int) -> None:
 def test_what_cannot_be_is_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(MethodError, match=message):
         foveate.TwoStage(keep_ratio=0.25, **settings)
+
+
+def test_what_both_share_is_said_once() -> None:
+    method = foveate.TwoStage(
+        keep_ratio=0.25,
+        first="visionzip",
+        second="fastv(early_cache=full, attention_scores=debiased)",
+        early_cache="full",
+        sizes="log",
+        attention_scores="debiased",
+    )
+    assert [step.debiases for step in method.steps(8, 0)] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava"])
+@pytest.mark.parametrize(("first", "second"), [("hiprune", "hiprune"), ("divprune", "hiprune")])
+def test_either_may_read_an_early_layer_of_the_tower(name: str, first: str, second: str) -> None:
+    check(name, foveate.TwoStage(keep_ratio=0.4, first=first, second=second), (1, 2), compact=True)
+
+
+def test_two_early_layers_of_the_tower_are_refused() -> None:
+    method = foveate.TwoStage(keep_ratio=0.25, first="hiprune", second="hiprune(object_layer=2)")
+    with pytest.raises(MethodError, match=r"early layers 1, 2 of the vision tower, .* the same"):
+        method.early_tower_layer(4)
 
 
 def test_a_model_too_shallow_is_refused() -> None:
