@@ -36,6 +36,8 @@ class TwoStage(Method):
         second: decides at `depth`, e.g. "fastv".
         depth: share of the decoder's depth.
         taper: the second leaves this share of what the first did.
+        enough: share of the image that answers nearly everything: the first keeps no more of it
+            while the second keeps less than the first.
 
     Raises:
         MethodError: a method that cuts inside the vision tower, in several steps, or counts itself;
@@ -54,6 +56,7 @@ class TwoStage(Method):
     second: str = "fastv"
     depth: float = 0.625
     taper: float = 0.4
+    enough: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,6 +64,8 @@ class TwoStage(Method):
             raise MethodError(f"depth={self.depth} is outside (0, 1).")
         if not 0 < self.taper <= 1:
             raise MethodError(f"taper={self.taper} is outside (0, 1].")
+        if not 0 < self.enough <= 1:
+            raise MethodError(f"enough={self.enough} is outside (0, 1].")
         first, second = self.pair
         if early := first.needs & LAYER_NEEDS:
             raise MethodError(
@@ -168,7 +173,8 @@ class TwoStage(Method):
         cut = self.default_layer if self.prune_layer is None else self.prune_layer
         cut = max(cut, layers[0])  # where no layer before may run short
         total = cut * num_tokens + (num_layers - cut) * keep - layers[0] * num_tokens
-        return tapered_counts(total, num_tokens, spans_of(layers, num_layers), self.taper)
+        spans = spans_of(layers, num_layers)
+        return tapered_counts(total, num_tokens, spans, self.taper, self.enough)
 
     def select(self, visual: VisualTokens, keep: int) -> KeepPlan:
         return self._acting(visual).select(visual, keep)

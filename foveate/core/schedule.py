@@ -40,27 +40,38 @@ def geometric_counts(total: int, num_tokens: int, spans: Sequence[int]) -> tuple
 
 
 def tapered_counts(
-    total: int, num_tokens: int, spans: Sequence[int], taper: float
+    total: int, num_tokens: int, spans: Sequence[int], taper: float, enough: float = 1.0
 ) -> tuple[int, ...]:
     """Counts K, K t, K t^2, ... after each step, with K such that they spend `total` token-layers.
 
-    No count is above N; what that leaves over goes to the last. Rounding is as in
-    `geometric_counts`.
+    K is at most enough * N as long as a later count is less; what that leaves over goes to the
+    later ones, until all are equal. Rounding is as in `geometric_counts`.
 
     Args:
         total: tokens summed over layers.
         num_tokens: N, before the first step.
         spans: layers that run on each count.
         taper: t in (0, 1], what each step leaves of the one before.
+        enough: share of N in (0, 1].
 
     >>> tapered_counts(96, 196, (5, 3), 0.4)
     (15, 7)
     >>> tapered_counts(96, 196, (5, 3), 1.0)
     (12, 12)
+    >>> tapered_counts(640, 196, (5, 3), 0.4)
+    (103, 41)
+    >>> tapered_counts(640, 196, (5, 3), 0.4, enough=0.5)
+    (98, 50)
     """
     shares = [taper**i for i in range(len(spans))]
-    first = min(num_tokens, total / _weight(shares, spans))
-    return fitted_counts([first * share for share in shares], total, num_tokens, spans)
+    first = min(total / _weight(shares, spans), enough * num_tokens)
+    first = min(max(first, total / sum(spans)), num_tokens)
+
+    def wanted(least: float) -> list[float]:
+        return [first * max(share, least) for share in shares]
+
+    least = _largest(lambda value: _weight(wanted(value), spans) <= total, 1.0)
+    return fitted_counts(wanted(least), total, num_tokens, spans)
 
 
 def _weight(counts: Sequence[float], spans: Sequence[int]) -> float:

@@ -54,6 +54,8 @@ class FoveaCarve(Method):
         depths: where steps act, as shares of the decoder's depth, ascending; 0 is before the first
             layer.
         taper: what each step leaves of the tokens of the one before, in (0, 1].
+        enough: share of the image that answers nearly everything, in (0, 1]: the first step keeps
+            no more of it while later ones keep less.
         foresight: whether the question reads ahead; without, the first step is blind, K alone.
         look_depth: how far it reads, as a share of the decoder's depth.
         blur: standard deviation of the Gaussian mean, in tokens; 0 is none.
@@ -66,6 +68,7 @@ class FoveaCarve(Method):
 
     depths: tuple[float, ...] = (0.0, 0.625)
     taper: float = 0.4
+    enough: float = 0.5
     foresight: bool = True
     look_depth: float = 0.375
     blur: float = 2.0
@@ -82,6 +85,8 @@ class FoveaCarve(Method):
             raise MethodError(f"depths={depths} must be at least one, ascending in [0, 1).")
         if not 0 < self.taper <= 1:
             raise MethodError(f"taper={self.taper} is outside (0, 1].")
+        if not 0 < self.enough <= 1:
+            raise MethodError(f"enough={self.enough} is outside (0, 1].")
         if not 0 <= self.look_depth < 1:
             raise MethodError(f"look_depth={self.look_depth} is outside [0, 1).")
         if self.blur < 0:
@@ -122,7 +127,8 @@ class FoveaCarve(Method):
         cut = self.default_layer if self.prune_layer is None else self.prune_layer
         cut = max(cut, layers[0])  # where no layer before may run short
         total = cut * num_tokens + (num_layers - cut) * keep - layers[0] * num_tokens
-        return tapered_counts(total, num_tokens, spans_of(layers, num_layers), self.taper)
+        spans = spans_of(layers, num_layers)
+        return tapered_counts(total, num_tokens, spans, self.taper, self.enough)
 
     def adapt(
         self, visual: VisualTokens, keeps: Sequence[int], step: Step, num_layers: int
@@ -131,6 +137,7 @@ class FoveaCarve(Method):
         total = sum(count * span for count, span in zip(keeps, spans, strict=True))
 
         def after(spent: float) -> tuple[int, ...]:
+            # No step keeps more than without: what is enough, is.
             return tapered_counts(total - math.ceil(spent), keeps[0], spans, self.taper)
 
         spent = visual.spent or (0.0,) * visual.num_images

@@ -61,6 +61,16 @@ def test_a_method_that_reads_the_tower_has_it_run() -> None:
     assert not needs_the_tower(foveate.TwoStage(keep_ratio=0.25, first="divprune"))
 
 
+@pytest.mark.parametrize(
+    ("total", "counts"), [(55, (8, 5)), (64, (8, 8)), (70, (9, 8)), (96, (12, 12)), (128, (16, 16))]
+)
+def test_what_is_enough_is_not_passed_while_later_steps_have_less(
+    total: int, counts: tuple[int, int]
+) -> None:
+    assert tapered_counts(total, 16, (5, 3), 0.4, enough=0.5) == counts
+    assert counts == (16, 16) or tapered_counts(total, 16, (5, 3), 0.4) != counts
+
+
 @pytest.mark.parametrize("total", [16, 40, 62, 100, 110, 128])
 def test_tapered_counts_spend_the_total(total: int) -> None:
     first, second = tapered_counts(total, 16, (5, 3), 0.4)
