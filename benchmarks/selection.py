@@ -82,7 +82,8 @@ def main() -> None:
     names = arguments.methods or [
         name
         for name, cls in foveate.METHODS.items()
-        if name not in ("noop", "stack", "text_share") and not cls.counts_itself
+        # evs keeps a still image whole.
+        if name not in ("noop", "stack", "text_share", "evs") and not cls.counts_itself
     ]
     runs = {name: foveate.Run(model, foveate.method(name, keep_tokens=KEEP)) for name in names}
     tower_seconds: dict[str, list[float]] = {name: [] for name in ("", *names)}
