@@ -89,11 +89,11 @@ def replacing(path: Path, *, mark: str = "") -> Iterator[BinaryIO]:
     fsync_folder(path.parent)
 
 
-def refuse_link(folder: Path) -> None:
-    """Raise InputError where a folder that we made ourselves has become a link."""
-    if folder.is_symlink():
+def refuse_link(path: Path) -> None:
+    """Raise InputError where a file or folder that we made ourselves has become a link."""
+    if path.is_symlink():
         raise InputError(
-            f"{folder} is a link, and what is written there would go elsewhere; remove the link."
+            f"{path} is a link, and what is written there would go elsewhere; remove the link."
         )
 
 

@@ -101,6 +101,7 @@ class BatchJob:
             InputError: output or parts are of something else, or another run is at work.
         """
         files = self.files
+        refuse_link(files.job)
         is_new = not files.job.exists()
         taken = [path for path in (files.output, files.errors) if path.exists()]
         if is_new and taken:

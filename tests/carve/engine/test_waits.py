@@ -88,7 +88,7 @@ def test_reading_ahead_waits_for_masks_alone() -> None:
     """transformers itself reads two scalars to make the masks of a pass."""
     moved = Moved("llava")
     ahead, blind = (
-        moved.count("one prompt", foveate.FoveaCarve(keep_ratio=0.5, foresight=foresight))[0]
+        moved.count("one prompt", foveate.FoveaCarve(keep_ratio=0.25, foresight=foresight))[0]
         for foresight in (True, False)
     )
     assert ahead.num_launches > blind.num_launches + 50
