@@ -13,7 +13,7 @@ from foveate.carve.method import EARLY_NEEDS, LAYER_NEEDS, Method, Need, Step
 from foveate.carve.spec import parse_method
 from foveate.core.budget import Budget
 from foveate.core.plan import KeepPlan
-from foveate.core.schedule import spans_of, tapered_counts
+from foveate.core.schedule import spans_of, tapered_counts, total_of_cut
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 
@@ -171,8 +171,7 @@ class TwoStage(Method):
         self, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int
     ) -> tuple[int, ...]:
         cut = self.default_layer if self.prune_layer is None else self.prune_layer
-        cut = max(cut, layers[0])  # where no layer before may run short
-        total = cut * num_tokens + (num_layers - cut) * keep - layers[0] * num_tokens
+        total = total_of_cut(cut, keep, num_tokens, layers, num_layers)
         spans = spans_of(layers, num_layers)
         return tapered_counts(total, num_tokens, spans, self.taper, self.enough)
 

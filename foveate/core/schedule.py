@@ -39,6 +39,25 @@ def geometric_counts(total: int, num_tokens: int, spans: Sequence[int]) -> tuple
     return fitted_counts(wanted(share), total, num_tokens, spans)
 
 
+def total_of_cut(
+    cut: int, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int
+) -> int:
+    """Token-layers that a single cut leaves to the layers from the first step on.
+
+    Args:
+        cut: layer of the single cut; one before the first step counts as there.
+        keep: tokens that it keeps.
+        num_tokens: of the image.
+        layers: of the steps.
+        num_layers: of the decoder.
+
+    >>> total_of_cut(2, 49, 196, (0, 5), 8)
+    686
+    """
+    cut = max(cut, layers[0])  # where no layer before may run short
+    return (cut - layers[0]) * num_tokens + (num_layers - cut) * keep
+
+
 def tapered_counts(
     total: int, num_tokens: int, spans: Sequence[int], taper: float, enough: float = 1.0
 ) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from foveate.core.greedy.pairs import Gram, Pairs, Weighted
 from foveate.core.grid_blur import grid_blur
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import top_k
-from foveate.core.schedule import spans_of, tapered_counts
+from foveate.core.schedule import spans_of, tapered_counts, total_of_cut
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 
@@ -125,8 +125,7 @@ class FoveaCarve(Method):
         self, keep: int, num_tokens: int, layers: Sequence[int], num_layers: int
     ) -> tuple[int, ...]:
         cut = self.default_layer if self.prune_layer is None else self.prune_layer
-        cut = max(cut, layers[0])  # where no layer before may run short
-        total = cut * num_tokens + (num_layers - cut) * keep - layers[0] * num_tokens
+        total = total_of_cut(cut, keep, num_tokens, layers, num_layers)
         spans = spans_of(layers, num_layers)
         return tapered_counts(total, num_tokens, spans, self.taper, self.enough)
 
