@@ -24,6 +24,7 @@ import torch
 import foveate
 from benchmarks.results import write_results
 from benchmarks.rival.angelslim import COMMIT
+from benchmarks.rival.prompts_file import save_prompts
 from foveate.assets import vlm_path
 from foveate.errors import InputError
 from foveate.measure.manifest import manifest
@@ -96,9 +97,9 @@ class Theirs:
         self._jobs: list[tuple[subprocess.Popen[bytes], Path]] = []
         size = -(-len(prompts) // jobs)
         for start in range(0, len(prompts), size):
-            asked = Path(self._folder.name) / f"prompts-{start}.pt"
+            asked = Path(self._folder.name) / f"prompts-{start}.safetensors"
             said = asked.with_suffix(".json")
-            torch.save(prompts[start : start + size], asked)
+            save_prompts(prompts[start : start + size], asked)
             command = [str(python), "-m", "benchmarks.rival.answers", "--source", str(source)]
             command += ["--model", str(vlm_path()), "--prompts", str(asked), "--out", str(said)]
             command += ["--drop", str(DROP), "--tokens", str(MAX_NEW_TOKENS)]

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from benchmarks.rival.angelslim import AngelSlim
+from benchmarks.rival.prompts_file import load_prompts
 
 # Strategy -> what of its configuration is changed: a cut where foveate cuts by default, and of the
 # tower the layer whose features the embedded model takes.
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     model = LlavaForConditionalGeneration.from_pretrained(
         given.model, dtype=torch.float32, attn_implementation="sdpa"
     ).eval()
-    ask = partial(answers, model, torch.load(given.prompts), given.tokens)
+    ask = partial(answers, model, load_prompts(given.prompts), given.tokens)
     found: dict[str, Any] = {"full": {"cached": ask(nullcontext, True)}}
     for strategy, changed in ARMS.items():
         found[strategy] = {}

@@ -17,9 +17,11 @@ from foveate.tasks.question import Question
 
 # Answers 10 times the prompt's first token, and keeps the places 1 and 3 of every prompt.
 FAKE = """#!{python}
-import json, sys, torch
+import json, sys
+from pathlib import Path
+from benchmarks.rival.prompts_file import load_prompts
 given = dict(zip(sys.argv[3::2], sys.argv[4::2]))
-prompts = torch.load(given["--prompts"])
+prompts = load_prompts(Path(given["--prompts"]))
 ids = [[10 * int(prompt["input_ids"][0, 0])] for prompt in prompts]
 found = {{"ids": ids, "kept": [[1, 3]] * len(prompts)}}
 answers = {{"full": {{"cached": {{"ids": ids, "kept": []}}}}, "fastv": {{"cached": found}}}}
