@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -62,13 +63,20 @@ def methods(draw: st.DrawFn, name: str) -> Method:
         elif f.name in ("keep_min", "keep_max"):
             if budget == "keep_information":
                 settings[f.name] = draw(st.none() | st.integers(1, 9) | st.floats(0.1, 1.0))
-        elif f.name not in BUDGET and draw(st.booleans()):
-            settings[f.name] = draw(values(kinds(cls)[f.name]))
     try:
-        return cls(**settings)
-    except (MethodError, BudgetError):  # out of range, or settings that do not go together
+        method = cls(**settings)
+    except (MethodError, BudgetError):  # a budget out of range
         assume(False)
         raise
+    # A setting that is refused is left out, not the whole draw: of a method with ten settings
+    # hardly any draw would have all of them in range and going together.
+    for f in dataclasses.fields(cls):
+        if f.name not in BUDGET and draw(st.booleans()):
+            setting = {f.name: draw(values(kinds(cls)[f.name]))}
+            with suppress(MethodError, BudgetError):
+                method = cls(**settings | setting)
+                settings |= setting
+    return method
 
 
 def is_plain(value: Any) -> bool:
