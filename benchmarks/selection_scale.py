@@ -56,12 +56,18 @@ COMPARE_PAIRS = frozenset(
         "mmtok",
         "pooling",
         "prune-and-merge",
+        "scope",
         "sparsevlm",
         "tokencarve",
         "tome",
+        "two-stage",
         "visionzip",
+        "vispruner",
+        "vscan",
     }
 )
+# Made of other methods, decided before the tower, or by frames of which an image has one.
+NOT_MEASURED = frozenset({"noop", "stack", "text_share", "pixelprune", "evs", "dtd", "vidcom2"})
 MOST_BYTES, MOST_SHARE, MOST_EXPONENT = 2e9, 0.03, {True: 2.1, False: 1.2}
 # The last commit before selection was rewritten, and sizes at which its forms still end.
 BEFORE = "d21db69"
@@ -228,9 +234,7 @@ def main() -> None:
     parser.add_argument("--no-before", action="store_true", help="only as it is now")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    names = arguments.methods or [
-        n for n in foveate.METHODS if n not in ("noop", "stack", "text_share")
-    ]
+    names = arguments.methods or [n for n in foveate.METHODS if n not in NOT_MEASURED]
     sizes = sorted(arguments.sizes)
     rates = {dtype: flops_per_second(dtype) for dtype in (torch.float32, torch.bfloat16)}
     prefill = {n: prefill_cost(SHAPE, num_text=NUM_TEXT, num_visual=n).flops for n in sizes}
