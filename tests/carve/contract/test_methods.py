@@ -267,6 +267,15 @@ def test_staged_budgets_are_means_over_layers(name: str, num_layers: int) -> Non
         assert counts[-1] >= 1
 
 
+@pytest.mark.parametrize("name", ["pyramiddrop", "sparsevlm"])
+def test_one_token_is_a_budget_of_several_steps(name: str) -> None:
+    """It was refused as if no token was left for a later step."""
+    method = foveate.method(name, keep_tokens=1)
+    layers = method.layers(8, 0)
+    for num_tokens in (9, 36, 196):
+        assert method.keeps(1, num_tokens, layers, 8) == (1,) * len(layers)
+
+
 def test_sparsevlm_adapts_and_still_meets_its_budget() -> None:
     """A rank below the largest cuts more at once; the last step takes up the difference."""
     method = foveate.SparseVlm(keep_tokens=12)
