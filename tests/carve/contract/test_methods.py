@@ -267,6 +267,15 @@ def test_staged_budgets_are_means_over_layers(name: str, num_layers: int) -> Non
         assert counts[-1] >= 1
 
 
+@pytest.mark.parametrize("name", ["pyramiddrop", "sparsevlm"])
+def test_one_token_is_a_budget_of_several_steps(name: str) -> None:
+    """It was refused as if no token was left for a later step."""
+    method = foveate.method(name, keep_tokens=1)
+    layers = method.layers(8, 0)
+    for num_tokens in (9, 36, 196):
+        assert method.keeps(1, num_tokens, layers, 8) == (1,) * len(layers)
+
+
 def test_sparsevlm_adapts_and_still_meets_its_budget() -> None:
     """A rank below the largest cuts more at once; the last step takes up the difference."""
     method = foveate.SparseVlm(keep_tokens=12)
@@ -290,6 +299,40 @@ def test_sparsevlm_adapts_and_still_meets_its_budget() -> None:
     total = sum(n * span for n, span in zip((*counts, last), spans, strict=True))
     planned = sum(n * span for n, span in zip(keeps, spans, strict=True))
     assert planned - spans[-1] < total <= planned
+
+
+@pytest.mark.parametrize("rank", ["one", "full"])
+@pytest.mark.parametrize(("num_tokens", "keep"), [(36, 12), (18, 7), (9, 3)])
+def test_sparsevlm_meets_its_budget_whatever_the_ranks(
+    num_tokens: int, keep: int, rank: str
+) -> None:
+    """Of rank 1 at every step, or of full rank with more raters than tokens that are left."""
+    method = foveate.SparseVlm(keep_tokens=keep)
+    steps = method.steps(8, 0)
+    spans = spans_of(steps[0].layers, 8)
+    keeps = method.keeps(keep, num_tokens, steps[0].layers, 8)
+    generator = torch.Generator().manual_seed(2)
+    counts: tuple[int, ...] = ()
+    for step in steps:
+        left = counts[-1] if counts else num_tokens
+        attention = torch.rand(1, 40, left, generator=generator)
+        entering = VisualTokens(
+            hidden=torch.ones(1, left, 24),
+            text=torch.ones(1, 40, 24),
+            text_mask=torch.ones(1, 40, dtype=torch.bool),
+        )
+        tokens = dataclasses.replace(
+            visual(1, left),
+            entering=entering,
+            text_attention=attention.mean(dim=1, keepdim=True).expand_as(attention)
+            if rank == "one"
+            else attention,
+            counts=counts,
+        )
+        counts = (*counts, method.adapt(tokens, keeps, step, 8)[0])
+    spent = sum(n * span for n, span in zip(counts, spans, strict=True))
+    planned = sum(n * span for n, span in zip(keeps, spans, strict=True))
+    assert planned - spans[-1] < spent <= planned, counts
 
 
 @every_method

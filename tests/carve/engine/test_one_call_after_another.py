@@ -99,6 +99,26 @@ def test_one_prompt_asks_for_its_decisions_again(llava: Any) -> None:
     assert len(run.reports) == 2
 
 
+def test_several_tokens_at_once_are_of_the_same_prompt(llava: Any) -> None:
+    """As a second turn is, which a cache would have seen without deciding anew."""
+    inputs = tiny.prompts(llava, "llava", (1,))
+    more = (5, 61, 7, 30)
+    with foveate.attach(llava, CARVE) as run, torch.no_grad():
+        grown = inputs
+        for token in more:
+            grown = longer(grown, token)
+        cache = llava(**inputs).past_key_values
+        text = {name: grown[name] for name in ("input_ids", "attention_mask")}
+        text["input_ids"] = text["input_ids"][:, -len(more) :]
+        expected = llava(**text, past_key_values=cache).logits
+        with run.one_prompt():
+            llava(**inputs, use_cache=False)
+            num_reports = len(run.reports)
+            found = llava(**grown, use_cache=False).logits[:, -len(more) :]
+        assert len(run.reports) == num_reports
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def longer(inputs: dict[str, Any], token: int) -> dict[str, Any]:
     one = torch.ones_like(inputs["input_ids"][:, :1])
     return {
