@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from foveate.carve.engine.call import Call
-from foveate.carve.engine.carving import Left
 from foveate.carve.engine.layer_inputs import LayerInputs
+from foveate.carve.engine.left import Left
 from foveate.carve.engine.readers import Readers
 from foveate.carve.engine.residual_streams import ResidualStreams
 from foveate.carve.engine.setting import Setting

@@ -18,7 +18,8 @@ from foveate.carve.engine.before_dropping import check_model, check_nothing_adde
 from foveate.carve.engine.between_layers import BetweenLayers
 from foveate.carve.engine.cache import CarvedLayer
 from foveate.carve.engine.call import Call
-from foveate.carve.engine.carving import Carving, make_ready
+from foveate.carve.engine.carving import Carving
+from foveate.carve.engine.cut_cache import make_ready
 from foveate.carve.engine.foresight import Foresight
 from foveate.carve.engine.layer_inputs import by_name
 from foveate.carve.engine.one_pass import OnePass

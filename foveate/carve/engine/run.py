@@ -18,7 +18,7 @@ from foveate.carve.engine.checkpointed import (
     without_unused_cache,
 )
 from foveate.carve.engine.counted import check_sizes
-from foveate.carve.engine.decide import Group, ImagePlan
+from foveate.carve.engine.decide import Group
 from foveate.carve.engine.explicit_mask import ExplicitMask
 from foveate.carve.engine.forward_pass import ForwardPass
 from foveate.carve.engine.generating import (
@@ -29,6 +29,7 @@ from foveate.carve.engine.generating import (
     refuse_continuous_batching,
 )
 from foveate.carve.engine.host_prompt import HostPrompt
+from foveate.carve.engine.image_state import ImagePlan
 from foveate.carve.engine.labels import Labels, last_rows, refuse_labels
 from foveate.carve.engine.pass_report import pass_report
 from foveate.carve.engine.reading import (

@@ -60,9 +60,8 @@ def methods(draw: st.DrawFn, name: str) -> Method:
     for f in dataclasses.fields(cls):
         if f.name == budget:
             settings[budget] = draw(values(int if budget == "keep_tokens" else float))
-        elif f.name in ("keep_min", "keep_max"):
-            if budget == "keep_information":
-                settings[f.name] = draw(st.none() | st.integers(1, 9) | st.floats(0.1, 1.0))
+        elif f.name in ("keep_min", "keep_max") and budget == "keep_information":
+            settings[f.name] = draw(st.none() | st.integers(1, 9) | st.floats(0.1, 1.0))
     try:
         method = cls(**settings)
     except (MethodError, BudgetError):  # a budget out of range
