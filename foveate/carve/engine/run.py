@@ -17,7 +17,7 @@ from foveate.carve.engine.checkpointed import (
     refuse_hooks_that_run_again,
     without_unused_cache,
 )
-from foveate.carve.engine.counted import check_sizes
+from foveate.carve.engine.counted import check_sizes, counting_layers
 from foveate.carve.engine.decide import Group
 from foveate.carve.engine.explicit_mask import ExplicitMask
 from foveate.carve.engine.forward_pass import ForwardPass
@@ -53,6 +53,7 @@ from foveate.models.family import Cut
 from foveate.models.hook import hook_after, hook_before
 from foveate.models.layer_kinds import DecoderLayers
 from foveate.models.one_query import OneQuery
+from foveate.models.weighed_keys import WeighedKeys
 
 
 class Run(Attachment[Report]):
@@ -191,6 +192,10 @@ class Run(Attachment[Report]):
         recorder = self._put_on(
             FeatureRecorder(anatomy, [tower.collect] if tower is not None else [])
         )
+        for index in counting_layers(self.steps.values(), anatomy):  # before what reads there
+            own = anatomy.attention_of(index)
+            assert own is not None
+            self._put_on(WeighedKeys(own))
         row_recorders: dict[int, RowRecorder] = {}
         reads = layers_to_read(anatomy, self.steps)
         for index, read in reads.items():
