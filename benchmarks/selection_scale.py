@@ -229,7 +229,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     names = arguments.methods or [
-        n for n in foveate.METHODS if n not in ("noop", "stack", "text_share")
+        n for n in foveate.METHODS if n not in ("noop", "stack", "text-share")
     ]
     sizes = sorted(arguments.sizes)
     rates = {dtype: flops_per_second(dtype) for dtype in (torch.float32, torch.bfloat16)}

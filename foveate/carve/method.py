@@ -132,6 +132,7 @@ class Method(ABC):
         counts_itself: `adapt` says how many tokens stay even where the budget is the whole image.
         needs_before_prune_layer: its needs are those of the step at prune_layer.
         merges_tokens: its plans may merge.
+        always_named: settings that `str` shows at their defaults too.
 
     Raises:
         BudgetError: for an impossible budget.
@@ -149,6 +150,7 @@ class Method(ABC):
     counts_itself: ClassVar[bool] = False
     needs_before_prune_layer: ClassVar[bool] = True
     merges_tokens: ClassVar[bool] = False
+    always_named: ClassVar[frozenset[str]] = frozenset()
 
     keep_tokens: int | None = None
     keep_ratio: float | None = None
@@ -176,7 +178,7 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         make_plain(self)
-        if self.budget.needs_states and self.where == "vision_tower":
+        if self.budget.needs_states and self.members[-1].where == "vision_tower":
             raise BudgetError(
                 f"{self.name} acts inside the vision tower, before there are visual tokens whose "
                 f"information could be told, and the budget is {self.budget}; use keep_ratio or "
@@ -398,8 +400,11 @@ class Method(ABC):
         own = [
             f"{f.name}={getattr(self, f.name)!r}"
             for f in fields(self)
-            if f.name not in BUDGET
-            and getattr(self, f.name) != (f.default if f.default is not MISSING else None)
+            if f.name in self.always_named
+            or (
+                f.name not in BUDGET
+                and getattr(self, f.name) != (f.default if f.default is not MISSING else None)
+            )
         ]
         return f"{self.name}({', '.join([f'keep={self.budget}', *own])})"
 

@@ -121,11 +121,19 @@ def _read_in_front(name: str, default: Kernel) -> Kernel:
 
 
 def _probed(
-    probe: Probe, kernel: Kernel, module: nn.Module, *args: Any, **kwargs: Any
+    probe: Probe,
+    kernel: Kernel,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    *args: Any,
+    **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     if module is probe.module and probe.wants:
-        return probe.attend(kernel, *args, **kwargs)
-    return kernel(module, *args, **kwargs)
+        return probe.attend(kernel, query, key, value, attention_mask, *args, **kwargs)
+    return kernel(module, query, key, value, attention_mask, *args, **kwargs)
 
 
 class WantedRows(threading.local):

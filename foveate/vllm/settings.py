@@ -79,7 +79,13 @@ def method_of(additional_config: Any) -> Method | None:
     name = entry.get("method", DEFAULT_METHOD)
     if not isinstance(name, str):
         raise ConfigError(f'"method": {name!r} is no text; write e.g. "{DEFAULT_METHOD}".')
-    budget = Budget(**{key: entry.get(key) for key in BUDGET})
+    given = {key: entry.get(key) for key in BUDGET}
+    if all(value is None for value in given.values()):
+        raise BudgetError(
+            f'"{KEY}" in --additional-config has no budget; give keep_ratio or keep_tokens, e.g. '
+            f'{{"{KEY}": {{"method": "{name}", "keep_ratio": 0.25}}}}.'
+        )
+    budget = Budget(**given)
     return check_method(parse_method(name, budget, where="encoder"))
 
 

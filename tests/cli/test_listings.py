@@ -27,7 +27,7 @@ def test_methods_one_line_each(foveate: Foveate) -> None:
     where = {entry["name"]: entry["where"] for entry in listed}
     assert where["tome"] == "vision_tower"
     assert where["divprune"] == "encoder"
-    assert where["stack"] == where["text_share"] == "any"
+    assert where["stack"] == where["text-share"] == "any"
 
 
 def test_models_one_line_each(foveate: Foveate) -> None:

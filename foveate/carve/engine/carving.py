@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from foveate.carve.engine.call import Call
+from foveate.carve.engine.counted import weighed_row
 from foveate.carve.engine.cut_cache import cut_cache
 from foveate.carve.engine.decide import Decider, Group
 from foveate.carve.engine.dummies import with_dummies
@@ -126,8 +127,7 @@ class Carving:
         with self.clock.running(self.call.device):
             row, left = self._look(index, layer), self.left
             if row is not None and left is not None and left.log_sizes is not None:
-                row = row * left.log_sizes.exp()[:, None].to(row.device)
-                row = row / row.sum(dim=-1, keepdim=True)
+                row = weighed_row(row, left.log_sizes)
             self._asked.seen.ahead = row
 
     def _look(self, index: int, layer: Callable[[], Any]) -> Tensor | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from torch import Tensor
+
 from foveate.carve.method import Step
 from foveate.errors import UnsupportedModelError
 from foveate.models.anatomy import Anatomy
@@ -63,6 +65,17 @@ def counting_layers(steps: Iterable[Step], anatomy: Anatomy) -> range:
     """Layers that merged tokens count in by their sizes: from the first step that asks for it."""
     asking = [step.layer for step in steps if step.method.sizes == "log"]
     return range(min(asking, default=len(anatomy.layers)), len(anatomy.layers))
+
+
+def weighed_row(row: Tensor, log_sizes: Tensor) -> Tensor:
+    """A row of attention as it is where keys count by their sizes: softmax(l + log n).
+
+    Args:
+        row: [B, H, L], softmax over the keys that count.
+        log_sizes: [B, L] float32.
+    """
+    row = row * log_sizes.exp()[:, None].to(row.device)
+    return row / row.sum(dim=-1, keepdim=True)
 
 
 def check_counted(mask_sizes: Iterable[KeySizes], anatomy: Anatomy) -> None:
