@@ -53,7 +53,7 @@ def test_version(foveate: Foveate) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["ask", "check", "compare", "demo", "methods", "models", "render"]
+    "command", ["ask", "check", "compare", "demo", "knockout", "methods", "models", "render"]
 )
 def test_every_command_has_help(foveate: Foveate, command: str) -> None:
     assert "Usage" in foveate(command, "--help").stdout
