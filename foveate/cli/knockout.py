@@ -54,9 +54,7 @@ def knockout(
             for start in range(0, len(questions), batch_size):
                 batch = questions[start : start + batch_size]
                 yield vlm.inputs([q.question for q in batch], [q.image for q in batch])
-                told(
-                    "Asking, blind in one layer after the other", start + len(batch), len(questions)
-                )
+                told("Asking, blind layer by layer", start + len(batch), len(questions))
 
     curve = reading_curve(vlm.model, prompts())
     depth = look_depth(curve)
