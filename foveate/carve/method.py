@@ -17,76 +17,23 @@ from foveate.carve.definition import (
     on_plain_settings,
     register,
 )
+from foveate.carve.needs import LAYER_NEEDS, OF_THE_LAST, Need
+from foveate.carve.step import Step
 from foveate.core.budget import BUDGET, Budget
 from foveate.core.by_frame import by_frame
 from foveate.core.demand import Demand, check_demand
 from foveate.core.frames import Frames
 from foveate.core.plan import KeepPlan
-from foveate.core.relevance import RELEVANCE_NEEDS, Relevance
 from foveate.core.visual import VisualTokens
 from foveate.errors import BudgetError, MethodError
 
-Need = Literal[
-    "attention",
-    "attention_ahead",
-    "attention_output",
-    "entering",
-    "foresight",
-    "keys",
-    "layer_update",
-    "normed",
-    "serials",
-    "text",
-    "text_attention",
-    "vision_attention",
-    "vision_attention_early",
-    "vision_features",
-    "vision_keys",
-    "vision_received",
-    "vision_received_early",
-]
 Where = Literal["vision_tower", "encoder", "llm"]
 Positions = Literal["original", "renumbered"]
 Sizes = Literal["ignore", "log"]
 AttentionScores = Literal["plain", "debiased"]
 
-# Read off the decoder layer before the prune layer.
-LAYER_NEEDS: frozenset[Need] = frozenset(
-    {"attention", "attention_output", "keys", "text_attention"}
-)
-
-# Read off a layer of the vision tower that the method names.
-EARLY_NEEDS: frozenset[Need] = frozenset({"vision_attention_early", "vision_received_early"})
-
-# The attention of the last prompt token, of the layer before or of that about to run.
-OF_THE_LAST: frozenset[Need] = frozenset({"attention", "attention_ahead"})
-
 # Every method whose class has been defined; `foveate.carve.registry` also finds others.
 METHODS: dict[str, type[Method]] = {}
-
-
-@dataclass(frozen=True)
-class Step:
-    """One act of pruning in a run.
-
-    Args:
-        layer: decoder layer that first sees what it leaves.
-        method: who decides.
-        layers: all of that method's layers.
-        number: which of them this is.
-        needs: what it looks at beside the hidden states.
-    """
-
-    layer: int
-    method: Method
-    layers: tuple[int, ...]
-    number: int
-    needs: frozenset[Need]
-
-    @property
-    def debiases(self) -> bool:
-        """Whether the attention that it reads is to be debiased."""
-        return self.method.attention_scores == "debiased" and bool(self.needs & OF_THE_LAST)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,37 +354,3 @@ class Method(ABC):
             )
         ]
         return f"{self.name}({', '.join([f'keep={self.budget}', *own])})"
-
-
-def relevance_needs(kind: Relevance) -> frozenset[Need]:
-    """What reading the relevance of that kind takes, see `core.relevance`.
-
-    Raises:
-        MethodError: an unknown kind.
-    """
-    if kind not in RELEVANCE_NEEDS:
-        raise MethodError(
-            f"relevance={kind!r} is unknown; use one of {', '.join(RELEVANCE_NEEDS)}."
-        )
-    need: Any = RELEVANCE_NEEDS[kind]
-    return frozenset({need})
-
-
-def staged_layers(
-    method: Method, first: int, stages: int, num_layers: int, first_layer: int
-) -> tuple[int, ...]:
-    """`stages` layers from `first` on that divide the rest of the decoder evenly.
-
-    Raises:
-        MethodError: they do not fit.
-    """
-    if stages < 1:
-        raise MethodError(f"stages={stages} is below 1; raise it.")
-    if first < first_layer or first + stages > num_layers:
-        raise MethodError(
-            f"{method.name} cannot cut {stages} times from layer {first} on in {num_layers} "
-            f"decoder layers, of which {first_layer} is the first allowed; change prune_layer or "
-            "stages."
-        )
-    width = (num_layers - first) / stages
-    return tuple(first + int(i * width) for i in range(stages))

@@ -8,7 +8,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from foveate.carve.composed import Composed
-from foveate.carve.method import Method, Need
+from foveate.carve.method import Method
+from foveate.carve.needs import Need
 from foveate.carve.registry import all_methods
 from foveate.carve.spec import parse_method
 from foveate.core.budget import BUDGET, Budget

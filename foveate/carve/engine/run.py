@@ -43,7 +43,8 @@ from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
 from foveate.carve.engine.short_prompt import ShortPrompt
 from foveate.carve.engine.units import FeatureRecorder
-from foveate.carve.method import LAYER_NEEDS, Method
+from foveate.carve.method import Method
+from foveate.carve.needs import LAYER_NEEDS
 from foveate.core.report import Report
 from foveate.errors import MethodError, UnsupportedModeError
 from foveate.models.anatomy import anatomy_of
