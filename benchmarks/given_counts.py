@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from foveate.carve.method import Method
+from foveate.carve.method import Method, Step
 from foveate.carve.methods import DivPrune, TokenCarve
 from foveate.carve.needs import Need
-from foveate.carve.step import Step
 from foveate.core.visual import VisualTokens
 
 

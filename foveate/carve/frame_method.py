@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from foveate.carve.method import Method
-from foveate.carve.step import Step
+from foveate.carve.method import Method, Step
 from foveate.core.frame_change import change
 from foveate.core.frames import Frames
 from foveate.core.visual import VisualTokens

@@ -10,8 +10,7 @@ from typing_extensions import Self
 
 from foveate.carve.composed import Composed, built
 from foveate.carve.frame_method import FrameMethod
-from foveate.carve.method import Method
-from foveate.carve.step import Step
+from foveate.carve.method import Method, Step
 from foveate.core.plan import KeepPlan
 from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError

@@ -12,9 +12,8 @@ from typing_extensions import Self
 
 from foveate.carve.composed import Composed, built
 from foveate.carve.frame_method import FrameMethod
-from foveate.carve.method import Method
+from foveate.carve.method import Method, Step
 from foveate.carve.needs import LAYER_NEEDS, Need, relevance_needs
-from foveate.carve.step import Step
 from foveate.core.demand import Demand
 from foveate.core.frames import Frames
 from foveate.core.plan import KeepPlan, keep_only

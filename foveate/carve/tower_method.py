@@ -15,8 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from foveate.carve.method import Method
-from foveate.carve.step import Step
+from foveate.carve.method import Method, Step
 from foveate.core.budget import BUDGET, Budget
 from foveate.core.plan import KeepPlan, keep_only, merge_to_owners
 from foveate.core.rank import others

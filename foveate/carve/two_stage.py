@@ -9,10 +9,9 @@ from typing import ClassVar
 
 from foveate.carve.composed import Composed
 from foveate.carve.frame_method import FrameMethod
-from foveate.carve.method import Method
+from foveate.carve.method import Method, Step
 from foveate.carve.needs import EARLY_NEEDS, LAYER_NEEDS, Need
 from foveate.carve.spec import parse_method
-from foveate.carve.step import Step
 from foveate.core.budget import Budget
 from foveate.core.plan import KeepPlan
 from foveate.core.schedule import spans_of, tapered_counts, total_of_cut

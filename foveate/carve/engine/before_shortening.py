@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache
 
 from foveate.carve.engine.cache import CarvedLayer
 from foveate.carve.engine.call import Call
-from foveate.carve.step import Step
+from foveate.carve.method import Step
 from foveate.errors import MethodError, UnsupportedModeError, UnsupportedModelError
 from foveate.models.anatomy import Anatomy
 from foveate.models.family import Family

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from foveate.carve.step import Step
+from foveate.carve.method import Step
 from foveate.errors import UnsupportedModelError
 from foveate.models.anatomy import Anatomy
 from foveate.models.family import Cut

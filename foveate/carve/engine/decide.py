@@ -12,8 +12,7 @@ from torch import Tensor
 from foveate.carve.engine.check_plan import check_plan
 from foveate.carve.engine.image_state import ImagePlan, ImageState
 from foveate.carve.engine.look import Look, Seen
-from foveate.carve.method import Method
-from foveate.carve.step import Step
+from foveate.carve.method import Method, Step
 from foveate.core.information_share import tokens_holding
 from foveate.core.layout import sent
 from foveate.core.plan import KeepPlan

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from foveate.carve.engine.image_state import ImageState, places_of
-from foveate.carve.step import Step
+from foveate.carve.method import Step
 from foveate.carve.tower.record import TowerRecorder
 from foveate.core.debiased import calibrated
 from foveate.core.layout import PAD, columns_of, sent

@@ -11,7 +11,7 @@ from torch import Tensor
 from foveate.carve.engine.cache import CarvedLayer
 from foveate.carve.engine.layer_inputs import LayerInputs
 from foveate.carve.engine.left import Left
-from foveate.carve.step import Step
+from foveate.carve.method import Step
 from foveate.errors import MethodError, UnsupportedModeError
 from foveate.models.anatomy import Anatomy
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from foveate.carve.engine.call import Call
 from foveate.carve.engine.decide import Group
 from foveate.carve.engine.layer_inputs import LayerInputs
-from foveate.carve.step import Step
+from foveate.carve.method import Step
 from foveate.models.masks import hide_columns
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from foveate.carve.engine.units import FeatureRecorder
-from foveate.carve.method import Method
-from foveate.carve.step import Step
+from foveate.carve.method import Method, Step
 from foveate.carve.tower.drop import PatchDropper
 from foveate.carve.tower.merge import TowerShortener
 from foveate.carve.tower.record import TowerRecorder

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foveate.carve.frame_method import ChangeMethod
-from foveate.carve.step import Step
+from foveate.carve.method import Step
 from foveate.core.budget import BUDGET, Budget
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import top_k

@@ -10,9 +10,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from foveate.carve.method import Method
+from foveate.carve.method import Method, Step
 from foveate.carve.needs import Need
-from foveate.carve.step import Step
 from foveate.core.demand import Demand
 from foveate.core.greedy.determinant import greedy_log_det, log_det_bytes
 from foveate.core.greedy.pairs import Gram, Pairs, Weighted

@@ -92,7 +92,8 @@ def test_gradients_under_checkpointing() -> None:
     for attention, is_checkpointed in (("sdpa", False), (NAME, False), (NAME, True)):
         model = tiny.build("llava", attention).train()
         if is_checkpointed:
-            model.gradient_checkpointing_enable()
+            name = "activation_checkpointing_enable"
+            (getattr(model, name, None) or model.gradient_checkpointing_enable)()
         inputs = tiny.prompts(model, "llava", (1,))
         labels = inputs["input_ids"].clone()
         method = foveate.AveragePooling(keep_ratio=0.4, prune_layer=1, sizes="log")
@@ -136,6 +137,8 @@ def attend(dim: int, **settings: Any) -> None:
 
 
 def test_what_cannot_be_counted_is_refused() -> None:
+    AttentionInterface.register("no_mask_at_all", flash_stand_in)
+    AttentionMaskInterface.register("no_mask_at_all", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
     attend(248)
     with pytest.raises(UnsupportedModeError, match=r"3 more columns .* 256 for the 256 of this"):
         attend(256)
@@ -144,7 +147,7 @@ def test_what_cannot_be_counted_is_refused() -> None:
     model = tiny.build("llava")
     inputs = tiny.prompts(model, "llava", (1,))
     with foveate.attach(model, foveate.TokenCarve(keep_ratio=0.4, sizes="log")):
-        model.set_attn_implementation("flex_attention")
+        model.set_attn_implementation("no_mask_at_all")
         with torch.no_grad(), pytest.raises(UnsupportedModeError, match="or a flash kernel"):
             model(**inputs)
 
