@@ -69,7 +69,7 @@ COMPARE_PAIRS = frozenset(
     }
 )
 # Made of other methods, decided before the tower, or by frames of which an image has one.
-NOT_MEASURED = frozenset({"noop", "stack", "text_share", "pixelprune", "evs", "dtd", "vidcom2"})
+NOT_MEASURED = frozenset({"noop", "stack", "text-share", "pixelprune", "evs", "dtd", "vidcom2"})
 MOST_BYTES, MOST_SHARE, MOST_EXPONENT = 2e9, 0.03, {True: 2.1, False: 1.2}
 # The last commit before selection was rewritten, and sizes at which its forms still end.
 BEFORE = "d21db69"

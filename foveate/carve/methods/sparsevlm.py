@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from foveate.carve.method import Method, Need, Step
+from foveate.carve.method import Method, Step
+from foveate.carve.needs import Need
 from foveate.core.density_peaks import density_peaks
 from foveate.core.plan import KeepPlan
 from foveate.core.rank import top_k

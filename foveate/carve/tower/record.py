@@ -15,7 +15,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from foveate.carve.method import Need, Step
+from foveate.carve.method import Step
+from foveate.carve.needs import Need
 from foveate.core.layout import ImageSpan
 from foveate.core.precision import full_precision
 from foveate.core.received import last_used_layer, received_attention

@@ -20,7 +20,7 @@ NUM_TEXT = 6
 
 # A stack decides nothing itself; methods of the vision tower are tested where there is one.
 INSIDE = [name for name, cls in foveate.METHODS.items() if issubclass(cls, TowerMethod)]
-COMPRESSING = [n for n in foveate.METHODS if n not in ("noop", "stack", "text_share", *INSIDE)]
+COMPRESSING = [n for n in foveate.METHODS if n not in ("noop", "stack", "text-share", *INSIDE)]
 every_method = pytest.mark.parametrize("name", foveate.METHODS)
 compressing = pytest.mark.parametrize("name", COMPRESSING)
 
@@ -182,7 +182,7 @@ def test_merged_rows_are_means(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in foveate.METHODS if n not in (*INSIDE, "stack", "text_share")]
+    "name", [n for n in foveate.METHODS if n not in (*INSIDE, "stack", "text-share")]
 )
 def test_settings_survive_json(name: str) -> None:
     method = foveate.method(name, keep_ratio=0.25, prune_layer=3)
@@ -355,7 +355,7 @@ def test_documented(name: str) -> None:
         ({"keep_tokens": 4, "prune_layer": -1}, MethodError, "negative"),
         ({"keep_tokens": 4, "prune_layer": 0}, MethodError, "use prune_layer=1 or more"),
         ({"keep_tokens": 4, "positions": "moved"}, MethodError, "'original' or 'renumbered'"),
-        ({"keep_tokens": 4, "text_share": 0.3}, MethodError, r"wrap the method, text_share\(token"),
+        ({"keep_tokens": 4, "text_share": 0.3}, MethodError, r"wrap the method, text-share\(token"),
         ({"keep_tokens": 4, "text_relevance": "similarity"}, MethodError, "wrap the method"),
         ({"keep_tokens": 4, "early_cache": "none"}, MethodError, "'compact' or 'full'"),
         ({"keep_tokens": 4, "attention_weight": 2}, MethodError, r"outside \[0, 1\]"),
