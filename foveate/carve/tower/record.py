@@ -93,8 +93,8 @@ def tower_layers(anatomy: Anatomy) -> tuple[nn.Module, nn.ModuleList, Tower]:
     if row is None or tower is None or found is None:
         raise UnsupportedModelError(
             f"{anatomy.family.title} ({type(anatomy.base).__name__}) has a vision tower whose "
-            "tokens cannot be told apart from outside; use a method that acts in the language model "
-            "(`foveate methods`)."
+            "tokens cannot be told apart from outside; use a method that acts in the language "
+            "model (`foveate methods`)."
         )
     return tower, found, row
 
