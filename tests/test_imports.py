@@ -57,8 +57,9 @@ RULES: dict[str, str] = {
     "vist/latents": "text_image vist/config",
     "vist/fusion": "core models vist/config vist/latents",
     "vist/parts": "core text_image vist/config vist/latents vist/fusion",
+    "vist/fixation": "models vist/latents vist/fusion",
     "vist/run": "assets core text_image models vist/config vist/checkpoint vist/encoder "
-    "vist/latents vist/fusion vist/parts",
+    "vist/latents vist/fusion vist/parts vist/fixation",
     "vist/train": "assets jsonl_file text_image draw models vist/config vist/checkpoint "
     "vist/encoder vist/latents vist/fusion vist/parts vist/run",
     "vist/cepe": "core text_image models vist/config vist/checkpoint vist/latents vist/fusion "
