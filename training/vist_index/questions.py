@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.vist_index.wordnet import WordNet
+from foveate.tasks.wordnet import WordNet
 
 __all__ = ["Entry", "STOP_WORDS", "as_question", "main"]
 

@@ -1,0 +1,296 @@
+"""Train the embedded Vist's index on pictures of segments and questions about them.
+
+    python -m training.vist_index.train --data questions.jsonl --cache cache.safetensors \\
+        --mask frequency --out index.safetensors
+
+Loss: InfoNCE of each picture with its own text, half of whose tokens are masked (PVE; see
+foveate.vist.train.pve), of each question with the picture it asks for, and with that segment's own
+words. Negatives are the other segments of the batch, most of them of the same document. Documents
+beyond `--pictured` have no pictures and train the words' side only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from foveate.assets import text_encoder_path
+from foveate.models.smollm2 import smollm2_path
+from foveate.models.token_offsets import tokenise
+from foveate.text_image.render import Renderer
+from foveate.vist.encoder.text_encoder import load_text_encoder
+from foveate.vist.fixation.index import patches_of_segments
+from foveate.vist.fixation.segments import segment_starts
+from foveate.vist.index_file import save_index
+from foveate.vist.latents.index_head import IndexConfig, IndexHead
+from foveate.vist.parts import weights_hash
+from foveate.vist.train.pve import PveConfig, choose_mask, info_nce
+
+__all__ = ["Cache", "Pairs", "main", "make_cache", "train"]
+
+PAGES_AT_A_TIME = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Flat rows of many groups: group i is rows start[i] to start[i + 1]."""
+
+    rows: Tensor
+    start: Tensor
+
+    def of(self, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of some groups, and the place in `groups` that each belongs to."""
+        sizes = self.start[groups + 1] - self.start[groups]
+        own = torch.repeat_interleave(torch.arange(len(groups)), sizes)
+        first = torch.repeat_interleave(self.start[groups] - sizes.cumsum(0) + sizes, sizes)
+        return self.rows[first + torch.arange(len(own))], own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """Everything that training reads, in flat tensors.
+
+    Attributes:
+        features: patches of segments, float16; segments of documents without pictures have none.
+        words, questions: token ids of segments and of questions.
+        target: int64 [Q], the segment that each question asks for.
+        documents: int64 [D + 1], first segment of each document.
+        asked: int64 [D + 1], first question of each.
+        pictured: documents with pictures come first; so many.
+    """
+
+    features: Pairs
+    words: Pairs
+    questions: Pairs
+    target: Tensor
+    documents: Tensor
+    asked: Tensor
+    pictured: int
+
+
+def make_cache(data: Path, file: Path, pictured: int, say: Callable[[str], None] = print) -> None:
+    """Draw and encode the first documents, tokenise all."""
+    encoder = load_text_encoder(text_encoder_path())
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_path())
+    renderer = Renderer(encoder.style)
+    flat: dict[str, list[Tensor]] = {"features": [], "words": [], "questions": []}
+    sizes: dict[str, list[int]] = {"features": [], "words": [], "questions": []}
+    target: list[int] = []
+    documents, asked = [0], [0]
+    began = time.monotonic()
+    for number, line in enumerate(data.open(encoding="utf-8")):
+        row = json.loads(line)
+        ids, offsets = tokenise(tokenizer, row["text"])
+        starts = segment_starts(row["text"], offsets)
+        stops = np.append(starts, len(ids))[1:]
+        if number < pictured:
+            strips = renderer.render(row["text"])
+            patch, segment = patches_of_segments(strips, offsets, starts)
+            seen = torch.cat([
+                _encoded(encoder, strips.pixels[i : i + PAGES_AT_A_TIME],
+                         strips.patch_mask[i : i + PAGES_AT_A_TIME])
+                for i in range(0, len(strips), PAGES_AT_A_TIME)
+            ])  # fmt: skip
+            flat["features"].append(seen[torch.from_numpy(patch)])
+            sizes["features"] += np.bincount(segment, minlength=len(starts)).tolist()
+        else:
+            sizes["features"] += [0] * len(starts)
+        flat["words"].append(torch.from_numpy(ids))
+        sizes["words"] += (stops - starts).tolist()
+        asks = [q for q in row["questions"] if q["stop"] > q["start"]]
+        for said, q in zip(
+            tokenizer([q["question"] for q in asks])["input_ids"], asks, strict=True
+        ):
+            middle = q["start"] + min(q["stop"] - q["start"], 80) // 2
+            token = max(0, int(np.searchsorted(offsets[:, 0], middle, side="right")) - 1)
+            target.append(documents[-1] + int(np.searchsorted(starts, token, side="right")) - 1)
+            flat["questions"].append(torch.tensor(said))
+            sizes["questions"].append(len(said))
+        documents.append(documents[-1] + len(starts))
+        asked.append(len(target))
+        if number % 100 == 99:
+            say(f"{number + 1} documents, {time.monotonic() - began:.0f} s")
+    tensors = {name: torch.cat(parts) for name, parts in flat.items()}
+    tensors |= {
+        f"{name}.start": torch.tensor([0, *counts]).cumsum(0) for name, counts in sizes.items()
+    }
+    tensors |= {
+        "target": torch.tensor(target),
+        "documents": torch.tensor(documents),
+        "asked": torch.tensor(asked),
+        "pictured": torch.tensor(min(pictured, len(documents) - 1)),
+    }
+    save_file(tensors, str(file))
+
+
+@torch.no_grad()
+def _encoded(encoder: Any, pixels: Any, mask: Any) -> Tensor:
+    """Features of pages, [P * L, width] half."""
+    with torch.autocast("cpu", torch.bfloat16):
+        found: Tensor = encoder(torch.from_numpy(pixels), torch.from_numpy(mask))
+    return found.flatten(0, 1).half()
+
+
+def load_cache(file: Path) -> Cache:
+    """What `make_cache` wrote."""
+    held = load_file(str(file))
+    names = ("features", "words", "questions")
+    return Cache(
+        **{name: Pairs(rows=held[name], start=held[f"{name}.start"]) for name in names},
+        target=held["target"],
+        documents=held["documents"],
+        asked=held["asked"],
+        pictured=int(held["pictured"]),
+    )
+
+
+def train(
+    head: IndexHead,
+    cache: Cache,
+    table: Tensor,
+    pve: PveConfig,
+    *,
+    words_steps: int,
+    steps: int,
+    lr: float = 2e-3,
+    batch_segments: int = 320,
+    batch_questions: int = 320,
+    seed: int = 0,
+    check: Callable[[int], str] = lambda step: "",
+    say: Callable[[str], None] = print,
+) -> None:
+    """Train in place: first the words' side alone on all documents, then both on pictured ones.
+
+    Args:
+        head: on the CPU.
+        cache: see there.
+        table: the language model's input embeddings [V, D'].
+        pve: mask and temperature.
+        words_steps, steps: of the two parts.
+        check: called every 100 steps; its text is logged.
+    """
+    lot = torch.Generator().manual_seed(seed)
+    importance = _importance(cache.words, len(table))
+    decay = [p for p in head.parameters() if p.ndim > 1]
+    plain = [p for p in head.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}],
+        lr=lr, betas=(0.9, 0.98),
+    )  # fmt: skip
+    num_documents = len(cache.documents) - 1
+    means: dict[str, float] = {}
+    began = time.process_time()
+    for step in range(words_steps + steps):
+        both = step >= words_steps
+        part, length = (step - words_steps, steps) if both else (step, words_steps)
+        rate = min(1.0, (part + 1) / 20) * 0.5 * (1 + math.cos(math.pi * part / length))
+        for group in optimizer.param_groups:
+            group["lr"] = lr * max(rate, 0.02)
+        order = torch.randperm(cache.pictured if both else num_documents, generator=lot)
+        segments, questions = _drawn(cache, order, batch_segments, batch_questions, lot)
+        place = torch.full((len(cache.words.start) - 1,), -1)
+        place[segments] = torch.arange(len(segments))
+        own = place[cache.target[questions]]
+        ids, text = cache.questions.of(questions)
+        asked = head.of_words(table[ids], text, len(questions))
+        ids, text = cache.words.of(segments)
+        losses = {}
+        whole = head.of_words(table[ids], text, len(segments))
+        losses["question-words"] = F.cross_entropy(asked @ whole.T / pve.temperature, own)
+        if both:
+            features, segment = cache.features.of(segments)
+            seen = head.of_pictures(features.float(), segment, len(segments))
+            losses["question-picture"] = F.cross_entropy(asked @ seen.T / pve.temperature, own)
+            kept = ~torch.cat([
+                choose_mask(importance[row], pve, lot) for row in ids.split(text.bincount().tolist())
+            ])  # fmt: skip
+            shown = head.of_words(table[ids[kept]], text[kept], len(segments))
+            losses["pve"] = info_nce(seen, shown, pve.temperature, symmetric=pve.symmetric)
+        total = torch.stack(list(losses.values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimizer.step()
+        for name, loss in losses.items():
+            means[name] = means.get(name, float(loss)) * 0.95 + 0.05 * float(loss)
+        if step % 50 == 49 or step + 1 == words_steps + steps:
+            shown_losses = ", ".join(f"{k} {v:.3f}" for k, v in means.items())
+            noted = check(step + 1) if step % 100 == 99 or both and part + 1 == length else ""
+            say(f"step {step + 1}: {shown_losses}; {time.process_time() - began:.0f} s {noted}")
+
+
+def _drawn(
+    cache: Cache, order: Tensor, most: int, most_questions: int, lot: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Segments of whole documents in that order, and questions about them."""
+    segments, questions, count = [], [], 0
+    for document in order.tolist():
+        first, stop = cache.documents[document : document + 2].tolist()
+        if count + stop - first > most and segments:
+            break
+        segments.append(torch.arange(first, stop)[:most])
+        count += len(segments[-1])
+        asked = torch.arange(*cache.asked[document : document + 2].tolist())
+        questions.append(asked[cache.target[asked] < first + most])
+    asked = torch.cat(questions)
+    return torch.cat(segments), asked[torch.randperm(len(asked), generator=lot)[:most_questions]]
+
+
+def _importance(words: Pairs, vocabulary: int) -> Tensor:
+    """s_w = log(|S| / (1 + count(w))), counted in segments, [V]."""
+    num = len(words.start) - 1
+    segment = torch.repeat_interleave(torch.arange(num), words.start.diff())
+    once = torch.unique(segment * vocabulary + words.rows) % vocabulary
+    return torch.log(num / (1 + torch.bincount(once, minlength=vocabulary).float()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--pictured", type=int, default=900, help="documents with pictures")
+    parser.add_argument("--mask", default="frequency", choices=("frequency", "random", "none"))
+    parser.add_argument("--temperature", type=float, default=0.05)
+    parser.add_argument("--words-steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if not options.cache.exists():
+        make_cache(options.data, options.cache, options.pictured)
+    if options.out is None:
+        return
+    cache = load_cache(options.cache)
+    model = AutoModelForCausalLM.from_pretrained(smollm2_path(), dtype=torch.float32)
+    table = model.get_input_embeddings().weight.detach()
+    torch.manual_seed(options.seed)
+    head = IndexHead(
+        IndexConfig(input_width=cache.features.rows.shape[1], embedding_width=table.shape[1])
+    )
+    pve = PveConfig(mask=options.mask, temperature=options.temperature, symmetric=True)
+    train(head, cache, table, pve, words_steps=options.words_steps, steps=options.steps,
+          seed=options.seed)  # fmt: skip
+    save_index(
+        head,
+        options.out,
+        encoder=weights_hash(load_text_encoder(text_encoder_path())),
+        base=weights_hash(model),
+    )
+
+
+if __name__ == "__main__":
+    main()
