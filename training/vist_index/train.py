@@ -34,7 +34,7 @@ from foveate.text_image.render import Renderer
 from foveate.vist.encoder.text_encoder import load_text_encoder
 from foveate.vist.fixation.index import patches_of_segments
 from foveate.vist.fixation.segments import segment_starts
-from foveate.vist.index_file import save_index
+from foveate.vist.index_file import load_index, save_index
 from foveate.vist.latents.index_head import IndexConfig, IndexHead
 from foveate.vist.parts import weights_hash
 from foveate.vist.train.pve import PveConfig, choose_mask, info_nce
@@ -166,8 +166,8 @@ def train(
     words_steps: int,
     steps: int,
     lr: float = 2e-3,
-    batch_segments: int = 320,
-    batch_questions: int = 320,
+    batch_segments: int = 256,
+    batch_questions: int = 256,
     seed: int = 0,
     check: Callable[[int], str] = lambda step: "",
     say: Callable[[str], None] = print,
@@ -184,12 +184,20 @@ def train(
     """
     lot = torch.Generator().manual_seed(seed)
     importance = _importance(cache.words, len(table))
-    decay = [p for p in head.parameters() if p.ndim > 1]
-    plain = [p for p in head.parameters() if p.ndim <= 1]
+    # Pictures have farther to go, from spelling to meaning, and in fewer steps.
     optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}],
-        lr=lr, betas=(0.9, 0.98),
-    )  # fmt: skip
+        [
+            {
+                "params": [p for p in pool.parameters() if (p.ndim > 1) == decays],
+                "weight_decay": 0.02 * decays,
+                "factor": factor,
+            }
+            for pool, factor in ((head.words, 1.0), (head.pictures, 2.0))
+            for decays in (True, False)
+        ],
+        lr=lr,
+        betas=(0.9, 0.98),
+    )
     num_documents = len(cache.documents) - 1
     means: dict[str, float] = {}
     began = time.process_time()
@@ -198,38 +206,53 @@ def train(
         part, length = (step - words_steps, steps) if both else (step, words_steps)
         rate = min(1.0, (part + 1) / 20) * 0.5 * (1 + math.cos(math.pi * part / length))
         for group in optimizer.param_groups:
-            group["lr"] = lr * max(rate, 0.02)
+            group["lr"] = (group["factor"] * lr) * max(rate, 0.02)
         order = torch.randperm(cache.pictured if both else num_documents, generator=lot)
         segments, questions = _drawn(cache, order, batch_segments, batch_questions, lot)
         place = torch.full((len(cache.words.start) - 1,), -1)
         place[segments] = torch.arange(len(segments))
         own = place[cache.target[questions]]
-        ids, text = cache.questions.of(questions)
-        asked = head.of_words(table[ids], text, len(questions))
+        asked_ids, asked_text = cache.questions.of(questions)
         ids, text = cache.words.of(segments)
+        groups = [(asked_ids, asked_text, len(questions)), (ids, text, len(segments))]
+        if both:
+            rows = importance[ids].split(torch.bincount(text).tolist())
+            kept = ~torch.cat([choose_mask(row, pve, lot) for row in rows])
+            groups.append((ids[kept], text[kept], len(segments)))
         losses = {}
-        whole = head.of_words(table[ids], text, len(segments))
+        with torch.autocast("cpu", torch.bfloat16):
+            asked, whole, *masked = _words(head, table, groups)
         losses["question-words"] = F.cross_entropy(asked @ whole.T / pve.temperature, own)
         if both:
             features, segment = cache.features.of(segments)
-            seen = head.of_pictures(features.float(), segment, len(segments))
+            with torch.autocast("cpu", torch.bfloat16):
+                seen = head.of_pictures(features.float(), segment, len(segments))
             losses["question-picture"] = F.cross_entropy(asked @ seen.T / pve.temperature, own)
-            kept = ~torch.cat([
-                choose_mask(importance[row], pve, lot) for row in ids.split(text.bincount().tolist())
-            ])  # fmt: skip
-            shown = head.of_words(table[ids[kept]], text[kept], len(segments))
-            losses["pve"] = info_nce(seen, shown, pve.temperature, symmetric=pve.symmetric)
+            losses["pve"] = info_nce(seen, masked[0], pve.temperature, symmetric=pve.symmetric)
         total = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         optimizer.step()
         for name, loss in losses.items():
-            means[name] = means.get(name, float(loss)) * 0.95 + 0.05 * float(loss)
+            means[name] = means.get(name, loss.item()) * 0.95 + 0.05 * loss.item()
         if step % 50 == 49 or step + 1 == words_steps + steps:
             shown_losses = ", ".join(f"{k} {v:.3f}" for k, v in means.items())
-            noted = check(step + 1) if step % 100 == 99 or both and part + 1 == length else ""
+            noted = check(step + 1) if step % 100 == 99 or (both and part + 1 == length) else ""
             say(f"step {step + 1}: {shown_losses}; {time.process_time() - began:.0f} s {noted}")
+
+
+def _words(
+    head: IndexHead, table: Tensor, groups: list[tuple[Tensor, Tensor, int]]
+) -> list[Tensor]:
+    """Entries of several lists of texts (token ids, whose each is, how many) in one pass."""
+    ids, take = torch.unique(torch.cat([group[0] for group in groups]), return_inverse=True)
+    first, texts = 0, []
+    for _, text, count in groups:
+        texts.append(text + first)
+        first += count
+    entries = head.of_words(table[ids], torch.cat(texts), first, take)
+    return list(entries.split([group[2] for group in groups]))
 
 
 def _drawn(
@@ -267,6 +290,7 @@ def main() -> None:
     parser.add_argument("--words-steps", type=int, default=300)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="a head to go on with (--words-steps 0)")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -281,6 +305,8 @@ def main() -> None:
     head = IndexHead(
         IndexConfig(input_width=cache.features.rows.shape[1], embedding_width=table.shape[1])
     )
+    if options.start is not None:
+        head.load_state_dict(load_index(options.start).state_dict())
     pve = PveConfig(mask=options.mask, temperature=options.temperature, symmetric=True)
     train(head, cache, table, pve, words_steps=options.words_steps, steps=options.steps,
           seed=options.seed)  # fmt: skip

@@ -23,8 +23,9 @@ class IndexConfig:
     Args:
         input_width: of the encoder's features.
         embedding_width: of the language model's input embeddings.
-        inner: hidden width of both pools.
-        heads: of their attention; divides inner.
+        picture_inner: hidden width of the pictures' pool, where spelling becomes meaning.
+        inner: of the words' pool.
+        heads: of their attention; divides both.
         width: E of an entry.
 
     Raises:
@@ -33,6 +34,7 @@ class IndexConfig:
 
     input_width: int
     embedding_width: int
+    picture_inner: int = 768
     inner: int = 384
     heads: int = 8
     width: int = 256
@@ -45,10 +47,12 @@ class IndexConfig:
                     f"IndexConfig got {name}={repr(value)[:40]}; use a whole number from 1 to "
                     f"{MOST_WIDTH:,}."
                 )
-        if self.inner % self.heads:
-            raise ConfigError(
-                f"IndexConfig got inner={self.inner} for heads={self.heads}; use a multiple."
-            )
+        for name in ("picture_inner", "inner"):
+            if getattr(self, name) % self.heads:
+                raise ConfigError(
+                    f"IndexConfig got {name}={getattr(self, name)} for heads={self.heads}; use a "
+                    "multiple."
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-ready."""
@@ -74,27 +78,34 @@ class AttentionPool(nn.Module):
         # No bias: a group's vector is a mean of its rows' vectors up to length.
         self.out = nn.Linear(inner, width, bias=False)
 
-    def forward(self, rows: Tensor, group: Tensor, num_groups: int) -> Tensor:
+    def forward(
+        self, rows: Tensor, group: Tensor, num_groups: int, take: Tensor | None = None
+    ) -> Tensor:
         """Pool rows by group.
 
         Args:
-            rows: [N, input_width] float.
+            rows: [N, input_width] float; with `take`, [U, input_width].
             group: int64 [N], in [0, num_groups), in any order.
             num_groups: S.
+            take: int64 [N]: member n is row take[n]. Rows that occur often are mapped once.
 
         Returns:
             [S, width] of unit length; zero for a group without rows.
         """
-        hidden = F.gelu(self.up(self.norm(rows.to(self.up.weight.dtype))))  # [N, inner]
-        logits = self.query(hidden).float()  # [N, H]
+        hidden = F.gelu(self.up(self.norm(rows.to(self.up.weight.dtype))))  # [U, inner]
+        logits = self.query(hidden).float()  # [U, H]
+        if take is not None:
+            hidden, logits = hidden[take], logits[take]
         index = group.unsqueeze(1).expand_as(logits)
         most = logits.new_full((num_groups, self.heads), float("-inf"))
         most = most.scatter_reduce(0, index, logits.detach(), "amax")
         weight = (logits - most[group]).exp()
         total = weight.new_zeros(num_groups, self.heads).index_add(0, group, weight)
-        weight = (weight / total[group]).to(hidden.dtype).unsqueeze(2)  # [N, H, 1]
-        shared = (hidden.unflatten(1, (self.heads, -1)) * weight).flatten(1)
-        pooled = hidden.new_zeros(num_groups, hidden.shape[1]).index_add(0, group, shared)
+        weight = (weight / total[group]).unsqueeze(2)  # [N, H, 1]
+        # Sums in float32: a group may have hundreds of rows.
+        shared = (hidden.float().unflatten(1, (self.heads, -1)) * weight).flatten(1)
+        pooled = shared.new_zeros(num_groups, shared.shape[1]).index_add(0, group, shared)
+        pooled = pooled.to(self.out.weight.dtype)
         return F.normalize(self.out(pooled).float(), dim=-1)
 
 
@@ -112,9 +123,12 @@ class IndexHead(nn.Module):
     def __init__(self, config: IndexConfig) -> None:
         super().__init__()
         self.config = config
-        sizes = (config.inner, config.heads, config.width)
-        self.pictures = AttentionPool(config.input_width, *sizes)
-        self.words = AttentionPool(config.embedding_width, *sizes)
+        self.pictures = AttentionPool(
+            config.input_width, config.picture_inner, config.heads, config.width
+        )
+        self.words = AttentionPool(
+            config.embedding_width, config.inner, config.heads, config.width
+        )
 
     def of_pictures(self, features: Tensor, segment: Tensor, num_segments: int) -> Tensor:
         """Entries [S, E] of segments.
@@ -127,13 +141,16 @@ class IndexHead(nn.Module):
         entries: Tensor = self.pictures(features, segment, num_segments)
         return entries
 
-    def of_words(self, embeddings: Tensor, text: Tensor, num_texts: int) -> Tensor:
+    def of_words(
+        self, embeddings: Tensor, text: Tensor, num_texts: int, take: Tensor | None = None
+    ) -> Tensor:
         """Entries [Q, E] of questions (or any texts).
 
         Args:
             embeddings: [T, embedding_width], input embeddings of all their tokens.
             text: int64 [T], whose each is.
             num_texts: Q.
+            take: int64 [T], where embeddings are of different tokens only; see AttentionPool.
         """
-        entries: Tensor = self.words(embeddings, text, num_texts)
+        entries: Tensor = self.words(embeddings, text, num_texts, take)
         return entries
