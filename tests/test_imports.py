@@ -57,6 +57,7 @@ RULES: dict[str, str] = {
     "vist/latents": "text_image vist/config",
     "vist/fusion": "core models vist/config vist/latents",
     "vist/parts": "core text_image vist/config vist/latents vist/fusion",
+    "vist/index_file": "core vist/latents",
     "vist/run": "assets core text_image models vist/config vist/checkpoint vist/encoder "
     "vist/latents vist/fusion vist/parts",
     "vist/train": "assets jsonl_file text_image draw models vist/config vist/checkpoint "

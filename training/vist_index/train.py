@@ -300,10 +300,15 @@ def main() -> None:
         return
     cache = load_cache(options.cache)
     model = AutoModelForCausalLM.from_pretrained(smollm2_path(), dtype=torch.float32)
-    table = model.get_input_embeddings().weight.detach()
+    table, base = model.get_input_embeddings().weight.detach().clone(), weights_hash(model)
+    del model
     torch.manual_seed(options.seed)
     head = IndexHead(
-        IndexConfig(input_width=cache.features.rows.shape[1], embedding_width=table.shape[1])
+        IndexConfig(
+            input_width=cache.features.rows.shape[1],
+            embedding_width=table.shape[1],
+            temperature=options.temperature,
+        )
     )
     if options.start is not None:
         head.load_state_dict(load_index(options.start).state_dict())
@@ -314,7 +319,7 @@ def main() -> None:
         head,
         options.out,
         encoder=weights_hash(load_text_encoder(text_encoder_path())),
-        base=weights_hash(model),
+        base=base,
     )
 
 

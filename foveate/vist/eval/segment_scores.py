@@ -14,6 +14,7 @@ from torch import Tensor
 
 from foveate.models.token_offsets import tokenise
 from foveate.text_image.render import Renderer
+from foveate.vist.fixation.choose import join_scores
 from foveate.vist.fixation.index import patches_of_segments
 from foveate.vist.fixation.lexical import Bm25
 from foveate.vist.fixation.segments import segment_starts
@@ -30,7 +31,7 @@ SCORERS = {
     "through it, standardised over the document's segments and questions (needs the text)",
     "index-words": "the head's words' side on both the question and the segment (needs the text)",
     "index": "CLS of the segment's picture against the question's words",
-    "bm25+index": "sum of both, standardised over segments (needs the text)",
+    "bm25+index": "both as fixation joins them (needs the text)",
 }
 ROWS_AT_A_TIME = 16
 PAGES_AT_A_TIME = 16
@@ -148,7 +149,11 @@ class Scorers:
                 made[n] if n in made else np.asarray(ways[n](), dtype=np.float64)
                 for n in ("bm25", "index")
             )
-            made["bm25+index"] = _standard_rows(lexical) + _standard_rows(index)
+            likely = torch.from_numpy(index / self.heads[""].config.temperature).softmax(dim=1)
+            made["bm25+index"] = np.stack([
+                join_scores({"words": words, "index": meant})
+                for words, meant in zip(lexical, likely.numpy(), strict=True)
+            ])  # fmt: skip
         return {name: made[name] for name in names}
 
     def _bm25(self, document: SegmentedText, questions: Sequence[str]) -> NDArray[np.float64]:
@@ -235,8 +240,3 @@ def standard(rows: Tensor) -> Tensor:
     """Each column with mean 0 and deviation 1 over the rows; one row alone is only centred."""
     spread = rows.std(dim=0, unbiased=False) if len(rows) > 1 else torch.ones(rows.shape[1])
     return (rows - rows.mean(dim=0)) / spread.clamp_min(1e-6)
-
-
-def _standard_rows(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    spread = scores.std(axis=1, keepdims=True)
-    return (scores - scores.mean(axis=1, keepdims=True)) / np.maximum(spread, 1e-9)

@@ -16,7 +16,10 @@ __all__ = ["index_scores", "patches_of_segments"]
 
 
 def index_scores(memory: Memory, head: IndexHead, question: Tensor) -> Tensor:
-    """How well each segment's picture fits a question: cosines, [S] float32.
+    """How likely a question means each segment, going by its picture: [S] float32, sum 1.
+
+    The softmax over the document's segments that InfoNCE trained, cosines over the temperature; a
+    segment whose picture shows nothing gets 0.
 
     Args:
         memory: with an index, which `Vist.read` makes where the Vist has an IndexHead.
@@ -45,7 +48,10 @@ def index_scores(memory: Memory, head: IndexHead, question: Tensor) -> Tensor:
     with torch.no_grad():
         own = torch.zeros(len(question), dtype=torch.int64, device=question.device)
         asked = head.of_words(question, own, 1)
-        return memory.index.float() @ asked[0].to(memory.index.device)
+        entries = memory.index.float()
+        logits = entries @ asked[0].to(entries.device) / head.config.temperature
+        blank = (entries == 0).all(dim=1)
+        return logits.masked_fill(blank, float("-inf")).softmax(dim=0).nan_to_num(0.0)
 
 
 def patches_of_segments(

@@ -27,9 +27,10 @@ class IndexConfig:
         inner: of the words' pool.
         heads: of their attention; divides both.
         width: E of an entry.
+        temperature: of the InfoNCE it was trained with, by which cosines become likelihoods.
 
     Raises:
-        ConfigError: a size is impossible.
+        ConfigError: a value is impossible.
     """
 
     input_width: int
@@ -38,15 +39,22 @@ class IndexConfig:
     inner: int = 384
     heads: int = 8
     width: int = 256
+    temperature: float = 0.05
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        sizes = {name: value for name, value in vars(self).items() if name != "temperature"}
+        for name, value in sizes.items():
             is_count = isinstance(value, int) and not isinstance(value, bool)
             if not is_count or not 1 <= value <= MOST_WIDTH:
                 raise ConfigError(
                     f"IndexConfig got {name}={repr(value)[:40]}; use a whole number from 1 to "
                     f"{MOST_WIDTH:,}."
                 )
+        if not isinstance(self.temperature, (int, float)) or not 0 < self.temperature <= 1:
+            raise ConfigError(
+                f"IndexConfig got temperature={repr(self.temperature)[:40]}; use a number above 0 "
+                "and at most 1."
+            )
         for name in ("picture_inner", "inner"):
             if getattr(self, name) % self.heads:
                 raise ConfigError(
@@ -126,9 +134,7 @@ class IndexHead(nn.Module):
         self.pictures = AttentionPool(
             config.input_width, config.picture_inner, config.heads, config.width
         )
-        self.words = AttentionPool(
-            config.embedding_width, config.inner, config.heads, config.width
-        )
+        self.words = AttentionPool(config.embedding_width, config.inner, config.heads, config.width)
 
     def of_pictures(self, features: Tensor, segment: Tensor, num_segments: int) -> Tensor:
         """Entries [S, E] of segments.
