@@ -67,7 +67,7 @@ def load_index(path: str | Path, *, encoder: str = "", base: str = "") -> IndexH
                 raise ValueError("it says too much of itself")
             about = json.loads(told)
             config = IndexConfig(**about["config"])
-            names = sorted(file.keys())  # noqa: SIM118
+            names = sorted(file.keys())
             weights = unpack({name: file.get_tensor(name) for name in names})
         # Shapes before memory: a config may claim what its file does not hold.
         with torch.device("meta"):

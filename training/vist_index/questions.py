@@ -22,20 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from foveate.tasks.wordnet import WordNet
+from foveate.vist.fixation.lexical import STOP_WORDS
 
-__all__ = ["Entry", "STOP_WORDS", "as_question", "main"]
+__all__ = ["Entry", "as_question", "main"]
 
 Entry = tuple[str, str]  # a term and what it is; "" for prose
 
-STOP_WORDS = frozenset(
-    "a about above after again all also am an and any are as at be because been before being "
-    "below between both but by can could did do does doing down during each few for from further "
-    "had has have having he her here hers him his how i if in into is it its just me more most my "
-    "no nor not now of off on once only or other our out over own same she should so some such "
-    "than that the their them then there these they this those through to too under until up upon "
-    "very was we were what when where which while who whom whose why will with would you your may "
-    "might must shall one two many much used use".split()
-)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[\"'(]?[A-Z0-9])")
 _GRAM = 12
 _ASKS = ("What is {}?", "What is a {}?", "{}", "What does {} mean?", "Define {}.", "{}?",
