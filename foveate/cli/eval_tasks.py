@@ -180,7 +180,7 @@ def retrieval(
                 f"--index {text!r} is not NAME=FILE, e.g. --index random=r.safetensors."
             )
         heads[name] = load_index(
-            file, encoder=vist.identity(vist.encoder), base=vist.identity(vist.model)
+            file, encoder=vist.about.encoder.sha256, base=vist.about.base.sha256
         )
     sets = retrieval_sets(
         found,
