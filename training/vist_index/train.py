@@ -15,7 +15,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class Cache:
         target: int64 [Q], the segment that each question asks for.
         documents: int64 [D + 1], first segment of each document.
         asked: int64 [D + 1], first question of each.
-        pictured: documents with pictures come first; so many.
+        pictured: int64, the documents that have pictures.
     """
 
     features: Pairs
@@ -78,7 +78,7 @@ class Cache:
     target: Tensor
     documents: Tensor
     asked: Tensor
-    pictured: int
+    pictured: Tensor
 
 
 def make_cache(data: Path, file: Path, pictured: int, say: Callable[[str], None] = print) -> None:
@@ -131,7 +131,7 @@ def make_cache(data: Path, file: Path, pictured: int, say: Callable[[str], None]
         "target": torch.tensor(target),
         "documents": torch.tensor(documents),
         "asked": torch.tensor(asked),
-        "pictured": torch.tensor(min(pictured, len(documents) - 1)),
+        "pictured": torch.arange(min(pictured, len(documents) - 1)),
     }
     save_file(tensors, str(file))
 
@@ -144,17 +144,30 @@ def _encoded(encoder: Any, pixels: Any, mask: Any) -> Tensor:
     return found.flatten(0, 1).half()
 
 
-def load_cache(file: Path) -> Cache:
-    """What `make_cache` wrote."""
-    held = load_file(str(file))
-    names = ("features", "words", "questions")
+def load_caches(files: Sequence[Path]) -> Cache:
+    """What `make_cache` wrote, one after the other."""
+    held = [load_file(str(file)) for file in files]
+    pairs = {
+        name: Pairs(
+            rows=torch.cat([one[name] for one in held]),
+            start=_joined([one[f"{name}.start"] for one in held]),
+        )
+        for name in ("features", "words", "questions")
+    }
+    segments = np.cumsum([0, *(int(one["documents"][-1]) for one in held)]).tolist()
+    documents = np.cumsum([0, *(len(one["documents"]) - 1 for one in held)]).tolist()
     return Cache(
-        **{name: Pairs(rows=held[name], start=held[f"{name}.start"]) for name in names},
-        target=held["target"],
-        documents=held["documents"],
-        asked=held["asked"],
-        pictured=int(held["pictured"]),
+        **pairs,
+        target=torch.cat([one["target"] + s for one, s in zip(held, segments, strict=False)]),
+        documents=_joined([one["documents"] for one in held]),
+        asked=_joined([one["asked"] for one in held]),
+        pictured=torch.cat([one["pictured"] + d for one, d in zip(held, documents, strict=False)]),
     )
+
+
+def _joined(starts: Sequence[Tensor]) -> Tensor:
+    """Borders of lists that follow each other."""
+    return torch.cat([torch.zeros(1, dtype=torch.int64), *(s.diff() for s in starts)]).cumsum(0)
 
 
 def train(
@@ -207,7 +220,8 @@ def train(
         rate = min(1.0, (part + 1) / 20) * 0.5 * (1 + math.cos(math.pi * part / length))
         for group in optimizer.param_groups:
             group["lr"] = (group["factor"] * lr) * max(rate, 0.02)
-        order = torch.randperm(cache.pictured if both else num_documents, generator=lot)
+        order = torch.randperm(len(cache.pictured) if both else num_documents, generator=lot)
+        order = cache.pictured[order] if both else order
         segments, questions = _drawn(cache, order, batch_segments, batch_questions, lot)
         place = torch.full((len(cache.words.start) - 1,), -1)
         place[segments] = torch.arange(len(segments))
@@ -282,8 +296,8 @@ def _importance(words: Pairs, vocabulary: int) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--cache", type=Path, nargs="+", required=True, help="one for each data")
     parser.add_argument("--pictured", type=int, default=900, help="documents with pictures")
     parser.add_argument("--mask", default="frequency", choices=("frequency", "random", "none"))
     parser.add_argument("--temperature", type=float, default=0.05)
@@ -294,11 +308,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if not options.cache.exists():
-        make_cache(options.data, options.cache, options.pictured)
+    for data, file in zip(options.data, options.cache, strict=True):
+        if not file.exists():
+            make_cache(data, file, options.pictured)
     if options.out is None:
         return
-    cache = load_cache(options.cache)
+    cache = load_caches(options.cache)
     model = AutoModelForCausalLM.from_pretrained(smollm2_path(), dtype=torch.float32)
     table, base = model.get_input_embeddings().weight.detach().clone(), weights_hash(model)
     del model

@@ -195,6 +195,7 @@ class Scorers:
         """Mean states at the input of a layer, [R, hidden], each row run by itself."""
         found: list[Tensor] = [torch.empty(0)] * len(rows)
         begin = self.tokenizer.bos_token_id
+        begin = self.model.config.bos_token_id if begin is None else begin
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         for at in range(0, len(order), ROWS_AT_A_TIME):
             part = order[at : at + ROWS_AT_A_TIME]
