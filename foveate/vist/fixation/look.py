@@ -34,9 +34,8 @@ class Fixation:
     Args:
         share: of the memory's tokens, above 0 up to 1: so many entries at most stand for it, raw
             tokens and latents together. 1 reads everything as text.
-        floor: share of the best place's score that another must have, 0 to 1. What merely fills
-            the budget misleads: of 27 recall items a tenth of the entries had 78 % right without a
-            floor, and 100 % with it.
+        floor: share of the best place's score that another must have, 0 to 1.
+            What merely fills the budget misleads.
         skim: of those entries, 0 up to 1: kept for latents. What the places leave goes to latents
             too; latents of the places go, and the others are thinned out evenly where they are too
             many.
