@@ -230,7 +230,7 @@ def train(
         ids, text = cache.words.of(segments)
         groups = [(asked_ids, asked_text, len(questions)), (ids, text, len(segments))]
         if both:
-            rows = importance[ids].split(torch.bincount(text).tolist())
+            rows = torch.split(importance[ids], torch.bincount(text).tolist())
             kept = ~torch.cat([choose_mask(row, pve, lot) for row in rows])
             groups.append((ids[kept], text[kept], len(segments)))
         losses = {}
@@ -266,14 +266,16 @@ def _words(
         texts.append(text + first)
         first += count
     entries = head.of_words(table[ids], torch.cat(texts), first, take)
-    return list(entries.split([group[2] for group in groups]))
+    return list(torch.split(entries, [group[2] for group in groups]))
 
 
 def _drawn(
     cache: Cache, order: Tensor, most: int, most_questions: int, lot: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Segments of whole documents in that order, and questions about them."""
-    segments, questions, count = [], [], 0
+    segments: list[Tensor] = []
+    questions: list[Tensor] = []
+    count = 0
     for document in order.tolist():
         first, stop = cache.documents[document : document + 2].tolist()
         if count + stop - first > most and segments:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -129,8 +130,8 @@ class Scorers:
         ways: dict[str, Callable[[], Any]] = {
             "random": lambda: self._lot.random((len(questions), len(document))),
             "bm25": lambda: self._bm25(document, questions),
-            "embeddings": lambda: self._alike(self._means(asked), self._means(document.rows)),
-            "states": lambda: self._alike(
+            "embeddings": lambda: _alike(self._means(asked), self._means(document.rows)),
+            "states": lambda: _alike(
                 standard(self._states(asked)), standard(self._states(document.rows))
             ),
             "index-words": lambda: (
@@ -140,7 +141,7 @@ class Scorers:
         entries = self._entries(document)
         for name, head in self.heads.items():
             own = f"index-{name}" if name else "index"
-            ways[own] = lambda head=head, name=name: self._words(head, asked) @ entries[name].T
+            ways[own] = partial(_alike, self._words(head, asked), entries[name])
         for name in names:
             if name in ways:
                 made[name] = np.asarray(ways[name](), dtype=np.float64)
@@ -163,9 +164,6 @@ class Scorers:
     def _means(self, rows: Sequence[Sequence[int]]) -> Tensor:
         means = torch.stack([self._table[torch.tensor(row)].mean(dim=0) for row in rows])
         return means - self._table.mean(dim=0)
-
-    def _alike(self, questions: Tensor, segments: Tensor) -> Tensor:
-        return F.normalize(questions, dim=-1) @ F.normalize(segments, dim=-1).T
 
     def _words(self, head: IndexHead, rows: Sequence[Sequence[int]]) -> Tensor:
         ids = torch.tensor([i for row in rows for i in row])
@@ -235,6 +233,11 @@ class Scorers:
 
 class _ReachedError(Exception):
     """The layer that was asked for has its input."""
+
+
+def _alike(questions: Tensor, segments: Tensor) -> Tensor:
+    """Cosines, [Q, S]."""
+    return F.normalize(questions, dim=-1) @ F.normalize(segments, dim=-1).T
 
 
 def standard(rows: Tensor) -> Tensor:

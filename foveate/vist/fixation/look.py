@@ -157,7 +157,8 @@ class Looker:
             found["attention"] = sums.cpu().numpy()
         if memory.index is not None and self._index is not None and ids:
             asked = torch.tensor(ids, device=head.device)
-            meant = self._anatomy.base.get_input_embeddings()(asked).float()
+            base: Any = self._anatomy.base
+            meant = base.get_input_embeddings()(asked).float()
             found["index"] = index_scores(memory, self._index, meant).double().cpu().numpy()
         return found
 
