@@ -186,7 +186,10 @@ def retrieval(
                 f"--index {text!r} is not NAME=FILE, e.g. --index random=r.safetensors."
             )
         heads[name] = load_index(
-            file, encoder=vist.about.encoder.sha256, base=vist.about.base.sha256
+            file,
+            encoder=vist.about.encoder.sha256,
+            base=vist.about.base.sha256,
+            widths=(vist.encoder.width, vist.parts.shape.hidden_size),
         )
     sets = retrieval_sets(
         found,
