@@ -13,7 +13,7 @@ from foveate.tasks.wordnet import WordNet
 from foveate.vist.latents.index_head import IndexConfig, IndexHead
 from foveate.vist.train.pve import PveConfig
 from tests.tasks.test_wordnet import folder
-from training.vist_index.questions import as_question, document, drill
+from training.vist_index.questions import as_question, document
 from training.vist_index.train import Cache, Pairs, train
 
 __all__ = ["folder"]  # a fixture
@@ -41,15 +41,6 @@ def test_questions_stand_where_the_document_says(folder: Path) -> None:
         kinds = {q["kind"]: made["text"][q["start"] : q["stop"]] for q in made["questions"]}
         assert "gives light" in kinds["term"]
         assert all(0 <= q["start"] < q["stop"] <= len(made["text"]) for q in made["questions"])
-
-
-def test_a_drill_asks_for_words_of_one_line() -> None:
-    made = drill([f"word{i}" for i in range(500)], random.Random(0))
-    assert len(made["questions"]) == 60
-    for asked in made["questions"]:
-        line = made["text"][asked["start"] : asked["stop"]]
-        for word in asked["question"].rstrip("?").split():
-            assert word in line
 
 
 # --- the loop, on pictures that are a fixed map of their words ---

@@ -306,7 +306,7 @@ def main() -> None:
     parser.add_argument("--words-steps", type=int, default=300)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", type=Path, help="a head to go on with (--words-steps 0)")
+    parser.add_argument("--start", type=Path, help="a head with the words' side to go on with")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -324,11 +324,12 @@ def main() -> None:
         IndexConfig(
             input_width=cache.features.rows.shape[1],
             embedding_width=table.shape[1],
+            reach=3,
             temperature=options.temperature,
         )
     )
     if options.start is not None:
-        head.load_state_dict(load_index(options.start).state_dict())
+        head.words.load_state_dict(load_index(options.start).words.state_dict())
     pve = PveConfig(mask=options.mask, temperature=options.temperature, symmetric=True)
     train(head, cache, table, pve, words_steps=options.words_steps, steps=options.steps,
           seed=options.seed)  # fmt: skip

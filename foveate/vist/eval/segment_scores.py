@@ -110,6 +110,7 @@ class Scorers:
         self.model, self.tokenizer, self.encoder = model, tokenizer, encoder
         self.heads = dict(heads)
         self.layer = layer
+        self._states_of: dict[str, Tensor] = {}  # documents are asked in several kinds of words
         self._lot = np.random.default_rng(seed)
         self._table = model.get_input_embeddings().weight.detach().float()
 
@@ -132,7 +133,7 @@ class Scorers:
             "bm25": lambda: self._bm25(document, questions),
             "embeddings": lambda: _alike(self._means(asked), self._means(document.rows)),
             "states": lambda: _alike(
-                standard(self._states(asked)), standard(self._states(document.rows))
+                standard(self._states(asked)), standard(self._states_of_segments(document))
             ),
             "index-words": lambda: (
                 self._words(self.heads[""], asked) @ self._words(self.heads[""], document.rows).T
@@ -188,6 +189,11 @@ class Scorers:
         features = torch.cat(pages).flatten(0, 1)[torch.from_numpy(patch)]
         own = torch.from_numpy(segment)
         return {n: h.of_pictures(features, own, len(document)) for n, h in self.heads.items()}
+
+    def _states_of_segments(self, document: SegmentedText) -> Tensor:
+        if document.text not in self._states_of:
+            self._states_of[document.text] = self._states(document.rows)
+        return self._states_of[document.text]
 
     def _states(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Mean states at the input of a layer, [R, hidden], each row run by itself."""
