@@ -324,7 +324,6 @@ def main() -> None:
         IndexConfig(
             input_width=cache.features.rows.shape[1],
             embedding_width=table.shape[1],
-            reach=3,
             temperature=options.temperature,
         )
     )

@@ -11,7 +11,7 @@ __all__ = ["choose_segments", "join_scores", "thin_out", "weighted"]
 
 Scores = NDArray[np.float64]
 
-WEIGHTS = {"words": 1.0, "attention": 0.5, "index": 1.0}
+WEIGHTS = {"words": 1.0, "attention": 0.5, "index": 0.5}
 
 
 def weighted(parts: Mapping[str, Scores]) -> dict[str, Scores]:

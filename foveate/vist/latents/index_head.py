@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
@@ -23,7 +22,6 @@ class IndexConfig:
     Args:
         input_width: of the encoder's features.
         embedding_width: of the language model's input embeddings.
-        reach: patches in a row that are looked at together, odd: a word is wider than a patch.
         picture_inner: hidden width of the pictures' pool, where spelling becomes meaning.
         inner: of the words' pool.
         heads: of their attention; divides both.
@@ -36,7 +34,6 @@ class IndexConfig:
 
     input_width: int
     embedding_width: int
-    reach: int = 1
     picture_inner: int = 768
     inner: int = 384
     heads: int = 8
@@ -52,10 +49,6 @@ class IndexConfig:
                     f"IndexConfig got {name}={repr(value)[:40]}; use a whole number from 1 to "
                     f"{MOST_WIDTH:,}."
                 )
-        if self.reach % 2 == 0:
-            raise ConfigError(
-                f"IndexConfig got reach={self.reach}; use an odd number: the same to both sides."
-            )
         if not isinstance(self.temperature, (int, float)) or not 0 < self.temperature <= 1:
             raise ConfigError(
                 f"IndexConfig got temperature={repr(self.temperature)[:40]}; use a number above 0 "
@@ -138,7 +131,7 @@ class IndexHead(nn.Module):
         super().__init__()
         self.config = config
         self.pictures = AttentionPool(
-            config.reach * config.input_width, config.picture_inner, config.heads, config.width
+            config.input_width, config.picture_inner, config.heads, config.width
         )
         self.words = AttentionPool(config.embedding_width, config.inner, config.heads, config.width)
 
@@ -146,14 +139,11 @@ class IndexHead(nn.Module):
         """Entries [S, E] of segments.
 
         Args:
-            features: [N, input_width], of the patches that show text, each segment's one after the
-                other in reading order.
+            features: [N, input_width], of the patches that show text, any order.
             segment: int64 [N], whose each is.
             num_segments: S.
         """
-        side = self.config.reach // 2
-        around = [features_beside(features, segment, by) for by in range(-side, side + 1)]
-        entries: Tensor = self.pictures(torch.cat(around, dim=1), segment, num_segments)
+        entries: Tensor = self.pictures(features, segment, num_segments)
         return entries
 
     def of_words(
@@ -169,15 +159,3 @@ class IndexHead(nn.Module):
         """
         entries: Tensor = self.words(embeddings, text, num_texts, take)
         return entries
-
-
-def features_beside(features: Tensor, segment: Tensor, by: int) -> Tensor:
-    """The row `by` places on, [N, D]; zero where that is another segment's, or nobody's."""
-    if by == 0:
-        return features
-    count = len(features)
-    place = torch.arange(count, device=features.device) + by
-    inside = (place >= 0) & (place < count)
-    place = place.clamp(0, max(0, count - 1))
-    inside &= segment[place] == segment
-    return features[place] * inside.unsqueeze(1)

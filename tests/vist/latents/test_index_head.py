@@ -8,12 +8,7 @@ import pytest
 import torch
 
 from foveate.errors import ConfigError
-from foveate.vist.latents.index_head import (
-    AttentionPool,
-    IndexConfig,
-    IndexHead,
-    features_beside,
-)
+from foveate.vist.latents.index_head import AttentionPool, IndexConfig, IndexHead
 
 
 @pytest.fixture
@@ -58,7 +53,6 @@ def test_rows_that_occur_often_are_mapped_once(pool: AttentionPool) -> None:
         ({"inner": 10}, "inner=10 for heads=8"),
         ({"picture_inner": True}, "picture_inner=True"),
         ({"temperature": 0.0}, "temperature=0.0"),
-        ({"reach": 2}, "reach=2; use an odd number"),
     ],
 )
 def test_impossible_sizes_are_refused(changes: dict[str, Any], said: str) -> None:
@@ -71,24 +65,3 @@ def test_both_sides_end_in_one_space() -> None:
     own = torch.zeros(2, dtype=torch.int64)
     assert head.of_pictures(torch.randn(2, 4), own, 1).shape == (1, 3)
     assert head.of_words(torch.randn(2, 6), own, 1).shape == (1, 3)
-
-
-def test_neighbours_stay_within_their_segment() -> None:
-    rows, segment = torch.arange(1.0, 6).unsqueeze(1), torch.tensor([0, 0, 0, 2, 2])
-    assert features_beside(rows, segment, 1)[:, 0].tolist() == [2, 3, 0, 5, 0]
-    assert features_beside(rows, segment, -1)[:, 0].tolist() == [0, 1, 2, 0, 4]
-    assert features_beside(rows, segment, 0) is rows
-    assert features_beside(rows[:0], segment[:0], 1).shape == (0, 1)
-
-
-def test_pictures_look_at_patches_in_a_row() -> None:
-    torch.manual_seed(0)
-    sizes = {"input_width": 4, "embedding_width": 6, "inner": 8, "picture_inner": 8, "width": 3}
-    head = IndexHead(IndexConfig(**sizes, reach=3))
-    rows, own = torch.randn(6, 4), torch.tensor([0, 0, 0, 1, 1, 1])
-    beside = torch.cat([features_beside(rows, own, by) for by in (-1, 0, 1)], dim=1)
-    found = head.of_pictures(rows, own, 2)
-    torch.testing.assert_close(found, head.pictures(beside, own, 2))
-    torch.testing.assert_close(found[1], head.of_pictures(rows[3:], own[:3], 1)[0])
-    # The order of patches says something now.
-    assert not torch.allclose(found, head.of_pictures(rows[[0, 2, 1, 3, 5, 4]], own, 2), atol=1e-3)
