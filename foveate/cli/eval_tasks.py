@@ -205,6 +205,7 @@ def retrieval(
     facts |= {
         "data": public_name(str(data)) if data else None,
         "articles": articles,
+        "wordnet": wordnet is not None,
         "passages": passages,
         "controls": sorted(name for name in heads if name),
     }

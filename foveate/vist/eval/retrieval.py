@@ -15,6 +15,7 @@ from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import accuracy, paired_difference
 from foveate.tasks.passages import PlacedDocument, PlacedQuestion
 from foveate.vist.eval.result import Curve, EvalResult, Table, json_ready, shown_percent
+from foveate.vist.eval.retrieval_sets import KINDS
 from foveate.vist.eval.segment_scores import SCORERS, Scorers, SegmentedText
 
 __all__ = ["RetrievalSettings", "evaluate_retrieval", "is_found"]
@@ -109,8 +110,7 @@ def evaluate_retrieval(
                 for name in names
             ]  # fmt: skip
         samples += [
-            {"kind": kind, "id": q.id, "question": q.question,
-             "found": {name: found[name][i] for name in names}}
+            {"kind": kind, "id": q.id, "found": {name: found[name][i] for name in names}}
             for i, q in enumerate(asked)
         ]  # fmt: skip
     return EvalResult(
@@ -120,6 +120,7 @@ def evaluate_retrieval(
             "Recall: whether a segment that holds the answer is among the best 1 %, 5 % ... of the "
             "document's segments (at least one segment). Brackets: 95 % interval, bootstrapped "
             "over clusters (articles; for meanings, words).",
+            *(f"Questions {kind}: {KINDS[kind]}." for kind in kinds if kind in KINDS),
             *(f"{name}: {SCORERS[name]}." for name in names if name in SCORERS),
             *(
                 f"{name}: a head trained the same, of another masking."
