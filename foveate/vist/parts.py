@@ -57,6 +57,7 @@ class VistParts(nn.Module):
         patch_mask: Tensor,
         num_latents: int | None = None,
         glances: Glances | None = None,
+        readings: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Latents, their mask and CLS of pages: [P, N, D], [P, N], [P, D].
 
@@ -65,18 +66,19 @@ class VistParts(nn.Module):
             patch_mask: [P, L] bool, True = holds text.
             num_latents: N, default the trained one; with glances, theirs.
             glances: of these pages, where `is_pointed`.
+            readings: [T, D], input embeddings of the text's tokens as read, where `is_pointed`.
 
         Raises:
-            InputError: a pointed resampler got no glances.
+            InputError: a pointed resampler got no glances or no readings.
         """
         if isinstance(self.resampler, GlanceResampler):
-            if glances is None:
+            if glances is None or readings is None:
                 raise InputError(
-                    "this resampler is pointed at tokens and got no glances; make them with "
-                    "VistParts.glances(strips, offsets)."
+                    "this resampler is pointed at tokens and got no glances or no readings; make "
+                    "them with VistParts.glances(strips, offsets) and Vist.embed(token_ids)."
                 )
-            latents, cls = self.resampler(features, patch_mask, glances)
-            return latents, glances.mask, cls
+            latents = self.resampler.fold(readings, glances.members)
+            return latents, glances.mask, self.resampler.pool(features, patch_mask)
         latents, cls = self.resampler(features, patch_mask, num_latents)
         return latents, self.resampler.latent_mask(patch_mask, num_latents), cls
 

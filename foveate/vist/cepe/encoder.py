@@ -222,6 +222,7 @@ class CepeParts(VistParts):
         patch_mask: Tensor,
         num_latents: int | None = None,
         glances: Glances | None = None,
+        readings: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Latents, their mask and CLS of chunks: [P, N, D], [P, N], [P, D]; no glances."""
         features = features.to(self.encoder.input.weight.dtype)

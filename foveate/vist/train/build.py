@@ -172,9 +172,8 @@ def tiny_recipe(recipe: Recipe, *, steps: int = 2) -> Recipe:
     if isinstance(resampler, GlanceConfig):
         choice = "runs" if resampler.choice == "rare" else resampler.choice
         resampler = dataclasses.replace(
-            resampler, width=TINY_WIDTH, inner=24, layers=min(resampler.layers, 1), heads=2,
-            key_width=min(resampler.key_width, 8), pack_width=16, choice=choice,
-        )  # fmt: skip
+            resampler, width=TINY_WIDTH, inner=24, heads=2, pack_width=16, choice=choice
+        )
     else:
         resampler = dataclasses.replace(
             resampler, width=TINY_WIDTH, layers=1, heads=2, head_dim=12, ff_mult=2
