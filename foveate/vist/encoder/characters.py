@@ -14,7 +14,13 @@ from foveate.errors import InputError
 from foveate.text_image.strips import Strips
 from foveate.vist.encoder.labels import BLANK, OTHER, symbols_of
 
-__all__ = ["Characters", "check_reads", "join_characters", "read_characters"]
+__all__ = [
+    "Characters",
+    "check_reads",
+    "join_characters",
+    "read_characters",
+    "reads_characters",
+]
 
 TOP = 8  # candidates that are kept of each character
 
@@ -47,9 +53,14 @@ class Characters:
         return unknown
 
 
+def reads_characters(encoder: Any) -> bool:
+    """Whether an encoder's features say which characters they show."""
+    return hasattr(encoder, "slot_logits")
+
+
 def check_reads(encoder: Any) -> None:
     """Raise InputError unless an encoder's features say which characters they show."""
-    if not hasattr(encoder, "slot_logits"):
+    if not reads_characters(encoder):
         raise InputError(
             f"{type(encoder).__name__} gives features and reads no characters (it has no "
             "slot_logits), so latents cannot be pointed at tokens it read; use the embedded "

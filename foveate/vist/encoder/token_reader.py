@@ -24,11 +24,13 @@ class ReadTokens:
     """T tokens as read.
 
     Attributes:
+        text: its characters as read.
         ids: int64 [T].
         unreadable: bool [T], tokens with a character that the encoder does not know; their id is
             that of the replacement character.
     """
 
+    text: str
     ids: npt.NDArray[np.int64]
     unreadable: npt.NDArray[np.bool_]
 
@@ -62,12 +64,13 @@ class TokenReader:
             characters: C of them, as read.
             offsets: int64 [T, 2], first character of each token and the one after its last.
         """
-        ids = self._with_same_borders(characters.text, offsets)
+        text = characters.text
+        ids = self._with_same_borders(text, offsets)
         unknown = np.concatenate([[0], np.cumsum(characters.unreadable)])
         unreadable = unknown[offsets[:, 1]] > unknown[offsets[:, 0]]
         ids[unreadable] = self._replacement
         self._spell(ids, characters, offsets)
-        return ReadTokens(ids=ids, unreadable=unreadable)
+        return ReadTokens(text=text, ids=ids, unreadable=unreadable)
 
     def _with_same_borders(
         self, text: str, offsets: npt.NDArray[np.int64]

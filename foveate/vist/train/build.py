@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from foveate.errors import InputError
-from foveate.vist.checkpoint import read_checkpoint, read_weights
+from foveate.vist.checkpoint import read_about, read_weights
 from foveate.vist.config import GlanceConfig
 from foveate.vist.encoder.text_encoder import TextEncoder, TextEncoderConfig, load_text_encoder
 from foveate.vist.run.vist import Vist
@@ -92,7 +92,7 @@ def take_over(parts: nn.Module, folder: str | Path, starts: Sequence[str] = ()) 
     Raises:
         InputError: the folder holds no Vist, or none of its parts fits.
     """
-    read_checkpoint(folder)
+    read_about(folder)  # of any format: weights go by name and shape
     stored = read_weights(folder)
     own = parts.state_dict()
     fits = [

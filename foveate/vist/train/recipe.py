@@ -88,12 +88,6 @@ class Recipe:
                     f"stage {stage.name!r} distils keys and values, which form={fusion.form!r} "
                     "does not share with the LLM; use form='kv_prefix', or tail_kl."
                 )
-            if is_pointed and "read" in stage.objectives:
-                raise ConfigError(
-                    f"stage {stage.name!r} has the objective read, but latents that are pointed at "
-                    "tokens are made of what the frozen encoder reads, with nothing to learn; "
-                    "leave it out."
-                )
             if stage.score_last > self.data.tail:
                 raise ConfigError(
                     f"stage {stage.name!r} got score_last={stage.score_last}, but the tail has "

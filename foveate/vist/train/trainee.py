@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.errors import ConfigError
 from foveate.vist.fusion.fusion import PrefixCache, fit_span
 from foveate.vist.fusion.kv_prefix import EmbeddingPrefix
 from foveate.vist.fusion.prefix import compute_prefix
@@ -42,6 +43,9 @@ class VistTrainee(nn.Module):
         recipe: objectives.
         gather: collects rows of all processes; None for one process.
         rank, num_processes: which of them this is.
+
+    Raises:
+        ConfigError: latents that are made of tokens are to learn reading them.
     """
 
     def __init__(
@@ -61,6 +65,11 @@ class VistTrainee(nn.Module):
         self.heads = nn.ModuleDict()
         if "pve" in used:
             self.heads["pve"] = PveHead(width, hidden)
+        if "read" in used and vist.parts.is_pointed:
+            raise ConfigError(
+                "a stage has the objective read, but latents that are pointed at tokens are made "
+                "of what the frozen encoder reads, with nothing to learn; leave it out."
+            )
         if "read" in used:
             targets = recipe.objectives.targets
             self.heads["read"] = LatentReader(
