@@ -138,7 +138,8 @@ def _accents(rng: random.Random) -> str:
 # Of none of the alphabet's shapes: a reader must say that it does not know them.
 _FOREIGN = (
     "ΓΔΘΛΞΠΣΦΨΩαβγδεζηθλξπστφψω" "БГДЖЗИЙЛПФЦЧШЩЪЫЬЭЮЯбвгджзийклмнптфцчшщъыьэюя" "ˈəɪʊɛɔŋʃʒθ"
-    "∞∑∫√∂∈∪∩⊂∀∃≈≡" "│─┌┐└┘├┤█░" "漢字日本語中文한국어" "אבגדה" "تثجحخ" "ĄąĘęŻżŹźŐőŰűĎďŤťŇňŮů" "✓✗★☞😀"
+    "∞∑∫√∂∈∪∩⊂∀∃≈≡" "│─┌┐└┘├┤█░" "漢字日本語中文한국어" "אבגדה" "تثجحخ"
+    "ĄąĘęŻżŹźŐőŰűĎďŤťŇňŮů" "✓✗★☞😀"
 )  # fmt: skip
 
 
@@ -160,7 +161,20 @@ def _quoted(rng: random.Random) -> str:
     return mark + " ".join(_word(rng) for _ in range(rng.randint(1, 3))) + rng.choice(_QUOTES)
 
 
-_QUOTES = ("'", '"', "''", "``", "`", "\u2018", "\u2019", "\u201c", "\u201d", "\u201e", "'\"", "\u00b4")
+_QUOTES = (
+    "'",
+    '"',
+    "''",
+    "``",
+    "`",
+    "\u2018",
+    "\u2019",
+    "\u201c",
+    "\u201d",
+    "\u201e",
+    "'\"",
+    "\u00b4",
+)
 
 
 def _indented(rng: random.Random) -> str:

@@ -90,9 +90,7 @@ def test_pictures_alone_are_read_as_their_text(tokenizer: Any) -> None:
     assert memory.unreadable == 0
 
 
-def test_a_stream_is_read_as_a_whole(
-    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stream_is_read_as_a_whole(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     long = TEXT * 12
     vist = pointed(tokenizer, SightedEncoder(long))
     whole = vist.read(long)
@@ -108,7 +106,7 @@ def test_a_stream_is_read_as_a_whole(
 
 
 def test_an_encoder_that_cannot_read_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(InputError, match="reads no characters .* use the embedded TextEncoder"):
+    with pytest.raises(InputError, match=r"reads no characters .* use the embedded TextEncoder"):
         pointed(tokenizer, tiny_vist.TinyEncoder())
     plain = tiny_vist.vist(tiny_vist.model())
     with pytest.raises(InputError, match="TinyEncoder gives features and reads no characters"):
