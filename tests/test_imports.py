@@ -79,7 +79,7 @@ RULES: dict[str, str] = {
     "vist/fixation vist/run",
     "cli": "assets core image_file tasks text_image measure draw models carve/method "
     "carve/registry carve/spec carve/engine carve/check carve/pages carve/compare vist/parts "
-    "vist/run vist/train vist/cepe vist/eval vist/index_file vllm __init__ jobs app",
+    "vist/encoder vist/run vist/train vist/cepe vist/eval vist/index_file vllm __init__ jobs app",
     "__main__": "cli",
 }
 GROUND = ("errors", "files", "version")

@@ -47,7 +47,6 @@ def cepe_recipe(
             width=wanted.width,
             num_latents=wanted.num_latents,
             local_bias="window",
-            window=wanted.window,
         )
         choice: Any = wanted.choice
         targets = TargetConfig(choice=choice, run=wanted.run, packed=wanted.packed)
@@ -70,7 +69,6 @@ def cepe_recipe(
     stages = tuple(
         dataclasses.replace(
             stage,
-            true_readings=False,  # its encoder is given the tokens
             trainable=tuple(renamed(stage.trainable)),
             lr_factors={
                 part: factor
