@@ -73,7 +73,7 @@ def test_the_right_document_helps_and_another_does_not(vist: Vist) -> None:
 def test_it_reads_documents_beyond_the_window_and_says_so(vist: Vist) -> None:
     text = "\n\n".join(page(name) for name in PAGES)
     text = text * (1 + 9000 * 4 // len(text))
-    answer = DocumentReader(vist, recent=64).go_on(text, max_new_tokens=2)
+    answer = DocumentReader(vist, recent=64).go_on(text, max_new_tokens=2, compare=True)
     report = answer.report
     assert report.text_tokens > vist.window
     assert report.seconds_before is None
