@@ -67,8 +67,8 @@ def test_round_trip_in_eight_bits(
     small = first.save_pretrained(tmp_path / "small", eight_bit=True)
     stored = load_file(small / WEIGHTS)
     assert torch.int8 in {tensor.dtype for tensor in stored.values()}
-    assert json.loads((small / "vist.json").read_text())["format"] == 2
-    assert json.loads((whole / "vist.json").read_text())["format"] == 1
+    assert json.loads((small / "vist.json").read_text())["format"] == 4
+    assert json.loads((whole / "vist.json").read_text())["format"] == 3
     second = Vist.from_pretrained(small, encoder=tiny_vist.TinyEncoder())
     assert {p.dtype for p in second.parts.parameters()} == {torch.float32}
     want = dict(first.parts.named_parameters())
@@ -154,7 +154,7 @@ def test_broken_files_are_named(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"vist\.safetensors' cannot be read"):
         Vist.from_pretrained(saved, encoder=encoder)
     edit(saved / "vist.json", format=9)
-    with pytest.raises(InputError, match="has format 9, this version reads 1 and 2; update"):
+    with pytest.raises(InputError, match="has format 9, this version reads 1 to 4; update"):
         Vist.from_pretrained(saved)
     edit(saved / "vist.json", format=1, base={"path": "x"})
     with pytest.raises(InputError, match="lacks or misnames a field"):
