@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from foveate.cli.console import err
-from foveate.cli.eval_options import Evaluation, numbers, share_of, shares, text_of
+from foveate.cli.eval_options import Evaluation, Resume, numbers, parts_of, shares, text_of
 from foveate.cli.eval_output import split_list
 from foveate.cli.eval_subjects import with_latents
 from foveate.cli.options import MaxNewTokens, Share
@@ -21,12 +21,7 @@ def icl(
     far: Annotated[int, typer.Option(help="Demonstrations that are read far.")] = 18,
     limit: Annotated[int, typer.Option(help="Test items for each set and seed.")] = 250,
     seeds: Annotated[str, typer.Option(help="Of demonstrations and items.")] = "42,43,44",
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Keep each set and seed in OUTPUT/icl-parts, and go on there."
-        ),
-    ] = False,
+    resume: Resume = False,
     share: Share = "0/1",
     length_rule: Annotated[
         str, typer.Option(help="Compare labels by mean or sum of token log-likelihoods.")
@@ -36,7 +31,6 @@ def icl(
 ) -> None:
     """In-context learning: a few demonstrations raw, the others far."""
     with err.status("Loading the libraries"):
-        from foveate.measure.parts import Parts
         from foveate.tasks.icl import load_icl_sets
         from foveate.vist.eval.icl import IclSettings, evaluate_icl
 
@@ -50,9 +44,7 @@ def icl(
         **common.chosen,
     )
     found = load_icl_sets(data, split_list(sets))
-    index, count = share_of(share)
-    parts = Parts(folder=common.output / "icl-parts" if resume or count > 1 else None,
-                  index=index, count=count)  # fmt: skip
+    parts = parts_of(common, "icl", resume, share)
     subjects, facts = common.load()
     common.run(
         lambda progress: evaluate_icl(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from foveate.errors import InputError
 from foveate.vist.eval.context import FarContext, Subject
+from foveate.vist.eval.decoder_subject import DecoderSubject
 
 # arm -> what the language model reads of the far context
 ARMS = {
@@ -31,11 +32,22 @@ class Subjects:
     Args:
         raw: reads raw tokens.
         vist, cepe: read memories; cepe None where there is no such model.
+        looking: a share of the far tokens -> who reads latents and, within that many entries, looks
+            again where the question points; None where the model cannot.
+        looking_at_pictures: the same from tokens as they were read off the pictures.
     """
 
     raw: Subject
     vist: Subject
     cepe: Subject | None = None
+    looking: Callable[[float], Subject] | None = None
+    looking_at_pictures: Callable[[float], Subject] | None = None
+
+    def set_head(self, head: str) -> None:
+        """Another text before everything, in every arm; for models of `DecoderSubject`."""
+        for subject in (self.raw, self.vist, self.cepe):
+            if isinstance(subject, DecoderSubject):
+                subject.set_head(head)
 
     def of(self, arm: str) -> Subject:
         """Who runs an arm."""

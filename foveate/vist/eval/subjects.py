@@ -14,7 +14,8 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from foveate.models.cache_argument import cache_name
 from foveate.vist.eval.context import FarContext, Score
-from foveate.vist.eval.decoder_subject import DecoderSubject, Prefilled
+from foveate.vist.eval.decoder_subject import DecoderSubject
+from foveate.vist.eval.prefilled import Prefilled
 from foveate.vist.fusion.fusion import PrefixCache, fit_span
 from foveate.vist.latents.memory import Memory
 from foveate.vist.run.vist import Vist
@@ -127,6 +128,10 @@ class RawSubject(DecoderSubject):
 
         return self._caches.get((tuple(ids), tuple(positions)), fill)
 
+    def _start(self, far: FarContext | None, prompt: str, raw_length: int) -> Prefilled:
+        with torch.no_grad():
+            return self._prefilled(far)
+
     def _logits(
         self, far: FarContext | None, ids: Tensor, depth: Tensor, allowed: Tensor, keep: int
     ) -> Tensor:
@@ -233,6 +238,12 @@ class VistSubject(DecoderSubject):
             return Prefilled(cache=cache, base=len(heads) + span, length=length)
 
         return self._starts.get((far.text if far is not None else None, span), fill)
+
+    def _start(self, far: FarContext | None, prompt: str, raw_length: int) -> Prefilled | None:
+        if self.vist.parts.fusion.prefix is None:
+            return None
+        with torch.no_grad():
+            return self._prefilled(far, raw_length)
 
     def _logits(
         self, far: FarContext | None, ids: Tensor, depth: Tensor, allowed: Tensor, keep: int
