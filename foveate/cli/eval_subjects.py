@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from foveate.assets import EMBEDDED_MODEL
@@ -11,6 +13,8 @@ from foveate.errors import InputError
 
 if TYPE_CHECKING:
     from foveate.vist.eval.arms import Subjects
+    from foveate.vist.eval.context import Subject
+    from foveate.vist.eval.subjects import VistSubject
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_HEAD = "the tokenizer's beginning of text"
@@ -47,17 +51,30 @@ def load_subjects(
             vist.model.to(getattr(torch, dtype))
     return Subjects(
         raw=RawSubject(vist.model, vist.tokenizer, head),
-        vist=VistSubject(vist, head),
+        vist=(skimmer := VistSubject(vist, head)),
         cepe=VistSubject(text_encoder, head) if text_encoder is not None else None,
+        looking=_looking(skimmer),
     )
+
+
+def _looking(skimmer: VistSubject) -> Callable[[float], Subject] | None:
+    """What makes readers that look again; None for forms that cannot."""
+    from foveate.vist.eval.fixation_subject import FixationSubject
+    from foveate.vist.fusion.kv_prefix import EmbeddingPrefix
+
+    if not isinstance(skimmer.vist.parts.fusion.prefix, EmbeddingPrefix):
+        return None
+    return partial(FixationSubject, skimmer)
 
 
 def with_latents(subjects: Subjects, num_latents: int) -> Subjects:
     """The same models with another number of latents per strip; raw text is read as before."""
+    skimmer = _other_latents(subjects.vist, num_latents)
     return replace(
         subjects,
-        vist=_other_latents(subjects.vist, num_latents),
+        vist=skimmer,
         cepe=_other_latents(subjects.cepe, num_latents) if subjects.cepe is not None else None,
+        looking=_looking(skimmer) if subjects.looking is not None else None,
     )
 
 

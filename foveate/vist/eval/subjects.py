@@ -20,7 +20,7 @@ from foveate.vist.fusion.fusion import PrefixCache, fit_span
 from foveate.vist.latents.memory import Memory
 from foveate.vist.run.vist import Vist
 
-__all__ = ["RawSubject", "VistSubject"]
+__all__ = ["RawSubject", "StopAtLine", "VistSubject"]
 
 _T = TypeVar("_T")
 _K = TypeVar("_K")
@@ -193,7 +193,7 @@ class VistSubject(DecoderSubject):
 
     def answer(self, far: FarContext | None, prompt: str, max_new_tokens: int) -> str:
         ids = torch.tensor([[*self.head_ids, *self.encode(prompt).ids]], device=self.device)
-        stop = StoppingCriteriaList([_Stop(self, ids.shape[1])])
+        stop = StoppingCriteriaList([StopAtLine(self, ids.shape[1])])
         with self._reading(far, ids.shape[1] + max_new_tokens):
             out = self.model.generate(
                 ids,
@@ -253,18 +253,23 @@ class VistSubject(DecoderSubject):
             # Raw text runs on the unmodified model, so the memory may lie in a plain cache.
             start = self._prefilled(far, count + len(ids))
             return self.logits_behind(start, ids, depth, allowed, keep)
+        with self._reading(far, count + len(ids)):
+            return self._attached_logits(ids, depth, allowed, keep)
+
+    def _attached_logits(self, ids: Tensor, depth: Tensor, allowed: Tensor, keep: int) -> Tensor:
+        """`_logits` of text beside what is attached."""
+        count = len(self.head_ids)
         text = torch.cat([torch.tensor(self.head_ids), ids])
         places = torch.cat([torch.arange(count), count + depth])
         seen = torch.ones(len(text), len(text), dtype=torch.bool).tril()
         seen[count:, count:] = allowed
-        with self._reading(far, len(text)):
-            logits: Tensor = self.model(
-                text[None].to(self.device),
-                attention_mask=self.additive(seen),
-                position_ids=places[None].to(self.device),
-                use_cache=False,
-                logits_to_keep=keep,
-            ).logits[0]
+        logits: Tensor = self.model(
+            text[None].to(self.device),
+            attention_mask=self.additive(seen),
+            position_ids=places[None].to(self.device),
+            use_cache=False,
+            logits_to_keep=keep,
+        ).logits[0]
         return logits
 
 
@@ -284,7 +289,7 @@ class _Recent(OrderedDict[_K, _T]):
         return self[key]
 
 
-class _Stop(StoppingCriteria):
+class StopAtLine(StoppingCriteria):
     """Ends `generate` with the answer's first line."""
 
     def __init__(self, subject: DecoderSubject, prompt_length: int) -> None:

@@ -153,8 +153,9 @@ def test_parts(subjects: Subjects, tmp_path: Path) -> None:
 def test_a_single_document_cannot_be_shuffled(subjects: Subjects) -> None:
     with pytest.raises(InputError, match="leaves nothing to shuffle with"):
         evaluate_questions({"9": documents()["330"][:1]}, subjects, str, QuestionSettings())
+    both = make_documents(questions(), tokens=640, num_tokens=lambda t: len(t.split()), limit=99)
     with pytest.raises(InputError, match="none is left to shuffle with"):
-        evaluate_questions(documents(900), subjects, str, QuestionSettings())
+        evaluate_questions({"640": both}, subjects, str, QuestionSettings())
 
 
 def test_ways_of_asking() -> None:
