@@ -18,8 +18,14 @@ from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import Interval, accuracy, clustered_mean, paired_difference
 from foveate.tasks.passages import PassageDocument
 from foveate.vist.eval.arms import Subjects
+from foveate.vist.eval.budget_arms import (
+    BUDGET_ARMS,
+    budget_names,
+    budget_view,
+    check_budgets,
+    reader_of,
+)
 from foveate.vist.eval.context import FarContext, Subject
-from foveate.vist.eval.looked_up import Lookup
 from foveate.vist.eval.result import Curve, EvalResult, Table, json_ready, shown_percent
 
 __all__ = ["QUESTION_ARMS", "QuestionSettings", "evaluate_questions", "question_arms"]
@@ -30,16 +36,10 @@ QUESTION_ARMS = {
     "raw": "the whole document as raw text",
     "raw-shuffled": "another document as raw text",
     "passage": "the right passage alone, raw: what a perfect choice would hand over",
-    "truncated": "the document's last tokens, raw",
-    "segments": "whole segments drawn at random, raw",
-    "bm25": "whole segments chosen by BM25 with the question, raw: the rival without pictures",
     "vist": "its latents, made before the question is known",
     "vist-shuffled": "latents of another document",
-    "fixate": "latents, and what the question points at as raw text, within the budget",
-    "fixate-shuffled": "the same of another document",
-    "pictures": "as fixate, where only pictures of the text are at hand: tokens as they were read",
+    **BUDGET_ARMS,
 }
-WITH_BUDGET = ("truncated", "segments", "bm25", "fixate", "fixate-shuffled", "pictures")
 COLUMNS = ("arm", "entries", "share", "contained %", "F1 %", "minus raw", "minus bm25",
            "minus shuffled")  # fmt: skip
 Prompts = Callable[[str], str]
@@ -65,12 +65,9 @@ class QuestionSettings:
 
     def __post_init__(self) -> None:
         check_least(InputError, self, max_new_tokens=1)
-        wrong = [b for b in (*self.budgets, *self.rival_budgets) if not 0 < b <= 1]
-        if wrong or not self.budgets:
-            raise InputError(
-                f"budgets={self.budgets}, rival_budgets={self.rival_budgets}; give shares of the "
-                "document's tokens above 0 and up to 1."
-            )
+        check_budgets((*self.budgets, *self.rival_budgets))
+        if not self.budgets:
+            raise InputError("no budgets; give at least one, e.g. --budgets 0.1,0.25.")
 
 
 def question_arms(settings: QuestionSettings, subjects: Subjects) -> tuple[str, ...]:
@@ -84,7 +81,7 @@ def question_arms(settings: QuestionSettings, subjects: Subjects) -> tuple[str, 
         raise InputError(
             f"unknown arms {', '.join(unknown)}; choose from {', '.join(QUESTION_ARMS)}."
         )
-    can_run = {name: _reader_of(name, subjects) is not None for name in QUESTION_ARMS}
+    can_run = {name: reader_of(name, subjects) is not None for name in QUESTION_ARMS}
     missing = [name for name in settings.arms if not can_run[name]]
     if missing:
         raise InputError(f"this model cannot run the arms {', '.join(missing)}; leave them out.")
@@ -94,18 +91,8 @@ def question_arms(settings: QuestionSettings, subjects: Subjects) -> tuple[str, 
         if name not in wanted or not can_run[name]:
             continue
         shares = settings.budgets + (settings.rival_budgets if name == "bm25" else ())
-        names += [f"{name}@{b:g}" for b in sorted(shares)] if name in WITH_BUDGET else [name]
+        names += budget_names([name], shares) if name in BUDGET_ARMS else [name]
     return tuple(names)
-
-
-def _reader_of(name: str, subjects: Subjects) -> Any:
-    """Who reads in an arm (without its budget); None where there is no such model."""
-    family = name.split("-")[0]
-    return {
-        "vist": subjects.vist,
-        "fixate": subjects.looking,
-        "pictures": subjects.looking_at_pictures,
-    }.get(family, subjects.raw)
 
 
 def evaluate_questions(
@@ -206,53 +193,33 @@ def _ask(
 ) -> dict[str, Any]:
     """What one arm answers to the questions of one document, JSON-ready."""
     document = documents[number]
-    arm, _, share = name.partition("@")
-    own = subjects.raw.encode(document.text)
-    fars = _views(arm, float(share or 0), documents, number, subjects.raw, settings.seed)
-    reader = _reader_of(arm, subjects)
-    subject: Subject = (
-        reader(float(share)) if arm.split("-")[0] in ("fixate", "pictures") else reader
-    )
+    subject = reader_of(name, subjects)
+    assert subject is not None
+    fars = _views(name, documents, number, subjects.raw, settings.seed)
     said = subject.answers(
         fars, [prompt_of(q.question) for q in document.questions], settings.max_new_tokens
     )
     return {
-        "tokens": len(own),
+        "tokens": len(subjects.raw.encode(document.text)),
         "entries": [subject.num_entries(far) if far is not None else 0 for far in fars],
         "answers": said,
     }
 
 
 def _views(
-    arm: str,
-    share: float,
-    documents: Sequence[PassageDocument],
-    number: int,
-    raw: Subject,
-    seed: int,
+    name: str, documents: Sequence[PassageDocument], number: int, raw: Subject, seed: int
 ) -> list[FarContext | None]:
     """What is far for each question of a document."""
-    document = documents[number]
-    questions = document.questions
-    if arm == "none":
+    questions = documents[number].questions
+    if name == "none":
         return [None] * len(questions)
-    if arm == "passage":
+    if name == "passage":
         return [FarContext(source=raw.encode(q.passage)) for q in questions]
-    source = _partner(documents, number) if arm.endswith("-shuffled") else document
-    far = FarContext(source=raw.encode(source.text))
-    budget = round(share * len(far.ids))
-    if arm == "truncated":
-        return [far.last(budget)] * len(questions)
-    if arm in ("segments", "bm25"):
-        lookup = Lookup(far)
-        generator = np.random.default_rng([seed, number])
-        return [
-            lookup.by_words(q.question, budget)
-            if arm == "bm25"
-            else lookup.by_chance(budget, generator)
-            for q in questions
-        ]
-    return [FarContext(source=far.source, question=q.question) for q in questions]
+    is_shuffled = "-shuffled" in name
+    document = _partner(documents, number) if is_shuffled else documents[number]
+    far = FarContext(source=raw.encode(document.text))
+    generator = np.random.default_rng([seed, number])
+    return [budget_view(name, far, q.question, generator) for q in questions]
 
 
 def _result(

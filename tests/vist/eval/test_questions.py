@@ -76,8 +76,9 @@ def test_arms(subjects: Subjects) -> None:
     result = evaluate(subjects)
     rows = {row["arm"]: row for row in result.rows}
     assert list(rows) == [
-        "none", "raw", "raw-shuffled", "passage", "truncated@0.1", "truncated@0.25", "segments@0.1",
-        "segments@0.25", "bm25@0.05", "bm25@0.1", "bm25@0.25", "bm25@0.5", "vist", "vist-shuffled",
+        "none", "raw", "raw-shuffled", "passage", "vist", "vist-shuffled", "truncated@0.1",
+        "truncated@0.25", "segments@0.1", "segments@0.25", "bm25@0.05", "bm25@0.1", "bm25@0.25",
+        "bm25@0.5",
         "fixate@0.1", "fixate@0.25", "fixate-shuffled@0.1", "fixate-shuffled@0.25",
     ]  # fmt: skip
     right = {name: row["contained"]["value"] for name, row in rows.items()}
