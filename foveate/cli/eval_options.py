@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -136,8 +137,8 @@ def share_of(text: str) -> tuple[int, int]:
 
 def shares(text: str, option: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in split_list(text))
-    except ValueError as error:
+        return tuple(float(Fraction(part)) for part in split_list(text))
+    except (ValueError, ZeroDivisionError) as error:
         raise InputError(f"{option} {text!r} is not a list of numbers.") from error
 
 

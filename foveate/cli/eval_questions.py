@@ -56,7 +56,8 @@ def questions(
     asked = reworded(found, paraphrases) if paraphrases is not None else found
     parts = parts_of(common, "questions", resume, share)
     subjects, facts = common.load()
-    how = asking(subjects.vist.tokenizer, prompt)
+    raw: Any = subjects.raw
+    how = asking(raw.tokenizer, prompt)
     if how.head is not None:
         if common.head is not None:
             raise InputError("--head goes with --prompt plain; the chat template has its own.")
@@ -80,6 +81,7 @@ def questions(
         "paraphrases": public_name(str(paraphrases)) if paraphrases is not None else None,
         "articles": articles,
         "prompt": how.name,
+        "head_tokens": len(raw.head_ids),
     }
     common.run(
         lambda progress: evaluate_questions(

@@ -86,6 +86,9 @@ def qa(
 def recall(
     context: Annotated[str, typer.Option(help="Tokens of prose, e.g. 512,1024.")] = "512",
     latents: Annotated[str, typer.Option(help="Latents per strip.")] = "32,64,128",
+    budgets: Annotated[
+        str, typer.Option(help="Entries of arms that look again, as shares of the tokens.")
+    ] = "1/12,1/6,1/3,1/2",
     depths: Annotated[str, typer.Option(help="Places of the pair, 0 to 1.")] = "0.1,0.5,0.9",
     kinds: Annotated[str, typer.Option(help="Of values.")] = "words,numbers,hex",
     limit: Annotated[int, typer.Option(help="Items for each kind and depth.")] = 10,
@@ -93,6 +96,8 @@ def recall(
     filler: Annotated[
         Path | None, typer.Option(help="Text to hide them in; default: made up.")
     ] = None,
+    resume: Resume = False,
+    share: Share = "0/1",
     *,
     common: Evaluation,
 ) -> None:
@@ -104,6 +109,7 @@ def recall(
     settings = RecallSettings(
         contexts=numbers(context, "--context"),
         latents=numbers(latents, "--latents"),
+        budgets=shares(budgets, "--budgets"),
         depths=shares(depths, "--depths"),
         kinds=chosen,
         count=limit,
@@ -111,8 +117,11 @@ def recall(
         filler=text_of(filler) if filler is not None else None,
         **common.chosen,
     )
+    parts = parts_of(common, "recall", resume, share)
     subjects, facts = common.load()
     made = {count: with_latents(subjects, count) for count in settings.latents}
     common.run(
-        lambda progress: evaluate_recall(made.__getitem__, settings, facts=facts, progress=progress)
+        lambda progress: evaluate_recall(
+            made.__getitem__, settings, facts=facts, progress=progress, parts=parts
+        )
     )

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from foveate.measure.quality import accuracy, macro_mean, paired_difference
+from foveate.vist.eval.arms import shuffled_name
 from foveate.vist.eval.result import Table, shown_percent, shown_ratio
 
-COLUMNS = ("arm", "entries", "ratio", "correct %", "minus none", "minus shuffled")
+COLUMNS = (
+    "arm", "entries", "ratio", "correct %", "minus none", "minus raw", "minus shuffled",
+)  # fmt: skip
 
 
 def accuracy_rows(
@@ -34,7 +37,8 @@ def accuracy_rows(
     """
     rows = []
     for name, hits in correct.items():
-        shuffled = correct.get(f"{name}-shuffled")
+        shuffled = correct.get(shuffled_name(name))
+        raw = correct.get("raw")
         rows.append(
             {
                 **facts,
@@ -45,6 +49,9 @@ def accuracy_rows(
                 "accuracy": accuracy(hits, clusters, seed=seed),
                 "minus_none": paired_difference(hits, correct["none"], clusters, seed=seed)
                 if name != "none"
+                else None,
+                "minus_raw": paired_difference(hits, raw, clusters, seed=seed)
+                if raw is not None and name != "raw"
                 else None,
                 "minus_shuffled": paired_difference(hits, shuffled, clusters, seed=seed)
                 if shuffled is not None
@@ -91,7 +98,8 @@ def average_rows(
             "entries": float(np.mean([row["entries"] for row in rows if row["arm"] == name])),
             "accuracy": mean(name),
             "minus_none": mean(name, "none"),
-            "minus_shuffled": mean(name, f"{name}-shuffled"),
+            "minus_raw": mean(name, "raw"),
+            "minus_shuffled": mean(name, shuffled_name(name)),
         }
         for name in shared
     ]
@@ -109,6 +117,7 @@ def accuracy_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
                 shown_ratio(row["tokens"], row["entries"]),
                 shown_percent(row["accuracy"]),
                 shown_percent(row["minus_none"], signed=True),
+                shown_percent(row["minus_raw"], signed=True),
                 shown_percent(row["minus_shuffled"], signed=True),
             )
             for row in rows

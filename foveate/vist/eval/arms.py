@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -143,6 +144,23 @@ def _as_long(other: FarContext, own: FarContext) -> FarContext:
     if len(other.ids) <= len(own.ids) or other.drawn is not None:
         return other
     return other.last(len(own.ids)) or other
+
+
+# What a manifest says that changes how raw text is read.
+_OF_RAW_TEXT = ("model", "dtype", "prompt", "head_tokens")
+
+
+def facts_of(arm: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts that an arm's answers depend on: raw text is read alike with any trained parts."""
+    family = arm.partition("@")[0].split("-")[0]
+    reads_memories = family in ("vist", "cepe", "fixate", "pictures")
+    return {key: facts[key] for key in facts if reads_memories or key in _OF_RAW_TEXT}
+
+
+def shuffled_name(arm: str) -> str:
+    """The arm's control: "vist" -> "vist-shuffled", "fixate@0.1" -> "fixate-shuffled@0.1"."""
+    name, at, share = arm.partition("@")
+    return f"{name}-shuffled{at}{share}"
 
 
 def derangement(

@@ -17,7 +17,7 @@ from foveate.measure.parts import Parts
 from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import Interval, accuracy, clustered_mean, paired_difference
 from foveate.tasks.passages import PassageDocument
-from foveate.vist.eval.arms import Subjects
+from foveate.vist.eval.arms import Subjects, facts_of, shuffled_name
 from foveate.vist.eval.budget_arms import (
     BUDGET_ARMS,
     budget_names,
@@ -155,14 +155,9 @@ def evaluate_questions(
 def _wanted(
     document: PassageDocument, name: str, settings: QuestionSettings, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a part depends on. Raw text is read alike whatever the trained parts are."""
-    reads_memories = name.split("@")[0].split("-")[0] in ("vist", "fixate", "pictures")
+    """What a part depends on."""
     return {
-        **{
-            key: facts[key]
-            for key in facts
-            if reads_memories or key in ("model", "dtype", "prompt")
-        },
+        **facts_of(name, facts),
         "max_new_tokens": settings.max_new_tokens,
         "seed": settings.seed,
         "text": hashlib.sha256(document.text.encode()).hexdigest(),
@@ -332,7 +327,7 @@ def _rows(
                 "minus_bm25": minus(name, rival if arm != "bm25" else None),
                 "minus_best_bm25": minus(name, best),
                 "best_bm25": best,
-                "minus_shuffled": minus(name, f"{arm}-shuffled{at}{share}"),
+                "minus_shuffled": minus(name, shuffled_name(name)),
             }
         )
     return rows
