@@ -42,7 +42,7 @@ def questions(
     """Real questions about long documents: the right passage among others."""
     with err.status("Loading the libraries"):
         from foveate.measure.manifest import public_name
-        from foveate.tasks.passages import load_passage_questions, make_documents, reworded
+        from foveate.tasks.long_questions import load_passage_questions, make_documents, reworded
         from foveate.vist.eval.question_prompt import asking
         from foveate.vist.eval.questions import QuestionSettings, evaluate_questions
 

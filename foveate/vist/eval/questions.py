@@ -16,7 +16,7 @@ from foveate.measure.manifest import manifest
 from foveate.measure.parts import Parts
 from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import Interval, accuracy, clustered_mean, paired_difference
-from foveate.tasks.passages import PassageDocument
+from foveate.tasks.long_questions import PassageDocument
 from foveate.vist.eval.arms import Subjects, facts_of, shuffled_name
 from foveate.vist.eval.budget_arms import (
     BUDGET_ARMS,

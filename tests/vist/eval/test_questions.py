@@ -11,7 +11,7 @@ import pytest
 
 from foveate.errors import InputError
 from foveate.measure.parts import Parts
-from foveate.tasks.passages import PassageQuestion, make_documents
+from foveate.tasks.long_questions import PassageQuestion, make_documents
 from foveate.vist.eval.arms import Subjects
 from foveate.vist.eval.context import FarContext
 from foveate.vist.eval.question_prompt import asking

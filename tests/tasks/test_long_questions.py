@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from foveate.errors import InputError
-from foveate.tasks.passages import (
+from foveate.tasks.long_questions import (
     PassageQuestion,
     load_passage_questions,
     make_documents,
