@@ -11,6 +11,7 @@ import torch
 from foveate.errors import InputError
 from foveate.models.token_offsets import token_of_char, tokenise
 from foveate.text_image.render import Renderer, Strips
+from foveate.vist.fixation.index import patches_of_segments
 from foveate.vist.fixation.segments import segment_starts
 from foveate.vist.latents.memory import Memory
 from foveate.vist.parts import VistParts
@@ -50,7 +51,7 @@ def read_document(
     """
     device = next(parts.parameters()).device
     latents, positions, num_tokens, num_pages = [], [], 0, 0
-    tokens, segments = [], []
+    tokens, segments, index = [], [], []
     pieces = [text] if isinstance(text, str) else text
     renderer = Renderer(encoder.style)
     if isinstance(text, str) and len(text) > WHOLE_CHARS:
@@ -62,7 +63,8 @@ def read_document(
         _check_pages(num_pages, parts.config.max_pages)
         ids, offsets = tokenise(tokenizer, drawn)
         tokens.append(torch.from_numpy(ids))
-        segments.append(torch.from_numpy(segment_starts(drawn, offsets)) + num_tokens)
+        starts = segment_starts(drawn, offsets)
+        segments.append(torch.from_numpy(starts) + num_tokens)
         glances = parts.glances(strips, offsets, num_latents) if parts.is_pointed else None
         where = (
             glances.positions
@@ -74,14 +76,24 @@ def read_document(
                 )
             )
         )  # fmt: skip
+        seen = []
         for first in range(0, len(strips), PAGES_AT_A_TIME):
             part = slice(first, first + PAGES_AT_A_TIME)
             pixels = torch.from_numpy(strips.pixels[part]).to(device)
             mask = torch.from_numpy(strips.patch_mask[part]).to(device)
             look = glances[part].to(device) if glances is not None else None
-            found, keep, _ = parts(encoder(pixels, mask), mask, num_latents, look)
+            features = encoder(pixels, mask)
+            found, keep, _ = parts(features, mask, num_latents, look)
+            if parts.index is not None:
+                seen.append(features.flatten(0, 1))
             latents.append(found[keep])
             positions.append(where[part].to(device)[keep] + num_tokens)
+        if parts.index is not None and len(starts):
+            patch, own = (
+                torch.from_numpy(found).to(device)
+                for found in patches_of_segments(strips, offsets, starts)
+            )
+            index.append(parts.index.of_pictures(torch.cat(seen)[patch], own, len(starts)))
         num_tokens += len(offsets)
     if not num_tokens:
         raise InputError("the text is empty; there is nothing to remember.")
@@ -94,7 +106,20 @@ def read_document(
         parts=parts_id,
         tokens=torch.cat(tokens).to(device),
         segments=torch.cat(segments).to(device),
+        index=torch.cat(index) if index else None,
     )
+
+
+def count_latents(text: str, encoder: Any, parts: VistParts, tokenizer: Any) -> int:
+    """Latents that `read_document` would give for a text, by drawing it alone."""
+    total = 0
+    for strips, drawn in _drawn(Renderer(encoder.style), [text]):
+        if parts.is_pointed:
+            kept = parts.glances(strips, tokenise(tokenizer, drawn).offsets).mask
+        else:
+            kept = parts.resampler.latent_mask(torch.from_numpy(strips.patch_mask))
+        total += int(kept.sum())
+    return total
 
 
 def _check_pages(num_pages: int, max_pages: int) -> None:
