@@ -22,6 +22,9 @@ def icl(
     far: Annotated[int, typer.Option(help="Demonstrations that are read far.")] = 18,
     limit: Annotated[int, typer.Option(help="Test items for each set and seed.")] = 250,
     seeds: Annotated[str, typer.Option(help="Of demonstrations and items.")] = "42,43,44",
+    budgets: Annotated[
+        str, typer.Option(help="Entries of arms with a budget, as shares of the far tokens.")
+    ] = "0.4",
     resume: Resume = False,
     share: Share = "0/1",
     length_rule: Annotated[
@@ -41,6 +44,7 @@ def icl(
         far=far,
         items=limit,
         seeds=numbers(seeds, "--seeds"),
+        budgets=shares(budgets, "--budgets"),
         rule=rule,
         **common.chosen,
     )

@@ -53,6 +53,8 @@ def reader_of(name: str, subjects: Subjects) -> Subject | None:
     if family in looking:
         make = looking[family]
         return make(share or 1.0) if make is not None else None
+    if family == "cepe":
+        return subjects.cepe
     return subjects.vist if family == "vist" else subjects.raw
 
 

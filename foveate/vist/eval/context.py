@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foveate.errors import InputError
 
@@ -176,6 +177,13 @@ class Subject(ABC):
             self.answer(far, prompt, max_new_tokens)
             for far, prompt in zip(fars, prompts, strict=True)
         ]
+
+    def states(self, texts: Sequence[str]) -> NDArray[np.float64] | None:
+        """Mean state of each text inside the model, [R, hidden], to find texts alike by.
+
+        None where there is no such thing.
+        """
+        return None
 
     def choose(
         self,

@@ -6,7 +6,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from foveate.errors import InputError
@@ -70,6 +72,22 @@ class DecoderSubject(Subject):
             scores.append(Score(nats=-float(picked.double().sum()), tokens=len(row)))
             at += len(row)
         return scores
+
+    @torch.no_grad()
+    def states(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Mean state halfway up the layers, each text run by itself behind the head."""
+        found = []
+        for text in texts:
+            ids = [*self.head_ids, *self.encode(text).ids]
+            made = self.model(
+                torch.tensor([ids], device=self.device),
+                output_hidden_states=True,
+                logits_to_keep=1,
+                use_cache=False,
+            ).hidden_states
+            own = made[(len(made) - 1) // 2][0, len(self.head_ids) :]
+            found.append(own.float().mean(dim=0).double().cpu().numpy())
+        return np.stack(found)
 
     def answers(
         self, fars: Sequence[FarContext | None], prompts: Sequence[str], max_new_tokens: int
