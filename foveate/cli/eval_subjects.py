@@ -53,18 +53,25 @@ def load_subjects(
         raw=RawSubject(vist.model, vist.tokenizer, head),
         vist=(skimmer := VistSubject(vist, head)),
         cepe=VistSubject(text_encoder, head) if text_encoder is not None else None,
-        looking=_looking(skimmer),
+        **_looking(skimmer),
     )
 
 
-def _looking(skimmer: VistSubject) -> Callable[[float], Subject] | None:
-    """What makes readers that look again; None for forms that cannot."""
+def _looking(skimmer: VistSubject) -> dict[str, Callable[[float], Subject] | None]:
+    """What makes readers that look again; None for forms and encoders that cannot."""
+    from foveate.vist.encoder.characters import reads_characters
     from foveate.vist.eval.fixation_subject import FixationSubject
     from foveate.vist.fusion.kv_prefix import EmbeddingPrefix
 
-    if not isinstance(skimmer.vist.parts.fusion.prefix, EmbeddingPrefix):
-        return None
-    return partial(FixationSubject, skimmer)
+    vist = skimmer.vist
+    can_look = isinstance(vist.parts.fusion.prefix, EmbeddingPrefix)
+    can_read = can_look and reads_characters(vist.encoder)
+    return {
+        "looking": partial(FixationSubject, skimmer) if can_look else None,
+        "looking_at_pictures": partial(FixationSubject, skimmer, tokens="read")
+        if can_read
+        else None,
+    }
 
 
 def with_latents(subjects: Subjects, num_latents: int) -> Subjects:
@@ -74,7 +81,7 @@ def with_latents(subjects: Subjects, num_latents: int) -> Subjects:
         subjects,
         vist=skimmer,
         cepe=_other_latents(subjects.cepe, num_latents) if subjects.cepe is not None else None,
-        looking=_looking(skimmer) if subjects.looking is not None else None,
+        **_looking(skimmer),
     )
 
 

@@ -13,6 +13,8 @@ from transformers import StoppingCriteriaList
 from foveate.errors import InputError
 from foveate.vist.eval.context import FarContext, Score
 from foveate.vist.eval.subjects import StopAtLine, VistSubject
+from foveate.vist.latents.memory import Memory
+from foveate.vist.run.read_document import TokensOf
 from foveate.vist.run.text_rows import pad_left
 
 __all__ = ["FixationSubject"]
@@ -28,14 +30,22 @@ class FixationSubject(VistSubject):
     Args:
         skimmer: reads the same memories as latents only; its memories are shared.
         share: entries in all, as a share of the far context's tokens.
+        tokens: "read" looks at what the encoder read off the pictures, as if there were no text.
     """
 
-    def __init__(self, skimmer: VistSubject, share: float) -> None:
+    def __init__(self, skimmer: VistSubject, share: float, tokens: TokensOf = "source") -> None:
         super().__init__(skimmer.vist, num_latents=skimmer.num_latents)
         self.head_ids = skimmer.head_ids
-        self.share = share
-        self._memories = skimmer._memories
+        self.share, self.tokens = share, tokens
+        self._memories = skimmer._memories if tokens == "source" else skimmer._pictures
         self._looked: dict[tuple[str, str], int] = {}
+
+    def memory(self, far: FarContext) -> Memory:
+        if self.tokens == "source":
+            return super().memory(far)
+        return self._memories.get(
+            far.text, lambda: self.vist.read(far.text, self.num_latents, tokens=self.tokens)
+        )
 
     def num_entries(self, far: FarContext) -> int:
         """Latents and raw tokens that the far context's question left."""

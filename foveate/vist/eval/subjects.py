@@ -160,6 +160,7 @@ class VistSubject(DecoderSubject):
         self.vist = vist
         self.num_latents = num_latents
         self._memories = _Recent[str, Memory](kept)
+        self._pictures = _Recent[str, Memory](kept)  # that know their tokens as they were read
         self._prefixes = _Recent[Any, PrefixCache](4)
         self._starts = _Recent[Any, Prefilled](2)
         self._entries: dict[str, int] = {}
