@@ -12,8 +12,11 @@ from foveate.vist.eval import fixation_subject
 from foveate.vist.eval.context import FarContext
 from foveate.vist.eval.fixation_subject import FixationSubject
 from foveate.vist.eval.subjects import RawSubject, VistSubject
+from foveate.vist.train.tiny_models import tiny_tokenizer
 from tests.vist import tiny_vist as tiny
+from tests.vist.encoder.sighted import SightedEncoder
 from tests.vist.eval.test_subjects import OPTIONS, PROMPT, near, tokenizer
+from tests.vist.run.test_read_document import pointed
 
 FAR = "\n\n".join(" ".join(f"w{5 + (7 * row + i) % 90}_" for i in range(10)) for row in range(8))
 
@@ -77,3 +80,25 @@ def test_without_a_question(skimmer: VistSubject, far: FarContext) -> None:
         looking.answer(replace(far, question=None), PROMPT, 2)
     with pytest.raises(InputError, match="nothing to look for"):
         looking.nll([far], [()], [(1,)])
+
+
+def test_pictures_are_looked_at_as_they_were_read() -> None:
+    """A reader without faults looks at what the source says; one with a fault does not."""
+    text = "the eye reads strips of text, the eye reads them again; 17 words. And more!\n" * 6
+    words = tiny_tokenizer([text])
+    found = []
+    for swaps in ({}, {";": ","}):
+        skimmer = VistSubject(pointed(words, SightedEncoder(text, swaps=swaps)))
+        far = FarContext(source=skimmer.encode(text), question="how many words?")
+        source = FixationSubject(skimmer, 0.5)
+        pictures = FixationSubject(skimmer, 0.5, tokens="read")
+        held = pictures.memory(far).tokens
+        assert held is not None
+        assert (held.tolist() == list(far.ids)) is not bool(swaps)
+        assert pictures.num_entries(far) <= 0.5 * len(far.ids)
+        found.append(
+            [s.option_nll(far, "the eye", [" reads", " words"]) for s in (source, pictures)]
+        )
+    (source, pictures), (_, misread) = found
+    assert pictures == source
+    assert misread != source
