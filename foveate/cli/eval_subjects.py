@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from foveate.assets import EMBEDDED_MODEL
@@ -13,8 +11,6 @@ from foveate.errors import InputError
 
 if TYPE_CHECKING:
     from foveate.vist.eval.arms import Subjects
-    from foveate.vist.eval.context import Subject
-    from foveate.vist.eval.subjects import VistSubject
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_HEAD = "the tokenizer's beginning of text"
@@ -35,6 +31,7 @@ def load_subjects(
     with err.status("Loading the libraries"):
         from foveate.models.load import quiet_transformers
         from foveate.vist.eval.arms import Subjects
+        from foveate.vist.eval.fixation_subject import looking_readers
         from foveate.vist.eval.subjects import RawSubject, VistSubject
 
         quiet_transformers()
@@ -53,35 +50,20 @@ def load_subjects(
         raw=RawSubject(vist.model, vist.tokenizer, head),
         vist=(skimmer := VistSubject(vist, head)),
         cepe=VistSubject(text_encoder, head) if text_encoder is not None else None,
-        **_looking(skimmer),
+        **looking_readers(skimmer),
     )
-
-
-def _looking(skimmer: VistSubject) -> dict[str, Callable[[float], Subject] | None]:
-    """What makes readers that look again; None for forms and encoders that cannot."""
-    from foveate.vist.encoder.characters import reads_characters
-    from foveate.vist.eval.fixation_subject import FixationSubject
-    from foveate.vist.fusion.kv_prefix import EmbeddingPrefix
-
-    vist = skimmer.vist
-    can_look = isinstance(vist.parts.fusion.prefix, EmbeddingPrefix)
-    can_read = can_look and reads_characters(vist.encoder)
-    return {
-        "looking": partial(FixationSubject, skimmer) if can_look else None,
-        "looking_at_pictures": partial(FixationSubject, skimmer, tokens="read")
-        if can_read
-        else None,
-    }
 
 
 def with_latents(subjects: Subjects, num_latents: int) -> Subjects:
     """The same models with another number of latents per strip; raw text is read as before."""
+    from foveate.vist.eval.fixation_subject import looking_readers
+
     skimmer = _other_latents(subjects.vist, num_latents)
     return replace(
         subjects,
         vist=skimmer,
         cepe=_other_latents(subjects.cepe, num_latents) if subjects.cepe is not None else None,
-        **_looking(skimmer),
+        **looking_readers(skimmer),
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,13 +12,15 @@ from torch import Tensor
 from transformers import StoppingCriteriaList
 
 from foveate.errors import InputError
-from foveate.vist.eval.context import FarContext, Score
+from foveate.vist.encoder.characters import reads_characters
+from foveate.vist.eval.context import FarContext, Score, Subject
 from foveate.vist.eval.subjects import StopAtLine, VistSubject
+from foveate.vist.fusion.kv_prefix import EmbeddingPrefix
 from foveate.vist.latents.memory import Memory
 from foveate.vist.run.read_document import TokensOf
 from foveate.vist.run.text_rows import pad_left
 
-__all__ = ["FixationSubject"]
+__all__ = ["FixationSubject", "looking_readers"]
 
 TOGETHER = 16_384  # entries and tokens of prompts that are answered side by side
 
@@ -140,6 +143,19 @@ class FixationSubject(VistSubject):
             logits = self._attached_logits(ids, depth, allowed, keep)
             self._note([far])
         return logits
+
+
+def looking_readers(skimmer: VistSubject) -> dict[str, Callable[[float], Subject] | None]:
+    """`Subjects.looking` and `looking_at_pictures`; None for forms and encoders that cannot."""
+    vist = skimmer.vist
+    can_look = isinstance(vist.parts.fusion.prefix, EmbeddingPrefix)
+    can_read = can_look and reads_characters(vist.encoder)
+    return {
+        "looking": partial(FixationSubject, skimmer) if can_look else None,
+        "looking_at_pictures": partial(FixationSubject, skimmer, tokens="read")
+        if can_read
+        else None,
+    }
 
 
 def _question(far: FarContext) -> str:
