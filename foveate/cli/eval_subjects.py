@@ -99,6 +99,7 @@ def embedded_vist() -> str:
 def model_facts(subjects: Subjects, model: str | None, cepe: str | None) -> dict[str, Any]:
     """What a manifest says about the models."""
     from foveate.measure.manifest import public_name
+    from foveate.vist.eval.fixation_subject import looking_facts
     from foveate.vist.parts import weights_hash
 
     vist: Any = subjects.vist
@@ -111,5 +112,6 @@ def model_facts(subjects: Subjects, model: str | None, cepe: str | None) -> dict
         "head_tokens": len(vist.head_ids),
         "form": config.fusion.form,
         "source": config.fusion.source,
+        "fixation": looking_facts() if subjects.looking is not None else None,
         "latents_per_strip": vist.num_latents or config.resampler.num_latents,
     }

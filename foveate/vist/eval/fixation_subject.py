@@ -15,12 +15,14 @@ from foveate.errors import InputError
 from foveate.vist.encoder.characters import reads_characters
 from foveate.vist.eval.context import FarContext, Score, Subject
 from foveate.vist.eval.subjects import StopAtLine, VistSubject
+from foveate.vist.fixation.choose import WEIGHTS
+from foveate.vist.fixation.look import Fixation
 from foveate.vist.fusion.kv_prefix import EmbeddingPrefix
 from foveate.vist.latents.memory import Memory
 from foveate.vist.run.read_document import TokensOf
 from foveate.vist.run.text_rows import pad_left
 
-__all__ = ["FixationSubject", "looking_readers"]
+__all__ = ["FixationSubject", "looking_facts", "looking_readers"]
 
 TOGETHER = 16_384  # entries and tokens of prompts that are answered side by side
 
@@ -156,6 +158,12 @@ def looking_readers(skimmer: VistSubject) -> dict[str, Callable[[float], Subject
         if can_read
         else None,
     }
+
+
+def looking_facts() -> dict[str, Any]:
+    """What a manifest says about how places are chosen."""
+    chosen = Fixation(share=1.0)
+    return {"floor": chosen.floor, "skim": chosen.skim, "weights": dict(WEIGHTS)}
 
 
 def _question(far: FarContext) -> str:
