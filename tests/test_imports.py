@@ -66,7 +66,8 @@ RULES: dict[str, str] = {
     "vist/encoder vist/latents vist/fusion vist/parts vist/run",
     "vist/cepe": "core text_image models vist/config vist/checkpoint vist/latents vist/fusion "
     "vist/parts vist/run vist/train",
-    "vist/eval": "tasks measure text_image models vist/latents vist/fusion vist/fixation vist/run",
+    "vist/eval": "tasks measure text_image models vist/encoder vist/latents vist/fusion "
+    "vist/fixation vist/run",
     # Where both are put to work.
     "vllm": "core measure carve/composed carve/needs carve/method carve/frame_method "
     "carve/registry carve/spec",

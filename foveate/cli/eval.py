@@ -9,6 +9,7 @@ import typer
 
 from foveate.cli.console import err
 from foveate.cli.eval_options import Evaluation, evaluation, numbers
+from foveate.cli.eval_questions import questions
 from foveate.cli.eval_tasks import icl, qa, recall, retrieval
 from foveate.errors import InputError
 
@@ -99,5 +100,5 @@ def _named(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-for command in (perplexity, icl, qa, recall, retrieval):
+for command in (perplexity, questions, icl, qa, recall, retrieval):
     vist.command()(evaluation(command))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,11 +19,18 @@ from foveate.cli.options import AsJson, Device
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
+    from foveate.measure.parts import Parts
     from foveate.measure.progress import Progress
     from foveate.vist.eval.arms import Subjects
     from foveate.vist.eval.result import EvalResult
 
 Output = Annotated[Path, typer.Option("--output", help="Folder for the JSON, the page, the plot.")]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume", help="Keep each part in OUTPUT/TASK-parts as it is done, and go on there."
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
 
 
@@ -129,9 +137,18 @@ def share_of(text: str) -> tuple[int, int]:
 
 def shares(text: str, option: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in split_list(text))
-    except ValueError as error:
+        return tuple(float(Fraction(part)) for part in split_list(text))
+    except (ValueError, ZeroDivisionError) as error:
         raise InputError(f"{option} {text!r} is not a list of numbers.") from error
+
+
+def parts_of(common: Evaluation, name: str, resume: bool, share: str) -> Parts:
+    """Where the parts of a long evaluation are kept, and which of them this process does."""
+    from foveate.measure.parts import Parts
+
+    index, count = share_of(share)
+    folder = common.output / f"{name}-parts" if resume or count > 1 else None
+    return Parts(folder=folder, index=index, count=count)
 
 
 def text_of(file: Path) -> str:

@@ -31,6 +31,7 @@ def load_subjects(
     with err.status("Loading the libraries"):
         from foveate.models.load import quiet_transformers
         from foveate.vist.eval.arms import Subjects
+        from foveate.vist.eval.fixation_subject import looking_readers
         from foveate.vist.eval.subjects import RawSubject, VistSubject
 
         quiet_transformers()
@@ -47,17 +48,22 @@ def load_subjects(
             vist.model.to(getattr(torch, dtype))
     return Subjects(
         raw=RawSubject(vist.model, vist.tokenizer, head),
-        vist=VistSubject(vist, head),
+        vist=(skimmer := VistSubject(vist, head)),
         cepe=VistSubject(text_encoder, head) if text_encoder is not None else None,
+        **looking_readers(skimmer),
     )
 
 
 def with_latents(subjects: Subjects, num_latents: int) -> Subjects:
     """The same models with another number of latents per strip; raw text is read as before."""
+    from foveate.vist.eval.fixation_subject import looking_readers
+
+    skimmer = _other_latents(subjects.vist, num_latents)
     return replace(
         subjects,
-        vist=_other_latents(subjects.vist, num_latents),
+        vist=skimmer,
         cepe=_other_latents(subjects.cepe, num_latents) if subjects.cepe is not None else None,
+        **looking_readers(skimmer),
     )
 
 
@@ -93,6 +99,7 @@ def embedded_vist() -> str:
 def model_facts(subjects: Subjects, model: str | None, cepe: str | None) -> dict[str, Any]:
     """What a manifest says about the models."""
     from foveate.measure.manifest import public_name
+    from foveate.vist.eval.fixation_subject import looking_facts
     from foveate.vist.parts import weights_hash
 
     vist: Any = subjects.vist
@@ -105,5 +112,6 @@ def model_facts(subjects: Subjects, model: str | None, cepe: str | None) -> dict
         "head_tokens": len(vist.head_ids),
         "form": config.fusion.form,
         "source": config.fusion.source,
+        "fixation": looking_facts() if subjects.looking is not None else None,
         "latents_per_strip": vist.num_latents or config.resampler.num_latents,
     }

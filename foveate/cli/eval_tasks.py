@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from foveate.cli.console import err
-from foveate.cli.eval_options import Evaluation, numbers, share_of, shares, text_of
+from foveate.cli.eval_options import Evaluation, Resume, numbers, parts_of, shares, text_of
 from foveate.cli.eval_output import split_list
 from foveate.cli.eval_subjects import with_latents
 from foveate.cli.options import MaxNewTokens, Share
@@ -22,12 +22,10 @@ def icl(
     far: Annotated[int, typer.Option(help="Demonstrations that are read far.")] = 18,
     limit: Annotated[int, typer.Option(help="Test items for each set and seed.")] = 250,
     seeds: Annotated[str, typer.Option(help="Of demonstrations and items.")] = "42,43,44",
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Keep each set and seed in OUTPUT/icl-parts, and go on there."
-        ),
-    ] = False,
+    budgets: Annotated[
+        str, typer.Option(help="Entries of arms with a budget, as shares of the far tokens.")
+    ] = "0.4",
+    resume: Resume = False,
     share: Share = "0/1",
     length_rule: Annotated[
         str, typer.Option(help="Compare labels by mean or sum of token log-likelihoods.")
@@ -37,7 +35,6 @@ def icl(
 ) -> None:
     """In-context learning: a few demonstrations raw, the others far."""
     with err.status("Loading the libraries"):
-        from foveate.measure.parts import Parts
         from foveate.tasks.icl import load_icl_sets
         from foveate.vist.eval.icl import IclSettings, evaluate_icl
 
@@ -47,13 +44,12 @@ def icl(
         far=far,
         items=limit,
         seeds=numbers(seeds, "--seeds"),
+        budgets=shares(budgets, "--budgets"),
         rule=rule,
         **common.chosen,
     )
     found = load_icl_sets(data, split_list(sets))
-    index, count = share_of(share)
-    parts = Parts(folder=common.output / "icl-parts" if resume or count > 1 else None,
-                  index=index, count=count)  # fmt: skip
+    parts = parts_of(common, "icl", resume, share)
     subjects, facts = common.load()
     common.run(
         lambda progress: evaluate_icl(
@@ -95,6 +91,9 @@ def qa(
 def recall(
     context: Annotated[str, typer.Option(help="Tokens of prose, e.g. 512,1024.")] = "512",
     latents: Annotated[str, typer.Option(help="Latents per strip.")] = "32,64,128",
+    budgets: Annotated[
+        str, typer.Option(help="Entries of arms that look again, as shares of the tokens.")
+    ] = "1/12,1/6,1/3,1/2",
     depths: Annotated[str, typer.Option(help="Places of the pair, 0 to 1.")] = "0.1,0.5,0.9",
     kinds: Annotated[str, typer.Option(help="Of values.")] = "words,numbers,hex",
     limit: Annotated[int, typer.Option(help="Items for each kind and depth.")] = 10,
@@ -102,6 +101,8 @@ def recall(
     filler: Annotated[
         Path | None, typer.Option(help="Text to hide them in; default: made up.")
     ] = None,
+    resume: Resume = False,
+    share: Share = "0/1",
     *,
     common: Evaluation,
 ) -> None:
@@ -113,6 +114,7 @@ def recall(
     settings = RecallSettings(
         contexts=numbers(context, "--context"),
         latents=numbers(latents, "--latents"),
+        budgets=shares(budgets, "--budgets"),
         depths=shares(depths, "--depths"),
         kinds=chosen,
         count=limit,
@@ -120,10 +122,13 @@ def recall(
         filler=text_of(filler) if filler is not None else None,
         **common.chosen,
     )
+    parts = parts_of(common, "recall", resume, share)
     subjects, facts = common.load()
     made = {count: with_latents(subjects, count) for count in settings.latents}
     common.run(
-        lambda progress: evaluate_recall(made.__getitem__, settings, facts=facts, progress=progress)
+        lambda progress: evaluate_recall(
+            made.__getitem__, settings, facts=facts, progress=progress, parts=parts
+        )
     )
 
 

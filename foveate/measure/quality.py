@@ -139,6 +139,41 @@ def macro_mean(
     return Interval(value=value / len(groups), low=low, high=high)
 
 
+def macro_ratio(
+    parts: Sequence[tuple[Sequence[float], Sequence[float], Sequence[str]]],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval | None:
+    """Mean of the groups' means over the mean of other means, such as a share of a gain.
+
+    Both sides are drawn together, cluster by cluster within each group.
+
+    Args:
+        parts: (values above, values below, clusters) of each group.
+
+    Returns:
+        None where the side below cannot be told from 0, which a ratio would hide.
+
+    Raises:
+        ValueError: no group, or an empty one.
+    """
+    below = macro_mean([(b, c) for _, b, c in parts], resamples=resamples, seed=seed)
+    if below.low <= 0 <= below.high:
+        return None
+    value, above_draws, below_draws = 0.0, np.zeros(resamples), np.zeros(resamples)
+    for number, (above, under, clusters) in enumerate(parts):
+        tops, counts = _per_image(np.asarray(above, dtype=np.float64), clusters)
+        bottoms, _ = _per_image(np.asarray(under, dtype=np.float64), clusters)
+        value += float(tops.sum() / counts.sum())
+        own = {"resamples": resamples, "seed": seed + number}
+        above_draws += resampled_ratios(tops, counts, **own)
+        below_draws += resampled_ratios(bottoms, counts, **own)
+    below_draws[below_draws == 0] = np.finfo(np.float64).tiny
+    low, high = middle_95(above_draws / below_draws)
+    return Interval(value=value / len(parts) / below.value, low=low, high=high)
+
+
 def drawn_units(count: int, *, resamples: int = 2000, seed: int = 0) -> npt.NDArray[np.int64]:
     """The draws of a bootstrap, [resamples, count]: as many units as there are, put back each."""
     return np.random.default_rng(seed).integers(0, count, size=(resamples, count))

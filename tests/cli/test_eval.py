@@ -96,7 +96,11 @@ def test_icl(foveate: Foveate, vist: Path, labelled: Path, tmp_path: Path) -> No
     assert "average: 2 raw, 4 far demonstrations" in result.stdout
     rows = written(tmp_path, "icl")["rows"]
     arms = [row["arm"] for row in rows if row["set"] == "two"]
-    assert arms == ["none", "raw", "truncated", "random", "vist", "vist-shuffled", "vist-other"]
+    assert arms == [
+        "none", "raw", "raw-shuffled", "truncated", "truncated-shuffled", "random", "vist",
+        "vist-shuffled", "shots@0.4", "shots-shuffled@0.4", "bm25@0.4", "bm25-shuffled@0.4",
+        "nearest@0.4", "nearest-shuffled@0.4", "fixate@0.4", "fixate-shuffled@0.4", "vist-other",
+    ]  # fmt: skip
 
 
 def test_icl_in_shares_says_what_one_run_says(
@@ -109,10 +113,10 @@ def test_icl_in_shares_says_what_one_run_says(
     foveate(*common, "--output", tmp_path / "whole")
     shares = [*common, "--output", tmp_path / "shares"]
     assert "This share is done" in foveate(*shares, "--share", "0/2").stderr
-    assert len(list((tmp_path / "shares/icl-parts").iterdir())) == 2
+    assert len(list((tmp_path / "shares/icl-parts").iterdir())) == 6
     foveate(*shares, "--share", "1/2")
     made = {file: file.stat().st_mtime_ns for file in (tmp_path / "shares/icl-parts").iterdir()}
-    assert len(made) == 4
+    assert len(made) == 12
     foveate(*shares, "--resume")
     assert {file: file.stat().st_mtime_ns for file in made} == made
     whole, joined = written(tmp_path / "whole", "icl"), written(tmp_path / "shares", "icl")
@@ -154,12 +158,46 @@ def test_qa(foveate: Foveate, vist: Path, tmp_path: Path) -> None:
     assert "line 1: 3 passages, and 15 are needed" in result.stderr
 
 
+def test_questions(foveate: Foveate, vist: Path, tmp_path: Path) -> None:
+    rows = [
+        {"title": f"T{i // 2}", "passage": f"The boat {i} is red. It left.", "answers": ["red"],
+         "question": f"what is boat {i}", "id": f"{i}"}
+        for i in range(12)
+    ]  # fmt: skip
+    data = tmp_path / "q.jsonl"
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+    common = [
+        "eval", "vist", "questions", "--model", vist, "--data", data, "--tokens", "80",
+        "--limit", 4, "--max-new-tokens", 3,
+    ]  # fmt: skip
+    foveate(*common, "--output", tmp_path / "whole")
+    result = written(tmp_path / "whole", "questions")
+    assert result["manifest"]["prompt"] == "plain"
+    rows_by_arm = {row["arm"]: row for row in result["rows"]}
+    assert {"raw", "bm25@0.05", "vist"} <= set(rows_by_arm)
+    assert rows_by_arm["raw"]["questions"] >= 4
+    shares = [*common, "--output", tmp_path / "shares"]
+    foveate(*shares, "--share", "0/2")
+    foveate(*shares, "--share", "1/2")
+    foveate(*shares, "--resume")
+    assert written(tmp_path / "shares", "questions")["rows"] == result["rows"]
+    words = tmp_path / "p.jsonl"
+    words.write_text(json.dumps({"id": "2", "question": "Which colour has it?"}))
+    other = foveate(*common, "--paraphrases", words, "--output", tmp_path, ok=False)
+    assert "1 document of 80 tokens leaves nothing to shuffle with" in other.stderr
+    wrong = foveate(*common, "--prompt", "chat", "--output", tmp_path, ok=False)
+    assert "the model has no chat template; use plain" in wrong.stderr
+
+
 def test_recall(foveate: Foveate, vist: Path, tmp_path: Path) -> None:
     foveate(
         "eval", "vist", "recall", "--model", vist, "--context", 300, "--latents", "2,4", "--pairs",
         2, "--depths", "0.5", "--kinds", "hex", "--limit", 2, "--output", tmp_path,
+        "--budgets", "1/4,0.5",
     )  # fmt: skip
-    rows = [r for r in written(tmp_path, "recall")["rows"] if r["arm"] == "vist" and r["kind"]]
+    found = written(tmp_path, "recall")["rows"]
+    assert {"bm25@0.25", "bm25@0.5", "fixate@0.25"} <= {row["arm"] for row in found}
+    rows = [r for r in found if r["arm"] == "vist" and r["kind"]]
     few, many = rows
     assert few["entries"] * 2 == many["entries"]
 

@@ -46,7 +46,7 @@ def test_python_blocks(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_evaluation_has_a_command() -> None:
     found = {line.split()[3] for line in COMMANDS}
-    assert found == {"perplexity", "icl", "qa", "recall", "retrieval"}
+    assert found == {"perplexity", "questions", "icl", "qa", "recall", "retrieval"}
 
 
 @pytest.mark.parametrize("line", COMMANDS)

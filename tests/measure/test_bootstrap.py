@@ -10,6 +10,7 @@ from foveate.measure.quality import (
     accuracy,
     clustered_mean,
     macro_mean,
+    macro_ratio,
     paired_difference,
 )
 from foveate.measure.timing import ratio_of_medians
@@ -47,3 +48,22 @@ def test_draws_are_those_of_the_published_tables(
     found: Interval, expected: tuple[float, float, float]
 ) -> None:
     assert (found.value, found.low, found.high) == expected
+
+
+def test_a_ratio_is_drawn_together() -> None:
+    """A share of a gain is surer than either: half of each value is half, whatever is drawn."""
+    half = [v / 2 for v in VALUES]
+    groups = [(half, VALUES, NAMES), (half[:9], VALUES[:9], NAMES[:9])]
+    found = macro_ratio(groups, resamples=300)
+    assert found is not None
+    assert [found.value, found.low, found.high] == pytest.approx([0.5] * 3)
+    loose = macro_ratio([(OTHER, VALUES, NAMES)], resamples=300)  # type: ignore[list-item]
+    assert loose is not None
+    assert loose.value == pytest.approx(sum(OTHER) / sum(VALUES))
+    assert loose.low < loose.value < loose.high
+
+
+def test_a_ratio_over_nothing_certain_is_none() -> None:
+    around = [v - 0.48 for v in VALUES]
+    assert macro_ratio([(VALUES, around, NAMES)]) is None
+    assert macro_ratio([(VALUES, [0.0] * 40, NAMES)]) is None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from foveate.errors import InputError
 from foveate.vist.eval.context import FarContext, Subject
+from foveate.vist.eval.decoder_subject import DecoderSubject
 
 # arm -> what the language model reads of the far context
 ARMS = {
@@ -31,11 +33,22 @@ class Subjects:
     Args:
         raw: reads raw tokens.
         vist, cepe: read memories; cepe None where there is no such model.
+        looking: a share of the far tokens -> who reads latents and, within that many entries, looks
+            again where the question points; None where the model cannot.
+        looking_at_pictures: the same from tokens as they were read off the pictures.
     """
 
     raw: Subject
     vist: Subject
     cepe: Subject | None = None
+    looking: Callable[[float], Subject] | None = None
+    looking_at_pictures: Callable[[float], Subject] | None = None
+
+    def set_head(self, head: str) -> None:
+        """Another text before everything, in every arm; for models of `DecoderSubject`."""
+        for subject in (self.raw, self.vist, self.cepe):
+            if isinstance(subject, DecoderSubject):
+                subject.set_head(head)
 
     def of(self, arm: str) -> Subject:
         """Who runs an arm."""
@@ -131,6 +144,23 @@ def _as_long(other: FarContext, own: FarContext) -> FarContext:
     if len(other.ids) <= len(own.ids) or other.drawn is not None:
         return other
     return other.last(len(own.ids)) or other
+
+
+# What a manifest says that changes how raw text is read.
+_OF_RAW_TEXT = ("model", "dtype", "prompt", "head_tokens")
+
+
+def facts_of(arm: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts that an arm's answers depend on: raw text is read alike with any trained parts."""
+    family = arm.partition("@")[0].split("-")[0]
+    reads_memories = family in ("vist", "cepe", "fixate", "pictures")
+    return {key: facts[key] for key in facts if reads_memories or key in _OF_RAW_TEXT}
+
+
+def shuffled_name(arm: str) -> str:
+    """The arm's control: "vist" -> "vist-shuffled", "fixate@0.1" -> "fixate-shuffled@0.1"."""
+    name, at, share = arm.partition("@")
+    return f"{name}-shuffled{at}{share}"
 
 
 def derangement(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foveate.errors import InputError
 
@@ -52,12 +53,15 @@ class FarContext:
             ascending; None is 0, 1, 2, ... (nothing left out).
         span: positions that the text takes up; the raw window continues after them.
         drawn: what is rendered instead of the text, where it differs (blank space between parts).
+        question: what is asked, for a reader that looks again at places it points at; None is the
+            whole prompt.
     """
 
     source: EncodedText
     positions: tuple[int, ...] | None = None
     span: int = -1
     drawn: str | None = None
+    question: str | None = None
 
     def __post_init__(self) -> None:
         if self.positions is not None and len(self.positions) != len(self.source):
@@ -82,6 +86,20 @@ class FarContext:
             return None
         start = max(0, len(self.source) - count)
         return FarContext(source=self.source.cut(start, len(self.source)))
+
+    def keep(self, tokens: Sequence[int]) -> FarContext | None:
+        """Some of its tokens, ascending, as a text of their own; None for no token."""
+        if not len(tokens):
+            return None
+        bounds = (*self.source.starts, len(self.source.text))
+        cuts = [self.source.text[bounds[i] : bounds[i + 1]] for i in tokens]
+        starts = np.cumsum([0, *map(len, cuts)]).tolist()
+        kept = EncodedText(
+            text="".join(cuts),
+            ids=tuple(self.source.ids[i] for i in tokens),
+            starts=tuple(starts[:-1]),
+        )
+        return FarContext(source=kept)
 
     def sample(self, count: int, generator: np.random.Generator) -> FarContext | None:
         """`count` tokens drawn at random, each left at its own position; None for no token."""
@@ -150,6 +168,22 @@ class Subject(ABC):
     @abstractmethod
     def answer(self, far: FarContext | None, prompt: str, max_new_tokens: int) -> str:
         """Greedy continuation of the prompt, up to the end of its first line."""
+
+    def answers(
+        self, fars: Sequence[FarContext | None], prompts: Sequence[str], max_new_tokens: int
+    ) -> list[str]:
+        """`answer` to each prompt behind its own far context."""
+        return [
+            self.answer(far, prompt, max_new_tokens)
+            for far, prompt in zip(fars, prompts, strict=True)
+        ]
+
+    def states(self, texts: Sequence[str]) -> NDArray[np.float64] | None:
+        """Mean state of each text inside the model, [R, hidden], to find texts alike by.
+
+        None where there is no such thing.
+        """
+        return None
 
     def choose(
         self,

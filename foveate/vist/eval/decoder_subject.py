@@ -2,48 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from foveate.errors import InputError
 from foveate.models.cache_argument import cache_name
 from foveate.models.token_offsets import tokenise
 from foveate.vist.eval.context import EncodedText, FarContext, Score, Subject
+from foveate.vist.eval.joint_decoding import AskedRow, ask_behind, decode_together
+from foveate.vist.eval.prefilled import Prefilled
 
-__all__ = ["DecoderSubject", "Prefilled"]
+__all__ = ["DecoderSubject"]
 
-
-@dataclass
-class Prefilled:
-    """A KV cache with head and far context, and what it still holds of the last prompt.
-
-    Args:
-        cache: of transformers; it can be cropped.
-        base: position of the token behind the far context.
-        length: entries up to there.
-        prompt: tokens that the cache holds behind them.
-    """
-
-    cache: Any
-    base: int
-    length: int
-    prompt: list[int] = field(default_factory=list)
-
-    def resume(self, ids: Sequence[int]) -> int:
-        """Keep what is held of a prompt that begins with `ids`: the number of tokens both share."""
-        pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, self.prompt))  # noqa: B905
-        shared = sum(1 for _ in pairs)
-        extra = self.cache.get_seq_length() - self.length - shared
-        if extra:
-            self.cache.crop(-extra)
-        self.prompt = self.prompt[:shared]
-        return shared
+TOGETHER = 16_384  # cache entries of answers that are decoded side by side
 
 
 class DecoderSubject(Subject):
@@ -60,6 +37,10 @@ class DecoderSubject(Subject):
         self.model = model
         self.tokenizer = tokenizer
         self.head_ids = _head_ids(tokenizer, head)
+
+    def set_head(self, head: str | None) -> None:
+        """Another text before everything; see `head`."""
+        self.head_ids = _head_ids(self.tokenizer, head)
 
     @property
     def device(self) -> torch.device:
@@ -91,6 +72,55 @@ class DecoderSubject(Subject):
             scores.append(Score(nats=-float(picked.double().sum()), tokens=len(row)))
             at += len(row)
         return scores
+
+    @torch.no_grad()
+    def states(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Mean state halfway up the layers, each text run by itself behind the head."""
+        found = []
+        for text in texts:
+            ids = [*self.head_ids, *self.encode(text).ids]
+            made = self.model(
+                torch.tensor([ids], device=self.device),
+                output_hidden_states=True,
+                logits_to_keep=1,
+                use_cache=False,
+            ).hidden_states
+            own = made[(len(made) - 1) // 2][0, len(self.head_ids) :]
+            found.append(own.float().mean(dim=0).double().cpu().numpy())
+        return np.stack(found)
+
+    def answers(
+        self, fars: Sequence[FarContext | None], prompts: Sequence[str], max_new_tokens: int
+    ) -> list[str]:
+        """The same answers as one by one, decoded side by side where a plain cache holds all."""
+        said: list[str] = []
+        rows: list[AskedRow] = []
+
+        def decode() -> None:
+            found = decode_together(self.model, rows, max_new_tokens, self.is_done)
+            said.extend(map(self.first_line, found))
+            rows.clear()
+
+        for far, prompt in zip(fars, prompts, strict=True):
+            ids = self.encode(prompt).ids
+            start = self._start(far, prompt, len(self.head_ids) + len(ids) + max_new_tokens)
+            if start is None:
+                return super().answers(fars, prompts, max_new_tokens)
+            row = ask_behind(self.model, start, ids)
+            if rows and sum(r.length for r in rows) + row.length > TOGETHER:
+                decode()
+            rows.append(row)
+        if rows:
+            decode()
+        return said
+
+    @abstractmethod
+    def _start(self, far: FarContext | None, prompt: str, raw_length: int) -> Prefilled | None:
+        """KV cache of head and far context, for a prompt; None where no plain cache holds them.
+
+        Args:
+            raw_length: longest raw text, head and new tokens included.
+        """
 
     @abstractmethod
     def _logits(

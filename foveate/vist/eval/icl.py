@@ -11,20 +11,22 @@ from foveate.errors import InputError, check_least
 from foveate.measure.manifest import manifest
 from foveate.measure.parts import Parts
 from foveate.measure.progress import Progress, no_progress
-from foveate.tasks.icl import Demonstration, IclSet, shuffle_labels
+from foveate.tasks.icl import HELPED, IclSet
 from foveate.vist.eval.accuracy import accuracy_rows, accuracy_table, average_rows
-from foveate.vist.eval.arms import ARMS, ArmRun, Subjects, arm_runs
-from foveate.vist.eval.context import FarContext, LengthRule, best_option
+from foveate.vist.eval.arms import Subjects, facts_of
+from foveate.vist.eval.budget_arms import check_budgets
+from foveate.vist.eval.context import LengthRule, best_option
+from foveate.vist.eval.icl_arms import (
+    ICL_ARMS,
+    OTHER_SET,
+    FarShots,
+    far_demonstrations,
+    icl_arms,
+)
 from foveate.vist.eval.result import Curve, EvalResult, json_ready
 
-OTHER_SET = "vist-other"
-ICL_ARMS = {
-    **ARMS,
-    "vist-shuffled": "latents of the same demonstrations with each other's labels",
-    OTHER_SET: "latents of another set's demonstrations",
-    "cepe-shuffled": "the text encoder's of the demonstrations with each other's labels",
-}
 AVERAGE = "average"
+HELPED_SETS = "helped"  # the average over tasks.icl.HELPED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,8 @@ class IclSettings:
         seeds: of demonstrations and test items.
         rule: how options of different lengths compare, see core.context.best_option. The paper does
             not say; the mean over the option's tokens is our default.
-        arms: from ICL_ARMS; () is all.
+        budgets: entries of arms with a budget, as shares of the far tokens.
+        arms: from ICL_ARMS; () is all there are models for.
         seed: of the random tokens and the bootstrap.
     """
 
@@ -47,26 +50,17 @@ class IclSettings:
     items: int = 250
     seeds: tuple[int, ...] = (42, 43, 44)
     rule: LengthRule = "mean"
+    budgets: tuple[float, ...] = (0.4,)
     arms: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_least(InputError, self, raw=0, far=1, items=1)
+        check_budgets(self.budgets)
         if not self.seeds:
             raise InputError("no seeds; give at least one, e.g. --seeds 42,43,44.")
         if self.rule not in ("mean", "sum"):
             raise InputError(f"unknown length rule {self.rule!r}; use mean or sum.")
-
-
-def far_demonstrations(
-    data: IclSet, examples: Sequence[Demonstration], subjects: Subjects
-) -> FarContext:
-    """Demonstrations, a blank line after each; drawn as they stand, line ends as signs.
-
-    Without line ends even raw text teaches nothing.
-    """
-    shown = [data.shown(example) for example in examples]
-    return FarContext(source=subjects.raw.encode("".join(f"{text}\n\n" for text in shown)))
 
 
 def evaluate_icl(
@@ -98,43 +92,62 @@ def evaluate_icl(
         InputError: an unknown arm, the arm of another set with a single set, or parts of another
             protocol.
     """
-    names = subjects.arms(settings.arms, ICL_ARMS)
-    if len(sets) < 2:
-        if OTHER_SET in settings.arms:
-            raise InputError(f"the arm {OTHER_SET} needs a second set; add one to --sets.")
-        names = tuple(name for name in names if name != OTHER_SET)
+    names = icl_arms(settings.arms, subjects, settings.budgets, len(sets))
     rows: list[dict[str, Any]] = []
-    groups, samples = [], []
+    groups, samples = {}, []
     parts = parts or Parts()
-    wanted = json_ready({**vars(settings), "arms": names, "seeds": None, **(facts or {})})
-    jobs = [(number, seed) for number in range(len(sets)) for seed in settings.seeds]
-    found: dict[tuple[int, int], dict[str, Any]] = {}
-    for number, seed in parts.share(jobs):
+    # What further arms, seeds and budgets leave as it is.
+    open_ended = ("arms", "seeds", "budgets")
+    wanted = {key: value for key, value in vars(settings).items() if key not in open_ended}
+    jobs = [
+        (number, seed, name)
+        for number in range(len(sets))
+        for seed in settings.seeds
+        for name in names
+    ]
+    found: dict[tuple[int, int, str], dict[str, Any]] = {}
+    for at, (number, seed, name) in enumerate(mine := parts.share(jobs)):
         data, other = sets[number], sets[(number + 1) % len(sets)]
-        found[number, seed] = parts.kept(
-            f"{data.name}-{seed}",
-            {**wanted, "other": other.name},
-            partial(_one_seed, data, other, names, subjects, settings, seed, progress),
+        found[number, seed, name] = parts.kept(
+            f"{data.name}-{seed}-{name}",
+            {
+                **wanted,
+                **facts_of(name, facts or {}),
+                "other": other.name if name == OTHER_SET else None,
+            },
+            partial(_one_arm, data, other, name, subjects, settings, seed),
         )
+        progress(f"{data.name} {seed}, {name}", at + 1, len(mine))
     if parts.is_share:
         return None
     for number, data in enumerate(sets):
-        own_parts = [found[number, seed] for seed in settings.seeds]
-        hits, entries, tokens, clusters, own = _one_set(own_parts, names, data)
+        own_parts = {
+            seed: {name: found[number, seed, name] for name in names} for seed in settings.seeds
+        }
+        hits, entries, tokens, clusters, own = _one_set(own_parts, data)
         made = accuracy_rows(
             hits, entries, tokens, clusters, seed=settings.seed, facts={"set": data.name}
         )
         for row in made:
             row["per_seed"] = _per_seed(hits[row["arm"]], settings)
         rows += made
-        groups.append((hits, clusters))
+        groups[data.name] = (hits, clusters)
         samples += own
-    average = average_rows(groups, rows, seed=settings.seed, facts={"set": AVERAGE})
+    averages = []
+    for title, chosen in ((AVERAGE, tuple(groups)), (HELPED_SETS, HELPED)):
+        own_groups = [groups[name] for name in groups if name in chosen]
+        if title == AVERAGE or 1 < len(own_groups) < len(groups):
+            averages += average_rows(
+                own_groups,
+                [row for row in rows if row["set"] in chosen],
+                seed=settings.seed,
+                facts={"set": title},
+            )
     tables = [
         accuracy_table(
-            _title(name, settings), [row for row in [*average, *rows] if row["set"] == name]
+            _title(name, settings), [row for row in [*averages, *rows] if row["set"] == name]
         )
-        for name in [AVERAGE, *(data.name for data in sets)]
+        for name in dict.fromkeys(row["set"] for row in [*averages, *rows])
     ]
     return EvalResult(
         task="icl",
@@ -143,16 +156,23 @@ def evaluate_icl(
             "Every arm has the same raw demonstrations and items; arms differ in what is read of "
             f"the far demonstrations. The label with the best {settings.rule} log-likelihood is "
             f"the answer. Seeds {', '.join(map(str, settings.seeds))}. Brackets: 95 % interval, "
-            "bootstrapped over test items; the average weighs sets equally.",
-            *(f"{name}: {ICL_ARMS[name]}." for name in names),
+            "bootstrapped over test items; the average weighs sets equally. helped: the average "
+            f"over {', '.join(HELPED)}, which raw demonstrations had helped before. arm-shuffled: "
+            "the labels are each other's, so what an arm loses there (minus shuffled) is what it "
+            "took from them. Shares of raw's gain and loss are left out where raw's own cannot be "
+            "told from 0. arm@share: within that share of the far tokens, every entry counted.",
+            *(
+                f"{name}: {ICL_ARMS[name]}."
+                for name in dict.fromkeys(n.split("@")[0] for n in names)
+            ),
         ),
-        rows=tuple(json_ready(row) for row in [*average, *rows]),
+        rows=tuple(json_ready(row) for row in [*averages, *rows]),
         tables=tuple(tables),
         curves=tuple(
             Curve(
                 name=name,
-                x=tuple(row["set"] for row in [*average, *rows] if row["arm"] == name),
-                y=tuple(row["accuracy"] for row in [*average, *rows] if row["arm"] == name),
+                x=tuple(row["set"] for row in [*averages, *rows] if row["arm"] == name),
+                y=tuple(row["accuracy"] for row in [*averages, *rows] if row["arm"] == name),
             )
             for name in names
         ),
@@ -166,6 +186,7 @@ def evaluate_icl(
             far=settings.far,
             items=settings.items,
             rule=settings.rule,
+            budgets=list(settings.budgets),
             **(facts or {}),
         ),
     )
@@ -176,88 +197,68 @@ def _title(name: str, settings: IclSettings) -> str:
 
 
 def _one_set(
-    parts: Sequence[dict[str, Any]], names: Sequence[str], data: IclSet
+    parts: Mapping[int, Mapping[str, Mapping[str, Any]]], data: IclSet
 ) -> tuple[dict[str, list[bool]], dict[str, list[int]], list[int], list[str], list[dict[str, Any]]]:
     """(arm -> right or wrong, arm -> entries, far tokens, clusters, records) over seeds."""
-    hits: dict[str, list[bool]] = {name: [] for name in names}
-    entries: dict[str, list[int]] = {name: [] for name in names}
+    hits: dict[str, list[bool]] = {}
+    entries: dict[str, list[int]] = {}
     tokens: list[int] = []
     clusters: list[str] = []
     samples: list[dict[str, Any]] = []
-    for part in parts:
-        items, answers = part["items"], part["answers"]
-        tokens += [part["far_tokens"]] * len(items)
+    for seed, arms in parts.items():
+        items = arms["none"]["items"]
+        tokens += [arms["none"]["far_tokens"]] * len(items)
         clusters += [item["text"] for item in items]
-        for name in names:
-            hits[name] += [a == item["label"] for a, item in zip(answers[name], items, strict=True)]
-            entries[name] += [part["entries"][name]] * len(items)
+        for name, part in arms.items():
+            right = [a == item["label"] for a, item in zip(part["answers"], items, strict=True)]
+            hits.setdefault(name, []).extend(right)
+            entries.setdefault(name, []).extend(part["entries"])
         samples += [
             {
                 "set": data.name,
-                "seed": part["seed"],
+                "seed": seed,
                 **item,
-                "answers": {name: answers[name][i] for name in names},
+                "answers": {name: part["answers"][i] for name, part in arms.items()},
             }
             for i, item in enumerate(items)
         ]
     return hits, entries, tokens, clusters, samples
 
 
-def _one_seed(
+def _one_arm(
     data: IclSet,
     other: IclSet,
-    names: Sequence[str],
+    name: str,
     subjects: Subjects,
     settings: IclSettings,
     seed: int,
-    progress: Progress,
 ) -> dict[str, Any]:
-    """What every arm answers with the demonstrations and items of one seed, JSON-ready."""
+    """What one arm answers with the demonstrations and items of one seed, JSON-ready."""
     items = data.questions(settings.items, seed)
     options = [f" {option}" for option in data.options]
-    prompt, far, arms = _arms(data, other, names, subjects, settings, seed)
-    answers: dict[str, list[str]] = {}
-    for arm in arms:
-        answers[arm.name] = []
-        for number, item in enumerate(items):
-            asked = prompt + data.template.asked(item.text)
-            scores = arm.subject.option_nll(arm.fars[0], asked, options)
-            answers[arm.name].append(data.labels[best_option(scores, settings.rule)])
-            progress(f"{data.name} {seed}, {arm.name}", number + 1, len(items))
+    shown = data.demonstrations(settings.far + settings.raw, seed)
+    far_ones, raw_ones = shown[: settings.far], shown[settings.far :]
+    far = FarShots(
+        data=data,
+        other=other,
+        examples=far_ones,
+        elsewhere=other.demonstrations(settings.far, seed),
+        subjects=subjects,
+        seed=settings.seed + seed,
+    )
+    subject, views = far.views(name, items)
+    prompt = "".join(f"{data.shown(example)}\n\n" for example in raw_ones)
+    answers, entries = [], []
+    for item, view in zip(items, views, strict=True):
+        scores = subject.option_nll(view, prompt + data.template.asked(item.text), options)
+        answers.append(data.labels[best_option(scores, settings.rule)])
+        entries.append(subject.num_entries(view) if view is not None else 0)
     return {
-        "seed": seed,
-        "far_tokens": len(far.ids),
-        "entries": {arm.name: arm.entries()[0] for arm in arms},
+        "far_tokens": len(far_demonstrations(data, far_ones, subjects).ids),
+        "entries": entries,
         "items": [{"text": item.text, "label": item.label} for item in items],
         "answers": answers,
     }
-
-
-def _arms(
-    data: IclSet,
-    other: IclSet,
-    names: Sequence[str],
-    subjects: Subjects,
-    settings: IclSettings,
-    seed: int,
-) -> tuple[str, FarContext, list[ArmRun]]:
-    """The raw demonstrations, the far ones, and what each arm reads of these."""
-    shown = data.demonstrations(settings.far + settings.raw, seed)
-    far_ones, raw_ones = shown[: settings.far], shown[settings.far :]
-    far = far_demonstrations(data, far_ones, subjects)
-    wrong = far_demonstrations(data, shuffle_labels(far_ones), subjects)
-    elsewhere = far_demonstrations(
-        other, other.demonstrations(settings.far, seed)[: settings.far], subjects
-    )
-    arms = arm_runs(
-        names,
-        subjects,
-        [far],
-        [data.name],
-        seed=settings.seed + seed,
-        others={"vist-shuffled": [wrong], "cepe-shuffled": [wrong], OTHER_SET: [elsewhere]},
-    )
-    return "".join(f"{data.shown(example)}\n\n" for example in raw_ones), far, arms
 
 
 def _per_seed(hits: Sequence[bool], settings: IclSettings) -> dict[str, float]:

@@ -108,13 +108,13 @@ def shown(interval: Interval | None, *, digits: int = 3, signed: bool = False) -
     return f"{interval.value:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
 
 
-def shown_percent(interval: Interval | None, *, signed: bool = False) -> str:
+def shown_percent(interval: Interval | None, *, signed: bool = False, digits: int = 1) -> str:
     """A share in percent."""
     if interval is None:
         return ""
     ends = (100 * x for x in (interval.value, interval.low, interval.high))
     value, low, high = ends
-    return shown(Interval(value=value, low=low, high=high), digits=1, signed=signed)
+    return shown(Interval(value=value, low=low, high=high), digits=digits, signed=signed)
 
 
 def shown_ratio(before: float, after: float) -> str:

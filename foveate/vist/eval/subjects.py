@@ -14,12 +14,13 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from foveate.models.cache_argument import cache_name
 from foveate.vist.eval.context import FarContext, Score
-from foveate.vist.eval.decoder_subject import DecoderSubject, Prefilled
+from foveate.vist.eval.decoder_subject import DecoderSubject
+from foveate.vist.eval.prefilled import Prefilled
 from foveate.vist.fusion.fusion import PrefixCache, fit_span
 from foveate.vist.latents.memory import Memory
 from foveate.vist.run.vist import Vist
 
-__all__ = ["RawSubject", "VistSubject"]
+__all__ = ["RawSubject", "StopAtLine", "VistSubject"]
 
 _T = TypeVar("_T")
 _K = TypeVar("_K")
@@ -127,6 +128,10 @@ class RawSubject(DecoderSubject):
 
         return self._caches.get((tuple(ids), tuple(positions)), fill)
 
+    def _start(self, far: FarContext | None, prompt: str, raw_length: int) -> Prefilled:
+        with torch.no_grad():
+            return self._prefilled(far)
+
     def _logits(
         self, far: FarContext | None, ids: Tensor, depth: Tensor, allowed: Tensor, keep: int
     ) -> Tensor:
@@ -155,6 +160,7 @@ class VistSubject(DecoderSubject):
         self.vist = vist
         self.num_latents = num_latents
         self._memories = _Recent[str, Memory](kept)
+        self._pictures = _Recent[str, Memory](kept)  # that know their tokens as they were read
         self._prefixes = _Recent[Any, PrefixCache](4)
         self._starts = _Recent[Any, Prefilled](2)
         self._entries: dict[str, int] = {}
@@ -188,7 +194,7 @@ class VistSubject(DecoderSubject):
 
     def answer(self, far: FarContext | None, prompt: str, max_new_tokens: int) -> str:
         ids = torch.tensor([[*self.head_ids, *self.encode(prompt).ids]], device=self.device)
-        stop = StoppingCriteriaList([_Stop(self, ids.shape[1])])
+        stop = StoppingCriteriaList([StopAtLine(self, ids.shape[1])])
         with self._reading(far, ids.shape[1] + max_new_tokens):
             out = self.model.generate(
                 ids,
@@ -234,6 +240,12 @@ class VistSubject(DecoderSubject):
 
         return self._starts.get((far.text if far is not None else None, span), fill)
 
+    def _start(self, far: FarContext | None, prompt: str, raw_length: int) -> Prefilled | None:
+        if self.vist.parts.fusion.prefix is None:
+            return None
+        with torch.no_grad():
+            return self._prefilled(far, raw_length)
+
     def _logits(
         self, far: FarContext | None, ids: Tensor, depth: Tensor, allowed: Tensor, keep: int
     ) -> Tensor:
@@ -242,18 +254,23 @@ class VistSubject(DecoderSubject):
             # Raw text runs on the unmodified model, so the memory may lie in a plain cache.
             start = self._prefilled(far, count + len(ids))
             return self.logits_behind(start, ids, depth, allowed, keep)
+        with self._reading(far, count + len(ids)):
+            return self._attached_logits(ids, depth, allowed, keep)
+
+    def _attached_logits(self, ids: Tensor, depth: Tensor, allowed: Tensor, keep: int) -> Tensor:
+        """`_logits` of text beside what is attached."""
+        count = len(self.head_ids)
         text = torch.cat([torch.tensor(self.head_ids), ids])
         places = torch.cat([torch.arange(count), count + depth])
         seen = torch.ones(len(text), len(text), dtype=torch.bool).tril()
         seen[count:, count:] = allowed
-        with self._reading(far, len(text)):
-            logits: Tensor = self.model(
-                text[None].to(self.device),
-                attention_mask=self.additive(seen),
-                position_ids=places[None].to(self.device),
-                use_cache=False,
-                logits_to_keep=keep,
-            ).logits[0]
+        logits: Tensor = self.model(
+            text[None].to(self.device),
+            attention_mask=self.additive(seen),
+            position_ids=places[None].to(self.device),
+            use_cache=False,
+            logits_to_keep=keep,
+        ).logits[0]
         return logits
 
 
@@ -273,7 +290,7 @@ class _Recent(OrderedDict[_K, _T]):
         return self[key]
 
 
-class _Stop(StoppingCriteria):
+class StopAtLine(StoppingCriteria):
     """Ends `generate` with the answer's first line."""
 
     def __init__(self, subject: DecoderSubject, prompt_length: int) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from foveate.errors import InputError
@@ -19,7 +24,7 @@ from foveate.tasks.icl import (
     shuffle_labels,
 )
 from foveate.vist.eval.arms import Subjects
-from foveate.vist.eval.context import FarContext
+from foveate.vist.eval.context import FarContext, Score
 from foveate.vist.eval.icl import IclSettings, evaluate_icl
 from tests.vist.eval.fake_subject import FakeSubject
 
@@ -111,7 +116,7 @@ def test_every_arm_reads_what_it_claims(run: tuple[Subjects, IclSettings]) -> No
     item = data.questions(4, 42)[0]
     asked = subjects.raw.encode(prompts + data.template.asked(item.text)).ids
     views = [far for _, far, prompt, _ in subjects.raw.seen if prompt == asked]
-    nothing, whole, cut, random = views
+    nothing, whole, wrong, cut, wrong_cut, random, *fewer = views
     assert nothing is None
     assert whole is not None
     assert whole.source.text == far_text
@@ -121,17 +126,109 @@ def test_every_arm_reads_what_it_claims(run: tuple[Subjects, IclSettings]) -> No
     assert random is not None
     assert len(random.ids) == size
     assert random.span == len(whole.ids)
+    for true, shuffled in ((whole, wrong), (cut, wrong_cut)):
+        assert shuffled is not None
+        assert shuffled.source.text != true.source.text
+        assert len(shuffled.ids) == len(true.ids)
+    # Fewer shots and BM25, each with its control; no states, so no nearest ones.
+    assert len(fewer) == 4
+    units = {f"{data.shown(e)}\n\n" for e in shown[:6]}
+    for view in (fewer[0], fewer[2]):
+        assert view is not None
+        assert 0 < len(view.ids) <= 0.4 * len(whole.ids)
+        assert set(view.source.text.strip().split("\n\n")) <= {text.strip() for text in units}
 
     drawn = [far for _, far, prompt, _ in subjects.vist.seen if prompt == asked]
-    true, shuffled, elsewhere = drawn
-    assert true is not None
-    assert true.text == far_text  # line ends too
-    assert shuffled is not None
-    assert shuffled.text.count("Sentiment: good") == true.text.count("Sentiment: good")
-    assert shuffled.text != true.text
+    true_one, shuffled_one, elsewhere = drawn
+    assert true_one is not None
+    assert true_one.text == far_text  # line ends too
+    assert shuffled_one is not None
+    assert shuffled_one.text.count("Sentiment: good") == true_one.text.count("Sentiment: good")
+    assert shuffled_one.text != true_one.text
     assert elsewhere is not None
     assert elsewhere.text.startswith("News: agnews train")
     assert {row["set"] for row in result.rows} == {"sst2", "agnews", "average"}
+
+
+@dataclass
+class Alike(FakeSubject):
+    """Texts are alike by the number in them."""
+
+    def states(self, texts: Sequence[str]) -> Any:
+        number = [int(re.findall(r"\d+", text)[-1]) for text in texts]
+        return np.array([[np.cos(n / 7), np.sin(n / 7)] for n in number])
+
+
+@pytest.mark.parametrize("arm", ["nearest", "nearest-shuffled", "bm25", "fixate"])
+def test_the_choice_is_the_questions(arm: str) -> None:
+    raw = Alike()
+    looking: list[FakeSubject] = []
+
+    def make(share: float) -> FakeSubject:
+        looking.append(FakeSubject(words=raw.words))
+        return looking[-1]
+
+    subjects = Subjects(raw=raw, vist=FakeSubject(ratio=3, words=raw.words), looking=make)
+    data = data_set()
+    settings = IclSettings(far=10, items=8, seeds=(1,), arms=(arm,), budgets=(0.25,))
+    evaluate_icl([data], subjects, settings)
+    seen = looking[-1].seen if arm == "fixate" else raw.seen[8:]
+    items = data.questions(8, 1)
+    shown = data.demonstrations(12, 1)[:10]
+    for (_, far, _, _), item in zip(seen, items, strict=True):
+        assert far is not None
+        if arm == "fixate":
+            assert far.question == data.template.asked(item.text)
+            continue
+        assert 0 < len(far.ids) <= 0.25 * 10 * len(raw.encode(data.shown(shown[0])))
+        if arm.startswith("nearest"):
+            mean = raw.states([e.text for e in shown]).mean(axis=0)
+            asked = raw.states([item.text])[0] - mean
+            rows = raw.states([e.text for e in shown]) - mean
+            best = int((rows @ asked / np.linalg.norm(rows, axis=1)).argmax())
+            assert shown[best].text in far.source.text
+
+
+def test_groups_and_shares_of_raws_gain() -> None:
+    class Reader(FakeSubject):
+        """Right where the far text has the item's number with its label."""
+
+        def option_nll(self, far: Any, prompt: str, options: Any) -> list[Score]:
+            number = int(prompt.split()[-2])
+            text = far.source.text if far else ""
+            right = f"test {number % 4}\n" in text.replace("train", "test")
+            want = (number + (0 if right else 1)) % 2
+            return [Score(nats=float(i != want), tokens=1) for i, _ in enumerate(options)]
+
+    raw = Reader()
+    subjects = Subjects(raw=raw, vist=Reader(ratio=3, words=raw.words))
+    sets = [data_set("dbpedia"), data_set("banking77"), data_set("mr")]
+    settings = IclSettings(far=20, items=8, seeds=(1, 2), arms=("raw", "truncated"))
+    rows = {(r["set"], r["arm"]): r for r in evaluate_icl(sets, subjects, settings).rows}
+    assert {name for name, _ in rows} == {"average", "helped", "dbpedia", "banking77", "mr"}
+    for group, members in (
+        ("average", [s.name for s in sets]),
+        ("helped", ["dbpedia", "banking77"]),
+    ):
+        gain = {
+            arm: sum(rows[name, arm]["minus_none"]["value"] for name in members)
+            for arm in ("raw", "truncated")
+        }
+        assert gain["raw"] > 0
+        share = rows[group, "truncated"]["gain_share"]
+        assert share["value"] == pytest.approx(gain["truncated"] / gain["raw"])
+        assert share["low"] <= share["value"] <= share["high"]
+        assert rows[group, "raw"]["gain_share"]["value"] == 1
+        assert rows[group, "raw"]["contrast_share"] is None
+
+
+def test_unknown_and_impossible_arms() -> None:
+    subjects = Subjects(raw=FakeSubject(), vist=FakeSubject(ratio=3))
+    for arm in ("nearest", "fixate", "fixate-shuffled"):
+        with pytest.raises(InputError, match=f"cannot run the arms {arm}"):
+            evaluate_icl([data_set()], subjects, IclSettings(far=3, arms=(arm,)))
+    with pytest.raises(InputError, match="unknown arms none-shuffled"):
+        evaluate_icl([data_set()], subjects, IclSettings(far=3, arms=("none-shuffled",)))
 
 
 def test_numbers_add_up(run: tuple[Subjects, IclSettings]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from foveate.errors import InputError
+from foveate.measure.parts import Parts
 from foveate.tasks.key_value import KINDS, make_items
 from foveate.vist.eval.arms import Subjects
 from foveate.vist.eval.recall import RecallSettings, evaluate_recall
@@ -66,11 +68,30 @@ def test_impossible(change: dict[str, Any], message: str) -> None:
         items(**change)
 
 
-def test_curves_over_the_ratio() -> None:
+def subjects_of() -> Any:
     raw = FakeSubject()
-    vists = {n: FakeSubject(ratio=256 // n, words=raw.words) for n in (64, 128)}
-    settings = RecallSettings(contexts=(200,), latents=(64, 128), count=2, depths=(0.5,))
-    result = evaluate_recall(lambda n: Subjects(raw=raw, vist=vists[n]), settings)
+    made = {
+        n: Subjects(
+            raw=raw,
+            vist=FakeSubject(ratio=256 // n, words=raw.words),
+            looking=lambda share: FakeSubject(ratio=round(1 / share), words=raw.words),
+        )
+        for n in (64, 128)
+    }
+    return made.__getitem__
+
+
+def evaluate(subjects: Any, parts: Parts | None = None, **changes: Any) -> Any:
+    values: dict[str, Any] = {
+        "contexts": (200,), "latents": (64, 128), "count": 2, "depths": (0.5,),
+        "budgets": (0.2, 0.5),
+    }  # fmt: skip
+    return evaluate_recall(subjects, RecallSettings(**{**values, **changes}), parts=parts)
+
+
+def test_curves_over_the_ratio() -> None:
+    subjects = subjects_of()
+    result = evaluate(subjects)
     whole = {
         (r["arm"], r["latents"]): r for r in result.rows if r["kind"] is None and r["depth"] is None
     }
@@ -86,6 +107,57 @@ def test_curves_over_the_ratio() -> None:
     assert by_kind["hex"]["accuracy"]["value"] == 1
     curves = {curve.name: curve for curve in result.curves}
     assert curves["vist"].x == pytest.approx((2, 4), rel=0.02)
-    assert curves["raw"].x == curves["vist"].x
-    # What does not depend on the latents is asked once: 6 items, then 2 arms at 2 budgets.
-    assert len(raw.seen) == 6 * 2 + 6 * 2 * 2
+    assert set(curves["vist"].x) < set(curves["raw"].x)
+    assert len(curves["bm25"].x) == 2
+
+
+def test_looking_again_within_a_budget() -> None:
+    rows = {
+        r["arm"]: r for r in evaluate(subjects_of()).rows if r["kind"] is r["depth"] is r["latents"]
+    }
+    assert list(rows) == [
+        "none", "raw", "truncated@0.2", "truncated@0.5", "segments@0.2", "segments@0.5",
+        "bm25@0.2", "bm25@0.5", "fixate@0.2", "fixate@0.5", "fixate-shuffled@0.2",
+        "fixate-shuffled@0.5",
+    ]  # fmt: skip
+    right = {name: row["accuracy"]["value"] for name, row in rows.items()}
+    # The key's sentence is found, whatever the budget; another document does not know the value.
+    assert right["bm25@0.2"] == right["fixate@0.2"] == right["raw"] == pytest.approx(2 / 3)
+    assert right["fixate-shuffled@0.5"] == 0
+    assert rows["fixate@0.2"]["minus_shuffled"]["value"] == pytest.approx(2 / 3)
+    for name, row in rows.items():
+        if "@" in name:
+            assert row["entries"] <= float(name.split("@")[1]) * row["tokens"] + 1
+
+
+def test_each_arm_is_asked_once() -> None:
+    subjects = subjects_of()
+    evaluate(subjects)
+    # Of the raw reader: none and raw, 3 arms at 2 budgets, 2 arms at 2 numbers of latents.
+    assert len(subjects(64).raw.seen) == 6 * (2 + 3 * 2 + 2 * 2)
+
+
+def test_shares_say_what_one_run_says(tmp_path: Path) -> None:
+    for index in (0, 1):
+        assert evaluate(subjects_of(), Parts(folder=tmp_path, index=index, count=2)) is None
+    joined = evaluate(subjects_of(), Parts(folder=tmp_path))
+    assert joined.rows == evaluate(subjects_of()).rows
+    # A budget more needs no other arm again.
+    more = evaluate(subjects_of(), Parts(folder=tmp_path), budgets=(0.2, 0.5, 0.9), arms=("bm25",))
+    assert [r["arm"] for r in more.rows if r["kind"] is r["depth"] is None] == [
+        "none", "raw", "bm25@0.2", "bm25@0.5", "bm25@0.9",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="another max_new_tokens"):
+        evaluate(subjects_of(), Parts(folder=tmp_path), max_new_tokens=3)
+
+
+def test_arms_without_a_model() -> None:
+    alone = Subjects(raw=FakeSubject(), vist=FakeSubject(ratio=4))
+    names = {row["arm"] for row in evaluate(lambda n: alone).rows}
+    assert not any(name.startswith("fixate") for name in names)
+    with pytest.raises(InputError, match="cannot run the arms fixate"):
+        evaluate(lambda n: alone, arms=("fixate",))
+    with pytest.raises(InputError, match="unknown arms sight"):
+        evaluate(lambda n: alone, arms=("sight",))
+    with pytest.raises(InputError, match="above 0 and up to 1"):
+        RecallSettings(budgets=(0.0,))

@@ -1,0 +1,104 @@
+"""A reader that looks again: everything looked at is raw text, nothing is the latents alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from foveate.errors import InputError
+from foveate.vist.eval import fixation_subject
+from foveate.vist.eval.context import FarContext
+from foveate.vist.eval.fixation_subject import FixationSubject
+from foveate.vist.eval.subjects import RawSubject, VistSubject
+from foveate.vist.train.tiny_models import tiny_tokenizer
+from tests.vist import tiny_vist as tiny
+from tests.vist.encoder.sighted import SightedEncoder
+from tests.vist.eval.test_subjects import OPTIONS, PROMPT, near, tokenizer
+from tests.vist.run.test_read_document import pointed
+
+FAR = "\n\n".join(" ".join(f"w{5 + (7 * row + i) % 90}_" for i in range(10)) for row in range(8))
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen3"])
+def skimmer(request: pytest.FixtureRequest) -> VistSubject:
+    vist = tiny.vist(tiny.model(request.param), "lora")
+    vist.tokenizer = tokenizer()
+    return VistSubject(vist)
+
+
+@pytest.fixture
+def far(skimmer: VistSubject) -> FarContext:
+    return FarContext(source=skimmer.encode(FAR), question="w33_ w34_")
+
+
+def test_all_of_it_is_raw_text(skimmer: VistSubject, far: FarContext) -> None:
+    raw = RawSubject(skimmer.model, skimmer.tokenizer)
+    looking = FixationSubject(skimmer, 1.0)
+    assert looking.num_entries(far) == len(far.ids) == raw.num_entries(far)
+    ours = looking.option_nll(far, PROMPT, OPTIONS)
+    theirs = raw.option_nll(far, PROMPT, OPTIONS)
+    assert [s.nats for s in ours] == [near(s.nats) for s in theirs]
+    assert looking.answer(far, PROMPT, 6) == raw.answer(far, PROMPT, 6)
+
+
+def test_the_budget_counts_every_entry(skimmer: VistSubject, far: FarContext) -> None:
+    for share in (0.1, 0.3, 0.6):
+        looking = FixationSubject(skimmer, share)
+        assert 0 < looking.num_entries(far) <= share * len(far.ids)
+        # Counted before it is asked and after it was, the same.
+        looking.answer(far, PROMPT, 2)
+        assert FixationSubject(skimmer, share).num_entries(far) == looking.num_entries(far)
+    assert looking.option_nll(far, PROMPT, OPTIONS) != skimmer.option_nll(far, PROMPT, OPTIONS)
+
+
+def test_each_question_looks_elsewhere(skimmer: VistSubject, far: FarContext) -> None:
+    looking = FixationSubject(skimmer, 0.3)
+    other = replace(far, question="w60_ w61_")
+    first = looking.option_nll(far, PROMPT, OPTIONS)
+    assert looking.option_nll(other, PROMPT, OPTIONS) != first
+    assert looking.option_nll(far, PROMPT, OPTIONS) == first
+
+
+@pytest.mark.parametrize("together", [1, 10_000])
+def test_batch_is_single(
+    skimmer: VistSubject, far: FarContext, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fixation_subject, "TOGETHER", together)
+    looking = FixationSubject(skimmer, 0.3)
+    fars = [far, replace(far, question="w60_ w61_"), None]
+    prompts = [PROMPT, "w7_", "w9_ w10_"]
+    said = looking.answers(fars, prompts, 6)
+    assert said == [looking.answer(f, p, 6) for f, p in zip(fars, prompts, strict=True)]
+    assert said[2] == skimmer.answer(None, prompts[2], 6)
+
+
+def test_without_a_question(skimmer: VistSubject, far: FarContext) -> None:
+    looking: Any = FixationSubject(skimmer, 0.3)
+    with pytest.raises(InputError, match=r"needs FarContext\(question=...\)"):
+        looking.answer(replace(far, question=None), PROMPT, 2)
+    with pytest.raises(InputError, match="nothing to look for"):
+        looking.nll([far], [()], [(1,)])
+
+
+def test_pictures_are_looked_at_as_they_were_read() -> None:
+    """A reader without faults looks at what the source says; one with a fault does not."""
+    text = "the eye reads strips of text, the eye reads them again; 17 words. And more!\n" * 6
+    words = tiny_tokenizer([text])
+    found = []
+    for swaps in ({}, {";": ","}):
+        skimmer = VistSubject(pointed(words, SightedEncoder(text, swaps=swaps)))
+        far = FarContext(source=skimmer.encode(text), question="how many words?")
+        source = FixationSubject(skimmer, 0.5)
+        pictures = FixationSubject(skimmer, 0.5, tokens="read")
+        held = pictures.memory(far).tokens
+        assert held is not None
+        assert (held.tolist() == list(far.ids)) is not bool(swaps)
+        assert pictures.num_entries(far) <= 0.5 * len(far.ids)
+        found.append(
+            [s.option_nll(far, "the eye", [" reads", " words"]) for s in (source, pictures)]
+        )
+    (source, pictures), (_, misread) = found
+    assert pictures == source
+    assert misread != source
