@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +16,8 @@ from foveate.errors import InputError
 from foveate.files import open_regular
 
 MOST_TOKENS = 1 << 40  # that a memory can say it stands for
+TENSORS = ("latents", "positions", "tokens", "segments", "index")
+UNREAD = -1  # a token that could not be read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,11 @@ class Memory:
         num_tokens: tokens of the text it stands for.
         num_pages: strips it was read from.
         encoder, parts: identify the encoder and the trained parts that made it; "" if unknown.
+        tokens: [num_tokens] int64, the document's own token ids, UNREAD where one is not known; a
+            question can then look at places of it again. Token t stands at position t.
+        segments: [S] int64, first token of each unit that is looked at as a whole, ascending from
+            0; see foveate.vist.fixation.segments.
+        index: [S, E] float, what each segment is found by.
     """
 
     latents: Tensor = field(repr=False)
@@ -38,6 +44,9 @@ class Memory:
     num_pages: int = 0
     encoder: str = ""
     parts: str = ""
+    tokens: Tensor | None = field(default=None, repr=False)
+    segments: Tensor | None = field(default=None, repr=False)
+    index: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.latents.ndim != 2 or self.positions.shape != self.latents.shape[:1]:
@@ -61,23 +70,48 @@ class Memory:
         for name in ("encoder", "parts"):
             if not isinstance(getattr(self, name), str):
                 raise InputError(f"Memory got {name}={getattr(self, name)!r}; it must be a text.")
+        self._check_text()
+
+    def _check_text(self) -> None:
+        """Shapes and kinds of what is known of the text."""
+        tokens, segments, index = self.tokens, self.segments, self.index
+        if tokens is not None and (
+            tokens.shape != (self.num_tokens,) or tokens.dtype != torch.int64
+        ):
+            raise InputError(
+                f"Memory got tokens {tuple(tokens.shape)} of {tokens.dtype} for "
+                f"{self.num_tokens} tokens; they must be [num_tokens] int64."
+            )
+        if segments is not None and (segments.ndim != 1 or segments.dtype != torch.int64):
+            raise InputError(
+                f"Memory got segments {tuple(segments.shape)} of {segments.dtype}; they must be "
+                "[S] int64."
+            )
+        if index is not None and (
+            segments is None
+            or index.ndim != 2
+            or len(index) != len(segments)
+            or not index.is_floating_point()
+        ):
+            found = None if segments is None else len(segments)
+            raise InputError(
+                f"Memory got an index {tuple(index.shape)} of {index.dtype} for {found} segments; "
+                "it must be [S, E] floating point."
+            )
 
     @property
     def num_latents(self) -> int:
         return int(self.latents.shape[0])
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Memory:
-        """The same on another device."""
-        return Memory(**{**self._fields(), "latents": self.latents.to(device, dtype),
-                         "positions": self.positions.to(device)})  # fmt: skip
+        """The same on another device; `dtype` is of the latents."""
+        moved = {name: tensor.to(device) for name, tensor in self._tensors().items()}
+        return replace(self, **{**moved, "latents": self.latents.to(device, dtype)})
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file."""
-        about = {k: v for k, v in self._fields().items() if k not in ("latents", "positions")}
-        tensors = {
-            "latents": self.latents.detach().cpu().contiguous(),
-            "positions": self.positions.detach().cpu().contiguous(),
-        }
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self._tensors().items()}
+        about = {k: v for k, v in vars(self).items() if k not in TENSORS}
         save_file(tensors, str(path), metadata={"foveate_memory": json.dumps(about)})
 
     @classmethod
@@ -87,11 +121,8 @@ class Memory:
             open_regular(path).close()  # a pipe would hold up safetensors, and all of Python
             with safe_open(str(path), framework="pt") as file:
                 about = json.loads((file.metadata() or {})["foveate_memory"])
-                made = cls(
-                    latents=file.get_tensor("latents"),
-                    positions=file.get_tensor("positions"),
-                    **about,
-                )
+                held = [name for name in TENSORS if name in file.keys()]  # noqa: SIM118
+                made = cls(**{name: file.get_tensor(name) for name in held}, **about)
             made._check_values()
             return made
         except InputError:
@@ -111,9 +142,22 @@ class Memory:
                 "the memory holds values that are not finite, or positions outside of its "
                 f"{self.num_tokens} tokens; read the document again."
             )
+        tokens, segments, index = self.tokens, self.segments, self.index
+        if tokens is not None and bool((tokens < UNREAD).any()):
+            raise InputError("the memory holds token ids below -1; read the document again.")
+        if segments is not None:
+            stops = torch.cat([segments, segments.new_tensor([self.num_tokens])])
+            if not len(segments) or segments[0] != 0 or bool((stops.diff() < 1).any()):
+                raise InputError(
+                    "the memory's segments do not start at 0 and ascend below its "
+                    f"{self.num_tokens} tokens; read the document again."
+                )
+        if index is not None and not bool(index.isfinite().all()):
+            raise InputError("the memory's index is not finite; read the document again.")
 
-    def _fields(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+    def _tensors(self) -> dict[str, Tensor]:
+        """All tensors it has, by name."""
+        return {k: v for k in TENSORS if (v := getattr(self, k)) is not None}
 
 
 def concat(memories: Sequence[Memory]) -> Memory:
@@ -142,7 +186,19 @@ def concat(memories: Sequence[Memory]) -> Memory:
         num_pages=sum(memory.num_pages for memory in memories),
         encoder=first.encoder,
         parts=first.parts,
-    )
+        tokens=_joined([memory.tokens for memory in memories]),
+        segments=_joined(
+            [None if m.segments is None else m.segments + s
+             for m, s in zip(memories, starts, strict=True)]
+        ),
+        index=_joined([memory.index for memory in memories]),
+    )  # fmt: skip
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """One after the other; None where any of them is missing."""
+    held = [part for part in parts if part is not None]
+    return torch.cat(held) if len(held) == len(parts) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import torch
 from foveate.errors import InputError
 from foveate.models.token_offsets import token_of_char, tokenise
 from foveate.text_image.render import Renderer, Strips
+from foveate.vist.fixation.segments import segment_starts
 from foveate.vist.latents.memory import Memory
 from foveate.vist.parts import VistParts
 
@@ -49,6 +50,7 @@ def read_document(
     """
     device = next(parts.parameters()).device
     latents, positions, num_tokens, num_pages = [], [], 0, 0
+    tokens, segments = [], []
     pieces = [text] if isinstance(text, str) else text
     renderer = Renderer(encoder.style)
     if isinstance(text, str) and len(text) > WHOLE_CHARS:
@@ -58,7 +60,9 @@ def read_document(
     for strips, drawn in _drawn(renderer, pieces):
         num_pages += len(strips)
         _check_pages(num_pages, parts.config.max_pages)
-        offsets = tokenise(tokenizer, drawn).offsets
+        ids, offsets = tokenise(tokenizer, drawn)
+        tokens.append(torch.from_numpy(ids))
+        segments.append(torch.from_numpy(segment_starts(drawn, offsets)) + num_tokens)
         glances = parts.glances(strips, offsets, num_latents) if parts.is_pointed else None
         where = (
             glances.positions
@@ -88,6 +92,8 @@ def read_document(
         num_pages=num_pages,
         encoder=encoder_id,
         parts=parts_id,
+        tokens=torch.cat(tokens).to(device),
+        segments=torch.cat(segments).to(device),
     )
 
 

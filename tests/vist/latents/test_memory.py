@@ -129,3 +129,64 @@ def test_weights_hash_is_of_values_not_of_precision() -> None:
     with torch.no_grad():
         layer.weight[0, 0] += 1
     assert weights_hash(layer) != first
+
+
+def known(num_tokens: int = 6, **changes: object) -> Memory:
+    """A memory whose text is known."""
+    fields: dict[str, object] = {
+        "latents": torch.zeros(2, 4),
+        "positions": torch.tensor([1.0, 4.0]),
+        "num_tokens": num_tokens,
+        "tokens": torch.arange(num_tokens),
+        "segments": torch.tensor([0, 3]),
+        "index": torch.eye(2, 5),
+    }
+    return Memory(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_what_is_known_of_the_text_goes_along(tmp_path: Path) -> None:
+    first = known()
+    first.save(tmp_path / "m.safetensors")
+    for other in (Memory.load(tmp_path / "m.safetensors"), first.to("cpu", torch.bfloat16)):
+        for name in ("tokens", "segments", "index"):
+            assert torch.equal(getattr(other, name), getattr(first, name)), name
+    both = concat([first, known(4)])
+    assert both.tokens is not None
+    assert both.segments is not None
+    assert both.tokens.tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3]
+    assert both.segments.tolist() == [0, 3, 6, 9]
+    unknown = concat([first, memory(2, 4)])
+    assert unknown.tokens is unknown.segments is unknown.index is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tokens": torch.zeros(5, dtype=torch.int64)}, r"tokens \(5,\) of torch.int64 for 6"),
+        ({"tokens": torch.zeros(6)}, "must be \\[num_tokens\\] int64"),
+        ({"segments": torch.zeros(2)}, "must be \\[S\\] int64"),
+        ({"index": torch.zeros(3, 5)}, r"index \(3, 5\) of torch.float32 for 2 segments"),
+        ({"segments": None}, "for None segments"),
+    ],
+)
+def test_what_is_known_of_the_text_must_fit(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        known(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tokens": torch.full((6,), -2)}, "token ids below -1"),
+        ({"segments": torch.tensor([1, 3])}, "do not start at 0 and ascend below its 6 tokens"),
+        ({"segments": torch.tensor([0, 6])}, "do not start at 0 and ascend"),
+        ({"segments": torch.tensor([0, 0])}, "do not start at 0 and ascend"),
+        ({"index": torch.full((2, 5), float("nan"))}, "index is not finite"),
+    ],
+)
+def test_a_strangers_file_is_checked(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    known(**changes).save(tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match=words):
+        Memory.load(tmp_path / "m.safetensors")
