@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from foveate.models.token_offsets import tokenise
+from foveate.vist.forms.choose import ends_of_units
 from training.episodes.draw import Episode
 
-__all__ = ["EpisodeBatch", "EpisodeBatches", "ends_of_units", "unit_starts"]
+__all__ = ["EpisodeBatch", "EpisodeBatches", "unit_starts"]
 
 UNIT = 64  # longest unit, in tokens
 CHOICES = ("ends", "even", "random")
@@ -138,16 +139,6 @@ def unit_starts(text: str, offsets: Any) -> list[int]:
         if begins or token - starts[-1] >= UNIT:
             starts.append(token)
     return starts
-
-
-def ends_of_units(starts: Sequence[int], num_tokens: int, count: int) -> list[int]:
-    """`count` tokens, the last ones of every unit in proportion to its length."""
-    kept: list[int] = []
-    for first, stop in zip(starts, [*starts[1:], num_tokens], strict=True):
-        # What is due by here less what was taken: the counts of all units add up to `count`.
-        due = round(count * stop / num_tokens) - len(kept)
-        kept += range(stop - due, stop)
-    return kept
 
 
 def _padded(rows: Sequence[Sequence[int]], least: int, *, on_left: bool) -> tuple[Tensor, Tensor]:

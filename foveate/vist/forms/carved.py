@@ -8,18 +8,19 @@ the cut a memory holds the same rows in every layer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from foveate.models.anatomy import Anatomy
-from foveate.vist.forms.layers import HeldKeys, run_layers
+from foveate.vist.forms.layers import HeldKeys, check_layers, run_layers
 from foveate.vist.fusion.fusion import PrefixCache
 from foveate.vist.fusion.kv_prefix import Lora
 from foveate.vist.fusion.lora_hooks import lora_on
+from foveate.vist.latents.memory import Memory
 
-__all__ = ["Lower", "carve", "read_lower"]
+__all__ = ["Lower", "carve", "carved_prefix", "read_lower"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +94,9 @@ def carve(
     kept_mask: Tensor,
     *,
     spans: tuple[int, ...],
-    hidden: Tensor | None = None,
+    is_raw: Tensor | None = None,
 ) -> PrefixCache:
-    """Let some rows go on above the cut; differentiable in the LoRA and in `hidden`.
+    """Let some rows go on above the cut; differentiable in the LoRA.
 
     Args:
         anatomy: of the decoder.
@@ -104,17 +105,15 @@ def carve(
         kept: [B, K] int64, which tokens, ascending.
         kept_mask: [B, K] bool, padding on the right.
         spans: B positions that each memory takes up.
-        hidden: [B, K, hidden_size] instead of the kept rows of `lower.hidden`, e.g. with merged
-            ones in them.
+        is_raw: [B, K] bool, rows that the LoRA leaves alone; None is none.
     """
-    if hidden is None:
-        wide = kept[..., None].expand(-1, -1, lower.hidden.shape[-1])
-        hidden = lower.hidden.gather(1, wide)
+    wide = kept[..., None].expand(-1, -1, lower.hidden.shape[-1])
+    hidden = lower.hidden.gather(1, wide)  # [B, K, hidden_size]
     positions = lower.positions.gather(1, kept)
     above = range(lower.cut, len(anatomy.layers))
     held = HeldKeys({i: lower.head[i] for i in above})
     seen = torch.cat([lower.head_mask, kept_mask], dim=1)
-    with lora_on(anatomy, lora):
+    with lora_on(anatomy, lora, None if is_raw is None else ~is_raw):
         run_layers(anatomy, hidden, positions, held, above, seen)
 
     def rows(kv: Tensor) -> Tensor:
@@ -132,3 +131,40 @@ def carve(
         spans=spans,
         num_tokens=tuple(int(n) for n in counts),
     )
+
+
+def carved_prefix(
+    anatomy: Anatomy,
+    lora: Lora | None,
+    memory: Memory,
+    head: Tensor,
+    span: int,
+    cut: int,
+    is_raw: Tensor | None = None,
+) -> PrefixCache:
+    """Keys and values of one carved memory after a head text.
+
+    Args:
+        anatomy: of the decoder.
+        lora: see `carve`.
+        memory: of form "carved"; its entries name the tokens that go on.
+        head: [1, H, hidden_size], input embeddings of the text before it.
+        span: positions it takes up; those of its tokens shrink where they are fewer.
+        cut: the first layer that only these enter.
+        is_raw: [K] bool, entries that the LoRA leaves alone: looked at, not skimmed.
+    """
+    assert memory.tokens is not None
+    check_layers(anatomy, head.shape[1] + memory.num_tokens)
+    tokens = memory.tokens[None].to(head.device)
+    is_real = tokens >= 0
+    embeds = anatomy.base.get_input_embeddings()(tokens.clamp_min(0))
+    scale = span / max(1, memory.num_tokens)
+    positions = head.shape[1] + torch.arange(memory.num_tokens, device=head.device)[None] * scale
+    head_mask = torch.ones(head.shape[:2], dtype=torch.bool, device=head.device)
+    lower = read_lower(anatomy, head, head_mask, embeds, positions, is_real, cut)
+    kept = memory.positions[None].long().to(head.device)
+    prefix = carve(
+        anatomy, lora, lower, kept, torch.ones_like(kept, dtype=torch.bool), spans=(span,),
+        is_raw=None if is_raw is None else is_raw[None],
+    )  # fmt: skip
+    return replace(prefix, num_tokens=(memory.num_tokens,))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from foveate.errors import AttachError, ConfigError, InputError
+from foveate.errors import AttachError, ConfigError, InputError, UnsupportedModeError
 from foveate.models.attachment import attached_to
-from foveate.vist.config import VistConfig
+from foveate.vist.config import CarvedConfig, VistConfig
+from foveate.vist.forms.carved import carved_prefix
+from foveate.vist.forms.choose import Carver
+from foveate.vist.forms.recast import Recast
+from foveate.vist.forms.states import states_prefix
 from foveate.vist.fusion.fusion import PrefixCache, empty_prefix, fit_span, stack_prefixes
 from foveate.vist.fusion.prefix import compute_prefix, decoder_of, decoder_shape
 from foveate.vist.latents.glance_resampler import GlanceResampler
@@ -115,21 +120,30 @@ class Vist(Pretrained):
 
     # --- a document becomes a memory ---
 
-    def read(self, text: str | Iterable[str], num_latents: int | None = None) -> Memory:
+    def read(
+        self,
+        text: str | Iterable[str],
+        num_latents: int | None = None,
+        *,
+        form: str = "latents",
+        **settings: Any,
+    ) -> Memory:
         """Read a document once, for any number of questions.
 
         Args:
             text: the document, or its pieces in order; a long one is read in bounded memory but for
                 the latents.
             num_latents: per strip; None is the trained number.
+            form: of the memory, see `recast`.
+            settings: of `recast`: share, carving, head_ids.
 
         Raises:
-            InputError: the text is empty, or fills more strips than config.max_pages.
+            InputError: the text is empty, or fills more strips than config.max_pages; `recast`'s.
         """
         if self.encoder is None or self.tokenizer is None:
             raise InputError("this Vist has no encoder or tokenizer; it reads latents only.")
         self.learn_vocabulary()
-        return read_document(
+        memory = read_document(
             text,
             self.encoder,
             self.parts,
@@ -138,6 +152,91 @@ class Vist(Pretrained):
             encoder_id=self.identity(self.encoder),
             parts_id=self.identity(self.parts),
         )
+        return self.recast(memory, form, **settings) if form != "latents" or settings else memory
+
+    def recast(
+        self,
+        memory: Memory,
+        form: str,
+        *,
+        share: float | None = None,
+        carving: Carver | None = None,
+        head_ids: Ids = (),
+    ) -> Memory:
+        """The memory in another form; all of them are attached alike.
+
+        "carved": the LLM's lower layers read all tokens (config.carved.layer of them), a share goes
+        on above and is kept. "states": the LLM reads the document whole, its keys and values are
+        held on the host; a share is on the device for every question, and the segments that a
+        question looks at are exact.
+
+        Args:
+            memory: that knows its tokens (one that `read` made).
+            form: "carved" or "states".
+            share: of the tokens that stand for the document. None is what a carved memory was
+                trained for, and a tenth of states.
+            carving: for "carved": a method that chooses them, e.g. foveate.method("divprune",
+                keep="33%"), whose own budget counts; None is the ends of sentences, lines and
+                demonstrations.
+            head_ids: the tokens before the memory; () is the tokenizer's beginning of text. States
+                can be read after them only.
+
+        Raises:
+            InputError: another form, or a setting it does not take; no tokens; a method that cannot
+                choose among words; a document longer than the model's positions (states).
+            ConfigError: carved, and this Vist has no config.carved.
+            UnsupportedModeError: this Vist's latents do not enter as a KV prefix.
+        """
+        if form not in ("carved", "states"):
+            raise InputError(
+                f"a memory cannot be made {form!r} of another; use 'carved' or 'states', or read "
+                "the document for its latents (form='latents', without further settings)."
+            )
+        if self.parts.fusion.prefix is None:
+            raise UnsupportedModeError(
+                f"form={form!r} is of keys and values of the model's own attention, and this Vist "
+                "reads by cross-attention; use one with fusion form 'kv_prefix'."
+            )
+        self._check_free("reading")
+        if share is not None and not 0 < share <= 1:
+            raise InputError(f"share={share} is outside (0, 1]; 0.33 is a third of the tokens.")
+        recast = Recast(
+            anatomy=self.anatomy,
+            head_ids=self._first_ids(head_ids),
+            model=self.identity(self.model) if form == "states" else "",
+        )
+        if form == "states":
+            if carving is not None:
+                raise InputError("form='states' drops nothing; leave carving out.")
+            return recast.held(memory, 0.1 if share is None else share)
+        if carving is not None and share is not None:
+            raise InputError(
+                f"share={share} and {carving.name} both say how much stays; give the method its "
+                "budget, and leave share out."
+            )
+        config = self._carved()
+        return recast.carved(memory, share or config.share, config.layer, carving)
+
+    def _carved(self) -> CarvedConfig:
+        config = self.config.carved
+        if config is None:
+            raise ConfigError(
+                "this Vist has no config.carved, which says in which layer a carved memory is cut; "
+                "use one that has, or VistConfig(carved=CarvedConfig(layer=..., lora_rank=0)) "
+                "without training."
+            )
+        return config
+
+    def _first_ids(self, head_ids: Ids) -> tuple[int, ...]:
+        """The tokens before a memory that is to be read after some."""
+        ids = tuple(row_of(head_ids).tolist())
+        first = getattr(self.tokenizer, "bos_token_id", None)
+        if not ids and first is None:
+            raise InputError(
+                "the tokenizer has no token for the beginning of a text; pass head_ids, the tokens "
+                "before the memory (the first is the attention sink)."
+            )
+        return ids or (int(first),)
 
     def learn_vocabulary(self, cache_dir: str | Path | None = None) -> None:
         """Draw the vocabulary for a resampler that looks tokens up; `read` does it by itself.
@@ -207,9 +306,32 @@ class Vist(Pretrained):
         self, memory: Memory, head: Tensor, span: int, head_ids: tuple[int, ...]
     ) -> PrefixCache:
         """The prefix [1 row] of one memory after `head` [1, H, hidden_size]."""
+        if memory.form != "latents":
+            self._check_memory(memory)
+            return self._rows_of(memory, head, span, head_ids)
         batch = self._batch([memory])
         assert batch is not None
         return self._compute(batch, [span], head, all_real(head), (head_ids,))
+
+    def _rows_of(
+        self,
+        memory: Memory,
+        head: Tensor,
+        span: int,
+        head_ids: tuple[int, ...],
+        is_raw: Tensor | None = None,
+    ) -> PrefixCache:
+        """The prefix of a memory whose entries are tokens.
+
+        Args:
+            is_raw: [K] bool, which entries are looked at, not skimmed.
+        """
+        if memory.form == "states":
+            return states_prefix(memory, span, head_ids, self.device)
+        prefix = carved_prefix(
+            self.anatomy, self.parts.carved, memory, head, span, self._carved().layer, is_raw
+        )
+        return replace(prefix, heads=(head_ids,))
 
     def _compute(
         self,
@@ -341,6 +463,11 @@ class Vist(Pretrained):
                 scores = self._score_prefix(memory, head_ids, tail_ids, score_last)
             else:
                 rows = [memory] if memory is None or isinstance(memory, Memory) else list(memory)
+                if any(row is not None and row.form != "latents" for row in rows):
+                    raise InputError(
+                        "nll scores memories of latents; for the other forms pass "
+                        "vist.prefill(memories, head_ids)."
+                    )
                 count = max(len(rows_of(t, self.device)) for t in (head_ids, tail_ids))
                 batch = self._batch(rows * count if len(rows) == 1 else rows)
                 scores = self.forward_train(batch, head_ids, tail_ids, score_last=score_last)
@@ -382,7 +509,17 @@ class Vist(Pretrained):
     # --- identities ---
 
     def _check_memory(self, memory: Memory) -> None:
-        width = self.config.resampler.width
+        if memory.form != "latents" and self.parts.fusion.prefix is None:
+            raise UnsupportedModeError(
+                f"the memory has form={memory.form!r}, of keys and values of the model's own "
+                "attention, and this Vist reads by cross-attention; read the document with this one."
+            )
+        model = memory.states.model if memory.states is not None else ""
+        if model and model != self.identity(self.model):
+            raise InputError(
+                "the memory's states are of another language model; read the document again."
+            )
+        width = self.config.resampler.width if memory.form == "latents" else 0
         if memory.latents.shape[1] != width:
             raise InputError(
                 f"the memory's latents have width {memory.latents.shape[1]} and this Vist reads "
