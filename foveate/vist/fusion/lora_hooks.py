@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from foveate.models.anatomy import Anatomy
@@ -17,9 +18,10 @@ from foveate.vist.fusion.kv_prefix import Lora
 
 
 class _On(threading.local):
-    """Whether it is added in this thread now."""
+    """Whether it is added in this thread now, and to which rows [B, T]; None is all."""
 
     value: bool = False
+    rows: Tensor | None = None
 
 
 class LoraHooks:
@@ -53,7 +55,9 @@ class LoraHooks:
     ) -> Tensor | None:
         if not self.here.value:
             return None
-        return output + self._lora.delta(layer, target, args[0]).to(output.dtype)
+        raised = output + self._lora.delta(layer, target, args[0]).to(output.dtype)
+        rows = self.here.rows
+        return raised if rows is None else torch.where(rows.unsqueeze(-1), raised, output)
 
 
 # While a run is attached its hooks stay on: threads that call the model must not see hooks come and
@@ -62,17 +66,23 @@ _INSTALLED: weakref.WeakValueDictionary[tuple[int, int], LoraHooks] = weakref.We
 
 
 @contextmanager
-def lora_on(anatomy: Anatomy, lora: Lora | None) -> Iterator[None]:
-    """Add the LoRA to the decoder's linear maps inside the block; to all rows of this thread."""
+def lora_on(anatomy: Anatomy, lora: Lora | None, rows: Tensor | None = None) -> Iterator[None]:
+    """Add the LoRA to the decoder's linear maps inside the block, in this thread.
+
+    Args:
+        anatomy: of the decoder.
+        lora: what is added; None adds nothing.
+        rows: [B, T] bool of the call inside, True = gets it; None is all.
+    """
     if lora is None:
         yield
         return
     installed = _INSTALLED.get((id(anatomy.decoder), id(lora)))
     hooks = installed or LoraHooks(anatomy, lora)
-    hooks.here.value = True
+    hooks.here.value, hooks.here.rows = True, rows
     try:
         yield
     finally:
-        hooks.here.value = False
+        hooks.here.value, hooks.here.rows = False, None
         if installed is None:
             hooks.remove()

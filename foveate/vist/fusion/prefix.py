@@ -22,8 +22,8 @@ from foveate.vist.latents.memory import MemoryBatch
 # model_type: self_attn, mlp, input_layernorm and half-split rotary embeddings as in Llama.
 FUSABLE = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 
-# Latents run through the decoder at a time, without gradients: bounds masks and activations.
-LATENTS_AT_A_TIME = 1024
+# Entries run through the decoder at a time, without gradients: bounds masks and activations.
+ENTRIES_AT_A_TIME = 1024
 
 
 def decoder_of(model: nn.Module) -> Anatomy:
@@ -81,7 +81,16 @@ def compute_prefix(
         head: [B, H, hidden_size] input embeddings of the text before each memory. Left unread in
             the cross-attention form, where memories come before all text.
         head_mask: [B, H] bool, padding on the left.
+
+    Raises:
+        UnsupportedModeError: raw tokens among the latents, in a form that does not run them.
     """
+    if batch.tokens is not None and not isinstance(fusion.prefix, EmbeddingPrefix):
+        raise UnsupportedModeError(
+            f"form={fusion.config.form!r}, source={fusion.config.source!r} has no place for raw "
+            "tokens among its latents; use a Vist of form 'kv_prefix' with source 'embeddings', or "
+            "attach the memory without fixate."
+        )
     device = batch.mask.device
     tokens = torch.tensor([max(1, n) for n in batch.num_tokens], device=device)
     scale = torch.tensor(list(spans), device=device) / tokens
@@ -158,7 +167,10 @@ def _from_embeddings(
     head: Tensor,
     head_mask: Tensor,
 ) -> _KeysValues:
-    """Run the latents through the LLM after the head; their keys and values."""
+    """Run the latents through the LLM after the head; their keys and values.
+
+    Raw tokens among them are the LLM's own input: the LoRA, which reads latents, leaves them alone.
+    """
     base = anatomy.base
     # Without a config its layers are never sliding ones: nothing is trimmed.
     cache = DynamicCache()
@@ -171,12 +183,18 @@ def _from_embeddings(
             use_cache=True,
         )
     embeds = prefix(batch.latents).to(head.dtype)
-    num_latents = embeds.shape[1]
-    step = num_latents if torch.is_grad_enabled() else LATENTS_AT_A_TIME
+    is_latent = None
+    if batch.tokens is not None:
+        is_latent = batch.tokens < 0
+        words = base.get_input_embeddings()(batch.tokens.clamp_min(0))
+        embeds = torch.where(is_latent.unsqueeze(-1), embeds, words)
+    num_entries = embeds.shape[1]
+    step = num_entries if torch.is_grad_enabled() else ENTRIES_AT_A_TIME
     mask = torch.cat([head_mask, batch.mask], dim=1).long()
-    with lora_on(anatomy, prefix.lora):
-        for first in range(0, num_latents, step):
-            stop = min(first + step, num_latents)
+    for first in range(0, num_entries, step):
+        stop = min(first + step, num_entries)
+        rows = None if is_latent is None else is_latent[:, first:stop]
+        with lora_on(anatomy, prefix.lora, rows):
             base(
                 inputs_embeds=embeds[:, first:stop],
                 attention_mask=mask[:, : head.shape[1] + stop],

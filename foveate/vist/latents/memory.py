@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -135,7 +136,7 @@ class Memory:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Memory:
         """The same on another device; `dtype` is of the latents. Held states stay where they are."""
-        moved = {name: tensor.to(device) for name, tensor in self._tensors().items()}
+        moved: dict[str, Any] = {k: tensor.to(device) for k, tensor in self._tensors().items()}
         return replace(self, **{**moved, "latents": self.latents.to(device, dtype)})
 
     def save(self, path: str | Path) -> None:
@@ -267,12 +268,15 @@ class MemoryBatch:
         mask: [B, M] bool, True = a latent. Padding comes last.
         positions: [B, M] float32, as in Memory; 0 at padding.
         num_tokens: B counts.
+        tokens: [B, M] int64, ids of raw tokens that stand in the place of a latent, UNREAD where a
+            latent or padding does; None where there are none. Positions tell their order.
     """
 
     latents: Tensor
     mask: Tensor
     positions: Tensor
     num_tokens: tuple[int, ...]
+    tokens: Tensor | None = None
 
     @property
     def num_rows(self) -> int:

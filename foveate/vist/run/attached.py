@@ -14,6 +14,7 @@ from foveate.errors import InputError, MemoryCacheError, UnsupportedModeError
 from foveate.models.anatomy import Anatomy
 from foveate.models.attachment import Attachment
 from foveate.models.cache_argument import cache_in
+from foveate.vist.fixation.report import Look
 from foveate.vist.fusion.fuse import Fuser
 from foveate.vist.fusion.fusion import (
     Fusion,
@@ -28,7 +29,10 @@ from foveate.vist.fusion.text_pass import TextPass
 from foveate.vist.latents.memory import Memory
 from foveate.vist.run.vist_report import VistReport
 
-KEPT_PREFIXES = 32  # (memory, head) pairs whose keys and values an attached run remembers
+# (memory, head, question) whose keys and values an attached run remembers.
+KEPT_PREFIXES = 32
+_Read = tuple[PrefixCache, Look | None]  # what a row reads, and what it looked at again
+Looking = Callable[[Memory, str, PrefixCache, Tensor, int, tuple[int, ...]], _Read]
 
 
 class _Reading(threading.local):
@@ -38,11 +42,15 @@ class _Reading(threading.local):
         prefix: of the rows of its last prompt.
         total_length: text tokens that its generation may end with.
         num_prompts: rows that its generation was given, before beams.
+        prompts, prompt_mask: token ids [B, S] of that generation and which of them are real; None
+            where they are not known.
     """
 
     prefix: PrefixCache | None = None
     total_length: int = 0
     num_prompts: int | None = None
+    prompts: Tensor | None = None
+    prompt_mask: Tensor | None = None
 
 
 class VistRun(Attachment[VistReport]):
@@ -57,6 +65,10 @@ class VistRun(Attachment[VistReport]):
         embed: token ids [1, H] -> input embeddings [1, H, hidden_size].
         compute: (memory, head embeddings [1, H, hidden_size], span, head ids) -> its prefix.
         window: positions the model was made for.
+        look: (memory, question, skim prefix, head embeddings, span, head ids) -> the prefix of the
+            memory with the places read as text that the question points at; None looks nowhere.
+        ask: token ids [S] -> the text that they ask; only `look` needs it.
+        questions: one for each prompt, or one for all; None is the prompt's text after the memory.
 
     Attributes:
         reports: of all prompts, oldest first; `report` is the last, None before the first.
@@ -72,15 +84,19 @@ class VistRun(Attachment[VistReport]):
         embed: Callable[[Tensor], Tensor],
         compute: Callable[[Memory, Tensor, int, tuple[int, ...]], PrefixCache],
         window: int,
+        look: Looking | None = None,
+        ask: Callable[[Tensor], str] | None = None,
+        questions: Sequence[str | None] = (None,),
     ) -> None:
         super().__init__(anatomy)
         self.memories = list(memories)
         self.memory_at = memory_at
         self._fusion, self._window = fusion, window
         self._embed, self._compute = embed, compute
+        self._look, self._ask, self._questions = look, ask, list(questions)
         self._fuser = Fuser(anatomy, fusion, self._prefix_for)
         self._here = _Reading()
-        self._kept: OrderedDict[Any, tuple[Any, PrefixCache]] = OrderedDict()
+        self._kept: OrderedDict[Any, tuple[Any, _Read]] = OrderedDict()
         self._keeping = threading.RLock()
 
     @property
@@ -108,6 +124,9 @@ class VistRun(Attachment[VistReport]):
                 prompts = kwargs.get("inputs_embeds")
             if prompts is not None:
                 self._here.num_prompts = int(prompts.shape[0])
+                if not prompts.is_floating_point():
+                    self._here.prompts = prompts
+                    self._here.prompt_mask = kwargs.get("attention_mask")
                 length = int(prompts.shape[1])
                 self._here.total_length = length + _new_tokens(self._anatomy.model, length, kwargs)
             # A static cache makes transformers compile the forward pass, past the hooks.
@@ -117,6 +136,7 @@ class VistRun(Attachment[VistReport]):
                 return generate(inputs, *args, **kwargs)
             finally:
                 self._here.num_prompts, self._here.total_length = None, 0
+                self._here.prompts, self._here.prompt_mask = None, None
 
         return guarded
 
@@ -141,12 +161,12 @@ class VistRun(Attachment[VistReport]):
                 f"{len(self.memories)} memories are attached and {count} prompts came; attach one "
                 "memory for each prompt (None for a prompt without), or one for all."
             )
-        prefix = self._read_heads(text, count)
+        prefix, looks = self._read_heads(text, count)
         self._here.prefix = prefix
         if text.past:  # memories come before all text
             self._check_window(text, prefix)
         else:
-            self._add_report(self._report(prefix))
+            self._add_report(self._report(prefix, looks))
         return prefix
 
     def _read_before(self, text: TextPass) -> PrefixCache | MemoryRows | None:
@@ -170,8 +190,10 @@ class VistRun(Attachment[VistReport]):
             )
         return reading
 
-    def _read_heads(self, text: TextPass, count: int) -> PrefixCache:
-        """The prefix of every row of a prompt's first pass."""
+    def _read_heads(
+        self, text: TextPass, count: int
+    ) -> tuple[PrefixCache, tuple[Look | None, ...]]:
+        """The prefix of every row of a prompt's first pass, and what each row looked at."""
         valid = text.valid
         lengths = valid.sum(dim=1).tolist()
         at = self.memory_at
@@ -184,8 +206,13 @@ class VistRun(Attachment[VistReport]):
                 f"memory_at has {len(heads)} entries and {count} prompts came; give one number, or "
                 "one for each prompt."
             )
+        if len(self._questions) not in (1, count):
+            raise InputError(
+                f"attach got {len(self._questions)} questions and {count} prompts came; give one "
+                "for each prompt, or one for all."
+            )
         total = max(self._here.total_length, text.length)
-        rows: list[PrefixCache] = []
+        rows: list[_Read] = []
         places: dict[Any, int] = {}
         index = []
         for row in range(text.batch):
@@ -203,17 +230,20 @@ class VistRun(Attachment[VistReport]):
                     )
                 )
             padding = text.length - int(lengths[row])
-            key, make = self._row(text, row, memory, heads[prompt], total - padding)
+            key, make = self._row(text, row, prompt, memory, heads[prompt], total - padding)
             if key not in places:
                 places[key] = len(rows)
                 rows.append(self._remember(key, memory, make))
             index.append(places[key])
-        stacked = stack_prefixes(rows)
-        return stacked if index == list(range(stacked.num_rows)) else stacked.rows(index)
+        stacked = stack_prefixes([prefix for prefix, _ in rows])
+        looks = tuple(rows[i][1] for i in index)
+        if index == list(range(stacked.num_rows)):
+            return stacked, looks
+        return stacked.rows(index), looks
 
     def _row(
-        self, text: TextPass, row: int, memory: Any, head: int, length: int
-    ) -> tuple[Any, Callable[[], PrefixCache]]:
+        self, text: TextPass, row: int, prompt: int, memory: Any, head: int, length: int
+    ) -> tuple[Any, Callable[[], _Read]]:
         """A key that is equal where a row's prefix is, and what computes it."""
         columns = text.valid[row].nonzero()[:head, 0]
         ids = text.inputs.get("input_ids")
@@ -224,12 +254,47 @@ class VistRun(Attachment[VistReport]):
             embeds = text.inputs["inputs_embeds"][row : row + 1, columns]
             head_ids, key_head = (), (row, text.length)
         if memory is None:
-            return ("none", key_head), lambda: empty_prefix(self._fusion, embeds)
+            return ("none", key_head), lambda: (empty_prefix(self._fusion, embeds), None)
         if isinstance(memory, PrefixCache):
             self._check_prefix(memory, head_ids, head, length)
-            return (id(memory), key_head), lambda: memory
+            return (id(memory), key_head), lambda: (memory, None)
         span = fit_span(memory.num_tokens, length, self._window)
-        return (id(memory), key_head, span), lambda: self._compute(memory, embeds, span, head_ids)
+        key = (id(memory), key_head, span)
+
+        def skim() -> _Read:
+            return self._compute(memory, embeds, span, head_ids), None
+
+        if self._look is None:
+            return key, skim
+        look, question = self._look, self._question(text, row, prompt, head)
+
+        def looked() -> _Read:
+            latents, _ = self._remember(key, memory, skim)
+            return look(memory, question, latents, embeds, span, head_ids)
+
+        return (*key, question), looked
+
+    def _question(self, text: TextPass, row: int, prompt: int, head: int) -> str:
+        """What a prompt asks: what was given, or its own text after the memory."""
+        given = self._questions[prompt if len(self._questions) > 1 else 0]
+        if given is not None:
+            return given
+        ids, valid = text.inputs.get("input_ids"), text.valid[row]
+        if self._here.prompts is not None:
+            # The first pass may hold a part of the prompt, or an assistant's tokens behind it.
+            ids, row = self._here.prompts, prompt
+            mask = self._here.prompt_mask
+            if mask is not None:
+                valid = mask[prompt].bool()
+        if ids is None:
+            raise InputError(
+                "the prompt came as inputs_embeds, so what it asks is not known as text; give "
+                "attach(..., question=...), or call with input_ids."
+            )
+        own = ids[row]
+        own = own[valid[: len(own)].to(own.device)] if len(valid) >= len(own) else own
+        assert self._ask is not None
+        return self._ask(own[head:])
 
     def _check_prefix(
         self, prefix: PrefixCache, head_ids: tuple[int, ...], head: int, length: int
@@ -249,7 +314,7 @@ class VistRun(Attachment[VistReport]):
                 "raw_length, or attach the memory itself."
             )
 
-    def _remember(self, key: Any, memory: Any, make: Callable[[], PrefixCache]) -> PrefixCache:
+    def _remember(self, key: Any, memory: Any, make: Callable[[], _Read]) -> _Read:
         with self._keeping:  # threads that ask the same document read it once
             if key not in self._kept:
                 with torch.no_grad():
@@ -272,7 +337,7 @@ class VistRun(Attachment[VistReport]):
                 "the memory is scaled to what is left."
             )
 
-    def _report(self, prefix: PrefixCache) -> VistReport:
+    def _report(self, prefix: PrefixCache, looks: tuple[Look | None, ...]) -> VistReport:
         weight: Tensor = self._anatomy.layers[0].self_attn.k_proj.weight
         shape = self._fusion.shape
         per_token = (
@@ -281,7 +346,11 @@ class VistRun(Attachment[VistReport]):
         return VistReport(
             form=self._fusion.config.form,
             num_tokens=prefix.num_tokens,
-            num_latents=tuple(int(n) for n in prefix.mask.sum(dim=1)),
+            num_latents=tuple(
+                int(n) - (look.num_raw if look is not None else 0)
+                for n, look in zip(prefix.mask.sum(dim=1), looks, strict=True)
+            ),
+            looks=looks,
             spans=prefix.spans,
             window=self._window,
             kv_bytes=prefix.num_bytes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 from foveate.errors import AttachError, ConfigError, InputError, UnsupportedModeError
 from foveate.models.attachment import attached_to
 from foveate.vist.config import CarvedConfig, VistConfig
+from foveate.vist.fixation.look import Fixation, Looker, check_memory
+from foveate.vist.fixation.report import Look
 from foveate.vist.forms.carved import carved_prefix
 from foveate.vist.forms.choose import Carver
 from foveate.vist.forms.recast import Recast
 from foveate.vist.forms.states import states_prefix
 from foveate.vist.fusion.fusion import PrefixCache, empty_prefix, fit_span, stack_prefixes
+from foveate.vist.fusion.kv_prefix import EmbeddingPrefix
 from foveate.vist.fusion.prefix import compute_prefix, decoder_of, decoder_shape
 from foveate.vist.latents.glance_resampler import GlanceResampler
 from foveate.vist.latents.memory import Memory, MemoryBatch, pad_memories
@@ -356,6 +360,8 @@ class Vist(Pretrained):
         memories: Memory | PrefixCache | Sequence[Memory | PrefixCache | None] | None,
         *,
         memory_at: int | Sequence[int] = 1,
+        fixate: float | Fixation | None = None,
+        question: str | Sequence[str | None] | None = None,
     ) -> VistRun:
         """Let the model read memories in every call and `generate`, until detached.
 
@@ -365,11 +371,21 @@ class Vist(Pretrained):
             memory_at: where the memory sits: raw tokens of the prompt before it (one number, or one
                 for each prompt), e.g. the chat's opening. At least 1. Padding does not count.
                 Ignored in the cross-attention form, where a memory comes before all text.
+            fixate: share of a memory's tokens (0.1 = a tenth) that may be read in its place, or a
+                Fixation: the places that the question points at are read as text at their own
+                positions, their latents go, and other latents stay while there is room. Raw tokens
+                and latents together are never more. None or 0 reads latents only. What the first
+                prompt of a KV cache looked at stays in it; a new question needs a new cache.
+            question: what to look for, one for each prompt or one for all; None is the text of the
+                prompt after the memory. Give it where the prompt has more in it than the question.
 
         Raises:
             AttachError: the model has something attached already.
-            InputError: an empty list; a memory of another Vist; no raw token before one.
-            UnsupportedModeError: its attention kernel cannot read memories.
+            InputError: an empty list; a memory of another Vist; no raw token before one; fixate
+                with a prefix, or with a memory that does not know its tokens.
+            ConfigError: fixate is not a share.
+            UnsupportedModeError: its attention kernel cannot read memories; fixate in another form
+                than embeddings.
 
         Example:
             with vist.attach(vist.read(document)) as run:
@@ -395,6 +411,7 @@ class Vist(Pretrained):
         for memory in memories:
             if isinstance(memory, Memory):
                 self._check_memory(memory)
+        looker = self._looker(fixate, memories)
         self._run = VistRun(
             self.anatomy,
             self.parts.fusion,
@@ -403,8 +420,56 @@ class Vist(Pretrained):
             embed=self.embed,
             compute=self.compute,
             window=self.window,
+            look=None if looker is None else functools.partial(self._look, looker),
+            ask=None if looker is None else looker.text_of,
+            questions=[question] if question is None or isinstance(question, str) else question,
         )
         return self._run.attach()
+
+    def _looker(
+        self, fixate: float | Fixation | None, memories: Sequence[Memory | PrefixCache | None]
+    ) -> Looker | None:
+        """What finds the places of `attach`'s questions; None where nothing is looked at."""
+        if fixate is None or fixate == 0:
+            return None
+        fusion = self.parts.fusion
+        if not isinstance(fusion.prefix, EmbeddingPrefix):
+            raise UnsupportedModeError(
+                f"fixate={fixate} needs latents that run through the model as text does, and this "
+                f"Vist has form={self.config.fusion.form!r}, source={self.config.fusion.source!r}; "
+                "use one of form 'kv_prefix' with source 'embeddings', or leave fixate out."
+            )
+        if self.tokenizer is None:
+            raise InputError("fixate looks for words, and this Vist has no tokenizer; give one.")
+        for memory in memories:
+            if isinstance(memory, PrefixCache):
+                raise InputError(
+                    "fixate got a prefix, which holds no text to look at; attach the memory itself."
+                )
+            if memory is not None:
+                check_memory(memory)
+        fixation = fixate if isinstance(fixate, Fixation) else Fixation(share=fixate)
+        return Looker(self.anatomy, fusion, self.tokenizer, fixation)
+
+    def _look(
+        self,
+        looker: Looker,
+        memory: Memory,
+        question: str,
+        skim: PrefixCache,
+        head: Tensor,
+        span: int,
+        head_ids: tuple[int, ...],
+    ) -> tuple[PrefixCache, Look]:
+        memory = memory.to(self.device, next(self.parts.parameters()).dtype)
+        batch, look = looker.look(memory, question, skim, head)
+        if memory.form != "latents":
+            assert batch.tokens is not None
+            entries = replace(memory, latents=batch.latents[0], positions=batch.positions[0])
+            is_raw = batch.tokens[0] >= 0
+            prefix = self._rows_of(entries, head, span, head_ids, is_raw)
+            return replace(prefix, mask=batch.mask.to(prefix.mask.device)), look
+        return self._compute(batch, [span], head, all_real(head), (head_ids,)), look
 
     def forward_train(
         self,

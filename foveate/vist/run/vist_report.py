@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from foveate.vist.fixation.report import Look
+
 
 @dataclass(frozen=True, kw_only=True)
 class VistReport:
@@ -12,11 +14,12 @@ class VistReport:
     Args:
         form: of the fusion.
         num_tokens: of the text behind each row's memory, 0 for none.
-        num_latents: each row reads instead.
+        num_latents: each row reads instead, beside the tokens that it looked at again.
         spans: positions each memory takes up; fewer than its tokens where it had to be scaled.
         window: positions the model has.
         kv_bytes: of the memories' keys and values, each memory counted for each row.
         kv_bytes_raw: what the tokens themselves would take.
+        looks: what each row looked at again, None for none.
     """
 
     form: str
@@ -26,6 +29,7 @@ class VistReport:
     window: int
     kv_bytes: int
     kv_bytes_raw: int
+    looks: tuple[Look | None, ...] = ()
 
     @property
     def is_scaled(self) -> bool:
@@ -37,9 +41,14 @@ class VistReport:
         for row, (tokens, latents, span) in enumerate(
             zip(self.num_tokens, self.num_latents, self.spans, strict=True)
         ):
+            look = self.looks[row] if self.looks else None
             what = f"{tokens} tokens -> {latents} latents" if tokens else "no memory"
+            if look is not None:
+                what += f" + {look.num_raw} tokens looked at"
             if span < tokens:
                 what += f", positions scaled to {span} to fit the model's {self.window}"
             lines.append(f"row {row}  {what}")
+            if look is not None:
+                lines += [f"  {line}" for line in str(look).splitlines()]
         lines.append(f"memory KV  {self.kv_bytes} B instead of {self.kv_bytes_raw} B ({self.form})")
         return "\n".join(lines)

@@ -167,7 +167,7 @@ def test_latents_in_parts_equal_all_at_once(llm: Any, monkeypatch: pytest.Monkey
     vist = tiny_vist.vist(llm, "lora")
     batch = pad_memories([memory(11, 40, 1), memory(6, 40, 2)])
     want = vist.forward_train(batch, ids(2), ids(9), score_last=K).logits
-    monkeypatch.setattr(prefix, "LATENTS_AT_A_TIME", 4)
+    monkeypatch.setattr(prefix, "ENTRIES_AT_A_TIME", 4)
     assert_close(vist.forward_train(batch, ids(2), ids(9), score_last=K).logits, want)
 
 

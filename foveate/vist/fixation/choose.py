@@ -1,0 +1,59 @@
+"""Which segments to look at: the join of several scores, and a choice within a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["choose_segments", "join_scores", "thin_out", "weighted"]
+
+Scores = NDArray[np.float64]
+
+WEIGHTS = {"words": 1.0, "attention": 0.5, "index": 1.0}
+
+
+def weighted(parts: Mapping[str, Scores]) -> dict[str, Scores]:
+    """What each part adds to the joined score: name -> [S].
+
+    Each part is divided by its largest value, so that its best segment has its whole weight; one
+    that says nothing (all zeros) adds nothing.
+
+    Args:
+        parts: name -> [S], at least 0, higher = better.
+    """
+    return {
+        name: WEIGHTS[name] * scores / max(scores.max(initial=0.0), 1e-12)
+        for name, scores in parts.items()
+    }
+
+
+def join_scores(parts: Mapping[str, Scores]) -> Scores:
+    """One score of every segment, [S]: the sum of the weighted parts."""
+    return np.sum(list(weighted(parts).values()), axis=0)
+
+
+def choose_segments(scores: Scores, lengths: Sequence[int], budget: int) -> list[int]:
+    """The best segments that fit a budget of tokens together, best first.
+
+    One that does not fit what is left is passed over; ties go to the earlier one. Segments that
+    score nothing are never chosen.
+
+    Args:
+        scores: [S].
+        lengths: [S] tokens of each.
+        budget: tokens.
+    """
+    chosen, left = [], budget
+    for place in np.argsort(-scores, kind="stable").tolist():
+        if scores[place] > 0 and 0 < lengths[place] <= left:
+            chosen.append(place)
+            left -= lengths[place]
+    return chosen
+
+
+def thin_out(count: int, budget: int) -> NDArray[np.int64]:
+    """Which of `count` entries stay where `budget` may: evenly spread, all if they fit. [min]"""
+    kept = max(0, min(count, budget))
+    return (np.arange(kept) * count + count // 2) // max(1, kept)

@@ -1,0 +1,230 @@
+"""Look again: a question's places of a document as raw text among the latents of the rest."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foveate.errors import ConfigError, InputError
+from foveate.models.anatomy import Anatomy
+from foveate.vist.fixation.attention import question_attention
+from foveate.vist.fixation.choose import Scores, choose_segments, join_scores, thin_out, weighted
+from foveate.vist.fixation.lexical import Bm25
+from foveate.vist.fixation.report import Look, Place
+from foveate.vist.fusion.fusion import Fusion, PrefixCache
+from foveate.vist.latents.memory import UNREAD, Memory, MemoryBatch
+
+__all__ = ["Fixation", "Looker"]
+
+KEPT_DOCUMENTS = 8  # whose words a looker remembers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixation:
+    """How much of a document a question may have.
+
+    Args:
+        share: of the memory's tokens, above 0 up to 1: so many entries at most stand for it, raw
+            tokens and latents together.
+        skim: of those entries, 0 up to 1: kept for latents. What the places leave goes to latents
+            too; latents of the places go, and the others are thinned out evenly where they are too
+            many.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    share: float
+    skim: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1 or not 0 <= self.skim < 1:
+            raise ConfigError(
+                f"Fixation got share={self.share} and skim={self.skim}; use a share above 0 up to "
+                "1 (0.1 = a tenth of the tokens) and a skim from 0 to below 1."
+            )
+
+
+class Looker:
+    """Finds the places a question points at, and puts them into the memory as text.
+
+    Args:
+        anatomy: of the decoder.
+        fusion: trained modules of the prefix form.
+        tokenizer: of the decoder.
+        fixation: how much.
+    """
+
+    def __init__(
+        self, anatomy: Anatomy, fusion: Fusion, tokenizer: Any, fixation: Fixation
+    ) -> None:
+        self._anatomy, self._fusion = anatomy, fusion
+        self.tokenizer, self.fixation = tokenizer, fixation
+        self._words: OrderedDict[int, tuple[Tensor, list[str], Bm25]] = OrderedDict()
+
+    def look(
+        self, memory: Memory, question: str, skim: PrefixCache, head: Tensor
+    ) -> tuple[MemoryBatch, Look]:
+        """The memory as a question reads it.
+
+        Args:
+            memory: with tokens and segments.
+            question: what is looked for.
+            skim: prefix of the memory's latents after `head`.
+            head: [1, H, hidden_size] input embeddings before the memory.
+
+        Returns:
+            one row of latents and raw tokens in order of position, and what was looked at.
+
+        Raises:
+            InputError: the memory does not know its text, or the question is empty.
+        """
+        check_memory(memory)
+        if not question.strip():
+            raise InputError(
+                "fixate looks where a question points, and there is none: no text comes after the "
+                "memory; put one there, pass question=..., or leave fixate out."
+            )
+        assert memory.segments is not None
+        starts = memory.segments.tolist()
+        stops = [*starts[1:], memory.num_tokens]
+        lengths = [b - a for a, b in zip(starts, stops, strict=True)]
+        parts = self.scores(memory, question, skim, head)
+        total = join_scores(parts)
+        budget = max(1, int(self.fixation.share * memory.num_tokens))
+        room = budget - int(self.fixation.skim * budget)
+        if budget >= memory.num_tokens:
+            chosen = np.argsort(-total, kind="stable").tolist()
+        else:
+            chosen = choose_segments(total, lengths, room)
+        texts = self._read(memory)[0]
+        shown = weighted(parts)
+        places = [
+            Place(
+                segment=i,
+                start=starts[i],
+                stop=stops[i],
+                text=texts[i],
+                score=float(total[i]),
+                parts={name: float(values[i]) for name, values in shown.items()},
+                rank=rank,
+            )
+            for rank, i in enumerate(chosen, 1)
+        ]
+        batch = mixed(memory, chosen, budget)
+        assert batch.tokens is not None
+        num_raw = int((batch.tokens != UNREAD).sum())
+        look = Look(
+            question=question,
+            places=tuple(sorted(places, key=lambda place: place.start)),
+            num_tokens=memory.num_tokens,
+            num_raw=num_raw,
+            num_latents=int(batch.mask.sum()) - num_raw,
+            budget=budget,
+            num_unread=sum(lengths[i] for i in chosen) - num_raw,
+        )
+        return batch, look
+
+    def text_of(self, ids: Tensor) -> str:
+        """What token ids [S] say, special ones left out."""
+        return str(self.tokenizer.decode(ids.tolist(), skip_special_tokens=True))
+
+    def scores(
+        self, memory: Memory, question: str, skim: PrefixCache, head: Tensor
+    ) -> dict[str, Scores]:
+        """What speaks for each segment, [S] each; see `look`."""
+        assert memory.segments is not None
+        found = {"words": self._read(memory)[1].scores(question)}
+        ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
+        if memory.num_latents and ids:
+            asked = torch.tensor(ids, device=head.device)
+            seen = question_attention(self._anatomy, self._fusion, skim, head, asked)
+            sums = torch.zeros(len(memory.segments), dtype=torch.float64, device=seen.device)
+            sums.index_add_(0, segment_of_latents(memory).to(seen.device), seen.double())
+            found["attention"] = sums.cpu().numpy()
+        return found
+
+    def _read(self, memory: Memory) -> tuple[list[str], Bm25]:
+        """The segments' texts and words."""
+        tokens = memory.tokens
+        assert tokens is not None
+        held = self._words.get(id(tokens))
+        if held is None:
+            texts = segment_texts(memory, self.tokenizer)
+            # The tokens are kept too, so that their id stays their own.
+            held = self._words[id(tokens)] = (tokens, texts, Bm25(texts))
+        self._words.move_to_end(id(tokens))
+        while len(self._words) > KEPT_DOCUMENTS:
+            self._words.popitem(last=False)
+        return held[1], held[2]
+
+
+def check_memory(memory: Memory) -> None:
+    """Raise InputError unless places of a memory can be read as text."""
+    if memory.tokens is None or memory.segments is None:
+        raise InputError(
+            "the memory does not know the tokens of its text, so no place of it can be looked at; "
+            "read the document again with this version, or attach it without fixate."
+        )
+
+
+def segment_texts(memory: Memory, tokenizer: Any) -> list[str]:
+    """What each segment says, tokens that could not be read left out. S texts."""
+    assert memory.tokens is not None
+    assert memory.segments is not None
+    starts = memory.segments.tolist()
+    parts = memory.tokens.cpu().tensor_split(starts[1:])
+    return [str(tokenizer.decode(part[part != UNREAD].tolist())) for part in parts]
+
+
+def segment_of_latents(memory: Memory) -> Tensor:
+    """Number of the segment that each latent stands in, int64 [M]."""
+    assert memory.segments is not None
+    where = memory.positions.floor().long().to(memory.segments.device)
+    return torch.searchsorted(memory.segments, where, right=True) - 1
+
+
+def mixed(memory: Memory, chosen: list[int], budget: int) -> MemoryBatch:
+    """One row: the chosen segments as raw tokens, and latents of the others where room is left.
+
+    Args:
+        memory: with tokens and segments.
+        chosen: segments.
+        budget: entries in all.
+    """
+    assert memory.tokens is not None
+    assert memory.segments is not None
+    device = memory.latents.device
+    picked = torch.zeros(len(memory.segments), dtype=torch.bool)
+    picked[chosen] = True
+    starts = memory.segments.cpu()
+    owner = torch.searchsorted(starts, torch.arange(memory.num_tokens), right=True) - 1
+    tokens = memory.tokens.cpu()
+    raw = (picked[owner] & (tokens != UNREAD)).nonzero()[:, 0]  # [R]
+    free = (~picked[segment_of_latents(memory).cpu()]).nonzero()[:, 0]
+    stay = free[torch.from_numpy(thin_out(len(free), budget - len(raw)))]  # [L]
+    positions = torch.cat([memory.positions.cpu()[stay], raw.float()])
+    ids = torch.cat([torch.full_like(stay, UNREAD), tokens[raw]])
+    blank = memory.latents.new_zeros(len(raw), memory.latents.shape[1])
+    latents = torch.cat([memory.latents[stay.to(device)], blank])
+    order = positions.argsort(stable=True)
+    if not len(order):  # nothing fits: one column that nobody sees
+        return MemoryBatch(
+            latents=memory.latents.new_zeros(1, 1, memory.latents.shape[1]),
+            mask=torch.zeros(1, 1, dtype=torch.bool, device=device),
+            positions=torch.zeros(1, 1, device=device),
+            num_tokens=(memory.num_tokens,),
+            tokens=torch.full((1, 1), UNREAD, device=device),
+        )
+    return MemoryBatch(
+        latents=latents[order.to(device)][None],
+        mask=torch.ones(1, len(order), dtype=torch.bool, device=device),
+        positions=positions[order][None].to(device),
+        num_tokens=(memory.num_tokens,),
+        tokens=ids[order][None].to(device),
+    )
