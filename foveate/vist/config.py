@@ -225,7 +225,8 @@ class CarvedConfig(_Dictable):
                 raise ConfigError(f"CarvedConfig got {name}={value}; use 0 or more.")
         if self.layer > MOST_LAYERS:
             raise ConfigError(
-                f"CarvedConfig got layer={self.layer}, above the limit of {MOST_LAYERS:,}; lower it."
+                f"CarvedConfig got layer={self.layer}, above the limit of {MOST_LAYERS:,}; use a "
+                "lower one."
             )
         for name, most in (("share", 1), ("lora_scale", MOST_SCALE)):
             value = getattr(self, name)

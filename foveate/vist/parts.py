@@ -145,8 +145,8 @@ def _carved_lora(config: VistConfig, shape: DecoderShape) -> Lora | None:
         return None
     if carved.layer >= shape.num_layers:
         raise ConfigError(
-            f"CarvedConfig got layer={carved.layer}, but the decoder has {shape.num_layers} layers; "
-            "use a lower one."
+            f"CarvedConfig got layer={carved.layer}, but the decoder has {shape.num_layers} "
+            "layers; use a lower one."
         )
     if not carved.lora_rank:
         return None

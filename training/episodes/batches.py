@@ -22,6 +22,7 @@ __all__ = ["EpisodeBatch", "EpisodeBatches", "unit_starts"]
 
 UNIT = 64  # longest unit, in tokens
 CHOICES = ("ends", "even", "random")
+_Row = tuple[list[int], list[int], list[int], list[int]]  # far, near, answers, kept
 SHARES = (0.8, 0.1, 0.1)  # how often each is drawn
 
 
@@ -89,7 +90,7 @@ class EpisodeBatches(Dataset[EpisodeBatch]):
 
     def __getitem__(self, number: int) -> EpisodeBatch:
         lot = random.Random(f"{self.seed}/{number}")
-        rows = []
+        rows: list[_Row] = []
         while len(rows) < self.size:
             made = self._row(lot.choice(self.episodes), lot)
             if made is not None:
@@ -106,9 +107,7 @@ class EpisodeBatches(Dataset[EpisodeBatch]):
             is_answer=is_answer.bool(), kept=kept_idx, kept_mask=kept_mask,
         )  # fmt: skip
 
-    def _row(
-        self, episode: Episode, lot: random.Random
-    ) -> tuple[list[int], list[int], list[int], list[int]] | None:
+    def _row(self, episode: Episode, lot: random.Random) -> _Row | None:
         far, offsets = tokenise(self.tokenizer, episode.far)
         near, places = tokenise(self.tokenizer, episode.near)
         if len(far) > self.longest[0] or len(near) > self.longest[1]:
@@ -133,9 +132,10 @@ def unit_starts(text: str, offsets: Any) -> list[int]:
     """First tokens of the parts of a text between blank lines, none longer than UNIT tokens."""
     starts = [0]
     for token in range(1, len(offsets)):
-        begins = text[: offsets[token][0]].endswith("\n\n") or "\n\n" in text[
-            offsets[token - 1][0] : offsets[token - 1][1]
-        ]
+        begins = (
+            text[: offsets[token][0]].endswith("\n\n")
+            or "\n\n" in text[offsets[token - 1][0] : offsets[token - 1][1]]
+        )
         if begins or token - starts[-1] >= UNIT:
             starts.append(token)
     return starts

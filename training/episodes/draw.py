@@ -3,8 +3,8 @@
     python -m training.episodes.draw packages/* --count 20000 --out episodes.jsonl
 
 Most are demonstrations of one way to sort texts, with more of them in the near text, whose labels
-are the answers. In some the labels are renamed or dealt out anew, so that the far demonstrations are
-the only source of what they mean. The others tell facts far away and ask for them near.
+are the answers. In some the labels are renamed or dealt out anew, so that the far demonstrations
+are the only source of what they mean. The others tell facts far away and ask for them near.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ NAMES = (
     ("Case", "Result"), ("Snippet", "Domain"), ("Query", "Belongs to"), ("Request", "Meant"),
     ("Question", "Asks for"), ("Headline", "Topic"), ("Comment", "Tone"),
 )  # fmt: skip
-WORDS = (
-    "red blue green north south seven eleven apple river stone silver table music winter summer "
-    "alpha beta gamma delta tiger eagle bread paper glass circle square copper orange violet lemon"
-).split()
+_WORDS = """
+    red blue green north south seven eleven apple river stone silver table music winter summer
+    alpha beta gamma delta tiger eagle bread paper glass circle square copper orange violet lemon
+"""
+WORDS = tuple(_WORDS.split())
 SIZES = (2, 3, 4, 5, 6, 8, 10, 14, 18)  # labels of an episode
 FAR, NEAR = 18, (4, 5)  # demonstrations
 RENAMED, DEALT, TOLD = 0.2, 0.1, 0.15  # shares of episodes
@@ -123,16 +124,13 @@ def _told(lot: random.Random, source: Labelled) -> Episode:
         "The {what} of {name} is{value}.", "{name} has the {what}{value}.", "{name}:{value}",
         "{name} ({what}){value};", "What is the {what} of {name}? It is{value}.",
     ))  # fmt: skip
-    make = lot.choice((
-        lambda: lot.choice(WORDS), lambda: str(lot.randint(100, 99999)), lambda: _name(lot),
-        lambda: f"{lot.getrandbits(24):06x}", lambda: f"{lot.choice(WORDS)} {lot.randint(2, 99)}",
-    ))  # fmt: skip
+    sort = lot.choice(("word", "number", "name", "hex", "both"))
     rows = []
     texts = [text for own in source.texts.values() for text in own[:8]]
     between = lot.random() < 0.5  # facts stand among other sentences
     for name in things:
         before, after = form.format(what=what, name=name, value="\0").split("\0")
-        rows.append((before, make(), after))
+        rows.append((before, _value(lot, sort), after))
     far = ""
     for before, value, after in rows:
         far += f"{before} {value}{after}\n"
@@ -146,14 +144,22 @@ def _told(lot: random.Random, source: Labelled) -> Episode:
     return Episode(far=f"{far}\n", near=near, answers=tuple(answers), kind="facts")
 
 
+def _value(lot: random.Random, sort: str) -> str:
+    if sort == "name":
+        return _name(lot)
+    if sort == "number":
+        return str(lot.randint(100, 99999))
+    if sort == "hex":
+        return f"{lot.getrandbits(24):06x}"
+    return lot.choice(WORDS) + (f" {lot.randint(2, 99)}" if sort == "both" else "")
+
+
 def _name(lot: random.Random) -> str:
     parts = [lot.choice("bdfgklmnprstvz") + lot.choice("aeiou") for _ in range(lot.randint(2, 3))]
     return "".join(parts).capitalize() + lot.choice(("", "n", "s", "l"))
 
 
-def _episode(
-    far: Sequence[tuple[str, str]], near: Sequence[tuple[str, str]], kind: str
-) -> Episode:
+def _episode(far: Sequence[tuple[str, str]], near: Sequence[tuple[str, str]], kind: str) -> Episode:
     text, answers = "", []
     for asked, label in near:
         text += asked

@@ -18,15 +18,16 @@ from training.corpus import members
 __all__ = ["Labelled", "labelled_texts"]
 
 LEAST = 12  # texts of a label
-LEXICAL = (
-    "adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute "
-    "noun.body noun.cognition noun.communication noun.event noun.feeling noun.food noun.group "
-    "noun.location noun.motive noun.object noun.person noun.phenomenon noun.plant noun.possession "
-    "noun.process noun.quantity noun.relation noun.shape noun.state noun.substance noun.time "
-    "verb.body verb.change verb.cognition verb.communication verb.competition verb.consumption "
-    "verb.contact verb.creation verb.emotion verb.motion verb.perception verb.possession "
-    "verb.social verb.stative verb.weather adj.ppl"
-).split()  # the order of WordNet's lexicographer files
+_LEXICAL = """
+    adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute
+    noun.body noun.cognition noun.communication noun.event noun.feeling noun.food noun.group
+    noun.location noun.motive noun.object noun.person noun.phenomenon noun.plant noun.possession
+    noun.process noun.quantity noun.relation noun.shape noun.state noun.substance noun.time
+    verb.body verb.change verb.cognition verb.communication verb.competition verb.consumption
+    verb.contact verb.creation verb.emotion verb.motion verb.perception verb.possession
+    verb.social verb.stative verb.weather adj.ppl
+"""
+LEXICAL = tuple(_LEXICAL.split())  # the order of WordNet's lexicographer files
 FACETS = ("role", "use", "works-with", "interface", "implemented-in", "game", "field", "made-of")
 
 

@@ -9,6 +9,7 @@ the cut a memory holds the same rows in every layer.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -157,7 +158,8 @@ def carved_prefix(
     check_layers(anatomy, head.shape[1] + memory.num_tokens)
     tokens = memory.tokens[None].to(head.device)
     is_real = tokens >= 0
-    embeds = anatomy.base.get_input_embeddings()(tokens.clamp_min(0))
+    base: Any = anatomy.base
+    embeds = base.get_input_embeddings()(tokens.clamp_min(0))
     scale = span / max(1, memory.num_tokens)
     positions = head.shape[1] + torch.arange(memory.num_tokens, device=head.device)[None] * scale
     head_mask = torch.ones(head.shape[:2], dtype=torch.bool, device=head.device)

@@ -43,14 +43,14 @@ def check_carver(carver: Carver) -> None:
     if not isinstance(carver, Carver):
         raise InputError(
             f"carving={str(carver)[:60]!r} is no carving method; pass one of foveate's, e.g. "
-            'foveate.method("divprune", keep="33%"), or None for the ends of units.'
+            'foveate.method("divprune", keep_ratio=0.33), or None for the ends of units.'
         )
     missing = sorted(set(carver.needs) - CAN_GIVE)
     if missing:
         raise InputError(
             f"{carver.name} looks at {', '.join(missing)}, which a document read as text has not; "
-            f"use a method that needs no more than {', '.join(sorted(CAN_GIVE))}, e.g. divprune, "
-            "dart, tokencarve(merge_fraction=0)."
+            f"use a method that needs no more than {', '.join(sorted(CAN_GIVE))}, e.g. divprune "
+            "or tokencarve(merge_fraction=0)."
         )
 
 
@@ -88,4 +88,3 @@ def ends_of_units(starts: Sequence[int], num_tokens: int, count: int) -> list[in
         due = min((2 * count * stop + num_tokens) // (2 * num_tokens) - len(kept), stop - first)
         kept += range(stop - due, stop)
     return kept
-

@@ -89,7 +89,8 @@ def run_layers(
     if str(anatomy.text_config._attn_implementation) != "sdpa":
         lowest = torch.finfo(hidden.dtype).min
         mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, lowest)
-    rotary = anatomy.base.rotary_emb(hidden, positions)
+    base: Any = anatomy.base
+    rotary = base.rotary_emb(hidden, positions)
     for index in layers:
         hidden = anatomy.layers[index](
             hidden,

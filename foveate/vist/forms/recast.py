@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,7 +75,8 @@ class Recast:
 
     def _embeds(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Of the head and of the tokens, [1, H, hidden_size] and [1, N, hidden_size]."""
-        table = self.anatomy.base.get_input_embeddings()
+        base: Any = self.anatomy.base
+        table = base.get_input_embeddings()
         device = table.weight.device
         head = torch.tensor([self.head_ids], device=device)
         return table(head), table(tokens.to(device).clamp_min(0)[None])
@@ -86,8 +88,8 @@ class Recast:
         check_layers(self.anatomy, num_head + num_tokens)
         if "attention" in carver.needs and not cut:
             raise InputError(
-                f"{carver.name} looks at the attention of the layer before the cut, and layer 0 has "
-                "none; cut later, or use a method without attention, e.g. divprune."
+                f"{carver.name} looks at the attention of the layer before the cut, and layer 0 "
+                "has none; cut later, or use a method without attention, e.g. divprune."
             )
         device = embeds.device
         positions = num_head + torch.arange(num_tokens, device=device)[None]
@@ -123,16 +125,17 @@ def attention_of_last(
         position: [1, 1], of that row.
         keys: [1, H_kv, M, head_dim], rotated, the row's own last.
     """
-    module = anatomy.layers[layer]
+    module: Any = anatomy.layers[layer]
     attention = module.self_attn
     query = attention.q_proj(module.input_layernorm(hidden)).view(1, 1, -1, attention.head_dim)
     if hasattr(attention, "q_norm"):
         query = attention.q_norm(query)
     query = query.transpose(1, 2)  # [1, H, 1, d]
     if getattr(attention, "use_rope", True):
-        query = rotate(query, *anatomy.base.rotary_emb(hidden, position))
+        base: Any = anatomy.base
+        query = rotate(query, *base.rotary_emb(hidden, position))
     repeated = keys.repeat_interleave(query.shape[1] // keys.shape[1], dim=1)
-    logits = query.float() @ repeated.float().transpose(2, 3) * attention.scaling
+    logits: Tensor = query.float() @ repeated.float().transpose(2, 3) * attention.scaling
     return logits.softmax(-1)[:, :, 0]
 
 

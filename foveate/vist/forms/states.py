@@ -22,7 +22,11 @@ __all__ = ["hold_states", "states_prefix"]
 
 @torch.no_grad()
 def hold_states(
-    anatomy: Anatomy, head: Tensor, tokens: Tensor, is_real: Tensor, head_ids: tuple[int, ...],
+    anatomy: Anatomy,
+    head: Tensor,
+    tokens: Tensor,
+    is_real: Tensor,
+    head_ids: tuple[int, ...],
     model: str,
 ) -> HeldStates:
     """Let the LLM read a document, layer by layer; each layer's keys and values go to the host.
@@ -85,8 +89,8 @@ def states_prefix(
         )
     if span != memory.num_tokens:
         raise InputError(
-            f"the memory's states are of {memory.num_tokens} positions and {span} are left for them "
-            "beside the prompt and its new tokens; shorten these, or use form='latents'."
+            f"the memory's states are of {memory.num_tokens} positions and {span} are left for "
+            "them beside the prompt and its new tokens; shorten these, or use form='latents'."
         )
     rows = states.rows(memory.positions.long(), device)
     return PrefixCache(

@@ -88,9 +88,7 @@ class Lora(nn.Module):
         targets: (layer, name of the linear map within it) of every map with an addition.
     """
 
-    def __init__(
-        self, shape: DecoderShape, rank: int, scale: float, first_layer: int = 0
-    ) -> None:
+    def __init__(self, shape: DecoderShape, rank: int, scale: float, first_layer: int = 0) -> None:
         super().__init__()
         self.scale = scale
         queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim

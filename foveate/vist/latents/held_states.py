@@ -72,9 +72,7 @@ class HeldStates:
         return named | {f"values.{i}": tensor for i, tensor in enumerate(self.values)}
 
     @classmethod
-    def of(
-        cls, tensors: Mapping[str, Tensor], head_ids: tuple[int, ...], model: str
-    ) -> HeldStates:
+    def of(cls, tensors: Mapping[str, Tensor], head_ids: tuple[int, ...], model: str) -> HeldStates:
         """The inverse of `tensors`. Raises InputError where a layer is missing."""
         num_layers = sum(name.startswith("keys.") for name in tensors)
         try:

@@ -135,7 +135,7 @@ class Memory:
         return int(self.latents.shape[0])
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Memory:
-        """The same on another device; `dtype` is of the latents. Held states stay where they are."""
+        """The same on another device; `dtype` is of the latents. States stay where they are."""
         moved: dict[str, Any] = {k: tensor.to(device) for k, tensor in self._tensors().items()}
         return replace(self, **{**moved, "latents": self.latents.to(device, dtype)})
 

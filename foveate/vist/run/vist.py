@@ -180,7 +180,7 @@ class Vist(Pretrained):
             share: of the tokens that stand for the document. None is what a carved memory was
                 trained for, and a tenth of states.
             carving: for "carved": a method that chooses them, e.g. foveate.method("divprune",
-                keep="33%"), whose own budget counts; None is the ends of sentences, lines and
+                keep_ratio=0.33), whose own budget counts; None is the ends of sentences, lines and
                 demonstrations.
             head_ids: the tokens before the memory; () is the tokenizer's beginning of text. States
                 can be read after them only.
@@ -577,7 +577,7 @@ class Vist(Pretrained):
         if memory.form != "latents" and self.parts.fusion.prefix is None:
             raise UnsupportedModeError(
                 f"the memory has form={memory.form!r}, of keys and values of the model's own "
-                "attention, and this Vist reads by cross-attention; read the document with this one."
+                "attention, and this Vist reads by cross-attention; read the document with it."
             )
         model = memory.states.model if memory.states is not None else ""
         if model and model != self.identity(self.model):
