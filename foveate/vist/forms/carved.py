@@ -21,7 +21,7 @@ from foveate.vist.fusion.kv_prefix import Lora
 from foveate.vist.fusion.lora_hooks import lora_on
 from foveate.vist.latents.memory import Memory
 
-__all__ = ["Lower", "carve", "carved_prefix", "read_lower"]
+__all__ = ["Lower", "carve", "carved_prefix", "lower_of", "read_lower"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,39 +134,51 @@ def carve(
     )
 
 
-def carved_prefix(
-    anatomy: Anatomy,
-    lora: Lora | None,
-    memory: Memory,
-    head: Tensor,
-    span: int,
-    cut: int,
-    is_raw: Tensor | None = None,
-) -> PrefixCache:
-    """Keys and values of one carved memory after a head text.
+def lower_of(anatomy: Anatomy, memory: Memory, head: Tensor, span: int, cut: int) -> Lower:
+    """What the layers below a cut make of a carved memory's tokens.
 
     Args:
         anatomy: of the decoder.
-        lora: see `carve`.
-        memory: of form "carved"; its entries name the tokens that go on.
+        memory: with tokens.
         head: [1, H, hidden_size], input embeddings of the text before it.
         span: positions it takes up; those of its tokens shrink where they are fewer.
-        cut: the first layer that only these enter.
-        is_raw: [K] bool, entries that the LoRA leaves alone: looked at, not skimmed.
+        cut: the first layer that only the memory's entries enter.
+
+    Raises:
+        UnsupportedModelError: see `check_layers`.
     """
     assert memory.tokens is not None
     check_layers(anatomy, head.shape[1] + memory.num_tokens)
     tokens = memory.tokens[None].to(head.device)
-    is_real = tokens >= 0
     base: Any = anatomy.base
     embeds = base.get_input_embeddings()(tokens.clamp_min(0))
     scale = span / max(1, memory.num_tokens)
     positions = head.shape[1] + torch.arange(memory.num_tokens, device=head.device)[None] * scale
     head_mask = torch.ones(head.shape[:2], dtype=torch.bool, device=head.device)
-    lower = read_lower(anatomy, head, head_mask, embeds, positions, is_real, cut)
-    kept = memory.positions[None].long().to(head.device)
+    return read_lower(anatomy, head, head_mask, embeds, positions, tokens >= 0, cut)
+
+
+def carved_prefix(
+    anatomy: Anatomy,
+    lora: Lora | None,
+    memory: Memory,
+    lower: Lower,
+    span: int,
+    is_raw: Tensor | None = None,
+) -> PrefixCache:
+    """Keys and values of one carved memory.
+
+    Args:
+        anatomy: of the decoder.
+        lora: see `carve`.
+        memory: of form "carved"; its entries name the tokens that go on.
+        lower: see `lower_of`.
+        span: positions it takes up.
+        is_raw: [K] bool, entries that the LoRA leaves alone: looked at, not skimmed.
+    """
+    kept = memory.positions[None].long().to(lower.hidden.device)
     prefix = carve(
         anatomy, lora, lower, kept, torch.ones_like(kept, dtype=torch.bool), spans=(span,),
-        is_raw=None if is_raw is None else is_raw[None],
+        is_raw=None if is_raw is None else is_raw[None].to(kept.device),
     )  # fmt: skip
     return replace(prefix, num_tokens=(memory.num_tokens,))

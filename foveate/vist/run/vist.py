@@ -16,7 +16,7 @@ from foveate.models.attachment import attached_to
 from foveate.vist.config import CarvedConfig, VistConfig
 from foveate.vist.fixation.look import Fixation, Looker, check_memory
 from foveate.vist.fixation.report import Look
-from foveate.vist.forms.carved import carved_prefix
+from foveate.vist.forms.carved import Lower, carved_prefix, lower_of
 from foveate.vist.forms.choose import Carver
 from foveate.vist.forms.recast import Recast
 from foveate.vist.forms.states import states_prefix
@@ -89,6 +89,7 @@ class Vist(Pretrained):
         self.parts = parts
         self._run: VistRun | None = None
         self._hashes: dict[int, tuple[Any, str]] = {}
+        self._lower: tuple[Any, Tensor | None, Lower] | None = None
 
     @classmethod
     def _load(
@@ -332,10 +333,22 @@ class Vist(Pretrained):
         """
         if memory.form == "states":
             return states_prefix(memory, span, head_ids, self.device)
-        prefix = carved_prefix(
-            self.anatomy, self.parts.carved, memory, head, span, self._carved().layer, is_raw
-        )
+        lower = self._lower_of(memory, head, span, head_ids, keeps=is_raw is not None)
+        prefix = carved_prefix(self.anatomy, self.parts.carved, memory, lower, span, is_raw)
         return replace(prefix, heads=(head_ids,))
+
+    def _lower_of(
+        self, memory: Memory, head: Tensor, span: int, head_ids: tuple[int, ...], *, keeps: bool
+    ) -> Lower:
+        """What the layers below the cut make of a memory; kept for the next look at it."""
+        key = (id(memory.tokens), head_ids, span, self._carved().layer)
+        if self._lower is not None and head_ids and self._lower[0] == key:
+            return self._lower[2]
+        with torch.no_grad():
+            lower = lower_of(self.anatomy, memory, head, span, self._carved().layer)
+        # The tokens are kept too, so that their id stays their own.
+        self._lower = (key, memory.tokens, lower) if keeps else self._lower
+        return lower
 
     def _compute(
         self,
@@ -461,8 +474,9 @@ class Vist(Pretrained):
         span: int,
         head_ids: tuple[int, ...],
     ) -> tuple[PrefixCache, Look]:
-        memory = memory.to(self.device, next(self.parts.parameters()).dtype)
-        batch, look = looker.look(memory, question, skim, head)
+        batch, look = looker.look(
+            memory.to(self.device, next(self.parts.parameters()).dtype), question, skim, head
+        )
         if memory.form != "latents":
             assert batch.tokens is not None
             entries = replace(memory, latents=batch.latents[0], positions=batch.positions[0])

@@ -14,6 +14,7 @@ import foveate
 from foveate.errors import ConfigError, InputError, UnsupportedModeError
 from foveate.vist.config import CarvedConfig
 from foveate.vist.latents.memory import Memory, concat
+from foveate.vist.run import vist as vist_module
 from foveate.vist.run.vist import Vist
 from tests.vist import tiny_vist
 from tests.vist.tiny_vist import TEXT, assert_close, ids
@@ -222,3 +223,21 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         replace(memory, form="states")
     with pytest.raises(InputError, match="latents of width 0"):
         replace(vist.read(TEXT), form="carved")
+
+
+def test_a_second_question_does_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layers below the cut run once for a document that is looked at, and answers stay theirs."""
+    vist = made()
+    memory = vist.read(TEXT, form="carved", head_ids=HEAD)
+    other = vist.read(TEXT[100:], form="carved", head_ids=HEAD)
+    asked = ({"fixate": 0.3, "question": "which harbour"}, {"fixate": 0.3, "question": "the lamp"})
+    want = [logits(vist, m, ids(5), **a) for m in (memory, other) for a in asked]
+    calls = []
+    lower_of = vist_module.lower_of
+    monkeypatch.setattr(vist_module, "lower_of", lambda *a: calls.append(1) or lower_of(*a))
+    for row, (m, a) in enumerate([(m, a) for m in (memory, other) for a in asked]):
+        assert_close(logits(vist, m, ids(5), **a), want[row], 0)
+    # A skim and a look of each document's first question; eight without what is kept.
+    assert len(calls) == 4
+    with torch.no_grad():
+        assert (want[0] - want[1]).abs().max() > 1e-3
