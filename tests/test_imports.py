@@ -58,8 +58,9 @@ RULES: dict[str, str] = {
     "vist/fusion": "core models vist/config vist/latents",
     "vist/forms": "core models vist/latents vist/fusion",
     "vist/parts": "core text_image vist/config vist/latents vist/fusion",
+    "vist/fixation": "models vist/latents vist/fusion",
     "vist/run": "assets core text_image models vist/config vist/checkpoint vist/encoder "
-    "vist/latents vist/fusion vist/forms vist/parts",
+    "vist/latents vist/fusion vist/forms vist/parts vist/fixation",
     "vist/train": "assets jsonl_file text_image draw models vist/config vist/checkpoint "
     "vist/encoder vist/latents vist/fusion vist/parts vist/run",
     "vist/cepe": "core text_image models vist/config vist/checkpoint vist/latents vist/fusion "
@@ -72,7 +73,8 @@ RULES: dict[str, str] = {
     "jobs": "assets core image_file jsonl_file measure models carve/method carve/spec "
     "carve/answerer __init__",
     "app": "assets core image_file tasks text_image draw models carve/method carve/registry "
-    "carve/methods carve/spec carve/engine carve/attach carve/answerer carve/compare vist/run",
+    "carve/methods carve/spec carve/engine carve/attach carve/answerer carve/compare "
+    "vist/fixation vist/run",
     "cli": "assets core image_file tasks text_image measure draw models carve/method "
     "carve/registry carve/spec carve/engine carve/check carve/pages carve/compare vist/parts "
     "vist/run vist/train vist/cepe vist/eval vllm __init__ jobs app",

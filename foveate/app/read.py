@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from foveate.errors import InputError, WindowError
+from foveate.models.token_offsets import tokenise
 from foveate.text_image.render import Renderer, Strips
+from foveate.vist.fixation.report import Look
 from foveate.vist.run.document_reader import DocumentReader, Reading
 from foveate.vist.run.vist import Vist
 
@@ -39,6 +41,9 @@ class TextReading:
         tokens_before, tokens_after: that the model reads, without and with compression.
         kv_bytes_before, kv_bytes_after: of the KV cache after the prompt.
         seconds_read: drawing, encoding and resampling; once for any number of questions.
+        look: which places of the far part the question looked at; None where it looked nowhere, or
+            it is not known yet.
+        looked: their characters in the far part, first and one after the last, in order.
         compressed, absent, full: with the far part as latents, not read, and as text; None while
             they are not known yet.
     """
@@ -52,6 +57,8 @@ class TextReading:
     kv_bytes_before: int
     kv_bytes_after: int
     seconds_read: float
+    look: Look | None = None
+    looked: tuple[tuple[int, int], ...] = ()
     compressed: Said | None = None
     absent: Said | None = None
     full: Said | None = None
@@ -118,15 +125,41 @@ class TextReader:
                 seconds_read=seconds,
             )
             yield state
+            look: Look | None = None
+
+            def compressed() -> str:
+                nonlocal look
+                share = None if question is None else reader.default_look(memory)
+                said, look = reader.with_memory(
+                    reading, memory, max_new_tokens, fixate=share, question=question
+                )
+                return said
+
             ways: dict[str, Callable[[], str]] = {
-                "compressed": lambda: reader.with_memory(reading, memory, max_new_tokens),
+                "compressed": compressed,
                 "absent": lambda: reader.without_far(reading, max_new_tokens),
                 "full": lambda: reader.in_full(reading, max_new_tokens),
             }
             for name, way in ways.items():
                 said: dict[str, Any] = {name: _said(way)}
                 state = replace(state, **said)
+                if look is not None and state.look is None:
+                    state = _with_look(state, look, reader)
                 yield state
+
+
+def _with_look(state: TextReading, look: Look, reader: DocumentReader) -> TextReading:
+    """What is known once the question has looked."""
+    offsets = tokenise(reader.tokenizer, state.reading.far).offsets
+    after = len(state.reading.prompt) + look.num_entries
+    return replace(
+        state,
+        look=look,
+        looked=tuple((int(offsets[p.start, 0]), int(offsets[p.stop - 1, 1])) for p in look.places),
+        latents=look.num_latents,
+        tokens_after=after,
+        kv_bytes_after=reader.kv_bytes(after),
+    )
 
 
 def _said(way: Callable[[], str]) -> Said:

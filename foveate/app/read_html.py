@@ -28,7 +28,8 @@ WAYS = (
 def reading_counts_html(state: TextReading) -> str:
     """Tokens and memory before and after."""
     reading, strips = state.reading, state.strips
-    raw = state.tokens_after - state.latents
+    looked = state.look.num_raw if state.look is not None else 0
+    raw = state.tokens_after - state.latents - looked
     pictures = len(strips) if strips is not None else 0
     far_tokens = state.tokens_before - raw
     share = state.tokens_after / state.tokens_before
@@ -37,13 +38,22 @@ def reading_counts_html(state: TextReading) -> str:
         ("tokens before", f"{state.tokens_before:,}"),
         ("after", f"{state.tokens_after:,} ({100 * share:.0f} %)"),
         ("read as pictures", f"{far_tokens:,} tokens in {pictures} pictures"),
-        ("which become", f"{state.latents:,} latents"),
+        ("which become", _become(state)),
         ("read as text", f"{raw:,} tokens, {len(reading.recent_ids):,} of them the text's end"),
         ("KV cache", kv),
         ("reading took", f"{state.seconds_read:.1f} s, once for any number of questions"),
     ]
     told = "".join(f"<dt>{a}</dt><dd>{escape(b)}</dd>" for a, b in rows)
     return f'<dl class="counts">{told}</dl>'
+
+
+def _become(state: TextReading) -> str:
+    if state.look is None:
+        return f"{state.latents:,} latents"
+    return (
+        f"{state.look.num_raw:,} tokens looked at in {len(state.look.places)} places and "
+        f"{state.latents:,} latents"
+    )
 
 
 def reading_answers_html(state: TextReading) -> str:
@@ -69,17 +79,46 @@ def strips_html(strips: Strips | None) -> str:
 
 
 def text_parts_html(state: TextReading) -> str:
-    """The text with its two parts told apart by colour and by name."""
+    """The text with its parts told apart by colour and by name, and where the question looked."""
     reading = state.reading
     start = f'<span class="raw">{escape(reading.opening)}</span>' if reading.opening else ""
-    return (
-        '<h3>The text</h3><p class="legend">'
-        '<span><span class="swatch merged"></span> read as pictures</span>'
-        '<span><span class="swatch kept"></span> read as text</span></p>'
-        '<div class="scroll parts" tabindex="0" role="region" aria-label="The text in its parts">'
-        f'{start}<span class="far" aria-label="read as pictures">{escape(reading.far)}</span>'
-        f'<span class="raw" aria-label="read as text">{escape(reading.recent)}</span></div>'
+    legend = [("merged", "read as pictures"), ("kept", "read as text")]
+    if state.look is not None:
+        legend.append(("kept", "in a box: looked at again, as text"))
+    swatches = "".join(
+        f'<span><span class="swatch {kind}"></span> {name}</span>' for kind, name in legend
     )
+    recent = ""
+    if reading.recent:
+        recent = f'<span class="raw" aria-label="read as text">{escape(reading.recent)}</span>'
+    return (
+        f'<h3>The text</h3><p class="legend">{swatches}</p>'
+        '<div class="scroll parts" tabindex="0" role="region" aria-label="The text in its parts">'
+        f"{start}{_far_html(state)}{recent}</div>"
+    )
+
+
+def _far_html(state: TextReading) -> str:
+    """The far part, places that were looked at in boxes that say why."""
+    far = state.reading.far
+    pieces, at = [], 0
+    places = state.look.places if state.look is not None else ()
+    for place, (start, stop) in zip(places, state.looked, strict=True):
+        pieces.append(_skimmed(far[at:start]))
+        why = ", ".join(f"{name} {value:.2f}" for name, value in place.parts.items())
+        label = f"looked at, place {place.rank}: {why}"
+        pieces.append(
+            f'<mark class="raw looked" title="{escape(label)}" aria-label="{escape(label)}">'
+            f"{escape(far[start:stop])}</mark>"
+        )
+        at = stop
+    return "".join([*pieces, _skimmed(far[at:])])
+
+
+def _skimmed(text: str) -> str:
+    if not text:
+        return ""
+    return f'<span class="far" aria-label="read as pictures">{escape(text)}</span>'
 
 
 def _card(kind: str, title: str, said: Said | None) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from foveate.cli.console import err, out, print_json
-from foveate.cli.options import AsJson, Device, Encoding, MaxNewTokens, NoCompare, TextFile
+from foveate.cli.options import AsJson, Device, Encoding, MaxNewTokens, TextFile
 from foveate.cli.text_input import open_text, read_at_most
 from foveate.errors import InputError
 from foveate.files import is_folder
@@ -28,23 +28,51 @@ def read(
     base: Annotated[
         str | None, typer.Option(help="The Vist's language model, where it is not found by name.")
     ] = None,
+    look: Annotated[
+        str,
+        typer.Option(
+            help="What a question may read of the text, as a share of its tokens: 10% or 0.1; the "
+            "places it points at as text, the rest as latents. auto: a tenth, at least 128 tokens; "
+            "0: latents only."
+        ),
+    ] = "auto",
     recent: Annotated[
-        int | None, typer.Option(help="Tokens at the end of the text that stay raw; default 256.")
+        int | None,
+        typer.Option(
+            help="Tokens at the end of the text that stay raw; default: 256 with --continue, none "
+            "with --ask."
+        ),
     ] = None,
-    no_compare: NoCompare = False,
+    latents: Annotated[
+        bool,
+        typer.Option(
+            "--latents",
+            help="With --continue: read the far part as latents; default: more raw tokens instead.",
+        ),
+    ] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also run the whole text as text, where it fits.")
+    ] = False,
     encoding: Encoding = "utf-8",
     max_new_tokens: MaxNewTokens = 32,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Answer a question about a long text, or continue it, reading all but its end as pictures."""
+    """Skim a long text as pictures and look where a question points; or continue a text."""
     if (ask is None) == (not continue_):
         raise InputError('give either --ask "QUESTION" or --continue.')
+    if continue_ and look != "auto":
+        raise InputError("--look is for a question (--ask); a text that goes on looks nowhere.")
+    if ask is not None and latents:
+        raise InputError(
+            "--latents is for --continue; for a question, --look 0 reads latents only."
+        )
+    share = None if look == "auto" else _share(look)
     chunks = open_text(file, encoding)
     with err.status("Loading the libraries"):
         import foveate.assets
         from foveate.models.load import quiet_transformers
-        from foveate.vist.run.document_reader import RECENT, DocumentReader
+        from foveate.vist.run.document_reader import DocumentReader
         from foveate.vist.run.vist import Vist
 
         quiet_transformers()
@@ -57,20 +85,42 @@ def read(
     with err.status("Loading the model (the first time converts it, a minute)"):
         place = None if device == "auto" else device
         vist = Vist.from_pretrained(folder, base=base, device=place)
-    reader = DocumentReader(vist, recent=recent if recent is not None else RECENT)
+        # Drawn once and kept in a file, as the model is.
+        vist.learn_vocabulary()
+    reader = DocumentReader(vist, recent=recent)
     text = read_at_most(chunks, vist.config.max_pages * CHARS_PER_STRIP)
-    with err.status("Reading"):
-        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "compare": not no_compare}
-        answer = (
-            reader.go_on(text, **settings) if ask is None else reader.ask(text, ask, **settings)
-        )
+    settings: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "compare": compare,
+        "stream": None if as_json else _show,
+    }
+    if ask is None:
+        answer = reader.go_on(text, grow=not latents, **settings)
+    else:
+        answer = reader.ask(text, ask, fixate=share, **settings)
     if as_json:
         print_json({"question": ask, "answer": answer.text, "report": answer.report.to_dict()})
         return
-    out.print(answer.text or "(nothing)", markup=False, soft_wrap=True)
+    out.print("" if answer.text else "(nothing)", markup=False)
     out.print()
     if answer.report.answer_before is not None:
         out.print("On raw text:", style="dim")
         out.print(answer.report.answer_before or "(nothing)", markup=False, soft_wrap=True)
         out.print()
     out.print(str(answer.report), soft_wrap=True, markup=False)
+
+
+def _show(piece: str) -> None:
+    """Print a piece of an answer at once."""
+    out.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+
+
+def _share(text: str) -> float:
+    """10% or 0.1 as a share, 0 up to 1."""
+    try:
+        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise InputError(f"--look got {text!r}; use a share such as 10% or 0.1, 0, or auto.")
+    return share

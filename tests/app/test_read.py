@@ -96,3 +96,25 @@ def test_a_text_beyond_the_window_is_not_read_in_full(reader: TextReader) -> Non
 def test_nothing_far_is_refused(reader: TextReader) -> None:
     with pytest.raises(InputError, match="the last 500 stay raw, so nothing would be read as"):
         next(reader.read(TEXT, None, recent=500))
+
+
+def test_a_question_shows_where_it_looked(reader: TextReader) -> None:
+    reader.vist.tokenizer.chat_template = (
+        "{% for m in messages %}w1 w2{{ m['content'] }}{% endfor %} w4"
+    )
+    first, second, *_ = reader.read(TEXT, "w3 <b>?", recent=20, max_new_tokens=2)
+    assert first.look is None
+    assert "looked at" not in text_parts_html(first)
+    assert second.look is not None
+    shown, look = text_parts_html(second), second.look
+    assert shown.count("<mark ") == len(look.places) == len(second.looked) > 0
+    assert "looked at, place 1: words" in shown
+    far = second.reading.far
+    assert [far[a:b].split() for a, b in second.looked] == [
+        far[a:b].split() for a, b in sorted(second.looked)
+    ]
+    assert re.sub(r"<[^>]+>", "", shown).endswith(second.reading.far + second.reading.recent)
+    assert f"{look.num_raw:,} tokens looked at" in reading_counts_html(second)
+    raw = len(second.reading.prompt)
+    assert second.tokens_after == raw + look.num_entries
+    assert f"{raw:,} tokens, 20 of them" in reading_counts_html(second)

@@ -34,6 +34,21 @@ def test_the_file_is_looked_at_first(foveate: Foveate, tmp_path: Path) -> None:
     assert "does not exist" in refusal(foveate, "read", tmp_path / "no.txt", "--continue")
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--ask", "x", "--look", "ten"), "--look got 'ten'; use a share such as 10% or 0.1"),
+        (("--ask", "x", "--look", "110%"), "--look got '110%'; use a share"),
+        (("--continue", "--look", "10%"), "--look is for a question (--ask)"),
+        (("--ask", "x", "--latents"), "--latents is for --continue"),
+    ],
+)
+def test_a_look_is_a_share_of_a_text_that_is_asked(
+    foveate: Foveate, text: Path, options: tuple[str, ...], words: str
+) -> None:
+    assert words in refusal(foveate, "read", text, *options).replace("\n", " ")
+
+
 @pytest.mark.parametrize("option", ["--vlm", "--keep", "--save-pages"])
 def test_options_of_pages_are_not_taken(foveate: Foveate, text: Path, option: str) -> None:
     done = foveate("read", text, "--ask", "x", option, "y", ok=False)

@@ -22,6 +22,7 @@ from foveate.vist.latents.memory import UNREAD, Memory, MemoryBatch
 __all__ = ["Fixation", "Looker"]
 
 KEPT_DOCUMENTS = 8  # whose words a looker remembers
+ANYTHING = "What is this about?"  # what any question attends to is no answer to this one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class Fixation:
 
     share: float
     skim: float = 0.0
+    floor: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or not 0 <= self.skim < 1:
@@ -65,6 +67,7 @@ class Looker:
     ) -> None:
         self._anatomy, self._fusion = anatomy, fusion
         self.tokenizer, self.fixation = tokenizer, fixation
+        self._level: OrderedDict[int, tuple[PrefixCache, Tensor]] = OrderedDict()
         self._words: OrderedDict[int, tuple[Tensor, list[str], Bm25]] = OrderedDict()
 
     def look(
@@ -101,7 +104,7 @@ class Looker:
         if budget >= memory.num_tokens:
             chosen = np.argsort(-total, kind="stable").tolist()
         else:
-            chosen = choose_segments(total, lengths, room)
+            chosen = choose_segments(total, lengths, room, self.fixation.floor)
         texts = self._read(memory)[0]
         shown = weighted(parts)
         places = [
@@ -140,14 +143,23 @@ class Looker:
         """What speaks for each segment, [S] each; see `look`."""
         assert memory.segments is not None
         found = {"words": self._read(memory)[1].scores(question)}
-        ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
-        if memory.num_latents and ids:
-            asked = torch.tensor(ids, device=head.device)
-            seen = question_attention(self._anatomy, self._fusion, skim, head, asked)
-            sums = torch.zeros(len(memory.segments), dtype=torch.float64, device=seen.device)
-            sums.index_add_(0, segment_of_latents(memory).to(seen.device), seen.double())
-            found["attention"] = sums.cpu().numpy()
+        if memory.num_latents:
+            level = self._level.get(id(skim))
+            if level is None:
+                level = self._level[id(skim)] = (skim, self._attention(skim, ANYTHING, head))
+                while len(self._level) > KEPT_DOCUMENTS:
+                    self._level.popitem(last=False)
+            # By segment, above what a question about nothing in particular looks at.
+            seen = (self._attention(skim, question, head) - level[1]).double().cpu()
+            sums = torch.zeros(len(memory.segments), dtype=torch.float64)
+            sums.index_add_(0, segment_of_latents(memory).cpu(), seen)
+            found["attention"] = sums.clamp_min(0).numpy()
         return found
+
+    def _attention(self, skim: PrefixCache, question: str, head: Tensor) -> Tensor:
+        ids = self.tokenizer(f"\n\n{question.strip()}", add_special_tokens=False)["input_ids"]
+        asked = torch.tensor(ids, device=head.device)
+        return question_attention(self._anatomy, self._fusion, skim, head, asked)
 
     def _read(self, memory: Memory) -> tuple[list[str], Bm25]:
         """The segments' texts and words."""

@@ -1,4 +1,4 @@
-"""Answer from a long text, or continue it: far text as latents, recent text raw."""
+"""Answer from a long text by looking where the question points, or continue it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TextStreamer
 
 from foveate.errors import InputError, WindowError
 from foveate.models.token_offsets import tokenise
+from foveate.vist.fixation.look import Fixation
+from foveate.vist.fixation.report import Look
+from foveate.vist.fusion.kv_prefix import EmbeddingPrefix
 from foveate.vist.latents.memory import Memory
+from foveate.vist.run.read_document import count_latents
 from foveate.vist.run.read_report import DocumentAnswer, ReadReport
 from foveate.vist.run.vist import Vist
 
 __all__ = ["DocumentAnswer", "DocumentReader", "ReadReport", "Reading"]
 
-RECENT = 256  # raw tokens at the end of the text
+RECENT = 256  # raw tokens at the end of a text that goes on
+LOOK = 0.1  # of the far part's tokens, for a question
+LEAST_LOOK = 128  # entries
 MARK = "\x00"  # stands for the document in the chat template
 
 
@@ -50,24 +57,33 @@ class Reading:
 
 
 class DocumentReader:
-    """Reads a text with a Vist: all but its end as latents.
+    """Reads a text with a Vist: questions get the places they point at, texts go on from their end.
 
     Args:
         vist: trained.
-        recent: tokens at the end of the text that stay raw.
+        recent: tokens at the end of the text that stay raw. None is RECENT where a text goes on
+            and 0 where it is asked about, because a question may be about any place of it; a text
+            of at most RECENT tokens stays raw then.
 
     Raises:
-        InputError: `recent` is below 1.
+        InputError: `recent` is below 0.
     """
 
-    def __init__(self, vist: Vist, *, recent: int = RECENT) -> None:
-        if recent < 1:
-            raise InputError(f"recent={recent}; keep at least 1 raw token.")
+    def __init__(self, vist: Vist, *, recent: int | None = None) -> None:
+        if recent is not None and recent < 0:
+            raise InputError(f"recent={recent}; keep 0 or more raw tokens, or leave it out.")
         self.vist, self.recent = vist, recent
         self.tokenizer = vist.tokenizer
 
     def ask(
-        self, text: str, question: str, *, max_new_tokens: int = 64, compare: bool = True
+        self,
+        text: str,
+        question: str,
+        *,
+        max_new_tokens: int = 64,
+        fixate: float | Fixation | None = None,
+        compare: bool = False,
+        stream: Callable[[str], None] | None = None,
     ) -> DocumentAnswer:
         """Answer a question about a text.
 
@@ -75,21 +91,104 @@ class DocumentReader:
             text: the document.
             question: about it.
             max_new_tokens: longest answer.
+            fixate: see Vist.attach; 0 reads latents only, None a tenth of the far part's tokens but
+                at least LEAST_LOOK.
             compare: also run the whole text raw, where it fits.
+            stream: is given the answer piece by piece, as it is written.
 
         Raises:
             InputError: text or question is empty, or the model has no chat template.
+            UnsupportedModeError: this form of Vist cannot look again.
         """
-        return self._run(self.split(text, question), max_new_tokens, compare)
+        reading = self.split(text, question)
+        if not reading.far:
+            return self._raw_only(reading, max_new_tokens, stream)
+        begun = time.perf_counter()
+        memory = self.vist.read(reading.far)
+        seconds_read = time.perf_counter() - begun
+        note = ""
+        if fixate is None:
+            fixate = self.default_look(memory)
+            if not fixate:
+                note = "this form of Vist cannot look again, so the answer is from latents alone"
+        begun = time.perf_counter()
+        answer, look = self.with_memory(
+            reading, memory, max_new_tokens, fixate=fixate, question=question, stream=stream
+        )
+        seconds = time.perf_counter() - begun
+        report = self._report(
+            reading,
+            max_new_tokens,
+            compare,
+            latents=memory.num_latents if look is None else look.num_latents,
+            look=look,
+            note=note,
+            seconds_read=seconds_read,
+            seconds_after=seconds,
+        )
+        return DocumentAnswer(text=answer, report=report)
 
-    def go_on(self, text: str, *, max_new_tokens: int = 64, compare: bool = True) -> DocumentAnswer:
-        """Continue a text; arguments as in `ask`."""
-        return self._run(self.split(text), max_new_tokens, compare)
+    def go_on(
+        self,
+        text: str,
+        *,
+        max_new_tokens: int = 64,
+        grow: bool = True,
+        compare: bool = False,
+        stream: Callable[[str], None] | None = None,
+    ) -> DocumentAnswer:
+        """Continue a text.
+
+        Args:
+            text: the document.
+            max_new_tokens: longest continuation.
+            grow: read as many more of the last tokens as text as the far part would have latents,
+                and leave the rest unread. Measured, this continues a text better than latents, or
+                than looking again, at the same number of entries. False reads the latents.
+            compare: also run the whole text raw, where it fits.
+            stream: is given the continuation piece by piece, as it is written.
+
+        Raises:
+            InputError: the text is empty.
+        """
+        reading, note = self.split(text), ""
+        if not reading.far:
+            return self._raw_only(reading, max_new_tokens, stream)
+        begun = time.perf_counter()
+        memory = None
+        if grow:
+            reading, note = self._grown(text, reading, max_new_tokens)
+        else:
+            memory = self.vist.read(reading.far)
+        seconds_read = time.perf_counter() - begun
+        begun = time.perf_counter()
+        if memory is None:
+            answer = self.without_far(reading, max_new_tokens, stream=stream)
+        else:
+            answer, _ = self.with_memory(reading, memory, max_new_tokens, stream=stream)
+        seconds = time.perf_counter() - begun
+        report = self._report(
+            reading,
+            max_new_tokens,
+            compare,
+            latents=0 if memory is None else memory.num_latents,
+            seconds_read=seconds_read,
+            seconds_after=seconds,
+            note=note,
+        )
+        return DocumentAnswer(text=answer, report=report)
 
     # --- step by step ---
 
-    def split(self, text: str, question: str | None = None) -> Reading:
+    def split(
+        self, text: str, question: str | None = None, *, recent: int | None = None
+    ) -> Reading:
         """Which part of a text is read as pictures; `question` None continues the text.
+
+        Args:
+            text: the document.
+            question: about it.
+            recent: raw tokens at its end; None is the reader's.
 
         Raises:
             InputError: as `ask`.
@@ -99,6 +198,11 @@ class DocumentReader:
             raise InputError("the text is empty; there is nothing to read.")
         offsets = tokenise(self.tokenizer, text).offsets
         total = len(offsets)
+        recent = self.recent if recent is None else recent
+        if recent is None:
+            recent = RECENT if question is None or total <= RECENT else 0
+        if question is None and recent < 1:
+            raise InputError("recent=0 leaves nothing to go on from; keep at least 1 raw token.")
         head, tail = self._ids(before), self._ids(after)
         first = 0
         if len(head) == 0:
@@ -109,8 +213,8 @@ class DocumentReader:
             first = int(offsets[0, 1])
             head = self._ids(text[:first])
             offsets = offsets[1:]
-        cut = len(offsets) - self.recent
-        border = int(offsets[cut, 0]) if cut >= 1 else first
+        cut = len(offsets) - recent
+        border = len(text) if not recent else int(offsets[cut, 0]) if cut >= 1 else first
         return Reading(
             opening=text[:first],
             far=text[first:border],
@@ -126,13 +230,46 @@ class DocumentReader:
         text = self._ids(reading.far + reading.recent)
         return torch.cat([reading.head, text, reading.tail])
 
-    def with_memory(self, reading: Reading, memory: Memory, max_new_tokens: int) -> str:
-        """The answer or continuation from the far part's memory (`vist.read(reading.far)`)."""
-        return self._generate(reading.prompt, max_new_tokens, memory, len(reading.head))
+    def default_look(self, memory: Memory) -> float:
+        """The share of a memory that `ask` looks at where none is named; 0 if it cannot look."""
+        if not isinstance(self.vist.parts.fusion.prefix, EmbeddingPrefix):
+            return 0.0
+        return min(1.0, max(LOOK, LEAST_LOOK / memory.num_tokens))
 
-    def without_far(self, reading: Reading, max_new_tokens: int) -> str:
+    def with_memory(
+        self,
+        reading: Reading,
+        memory: Memory,
+        max_new_tokens: int,
+        *,
+        fixate: float | Fixation | None = None,
+        question: str | None = None,
+        stream: Callable[[str], None] | None = None,
+    ) -> tuple[str, Look | None]:
+        """The answer or continuation from the far part's memory, and what was looked at again.
+
+        Args:
+            reading: of `split`.
+            memory: `vist.read(reading.far)`.
+            max_new_tokens: longest answer.
+            fixate, question: see Vist.attach; None reads latents only.
+            stream: as in `ask`.
+        """
+        at = len(reading.head)
+        with self.vist.attach(memory, memory_at=at, fixate=fixate, question=question) as run:
+            said = self._generate(reading.prompt, max_new_tokens, stream)
+        assert run.report is not None
+        return said, run.report.looks[0]
+
+    def without_far(
+        self,
+        reading: Reading,
+        max_new_tokens: int,
+        *,
+        stream: Callable[[str], None] | None = None,
+    ) -> str:
         """The same from the recent text alone, the far part not read at all."""
-        return self._generate(reading.prompt, max_new_tokens)
+        return self._generate(reading.prompt, max_new_tokens, stream)
 
     def in_full(self, reading: Reading, max_new_tokens: int) -> str:
         """The same from the whole text, uncompressed.
@@ -169,77 +306,105 @@ class DocumentReader:
         before, _, after = chat.partition(MARK)
         return before, after
 
-    def _run(self, reading: Reading, max_new_tokens: int, compare: bool) -> DocumentAnswer:
-        if not reading.far:
-            return self._raw_only(reading, max_new_tokens)
-        begun = time.perf_counter()
-        memory = self.vist.read(reading.far)
-        seconds_read = time.perf_counter() - begun
-        answer, seconds = self._timed(lambda: self.with_memory(reading, memory, max_new_tokens))
-        said, raw_seconds, note = None, None, ""
+    def _grown(self, text: str, reading: Reading, new: int) -> tuple[Reading, str]:
+        """The reading with as many more raw tokens as its far part would have latents, and why."""
+        entries = count_latents(reading.far, self.vist.encoder, self.vist.parts, self.tokenizer)
+        room = max(1, self.vist.window - new - len(reading.head))
+        recent = min(len(reading.recent_ids) + entries, room)
+        grown = self.split(text, recent=recent)
+        left = grown.text_tokens - len(grown.prompt)
+        note = (
+            f"a text goes on from its end: {recent:,} tokens are read as text, among them as many "
+            f"as there would be latents, and the {left:,} before are not read. Measured at equal "
+            "entries, neither latents nor looking again foretell a text as well"
+        )
+        return grown, note
+
+    def _report(
+        self,
+        reading: Reading,
+        max_new_tokens: int,
+        compare: bool,
+        *,
+        latents: int,
+        note: str = "",
+        look: Look | None = None,
+        **seconds: float,
+    ) -> ReadReport:
+        said, raw_seconds = None, None
         if compare:
             try:
-                said, raw_seconds = self._timed(lambda: self.in_full(reading, max_new_tokens))
+                begun = time.perf_counter()
+                said = self.in_full(reading, max_new_tokens)
+                raw_seconds = time.perf_counter() - begun
             except WindowError as error:
-                note = str(error)
+                note = f"{note}; {error}" if note else str(error)
         before, raw = len(self.whole(reading)), len(reading.prompt)
-        report = ReadReport(
+        after = latents + raw + (look.num_raw if look is not None else 0)
+        return ReadReport(
             text_tokens=reading.text_tokens,
-            latents=memory.num_latents,
+            latents=latents,
             raw_tokens=raw,
+            look=look,
             tokens_before=before,
-            tokens_after=memory.num_latents + raw,
+            tokens_after=after,
             kv_bytes_before=self.kv_bytes(before),
-            kv_bytes_after=self.kv_bytes(memory.num_latents + raw),
-            seconds_read=seconds_read,
-            seconds_after=seconds,
+            kv_bytes_after=self.kv_bytes(after),
             seconds_before=raw_seconds,
             answer_before=said,
             note=note,
+            **seconds,
         )
-        return DocumentAnswer(text=answer, report=report)
 
-    def _raw_only(self, reading: Reading, max_new_tokens: int) -> DocumentAnswer:
+    def _raw_only(
+        self, reading: Reading, max_new_tokens: int, stream: Callable[[str], None] | None
+    ) -> DocumentAnswer:
         """A text that is short enough to stay raw."""
-        answer, seconds = self._timed(lambda: self.without_far(reading, max_new_tokens))
-        length = len(reading.prompt)
-        total = reading.text_tokens
-        report = ReadReport(
-            text_tokens=total,
+        begun = time.perf_counter()
+        answer = self.without_far(reading, max_new_tokens, stream=stream)
+        seconds = time.perf_counter() - begun
+        note = (
+            f"the text has {reading.text_tokens} tokens and "
+            f"{self.recent if self.recent is not None else RECENT} stay raw: nothing to compress"
+        )
+        report = self._report(
+            reading,
+            max_new_tokens,
+            False,
             latents=0,
-            raw_tokens=length,
-            tokens_before=length,
-            tokens_after=length,
-            kv_bytes_before=self.kv_bytes(length),
-            kv_bytes_after=self.kv_bytes(length),
+            note=note,
             seconds_read=0.0,
             seconds_after=seconds,
-            note=f"the text has {total} tokens and {self.recent} stay raw: nothing to compress",
         )
         return DocumentAnswer(text=answer, report=report)
 
     def _generate(
-        self, prompt: Tensor, max_new_tokens: int, memory: Any = None, memory_at: int = 1
+        self, prompt: Tensor, max_new_tokens: int, stream: Callable[[str], None] | None = None
     ) -> str:
         model: Any = self.vist.model
-        settings = {"max_new_tokens": max_new_tokens, "do_sample": False}
+        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False}
         if model.generation_config.pad_token_id is None:
             settings["pad_token_id"] = self.tokenizer.eos_token_id or 0
+        if stream is not None:
+            settings["streamer"] = _Pieces(self.tokenizer, stream)
         ids = prompt[None].to(self.vist.device)
-        if memory is None:
-            out = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
-        else:
-            with self.vist.attach(memory, memory_at=memory_at):
-                out = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
         return str(self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)).strip()
-
-    def _timed(self, run: Callable[[], str]) -> tuple[str, float]:
-        begun = time.perf_counter()
-        result = run()
-        return result, time.perf_counter() - begun
 
     def _ids(self, text: str) -> Tensor:
         if not text:
             return torch.zeros(0, dtype=torch.long)
         found = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return torch.tensor(found, dtype=torch.long)
+
+
+class _Pieces(TextStreamer):
+    """Hands on what is written, whole words at a time."""
+
+    def __init__(self, tokenizer: Any, give: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._give = give
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if text:
+            self._give(text)

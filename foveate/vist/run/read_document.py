@@ -97,6 +97,18 @@ def read_document(
     )
 
 
+def count_latents(text: str, encoder: Any, parts: VistParts, tokenizer: Any) -> int:
+    """Latents that `read_document` would give for a text, by drawing it alone."""
+    total = 0
+    for strips, drawn in _drawn(Renderer(encoder.style), [text]):
+        if parts.is_pointed:
+            kept = parts.glances(strips, tokenise(tokenizer, drawn).offsets).mask
+        else:
+            kept = parts.resampler.latent_mask(torch.from_numpy(strips.patch_mask))
+        total += int(kept.sum())
+    return total
+
+
 def _check_pages(num_pages: int, max_pages: int) -> None:
     if num_pages > max_pages:
         raise InputError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from foveate.vist.fixation.report import Look
+
 __all__ = ["DocumentAnswer", "ReadReport"]
 
 
@@ -16,6 +18,7 @@ class ReadReport:
         text_tokens: of the whole text.
         latents: that stand for the far part.
         raw_tokens: read as text: the end of the text, question and chat marks.
+        look: which places of the far part were read as text too, and why; None for none.
         tokens_before, tokens_after: that the model reads, without and with latents.
         kv_bytes_before, kv_bytes_after: of the KV cache after the prompt.
         seconds_read: drawing, encoding and resampling the far text; once for any number of
@@ -37,23 +40,27 @@ class ReadReport:
     seconds_after: float
     seconds_before: float | None = None
     answer_before: str | None = None
+    look: Look | None = None
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-ready."""
-        return asdict(self)
+        return {**asdict(self), "look": self.look and self.look.to_dict()}
 
     def __str__(self) -> str:
         times = f"{self.seconds_read:.2f} s to read, {self.seconds_after:.2f} s to answer"
         if self.seconds_before is not None:
             times += f" (raw text: {self.seconds_before:.2f} s)"
+        looked = f" + {self.look.num_raw:,} looked at" if self.look is not None else ""
         lines = [
             f"tokens    {self.tokens_before:,} -> {self.tokens_after:,} "
-            f"({self.latents:,} latents + {self.raw_tokens:,} raw)",
+            f"({self.latents:,} latents{looked} + {self.raw_tokens:,} raw)",
             f"KV cache  {self.kv_bytes_before / 1e6:.1f} MB -> {self.kv_bytes_after / 1e6:.1f} MB",
             f"time      {times}",
         ]
-        return "\n".join(lines + ([f"note      {self.note}"] if self.note else []))
+        if self.note:
+            lines.append(f"note      {self.note}")
+        return "\n".join(lines + ([str(self.look)] if self.look is not None else []))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -226,7 +226,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_second_question_does_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The layers below the cut run once for a document that is looked at, and answers stay theirs."""
+    """Layers below the cut run once for a document that is looked at; answers stay theirs."""
     vist = made()
     memory = vist.read(TEXT, form="carved", head_ids=HEAD)
     other = vist.read(TEXT[100:], form="carved", head_ids=HEAD)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from foveate.errors import InputError
+from foveate.vist.run import document_reader
 from foveate.vist.run.document_reader import DocumentReader
 from foveate.vist.run.vist import Vist
 from tests.vist import tiny_vist
@@ -28,7 +29,8 @@ def vist(llama: Any) -> Vist:
 
 
 def test_a_text_goes_on(vist: Vist, llama: Any) -> None:
-    found = DocumentReader(vist, recent=20).go_on(TEXT, max_new_tokens=5)
+    reader = DocumentReader(vist, recent=20)
+    found = reader.go_on(TEXT, max_new_tokens=5, grow=False, compare=True)
     report, tokens = found.report, len(vist.tokenizer(TEXT)["input_ids"])
     assert report.text_tokens == report.tokens_before == tokens
     assert report.raw_tokens == 21  # the first token is the sink
@@ -44,7 +46,7 @@ def test_a_text_goes_on(vist: Vist, llama: Any) -> None:
 
 def test_the_memory_is_what_is_read(vist: Vist, llama: Any) -> None:
     """The same tokens come out of a hand-made attach."""
-    found = DocumentReader(vist, recent=20).go_on(TEXT, max_new_tokens=5, compare=False)
+    found = DocumentReader(vist, recent=20).go_on(TEXT, max_new_tokens=5, grow=False)
     assert found.report.answer_before is None
     offsets = vist.tokenizer(TEXT, return_offsets_mapping=True)["offset_mapping"]
     first, border = offsets[0][1], offsets[-20][0]
@@ -56,21 +58,63 @@ def test_the_memory_is_what_is_read(vist: Vist, llama: Any) -> None:
     assert found.text == vist.tokenizer.decode(out[0, 21:]).strip()
 
 
-def test_a_question_sits_behind_the_document(vist: Vist, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_goes_on_gets_more_raw_tokens(vist: Vist, llama: Any) -> None:
+    reader = DocumentReader(vist, recent=20)
+    latents = reader.go_on(TEXT, max_new_tokens=5, grow=False).report
+    found = reader.go_on(TEXT, max_new_tokens=5)
+    assert found.report.tokens_after == latents.tokens_after
+    assert found.report.latents == 0
+    more = 20 + latents.latents
+    left = found.report.text_tokens - 1 - more
+    assert f"{more} tokens are read as text" in found.report.note
+    assert f"the {left:,} before are not read" in found.report.note
+    ids = vist.tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    prompt = torch.cat([ids[:, :1], ids[:, -more:]], dim=1)
+    out = llama.generate(prompt, max_new_tokens=5, do_sample=False)
+    assert found.text == vist.tokenizer.decode(out[0, prompt.shape[1] :]).strip()
+
+
+@pytest.mark.parametrize("recent", [None, 10])
+def test_a_question_looks_behind_the_documents_opening(
+    vist: Vist, llama: Any, recent: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vist.tokenizer.chat_template = CHAT
-    seen: dict[str, Any] = {}
-    reader = DocumentReader(vist, recent=10)
+    monkeypatch.setattr(document_reader, "RECENT", 30)  # of 240 tokens
+    monkeypatch.setattr(document_reader, "LEAST_LOOK", 60)
+    reader = DocumentReader(vist, recent=recent)
+    pieces: list[str] = []
+    answer = reader.ask(TEXT, "which strip?", max_new_tokens=5, stream=pieces.append)
+    report, look = answer.report, answer.report.look
+    before, after = reader._ids("w1 w2"), reader._ids("\n\nwhich strip? w4")
+    assert report.raw_tokens == len(before) + (recent or 0) + len(after)
+    assert look is not None
+    assert look.question == "which strip?"
+    assert look.budget == 60
+    assert report.tokens_after == report.raw_tokens + look.num_entries
+    assert f"({report.latents} latents + {look.num_raw} looked at" in str(report)
+    assert report.to_dict()["look"]["places"][0]["text"]
+    assert report.answer_before is None
+    assert "".join(pieces).strip() == answer.text
+    # The same tokens come out of a hand-made attach.
+    reading = reader.split(TEXT, "which strip?")
+    memory, at = vist.read(reading.far), len(before)
+    share = reader.default_look(memory)
+    with vist.attach(memory, memory_at=at, fixate=share, question="which strip?"):
+        prompt = reading.prompt[None]
+        out = llama.generate(prompt, max_new_tokens=5, do_sample=False)
+    new = out[0, prompt.shape[1] :]
+    assert answer.text == vist.tokenizer.decode(new, skip_special_tokens=True).strip()
+    skimmed = reader.ask(TEXT, "which strip?", max_new_tokens=1, fixate=0).report
+    assert skimmed.look is None
+    assert skimmed.latents == memory.num_latents
 
-    def record(prompt: Any, count: int, memory: Any = None, memory_at: int = 1) -> str:
-        seen[memory is None] = (prompt, memory_at)
-        return ""
 
-    monkeypatch.setattr(reader, "_generate", record)
-    report = reader.ask(TEXT, "which strip?").report
-    prompt, memory_at = seen[False]
-    before, after = len(reader._ids("w1 w2")), len(reader._ids("\n\nwhich strip? w4"))
-    assert memory_at == before
-    assert len(prompt) == before + 10 + after == report.raw_tokens
+def test_a_form_that_cannot_look_answers_from_latents(llama: Any) -> None:
+    vist = tiny_vist.vist(llama, "cross", local_bias="window")
+    vist.tokenizer.chat_template = CHAT
+    found = DocumentReader(vist, recent=10).ask(TEXT, "which strip?", max_new_tokens=2)
+    assert found.report.look is None
+    assert "cannot look again" in found.report.note
 
 
 def test_a_short_text_stays_raw(vist: Vist) -> None:
@@ -82,7 +126,8 @@ def test_a_short_text_stays_raw(vist: Vist) -> None:
 
 def test_raw_text_that_does_not_fit_is_not_run(vist: Vist, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Vist, "window", property(lambda self: 200))
-    report = DocumentReader(vist, recent=20).go_on(TEXT, max_new_tokens=2).report
+    reader = DocumentReader(vist, recent=20)
+    report = reader.go_on(TEXT, max_new_tokens=2, compare=True).report
     assert report.seconds_before is None
     assert "does not fit the model's window of 200" in report.note
 
@@ -102,8 +147,10 @@ def test_bad_input(vist: Vist, text: str, question: str, message: str) -> None:
 
 
 def test_recent_must_be_positive(vist: Vist) -> None:
-    with pytest.raises(InputError, match="recent=0; keep at least 1"):
-        DocumentReader(vist, recent=0)
+    with pytest.raises(InputError, match="recent=-1; keep 0 or more"):
+        DocumentReader(vist, recent=-1)
+    with pytest.raises(InputError, match="recent=0 leaves nothing to go on from"):
+        DocumentReader(vist, recent=0).go_on(TEXT)
 
 
 def test_a_folder_without_a_vist_is_named(tmp_path: Path) -> None:
