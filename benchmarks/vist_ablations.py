@@ -1,9 +1,8 @@
 """What each part of Vist's training is worth: one short training a row, all else equal.
 
-Every row starts from the same reading network (--init, a trained Vist of the recipe), fresh
-otherwise, and learns for the same number of steps on the same windows; then the loss of held-out
-documents is measured as `foveate eval vist perplexity --protocol near` does. Rows that are there
-already are kept, so a run that was stopped goes on.
+Every row starts fresh from the same seed and learns for the same number of steps on the same
+windows; then the loss of held-out documents is measured as `foveate eval vist perplexity
+--protocol near` does. Rows that are there already are kept, so a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -27,15 +26,13 @@ from foveate.vist.eval.perplexity import evaluate_perplexity
 from foveate.vist.eval.perplexity_targets import PerplexitySettings
 from foveate.vist.eval.result import shown
 from foveate.vist.eval.subjects import RawSubject, VistSubject
-from foveate.vist.train.build import build_source, build_vist, take_over, tiny_recipe, tiny_vist
+from foveate.vist.train.build import build_source, build_vist, tiny_recipe, tiny_vist
 from foveate.vist.train.loop import Trainer, make_accelerator
 from foveate.vist.train.pve import PveConfig
 from foveate.vist.train.recipe import Recipe, load_recipe
 from foveate.vist.train.recipe_tables import StageConfig
 
 RECIPE = "vist-smollm2-cpu"
-# What reads tokens; the rest of the parts is what the rows are about.
-READING = ("under", "left", "extent", "query", "norm", "read", "sharpness")
 BASE = {"distil": 1.0, "next_token": 0.5, "pve": 0.1}
 
 
@@ -80,7 +77,6 @@ def recipe_of(row: Row, base: Recipe, steps: int, lr: float) -> Recipe:
         steps=steps,
         lr=lr,
         objectives=row.objectives,
-        lr_factors={f"resampler.{name}": 0.1 for name in READING},
     )
     return dataclasses.replace(
         base,
@@ -95,26 +91,23 @@ def recipe_of(row: Row, base: Recipe, steps: int, lr: float) -> Recipe:
 
 def measure(
     wanted: Recipe,
-    init: str | None,
+    dry_run: bool,
     folder: Path,
     documents: Sequence[Document],
     settings: PerplexitySettings,
 ) -> dict[str, Any]:
-    """Train a row (or find it trained) and score it; without `init`, on tiny random models."""
+    """Train a row (or find it trained) and score it; `dry_run` is on tiny random models."""
     accelerator = make_accelerator(wanted, cpu=True)
-    if init is None:
+    if dry_run:
         from foveate.vist.train.build import MadeUpText
 
         source: Any = MadeUpText()
         vist = tiny_vist(wanted, source)
     else:
         source, vist = build_source(wanted), build_vist(wanted)
-        take_over(vist.parts, init, [f"resampler.{name}" for name in READING])
     trainer = Trainer(wanted, vist, source, folder, accelerator=accelerator)
     records = trainer.run(resume=True)
     vist.parts.eval()
-    resampler: Any = vist.parts.resampler
-    resampler.dictionary = None  # of the last refresh; the weights have moved since
     subjects = Subjects(raw=RawSubject(vist.model, vist.tokenizer), vist=VistSubject(vist))
     result = evaluate_perplexity(documents, subjects, settings)
     together = result.rows[-1]["domain"]
@@ -137,7 +130,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="+", default=[], help="training documents")
     parser.add_argument("--domain", nargs="+", default=[], help="NAME=PATH of held-out documents")
-    parser.add_argument("--init", help="folder of a trained Vist of the recipe")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--limit", type=int, default=30, help="targets a domain")
@@ -147,8 +139,8 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="tiny random models")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if not options.dry_run and not (options.data and options.init and options.domain):
-        parser.error("give --data, --init and --domain (or --dry-run)")
+    if not options.dry_run and not (options.data and options.domain):
+        parser.error("give --data and --domain (or --dry-run)")
     named = [(text.split("=", 1)[0], Path(text.split("=", 1)[1])) for text in options.domain]
     documents = load_documents([], domains=named)
     base = load_recipe(RECIPE, [f"data.files={json.dumps(options.data or ['-'])}", *options.set])
@@ -165,7 +157,7 @@ def main() -> None:
             continue
         wanted = recipe_of(ROWS[name], base, options.steps, options.lr)
         found = measure(
-            wanted, None if options.dry_run else options.init, folder, documents, settings
+            wanted, options.dry_run, folder, documents, settings
         )
         done.write_text(json.dumps({"row": name, **found}, indent=2) + "\n")
     if not options.dry_run:
@@ -195,12 +187,12 @@ def write(options: argparse.Namespace) -> None:
     text = [
         "# Ablations of Vist's training", "",
         f"Each row: {options.steps} steps of 2 windows from the same "
-        "reading network, all else fresh; nats per token on held-out documents, protocol near, "
+        "fresh start; nats per token on held-out documents, protocol near, "
         f"95 % intervals over {rows[0]['documents']} documents. Raw context gains "
         f"{cell(rows[0]['raw_gain'])}.", "",
         *table, "",
         f"Made by `python -m benchmarks.vist_ablations --steps {options.steps} --lr {options.lr} "
-        f"--limit {options.limit}` with the recipe's data, `--init` the folder of its stage `read`"
+        f"--limit {options.limit}` with the recipe's data"
         + (f" and `--set {' '.join(options.set)}`." if options.set else "."), "",
         "```json", json.dumps(facts, indent=2), "```", "",
     ]  # fmt: skip

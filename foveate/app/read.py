@@ -76,11 +76,6 @@ class TextReader:
         # A model holds one memory at a time.
         self._lock = threading.Lock()
 
-    def warm_up(self) -> None:
-        """Draw the vocabulary, where the resampler needs it; the first time takes a while."""
-        with self._lock:
-            self.vist.learn_vocabulary()
-
     def read(
         self,
         text: str,

@@ -137,7 +137,6 @@ def load_reader(vist: Path | None, device: str) -> tuple[TextReader | None, str]
     try:
         with err.status("Loading the Vist (the first time converts its language model, a minute)"):
             reader = TextReader(load_vist(str(vist) if vist is not None else None, None, device))
-            reader.warm_up()
     except FoveateError as error:
         if vist is not None:
             raise

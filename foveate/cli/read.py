@@ -85,8 +85,6 @@ def read(
     with err.status("Loading the model (the first time converts it, a minute)"):
         place = None if device == "auto" else device
         vist = Vist.from_pretrained(folder, base=base, device=place)
-        # Drawn once and kept in a file, as the model is.
-        vist.learn_vocabulary()
     reader = DocumentReader(vist, recent=recent)
     text = read_at_most(chunks, vist.config.max_pages * CHARS_PER_STRIP)
     settings: dict[str, Any] = {

@@ -128,8 +128,10 @@ class Atlas:
             return self._blank(0)
         if char == "\n" or kind in ("Zl", "Zp"):
             return self._sign(self._newline_mark())
-        if char == "\t":
+        if char == "\t" and self.style.newline == "break":
             return self._blank(TAB_SPACES * self._space)
+        if char == "\t":
+            return self._sign(self._tab_mark())
         if any(first <= point <= last for first, last in IGNORABLE):
             return self._blank(0)
         if kind != "Cc" and (font := self._font_with(point)) is not None:
@@ -188,6 +190,16 @@ class Atlas:
         foot, right = self.baseline - max(2, size // 4), reach
         draw.line([(right, foot - stem), (right, foot), (1, foot)], fill=0)
         draw.line([(2, foot - 1), (2, foot + 1)], fill=0)
+        return np.array(image, np.uint8)
+
+    def _tab_mark(self) -> npt.NDArray[np.uint8]:
+        """A low bracket as wide as the blanks it stands for, which nothing could tell it from."""
+        size, width = self.style.font_px, TAB_SPACES * self._space
+        image = Image.new("L", (width, self.style.line), PAPER)
+        draw = ImageDraw.Draw(image)
+        foot, right = self.baseline - max(2, size // 4), width - 2
+        draw.line([(2, foot), (right, foot)], fill=0)
+        draw.line([(right, foot - 2), (right, foot + 2)], fill=0)
         return np.array(image, np.uint8)
 
     def _box(self) -> npt.NDArray[np.uint8]:

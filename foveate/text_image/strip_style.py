@@ -32,7 +32,8 @@ class StripStyle:
         wrap: share of the line's end in which a space is looked for to break at, 0 to 1; where
             there is none, the line breaks between two characters.
         newline: "mark" draws a newline as one visible sign and goes on in the same line (none of
-            the strip is lost); "break" draws nothing and starts a new line.
+            the strip is lost), and a tab as another; "break" draws nothing and starts a new line,
+            and a tab is blank.
         fonts: font files tried, in order, for characters that the shipped Noto Sans lacks.
 
     Raises:

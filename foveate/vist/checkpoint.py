@@ -29,8 +29,9 @@ ABOUT, WEIGHTS = "vist.json", "vist.safetensors"
 FLOATS = ("F16", "BF16", "F32")
 MOST_BYTES = 1 << 20  # of vist.json
 MOST_CHARS = 1000  # of a name in it
-FORMAT = 1
-EIGHT_BIT_FORMAT = 2  # its matrices may be int8, which readers of format 1 do not know
+# Odd: fp16. Even: matrices may be int8, which readers of the odd one before do not know.
+FORMAT, EIGHT_BIT_FORMAT = 3, 4  # latents that are pointed at tokens fold those the encoder reads
+OLD_FORMATS = (1, 2)  # they named tokens by a trained network of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,10 +168,16 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     """
     content = read_about(folder)
     version = content.get("format")
-    if version not in (FORMAT, EIGHT_BIT_FORMAT):
+    if version not in (*OLD_FORMATS, FORMAT, EIGHT_BIT_FORMAT):
         raise InputError(
-            f"checkpoint {str(folder)!r} has format {version}, this version reads {FORMAT} and "
-            f"{EIGHT_BIT_FORMAT}; update foveate."
+            f"checkpoint {str(folder)!r} has format {version}, this version reads "
+            f"{OLD_FORMATS[0]} to {EIGHT_BIT_FORMAT}; update foveate."
+        )
+    if version in OLD_FORMATS and _has_reading_network(content.get("config")):
+        raise InputError(
+            f"checkpoint {str(folder)!r} has format {version}, whose latents are made by a "
+            "network that reads tokens; this version lets the frozen encoder read them and has no "
+            "such network. Train it again from its parts: name the folder in model.init."
         )
     try:
         return Checkpoint(
@@ -187,6 +194,12 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
             f"{ABOUT} of {str(folder)!r} lacks or misnames a field ({error}); copy the checkpoint "
             "again."
         ) from error
+
+
+def _has_reading_network(config: Any) -> bool:
+    """Whether a configuration of an old format is of latents that are pointed at tokens."""
+    resampler = config.get("resampler") if isinstance(config, dict) else None
+    return isinstance(resampler, dict) and "inner" in resampler
 
 
 def _notes(values: Any) -> dict[str, Any]:

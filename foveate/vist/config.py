@@ -78,15 +78,9 @@ class GlanceConfig(_Dictable):
 
     Args:
         input_width: width of the encoder's features.
-        width: D of the latents; that of the LLM's input embeddings where they enter as such.
+        width: D of the latents: that of the LLM's input embeddings, of which they are made.
         num_latents: a strip (N); another N may be asked for at any time.
-        inner, layers, heads: sizes of the queries' network; layers of cross-attention, or 0.
-        key_width: tokens are looked up in a visual dictionary by keys of this width
-            (foveate.vist.latents.dictionary; needs layers=0: a token is compared with its picture
-            alone); 0 is a linear map to the embedding.
-        reach: patches under a query's start: one before its token, the others from it on.
-        window: how far from its token's middle a query may look, in patches.
-        steps: pixels a patch, the grain of a token's edges.
+        inner, heads: of the attention that pools a strip's features into its CLS.
         packed: most tokens a latent takes in beside its own.
         pack_width: hidden width of the network that folds them in.
         choice, run, group_tokens: which tokens latents stand for, see
@@ -97,12 +91,7 @@ class GlanceConfig(_Dictable):
     width: int
     num_latents: int = 64
     inner: int = 512
-    layers: int = 1
-    key_width: int = 0
     heads: int = 8
-    reach: int = 6
-    window: int = 8
-    steps: int = 14
     packed: int = 3
     pack_width: int = 768
     choice: Literal["runs", "random", "rare", "all"] = "runs"
@@ -110,18 +99,12 @@ class GlanceConfig(_Dictable):
     group_tokens: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("input_width", "width", "num_latents", "inner", "heads", "reach",
-                     "window", "steps", "pack_width", "run"):  # fmt: skip
+        for name in ("input_width", "width", "num_latents", "inner", "heads", "pack_width", "run"):
             _check_positive("GlanceConfig", name, getattr(self, name))
-        for name in ("layers", "key_width", "packed", "group_tokens"):
+        for name in ("packed", "group_tokens"):
             _check_count("GlanceConfig", name, getattr(self, name))
             if getattr(self, name) < 0:
                 raise ConfigError(f"GlanceConfig got {name}={getattr(self, name)}; use 0 or more.")
-        if self.key_width and self.layers:
-            raise ConfigError(
-                f"GlanceConfig got key_width={self.key_width} with layers={self.layers}; a token "
-                "is compared with its picture alone: use layers=0, or key_width=0."
-            )
         _check_choice("GlanceConfig", "choice", self.choice, ("runs", "random", "rare", "all"))
         if self.inner % self.heads:
             raise ConfigError(

@@ -50,37 +50,43 @@ class VistParts(nn.Module):
 
     @property
     def is_pointed(self) -> bool:
-        """Whether the resampler needs glances."""
+        """Whether latents are made of tokens (`fold`), not of features."""
         return isinstance(self.resampler, GlanceResampler)
 
     def forward(
-        self,
-        features: Tensor,
-        patch_mask: Tensor,
-        num_latents: int | None = None,
-        glances: Glances | None = None,
+        self, features: Tensor, patch_mask: Tensor, num_latents: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, their mask and CLS of pages: [P, N, D], [P, N], [P, D].
+        """Latents made of features, their mask and CLS of pages: [P, N, D], [P, N], [P, D].
 
         Args:
             features: [P, L, Din], of the frozen encoder.
             patch_mask: [P, L] bool, True = holds text.
-            num_latents: N, default the trained one; with glances, theirs.
-            glances: of these pages, where `is_pointed`.
+            num_latents: N, default the trained one.
 
         Raises:
-            InputError: a pointed resampler got no glances.
+            InputError: the latents are pointed at tokens.
         """
         if isinstance(self.resampler, GlanceResampler):
-            if glances is None:
-                raise InputError(
-                    "this resampler is pointed at tokens and got no glances; make them with "
-                    "VistParts.glances(strips, offsets)."
-                )
-            latents, cls = self.resampler(features, patch_mask, glances)
-            return latents, glances.mask, cls
+            raise InputError(
+                "this resampler's latents are made of the tokens they are pointed at, not of "
+                "features; call VistParts.fold."
+            )
         latents, cls = self.resampler(features, patch_mask, num_latents)
         return latents, self.resampler.latent_mask(patch_mask, num_latents), cls
+
+    def fold(self, readings: Tensor, glances: Glances) -> tuple[Tensor, Tensor]:
+        """Latents that are pointed at tokens, and their mask: [P, N, D], [P, N].
+
+        Args:
+            readings: [T, D], the LLM's input embeddings of the text's tokens as read.
+            glances: which of them each latent takes in.
+
+        Raises:
+            InputError: the resampler is not pointed.
+        """
+        if not isinstance(self.resampler, GlanceResampler):
+            raise InputError("only a GlanceResampler is pointed at tokens; configure one.")
+        return self.resampler.fold(readings, glances.members), glances.mask
 
     def glances(
         self,

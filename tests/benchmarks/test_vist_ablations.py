@@ -32,7 +32,7 @@ def test_a_row_is_trained_and_scored(name: str, tmp_path: Path) -> None:
     base = tiny_recipe(load_recipe("vist-smollm2-cpu", ["data.files=['-']"]))
     wanted = recipe_of(ROWS[name], base, steps=2, lr=1e-3)
     assert wanted.vist.fusion.form == ROWS[name].form
-    found = measure(wanted, None, tmp_path, documents(), SETTINGS)
+    found = measure(wanted, True, tmp_path, documents(), SETTINGS)
     assert set(found["last_losses"]) == set(ROWS[name].objectives)
     assert 0 < found["entries"] < found["tokens"] == 40
     assert found["documents"] == 3

@@ -78,7 +78,6 @@ def served(_server_stays_local: None) -> Iterator[Any]:
     reader = None
     if is_installed():
         reader = TextReader(Vist.from_pretrained(vist_path()))
-        reader.warm_up()
     limits = Limits(file_bytes=200_000, pixels=1_000_000, text_chars=20_000)
     uploads = Uploads(most_bytes=5_000_000)
     carver = Carver(load_vlm("embedded"))

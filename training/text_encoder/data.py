@@ -97,6 +97,7 @@ class ReaderData:
         exact_share: share of strips with random exact strings.
         typeset_share: share of strips of the corpus with typographic quotes and dashes.
         short_share: share of strips that are cut short, so that patches after the text are blank.
+        tab_share: share of strips of the corpus indented by tabs instead of four spaces.
         style: how to render; one line per strip.
     """
 
@@ -110,13 +111,14 @@ class ReaderData:
         exact_share: float = 0.15,
         typeset_share: float = 0.15,
         short_share: float = 0.08,
+        tab_share: float = 0.0,
         style: StripStyle | None = None,
     ) -> None:
         self.texts = [document.text for document in documents]
         self.ends = list(itertools.accumulate(len(text) for text in self.texts))
         self.tokenise, self.seed, self.slots = tokenise, seed, slots
         self.exact_share, self.short_share = exact_share, short_share
-        self.typeset_share = typeset_share
+        self.typeset_share, self.tab_share = typeset_share, tab_share
         self.renderer = Renderer(style or StripStyle())
 
     def batch(self, number: int, size: int) -> ReaderBatch:
@@ -136,6 +138,8 @@ class ReaderData:
             before, text = whole[start - begin : start], whole[start : start + _CROP]
             if rng.random() < self.typeset_share:
                 before, text = typeset(before), typeset(text)
+            if self.tab_share and rng.random() < self.tab_share:
+                text = text.replace(" " * 4, "\t")
             text, begin = before + text, len(before)
         if rng.random() < self.short_share:
             text = text[: begin + rng.randint(1, 700)]

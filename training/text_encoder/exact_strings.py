@@ -135,6 +135,39 @@ def _accents(rng: random.Random) -> str:
     return _some(rng, ALPHABET[97:] + _LETTERS, 3, 12)
 
 
+# Of none of the alphabet's shapes: a reader must say that it does not know them.
+_FOREIGN = (
+    "ΓΔΘΛΞΠΣΦΨΩαβγδεζηθλξπστφψω" "БГДЖЗИЙЛПФЦЧШЩЪЫЬЭЮЯбвгджзийклмнптфцчшщъыьэюя" "ˈəɪʊɛɔŋʃʒθ"
+    "∞∑∫√∂∈∪∩⊂∀∃≈≡" "│─┌┐└┘├┤█░" "漢字日本語中文한국어" "אבגדה" "تثجحخ" "ĄąĘęŻżŹźŐőŰűĎďŤťŇňŮů" "✓✗★☞😀"
+)  # fmt: skip
+
+
+def _foreign(rng: random.Random) -> str:
+    return _some(rng, _FOREIGN, 1, 8)
+
+
+def _accented_word(rng: random.Random) -> str:
+    letters = list(_some(rng, string.ascii_lowercase, 3, 10))
+    letters[rng.randrange(len(letters))] = rng.choice(_ACCENTED)
+    return "".join(letters)
+
+
+_ACCENTED = "".join(sign for sign in ALPHABET[97:] if sign.isalpha())
+
+
+def _quoted(rng: random.Random) -> str:
+    mark = rng.choice(_QUOTES)
+    return mark + " ".join(_word(rng) for _ in range(rng.randint(1, 3))) + rng.choice(_QUOTES)
+
+
+_QUOTES = ("'", '"', "''", "``", "`", "\u2018", "\u2019", "\u201c", "\u201d", "\u201e", "'\"", "\u00b4")
+
+
+def _indented(rng: random.Random) -> str:
+    blank = rng.choice(("\t", "\t\t", "  ", "    ", "\t ", " \t", "\n\t", "\n\n\t", "\t\n"))
+    return blank + _word(rng) + rng.choice(("", "\t", ":", "\t\t", " \n"))
+
+
 _KINDS = (
     _integer,
     _integer,
@@ -157,4 +190,8 @@ _KINDS = (
     _run,
     _whole_alphabet,
     _accents,
+    _foreign,
+    _accented_word,
+    _quoted,
+    _indented,
 )

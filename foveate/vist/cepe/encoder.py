@@ -29,7 +29,6 @@ from foveate.vist.config import (
     _check_positive,
     _Dictable,
 )
-from foveate.vist.latents.glances import Glances
 from foveate.vist.latents.resampler import PerceiverResampler
 from foveate.vist.parts import VistParts, latent_positions
 
@@ -221,9 +220,8 @@ class CepeParts(VistParts):
         features: Tensor,
         patch_mask: Tensor,
         num_latents: int | None = None,
-        glances: Glances | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, their mask and CLS of chunks: [P, N, D], [P, N], [P, D]; no glances."""
+        """Latents, their mask and CLS of chunks: [P, N, D], [P, N], [P, D]."""
         features = features.to(self.encoder.input.weight.dtype)
         return super().forward(self.encoder(features, patch_mask), patch_mask, num_latents)
 

@@ -70,7 +70,6 @@ def cepe_recipe(
     stages = tuple(
         dataclasses.replace(
             stage,
-            true_readings=False,  # its encoder is given the tokens
             trainable=tuple(renamed(stage.trainable)),
             lr_factors={
                 part: factor

@@ -25,6 +25,7 @@ __all__ = [
     "character_classes",
     "character_targets",
     "edit_distance",
+    "symbols_of",
     "text_of",
     "token_targets",
 ]
@@ -42,6 +43,7 @@ ALPHABET = (
     + "ŒœŠšŽžŸĀāĂăĆćČčĒēĞğĪīıŁłŃńŌōŘřŚśŞşŪū"
 )
 NUM_CLASSES = 2 + len(ALPHABET)
+_SYMBOLS = ("", UNREADABLE, *ALPHABET)
 
 # Drawn with the same pixels, so no reader can tell them apart.
 _SAME = {"\N{NO-BREAK SPACE}": " ", "\N{NON-BREAKING HYPHEN}": "-", "\N{SOFT HYPHEN}": "-"}
@@ -61,8 +63,14 @@ def character_classes(text: str) -> npt.NDArray[np.uint8]:
 
 def text_of(classes: npt.NDArray[np.integer]) -> str:
     """Return the text that classes spell: blanks left out, `OTHER` as `UNREADABLE`."""
-    symbols = ("", UNREADABLE, *ALPHABET)
-    return "".join(symbols[idx] for idx in classes.ravel().tolist())
+    return "".join(_SYMBOLS[idx] for idx in classes.ravel().tolist())
+
+
+def symbols_of(classes: npt.NDArray[np.integer]) -> str:
+    """Return one character for each class [C], none of which is `BLANK`."""
+    found = text_of(classes)
+    assert len(found) == classes.size, "a blank slot has no symbol"
+    return found
 
 
 def character_targets(strips: Strips, text: str, slots: int = 7) -> npt.NDArray[np.int64]:

@@ -43,6 +43,8 @@ class Memory:
             document's own tokens, those that `positions` names; `latents` has no width then. See
             foveate.vist.forms.
         states: of all tokens, in a memory of form "states".
+        misread, unreadable: tokens that the encoder reads wrong, and those of them with a character
+            that it says it does not know; None where nobody can tell.
     """
 
     latents: Tensor = field(repr=False)
@@ -56,6 +58,8 @@ class Memory:
     index: Tensor | None = field(default=None, repr=False)
     form: str = "latents"
     states: HeldStates | None = field(default=None, repr=False)
+    misread: int | None = None
+    unreadable: int | None = None
 
     def __post_init__(self) -> None:
         if self.latents.ndim != 2 or self.positions.shape != self.latents.shape[:1]:
@@ -63,8 +67,10 @@ class Memory:
                 f"Memory got latents {tuple(self.latents.shape)} and positions "
                 f"{tuple(self.positions.shape)}; they must be [M, D] and [M]."
             )
-        for name in ("num_tokens", "num_pages"):
+        for name in ("num_tokens", "num_pages", "misread", "unreadable"):
             value = getattr(self, name)
+            if value is None and name in ("misread", "unreadable"):
+                continue
             is_count = isinstance(value, int) and not isinstance(value, bool)
             if not is_count or not 0 <= value <= MOST_TOKENS:
                 raise InputError(
@@ -250,6 +256,8 @@ def concat(memories: Sequence[Memory]) -> Memory:
              for m, s in zip(memories, starts, strict=True)]
         ),
         index=_joined([memory.index for memory in memories]),
+        misread=_total([memory.misread for memory in memories]),
+        unreadable=_total([memory.unreadable for memory in memories]),
     )  # fmt: skip
 
 
@@ -257,6 +265,12 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
     """One after the other; None where any of them is missing."""
     held = [part for part in parts if part is not None]
     return torch.cat(held) if len(held) == len(parts) else None
+
+
+def _total(counts: Sequence[int | None]) -> int | None:
+    """Their sum; None where any of them is unknown."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,99 +1,209 @@
-"""A document becomes a memory: drawn, encoded and resampled in parts of bounded size."""
+"""A document becomes a memory: drawn, encoded, read and resampled in parts of bounded size."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from foveate.errors import InputError
-from foveate.models.token_offsets import token_of_char, tokenise
+from foveate.models.token_offsets import Tokens, token_of_char, tokenise
 from foveate.text_image.render import Renderer, Strips
+from foveate.vist.encoder.characters import (
+    Characters,
+    check_reads,
+    join_characters,
+    read_characters,
+    reads_characters,
+)
+from foveate.vist.encoder.pictures import place_characters
+from foveate.vist.encoder.token_reader import ReadTokens, TokenReader
 from foveate.vist.fixation.segments import segment_starts
-from foveate.vist.latents.memory import Memory
+from foveate.vist.latents.memory import UNREAD, Memory, concat
 from foveate.vist.parts import VistParts
 
 PAGES_AT_A_TIME = 32
 CHARS_AT_A_TIME = 32768
 WHOLE_CHARS = 1 << 18  # up to here (some 60,000 tokens) a text is drawn and tokenised in one piece
 
+TokensOf = Literal["source", "read"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentParts:
+    """What it takes to read a document.
+
+    Args:
+        encoder: see docs/vist.md for the interface.
+        parts: trained parts.
+        tokenizer: of the language model, a fast one.
+        embed: its input embeddings of token ids.
+        encoder_id, parts_id: written into the memory.
+    """
+
+    encoder: Any
+    parts: VistParts
+    tokenizer: Any
+    embed: Callable[[Tensor], Tensor]
+    encoder_id: str = ""
+    parts_id: str = ""
+
+    def __post_init__(self) -> None:
+        if self.parts.is_pointed:
+            check_reads(self.encoder)
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.parts.parameters()).device
+        return device
+
+    def encode(self, pixels: np.ndarray, patch_mask: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features [P, L, Din] and masks [P, L] of pages, some at a time."""
+        for first in range(0, len(pixels), PAGES_AT_A_TIME):
+            part = slice(first, first + PAGES_AT_A_TIME)
+            mask = torch.from_numpy(patch_mask[part]).to(self.device)
+            yield self.encoder(torch.from_numpy(pixels[part]).to(self.device), mask), mask
+
 
 @torch.no_grad()
 def read_document(
     text: str | Iterable[str],
-    encoder: Any,
-    parts: VistParts,
-    tokenizer: Any,
+    reader: DocumentParts,
     *,
     num_latents: int | None = None,
-    encoder_id: str = "",
-    parts_id: str = "",
+    tokens: TokensOf = "source",
 ) -> Memory:
-    """Draw, encode and resample a document.
+    """Draw, encode, read and resample a document.
 
     A text of more than 262,144 characters is tokenised in parts of some dozen strips, and a token
     that lies across their border counts twice; shorter ones are counted exactly.
 
     Args:
         text: the document, or its pieces in order.
-        encoder: see docs/vist.md for the interface.
-        parts: trained parts.
-        tokenizer: of the language model, a fast one.
+        reader: models.
         num_latents: per strip; None is the trained number.
-        encoder_id, parts_id: written into the memory.
+        tokens: which the memory keeps for looking again: the source's, or those read from the
+            pictures. Latents are always made of what was read.
 
     Raises:
         InputError: the text is empty, or fills more strips than config.max_pages; or the tokenizer
-            gives no offsets.
+            gives no offsets, or the encoder reads no characters and they are asked for.
     """
-    device = next(parts.parameters()).device
-    latents, positions, num_tokens, num_pages = [], [], 0, 0
-    tokens, segments = [], []
+    if tokens not in ("source", "read"):
+        raise InputError(f"tokens={tokens!r} is unknown; use 'source' or 'read'.")
+    if tokens == "read":
+        check_reads(reader.encoder)
     pieces = [text] if isinstance(text, str) else text
-    renderer = Renderer(encoder.style)
+    renderer = Renderer(reader.encoder.style)
+    most = reader.parts.config.max_pages
     if isinstance(text, str) and len(text) > WHOLE_CHARS:
         # Drawing is cheap, encoding is not: find out before.
         for strips in renderer.stream(pieces):
-            _check_pages(strips.first_page + len(strips), parts.config.max_pages)
+            _check_pages(strips.first_page + len(strips), most)
+    names = TokenReader(reader.tokenizer)
+    memories = []
     for strips, drawn in _drawn(renderer, pieces):
-        num_pages += len(strips)
-        _check_pages(num_pages, parts.config.max_pages)
-        ids, offsets = tokenise(tokenizer, drawn)
-        tokens.append(torch.from_numpy(ids))
-        segments.append(torch.from_numpy(segment_starts(drawn, offsets)) + num_tokens)
-        glances = parts.glances(strips, offsets, num_latents) if parts.is_pointed else None
-        where = (
-            glances.positions
-            if glances is not None
-            else torch.from_numpy(
-                parts.positions(
-                    token_of_char(offsets, len(drawn)), strips.char_page, strips.char_patch,
-                    strips.patch_mask, num_latents,
-                )
-            )
-        )  # fmt: skip
-        for first in range(0, len(strips), PAGES_AT_A_TIME):
-            part = slice(first, first + PAGES_AT_A_TIME)
-            pixels = torch.from_numpy(strips.pixels[part]).to(device)
-            mask = torch.from_numpy(strips.patch_mask[part]).to(device)
-            look = glances[part].to(device) if glances is not None else None
-            found, keep, _ = parts(encoder(pixels, mask), mask, num_latents, look)
-            latents.append(found[keep])
-            positions.append(where[part].to(device)[keep] + num_tokens)
-        num_tokens += len(offsets)
-    if not num_tokens:
+        _check_pages(sum(memory.num_pages for memory in memories) + len(strips), most)
+        pages = reader.encode(strips.pixels, strips.patch_mask)
+        source = tokenise(reader.tokenizer, drawn)
+        memories.append(_part(reader, names, strips, drawn, source, pages, num_latents, tokens))
+    if not sum(memory.num_tokens for memory in memories):
         raise InputError("the text is empty; there is nothing to remember.")
+    return concat(memories)
+
+
+@torch.no_grad()
+def read_pictures(
+    pixels: np.ndarray,
+    patch_mask: np.ndarray,
+    reader: DocumentParts,
+    *,
+    num_latents: int | None = None,
+) -> Memory:
+    """Read a document of which there are only pictures.
+
+    Args:
+        pixels: uint8 [P, H, W], strips in the encoder's style, in reading order.
+        patch_mask: bool [P, L], True = holds text.
+        reader: models.
+        num_latents: per strip; None is the trained number.
+
+    Raises:
+        InputError: the encoder reads no characters, or the pictures show none or are too many.
+    """
+    check_reads(reader.encoder)
+    _check_pages(len(pixels), reader.parts.config.max_pages)
+    pages = list(reader.encode(pixels, patch_mask))
+    strips, text = place_characters(reader.encoder, [found for found, _ in pages], pixels, patch_mask)
+    if not text:
+        raise InputError("the pictures show no character that can be read; is it the style drawn?")
+    found = tokenise(reader.tokenizer, text)
+    names = TokenReader(reader.tokenizer)
+    memory = _part(reader, names, strips, text, found, iter(pages), num_latents, "read")
+    # Nobody knows what was drawn, so nobody can say what was misread.
+    return replace(memory, misread=None)
+
+
+def _part(
+    reader: DocumentParts,
+    names: TokenReader,
+    strips: Strips,
+    text: str,
+    source: Tokens,
+    pages: Iterable[tuple[Tensor, Tensor]],
+    num_latents: int | None,
+    tokens: TokensOf,
+) -> Memory:
+    """The memory of some strips."""
+    parts, device = reader.parts, reader.device
+    characters: list[Characters] = []
+    latents, masks = [], []
+    first = 0
+    for features, mask in pages:
+        if reads_characters(reader.encoder):
+            characters.append(read_characters(reader.encoder, features, strips, first))
+        if not parts.is_pointed:
+            found, keep, _ = parts(features, mask, num_latents)
+            latents.append(found)
+            masks.append(keep)
+        first += len(features)
+    read: ReadTokens | None = None
+    if characters:
+        read = names.read(join_characters(characters), source.offsets)
+    if parts.is_pointed:
+        assert read is not None
+        glances = parts.glances(strips, source.offsets, num_latents).to(device)
+        readings = reader.embed(torch.from_numpy(read.ids).to(device)).float()
+        found, keep = parts.fold(readings, glances)
+        where = glances.positions
+    else:
+        found, keep = torch.cat(latents), torch.cat(masks)
+        where = torch.from_numpy(
+            parts.positions(
+                token_of_char(source.offsets, len(text)), strips.char_page, strips.char_patch,
+                strips.patch_mask, num_latents,
+            )
+        ).to(device)  # fmt: skip
+    ids, shown = source.ids, text
+    if tokens == "read":
+        assert read is not None
+        ids, shown = np.where(read.unreadable, UNREAD, read.ids), read.text
     return Memory(
-        latents=torch.cat(latents),
-        positions=torch.cat(positions),
-        num_tokens=num_tokens,
-        num_pages=num_pages,
-        encoder=encoder_id,
-        parts=parts_id,
-        tokens=torch.cat(tokens).to(device),
-        segments=torch.cat(segments).to(device),
+        latents=found[keep],
+        positions=where[keep],
+        num_tokens=len(ids),
+        num_pages=len(strips),
+        encoder=reader.encoder_id,
+        parts=reader.parts_id,
+        tokens=torch.from_numpy(ids).to(device),
+        segments=torch.from_numpy(segment_starts(shown, source.offsets)).to(device),
+        misread=None if read is None else int((read.ids != source.ids).sum()),
+        unreadable=None if read is None else int(read.unreadable.sum()),
     )
 
 

@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foveate.errors import AttachError, ConfigError, InputError, UnsupportedModeError
 from foveate.models.attachment import attached_to
-from foveate.vist.config import CarvedConfig, VistConfig
+from foveate.vist.config import CarvedConfig, GlanceConfig, VistConfig
+from foveate.vist.encoder.characters import check_reads
 from foveate.vist.fixation.look import Fixation, Looker, check_memory
 from foveate.vist.fixation.report import Look
 from foveate.vist.forms.carved import Lower, carved_prefix, lower_of
@@ -23,13 +26,17 @@ from foveate.vist.forms.states import states_prefix
 from foveate.vist.fusion.fusion import PrefixCache, empty_prefix, fit_span, stack_prefixes
 from foveate.vist.fusion.kv_prefix import EmbeddingPrefix
 from foveate.vist.fusion.prefix import compute_prefix, decoder_of, decoder_shape
-from foveate.vist.latents.glance_resampler import GlanceResampler
 from foveate.vist.latents.memory import Memory, MemoryBatch, pad_memories
 from foveate.vist.parts import VistParts, weights_hash
 from foveate.vist.run.attached import VistRun
 from foveate.vist.run.load import load_parts
 from foveate.vist.run.pretrained import Pretrained
-from foveate.vist.run.read_document import read_document
+from foveate.vist.run.read_document import (
+    DocumentParts,
+    TokensOf,
+    read_document,
+    read_pictures,
+)
 from foveate.vist.run.text_rows import (
     Ids,
     TextScores,
@@ -41,7 +48,6 @@ from foveate.vist.run.text_rows import (
     text_rows,
 )
 from foveate.vist.run.vist_report import VistReport
-from foveate.vist.run.vocabulary import learn_vocabulary
 
 
 class Vist(Pretrained):
@@ -60,6 +66,7 @@ class Vist(Pretrained):
     Raises:
         UnsupportedModelError: the model's family cannot read memories.
         ConfigError: the resampler's input_width is not the encoder's width.
+        InputError: latents are to be pointed at tokens, and the encoder reads no characters.
     """
 
     def __init__(
@@ -80,6 +87,8 @@ class Vist(Pretrained):
                 f"the resampler takes features of width {config.resampler.input_width} and the "
                 f"encoder gives {encoder.width}; set ResamplerConfig(input_width={encoder.width})."
             )
+        if encoder is not None and isinstance(config.resampler, GlanceConfig):
+            check_reads(encoder)
         model.requires_grad_(False).eval()
         if isinstance(encoder, nn.Module):
             encoder.requires_grad_(False).eval()
@@ -130,6 +139,7 @@ class Vist(Pretrained):
         text: str | Iterable[str],
         num_latents: int | None = None,
         *,
+        tokens: TokensOf = "source",
         form: str = "latents",
         **settings: Any,
     ) -> Memory:
@@ -139,25 +149,50 @@ class Vist(Pretrained):
             text: the document, or its pieces in order; a long one is read in bounded memory but for
                 the latents.
             num_latents: per strip; None is the trained number.
+            tokens: which the memory keeps for looking again: the source's, or "read": what the
+                encoder reads in the pictures, as if there were no source. The memory says how many
+                of them differ.
             form: of the memory, see `recast`.
             settings: of `recast`: share, carving, head_ids.
 
         Raises:
-            InputError: the text is empty, or fills more strips than config.max_pages; `recast`'s.
+            InputError: the text is empty, or fills more strips than config.max_pages; or the
+                encoder reads no characters and tokens="read"; `recast`'s.
         """
+        memory = read_document(text, self._reader(), num_latents=num_latents, tokens=tokens)
+        return self.recast(memory, form, **settings) if form != "latents" or settings else memory
+
+    def read_pictures(
+        self,
+        pixels: NDArray[np.uint8],
+        patch_mask: NDArray[np.bool_],
+        num_latents: int | None = None,
+    ) -> Memory:
+        """Read a document of which there are only pictures; its tokens are those that are read.
+
+        Args:
+            pixels: uint8 [P, H, W], strips in the encoder's style (`Renderer(encoder.style)`), in
+                reading order.
+            patch_mask: bool [P, L], True = holds text.
+            num_latents: per strip; None is the trained number.
+
+        Raises:
+            InputError: the encoder reads no characters; or the pictures show none, or fill more
+                strips than config.max_pages.
+        """
+        return read_pictures(pixels, patch_mask, self._reader(), num_latents=num_latents)
+
+    def _reader(self) -> DocumentParts:
         if self.encoder is None or self.tokenizer is None:
             raise InputError("this Vist has no encoder or tokenizer; it reads latents only.")
-        self.learn_vocabulary()
-        memory = read_document(
-            text,
-            self.encoder,
-            self.parts,
-            self.tokenizer,
-            num_latents=num_latents,
+        return DocumentParts(
+            encoder=self.encoder,
+            parts=self.parts,
+            tokenizer=self.tokenizer,
+            embed=self.embed,
             encoder_id=self.identity(self.encoder),
             parts_id=self.identity(self.parts),
         )
-        return self.recast(memory, form, **settings) if form != "latents" or settings else memory
 
     def recast(
         self,
@@ -242,26 +277,6 @@ class Vist(Pretrained):
                 "before the memory (the first is the attention sink)."
             )
         return ids or (int(first),)
-
-    def learn_vocabulary(self, cache_dir: str | Path | None = None) -> None:
-        """Draw the vocabulary for a resampler that looks tokens up; `read` does it by itself.
-
-        Does nothing for other resamplers, or where it is done. A changed resampler is told by
-        setting its `dictionary` to None.
-
-        Args:
-            cache_dir: see foveate.vist.run.vocabulary.learn_vocabulary.
-        """
-        resampler = self.parts.resampler
-        if (
-            isinstance(resampler, GlanceResampler)
-            and resampler.sharpness is not None
-            and resampler.dictionary is None
-        ):
-            table = self.anatomy.base.get_input_embeddings().weight
-            learn_vocabulary(
-                resampler, self.encoder, self.tokenizer, table.float(), cache_dir=cache_dir
-            )
 
     # --- a memory becomes keys and values ---
 

@@ -37,7 +37,6 @@ class Sample:
         positions: float32 [M], where they stand in the context, in tokens.
         members, packed: int64 [M, K] and [M, Q], see LatentTargets; None without targets.
         glances: of the pages, for a resampler that is pointed at tokens; None otherwise.
-        page_start: int64 [P], the first context token of each page; None without glances.
     """
 
     window: Window
@@ -48,7 +47,6 @@ class Sample:
     members: Tensor | None = None
     packed: Tensor | None = None
     glances: Glances | None = None
-    page_start: Tensor | None = None
 
 
 class SampleMaker:
@@ -134,11 +132,8 @@ class SampleMaker:
         window = made["window"]
         rarity = self._rarity(window, self.parts.config.resampler.choice)  # type: ignore[union-attr]
         glances = self.parts.glances(strips, window.offsets, rarity=rarity)[dropped:]
-        # As glances_of places tokens: on the page of their last character.
-        page = strips.char_page[window.offsets[:, 1] - 1]
-        start = torch.from_numpy(np.searchsorted(page, np.arange(dropped, len(strips))))
         index = glances.mask.flatten().nonzero()[:, 0]
-        members = _moved(glances.members, start[:, None, None]).flatten(0, 1)[index]
+        members = glances.members.flatten(0, 1)[index]
         return Sample(
             **made,
             latent_idx=index,
@@ -146,7 +141,6 @@ class SampleMaker:
             members=members[:, :1],
             packed=members[:, 1:],
             glances=glances,
-            page_start=start,
         )
 
     def _rarity(self, window: Window, choice: str) -> NDArray[np.float32] | None:
@@ -160,7 +154,7 @@ class SampleMaker:
         return rarity
 
 
-def _moved(members: Tensor, by: Tensor | int) -> Tensor:
+def _moved(members: Tensor, by: int) -> Tensor:
     """Indices moved on; -1 stays."""
     return torch.where(members >= 0, members + by, -1)
 
@@ -180,7 +174,8 @@ class TrainBatch:
         positions: float32 [B, M].
         members, packed: int64 [B, M, K] and [B, M, Q], -1 = none; None without targets.
         keys: of the windows.
-        glances, page_start: of all pages, see Sample; None if the resampler needs none.
+        glances: of all pages, their members among the B C context tokens; None if the resampler
+            needs none.
     """
 
     ids: Tensor
@@ -195,7 +190,6 @@ class TrainBatch:
     packed: Tensor | None
     keys: tuple[str, ...]
     glances: Glances | None = None
-    page_start: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -236,7 +230,6 @@ def collate(samples: Sequence[Sample], *, context: int, num_latents: int) -> Tra
         return padded([F.pad(p, (0, widest - p.shape[1]), value=-1) for p in there], value=-1)
 
     glances = [s.glances for s in samples if s.glances is not None]
-    page_starts = [s.page_start for s in samples if s.page_start is not None]
     return TrainBatch(
         ids=torch.from_numpy(np.stack([sample.window.ids for sample in samples])),
         context=context,
@@ -252,5 +245,4 @@ def collate(samples: Sequence[Sample], *, context: int, num_latents: int) -> Tra
         packed=optional([sample.packed for sample in samples]),
         keys=tuple(sample.window.key for sample in samples),
         glances=stack_glances(glances) if glances else None,
-        page_start=torch.cat(page_starts) if page_starts else None,
     )

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from foveate.errors import InputError
-from foveate.vist.checkpoint import read_checkpoint, read_weights
+from foveate.vist.checkpoint import read_about, read_weights
 from foveate.vist.config import GlanceConfig
 from foveate.vist.encoder.text_encoder import TextEncoder, TextEncoderConfig, load_text_encoder
 from foveate.vist.run.vist import Vist
@@ -92,7 +92,7 @@ def take_over(parts: nn.Module, folder: str | Path, starts: Sequence[str] = ()) 
     Raises:
         InputError: the folder holds no Vist, or none of its parts fits.
     """
-    read_checkpoint(folder)
+    read_about(folder)  # of any format: weights go by name and shape
     stored = read_weights(folder)
     own = parts.state_dict()
     fits = [
@@ -172,9 +172,8 @@ def tiny_recipe(recipe: Recipe, *, steps: int = 2) -> Recipe:
     if isinstance(resampler, GlanceConfig):
         choice = "runs" if resampler.choice == "rare" else resampler.choice
         resampler = dataclasses.replace(
-            resampler, width=TINY_WIDTH, inner=24, layers=min(resampler.layers, 1), heads=2,
-            key_width=min(resampler.key_width, 8), pack_width=16, choice=choice,
-        )  # fmt: skip
+            resampler, width=TINY_WIDTH, inner=24, heads=2, pack_width=16, choice=choice
+        )
     else:
         resampler = dataclasses.replace(
             resampler, width=TINY_WIDTH, layers=1, heads=2, head_dim=12, ff_mult=2

@@ -21,11 +21,8 @@ from torch.distributed.tensor import DTensor
 from foveate.errors import ConfigError, InputError, TrainingError
 from foveate.models.token_offsets import tokenise
 from foveate.text_image.render import Renderer
-from foveate.vist.latents.dictionary import TokenPictures
-from foveate.vist.latents.glance_resampler import GlanceResampler
 from foveate.vist.parts import VistParts
 from foveate.vist.run.vist import Vist
-from foveate.vist.run.vocabulary import pictures_of
 from foveate.vist.train.batches import SampleMaker, TrainBatch, collate
 from foveate.vist.train.checkpoint import (
     Snapshot,
@@ -125,7 +122,6 @@ class Trainer:
                 gather=self.accelerator.gather if processes > 1 else None,
                 rank=rank,
                 num_processes=processes,
-                pictures=self._pictures(),
             )
         self._counts_online = not recipe.objectives.counts
         if recipe.objectives.counts:
@@ -155,15 +151,6 @@ class Trainer:
         self.progress = _Progress(step=0, tokens=0)
 
     # --- what it is made of ---
-
-    def _pictures(self) -> TokenPictures | None:
-        """Of the vocabulary, for a resampler that looks tokens up."""
-        resampler, vist = self.vist.parts.resampler, self.vist
-        if not (isinstance(resampler, GlanceResampler) and resampler.sharpness is not None):
-            return None
-        base: Any = vist.anatomy.base
-        vocabulary = len(base.get_input_embeddings().weight)
-        return pictures_of(resampler, vist.encoder, vist.tokenizer, vocabulary)
 
     def _check_window(self) -> None:
         data = self.recipe.data
@@ -269,8 +256,6 @@ class Trainer:
         stage = recipe.stages[index]
         if local == 0:
             self.optimizer.optimizer.state.clear()
-        if local % recipe.objectives.naming.refresh == 0:
-            self.trainee.make_dictionary(anew=True)
         self._choose_parts(index)
         lr = stage.lr * lr_scale(local, stage.steps, recipe.optim)
         set_lr(self.optimizer, lr, index)
@@ -284,7 +269,7 @@ class Trainer:
                 score_last=(stage.score_last or recipe.data.tail)
                 if "tail_kl" in stage.objectives
                 else 0,
-                features=not stage.true_readings,
+                features=not self.vist.parts.is_pointed or "pve" in stage.objectives,
             )
             is_last = number == rounds - 1
             with nullcontext() if is_last else accelerator.no_sync(self.model):
@@ -395,7 +380,6 @@ class Trainer:
                 "restore them, or choose another folder."
             )
         load_weights(self.trainee, snapshot.weights)
-        self.trainee.make_dictionary(anew=False)
         load_optimizer(self.trainee, self.optimizer.optimizer, snapshot.optimizer)
         self.trainee.counts.load_state(dict(snapshot.counts))
         for stream in self.streams:

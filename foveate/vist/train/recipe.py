@@ -88,17 +88,6 @@ class Recipe:
                     f"stage {stage.name!r} distils keys and values, which form={fusion.form!r} "
                     "does not share with the LLM; use form='kv_prefix', or tail_kl."
                 )
-            if stage.true_readings and not getattr(self.vist.resampler, "key_width", 0):
-                raise ConfigError(
-                    f"stage {stage.name!r} has true_readings, but only a resampler that looks "
-                    "tokens up has readings that are embeddings; set key_width in "
-                    "[vist.resampler], or leave true_readings out."
-                )
-            if stage.true_readings and {"read", "pve"} & set(stage.objectives):
-                raise ConfigError(
-                    f"stage {stage.name!r} has true_readings, which looks at no picture, and an "
-                    "objective that does (read, pve); put it into another stage."
-                )
             if stage.score_last > self.data.tail:
                 raise ConfigError(
                     f"stage {stage.name!r} got score_last={stage.score_last}, but the tail has "

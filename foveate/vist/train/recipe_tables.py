@@ -10,7 +10,6 @@ from foveate.errors import ConfigError
 from foveate.vist.latents.targets import TargetConfig
 from foveate.vist.train.distillation import DistillationConfig
 from foveate.vist.train.latent_reading import ReadingConfig
-from foveate.vist.train.naming import NamingConfig
 from foveate.vist.train.objectives import OBJECTIVES, check_weights
 from foveate.vist.train.pve import PveConfig
 
@@ -88,7 +87,6 @@ class ObjectivesConfig:
         counts: file of token counts made before (TokenCounts.save); "" counts online.
         count_unit: see foveate.vist.train.token_counts.TokenCounts.
         pve, read, distil: see foveate.vist.
-        naming: "read" of a resampler that looks tokens up, see foveate.vist.train.naming.
     """
 
     targets: TargetConfig | None = None
@@ -97,7 +95,6 @@ class ObjectivesConfig:
     pve: PveConfig = field(default_factory=PveConfig)
     read: ReadingConfig = field(default_factory=ReadingConfig)
     distil: DistillationConfig = field(default_factory=DistillationConfig)
-    naming: NamingConfig = field(default_factory=NamingConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +109,6 @@ class StageConfig:
         trainable: starts of parameter names that learn; () is all of the trained parts.
         lr_factors: {start of parameter names: factor on lr}.
         score_last: tokens of the tail that are scored, 0 is all.
-        true_readings: latents are made of the tokens that stand on the pages, as if the resampler
-            had read all of them right (teacher forcing). What comes after the reading then learns
-            without waiting for it, in another process if there is a core to spare.
     """
 
     name: str
@@ -124,7 +118,6 @@ class StageConfig:
     trainable: tuple[str, ...] = ()
     lr_factors: Mapping[str, float] = field(default_factory=dict)
     score_last: int = 0
-    true_readings: bool = False
 
     def __post_init__(self) -> None:
         check_weights(self.objectives, f"stage {self.name!r}")

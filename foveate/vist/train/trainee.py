@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.errors import ConfigError
 from foveate.vist.fusion.fusion import PrefixCache, fit_span
 from foveate.vist.fusion.kv_prefix import EmbeddingPrefix
 from foveate.vist.fusion.prefix import compute_prefix
-from foveate.vist.latents.dictionary import Dictionary, TokenPictures
 from foveate.vist.latents.glance_resampler import GlanceResampler
 from foveate.vist.latents.memory import MemoryBatch
 from foveate.vist.run.text_rows import TextScores
@@ -21,7 +21,6 @@ from foveate.vist.train.batches import TrainBatch
 from foveate.vist.train.distillation import pair_error, tail_divergence
 from foveate.vist.train.frozen import FrozenInputs
 from foveate.vist.train.latent_reading import LatentReader, reading_error
-from foveate.vist.train.naming import naming_error
 from foveate.vist.train.objectives import next_token_loss
 from foveate.vist.train.pve import PveHead, choose_mask, info_nce, unmasked_mean
 from foveate.vist.train.reading_loss import token_table
@@ -44,6 +43,9 @@ class VistTrainee(nn.Module):
         recipe: objectives.
         gather: collects rows of all processes; None for one process.
         rank, num_processes: which of them this is.
+
+    Raises:
+        ConfigError: latents that are made of tokens are to learn reading them.
     """
 
     def __init__(
@@ -54,7 +56,6 @@ class VistTrainee(nn.Module):
         gather: Gather | None = None,
         rank: int = 0,
         num_processes: int = 1,
-        pictures: TokenPictures | None = None,
     ) -> None:
         super().__init__()
         self.parts = vist.parts
@@ -64,8 +65,12 @@ class VistTrainee(nn.Module):
         self.heads = nn.ModuleDict()
         if "pve" in used:
             self.heads["pve"] = PveHead(width, hidden)
-        if "read" in used and pictures is None:
-            # A pointed resampler reads every token by itself; others pack some into each latent.
+        if "read" in used and vist.parts.is_pointed:
+            raise ConfigError(
+                "a stage has the objective read, but latents that are pointed at tokens are made "
+                "of what the frozen encoder reads, with nothing to learn; leave it out."
+            )
+        if "read" in used:
             targets = recipe.objectives.targets
             self.heads["read"] = LatentReader(
                 width,
@@ -81,40 +86,11 @@ class VistTrainee(nn.Module):
         self.gather, self.rank, self.num_processes = gather, rank, num_processes
         # Tuples hide modules and tensors from nn.Module: they are frozen, and in no checkpoint.
         self._vist = (vist,)
-        self._pictures = (pictures,)
         self._table = (token_table(embeddings.float()) if "read" in self.heads else None,)
-        if pictures is not None:
-            # In the checkpoint: a resumed run must look up what the stopped one would have.
-            key_width: int = vist.config.resampler.key_width  # type: ignore[union-attr]
-            self.register_buffer("dictionary_keys", torch.zeros(len(pictures), key_width))
 
     @property
     def vist(self) -> Vist:
         return self._vist[0]
-
-    @property
-    def pictures(self) -> TokenPictures | None:
-        return self._pictures[0]
-
-    def make_dictionary(self, *, anew: bool) -> None:
-        """Give the resampler its dictionary: made by its weights, or the one kept in the buffer.
-
-        Does nothing for a resampler that looks nothing up.
-        """
-        resampler, pictures = self.parts.resampler, self.pictures
-        if pictures is None:
-            return
-        assert isinstance(resampler, GlanceResampler)
-        base: Any = self.vist.anatomy.base
-        embeddings = base.get_input_embeddings().weight.detach().float()
-        keys = self.get_buffer("dictionary_keys")
-        if anew:
-            resampler.learn_vocabulary(pictures, embeddings)
-            assert resampler.dictionary is not None
-            keys.copy_(resampler.dictionary.keys)
-        resampler.dictionary = Dictionary(
-            keys=keys, token_ids=pictures.token_ids, embeddings=embeddings
-        )
 
     def forward(
         self, batch: TrainBatch, frozen: FrozenInputs, stage: StageConfig, step: int
@@ -127,14 +103,11 @@ class VistTrainee(nn.Module):
             stage: objectives and weights.
             step: of the run; masks and negatives are drawn anew each step.
         """
-        # Tokens that are named by their pictures are no latents: look none of them up.
-        names_only = set(stage.objectives) == {"read"} and self.pictures is not None
-        memory, cls = (None, None) if names_only else self._memory(batch, frozen, stage)
+        memory, cls = self._memory(batch, frozen)
         losses: dict[str, Tensor] = {}
         score_last = stage.score_last or self.recipe.data.tail
         scores = None
         if stage.needs("text"):
-            assert memory is not None
             scores = self.vist.forward_train(
                 memory,
                 list(batch.ids[:, :1]),
@@ -150,15 +123,9 @@ class VistTrainee(nn.Module):
             head: Any = self.vist.anatomy.model
             losses["tail_kl"] = tail_divergence(scores.logits, head.lm_head(frozen.tail)).mean()
         if "distil" in stage.objectives:
-            assert memory is not None
             losses["distil"] = self._distil(batch, memory, frozen, scores).mean()
         if "read" in stage.objectives:
-            assert frozen.features is not None
-            if self.pictures is not None:
-                losses["read"] = self._name(batch, frozen.features, step)
-            else:
-                assert memory is not None
-                losses["read"] = self._read(batch, memory.latents, frozen.features, step)
+            losses["read"] = self._read(batch, memory.latents, step)
         if "pve" in stage.objectives:
             assert cls is not None
             losses["pve"] = self._pve(batch, cls, step)
@@ -166,16 +133,21 @@ class VistTrainee(nn.Module):
         return {**losses, "loss": total}
 
     def _memory(
-        self, batch: TrainBatch, frozen: FrozenInputs, stage: StageConfig
+        self, batch: TrainBatch, frozen: FrozenInputs
     ) -> tuple[MemoryBatch, Tensor | None]:
         """Latents of the batch, and the CLS tokens of its pages [sum(P), D] (None if not read)."""
         cls = None
-        if stage.true_readings:
-            assert isinstance(self.parts.resampler, GlanceResampler)
+        resampler = self.parts.resampler
+        if isinstance(resampler, GlanceResampler):
             assert batch.glances is not None
-            latents = self.parts.resampler.fold(self._true_readings(batch), batch.glances.members)
+            # The source's tokens: the reader is frozen, and what it misreads cannot be learned.
+            context = batch.ids[:, 1 : 1 + batch.context]
+            readings = self.vist.embed(context).float().flatten(0, 1)  # [B C, D]
+            latents = resampler.fold(readings, batch.glances.members)
+            if frozen.features is not None:
+                cls = resampler.pool(frozen.features, batch.patch_mask)
         else:
-            latents, _, cls = self.parts(frozen.features, batch.patch_mask, glances=batch.glances)
+            latents, _, cls = self.parts(frozen.features, batch.patch_mask)
         memory = MemoryBatch(
             latents=latents.flatten(0, 1)[batch.latent_idx] * batch.mask.unsqueeze(-1),
             mask=batch.mask,
@@ -183,15 +155,6 @@ class VistTrainee(nn.Module):
             num_tokens=(batch.context,) * len(batch),
         )
         return memory, cls
-
-    def _true_readings(self, batch: TrainBatch) -> Tensor:
-        """The LLM's input embeddings of all tokens on the pages, [sum(P), T, D]."""
-        assert batch.glances is not None
-        found = torch.zeros_like(batch.glances.token_mask, dtype=torch.long)
-        for row in range(len(batch)):
-            pages, held, tokens = self._tokens_on_pages(batch, row)
-            found[pages] = found[pages].masked_scatter(held, tokens)
-        return self.vist.embed(found).float() * batch.glances.token_mask.unsqueeze(-1)
 
     # --- objectives ---
 
@@ -229,12 +192,12 @@ class VistTrainee(nn.Module):
         is_real = torch.ones(head.shape[:2], dtype=torch.bool, device=head.device)
         return compute_prefix(self.vist.anatomy, self.parts.fusion, memory, spans, head, is_real)
 
-    def _read(self, batch: TrainBatch, latents: Tensor, features: Tensor, step: int) -> Tensor:
+    def _read(self, batch: TrainBatch, latents: Tensor, step: int) -> Tensor:
         prefix, reader = self.parts.fusion.prefix, self.heads["read"]
         base: Any = self.vist.anatomy.base
         errors = []
         for key, (found, targets) in zip(
-            batch.keys, self._read_rows(batch, latents, features), strict=True
+            batch.keys, self._read_rows(batch, latents), strict=True
         ):
             projected = prefix(found) if isinstance(prefix, EmbeddingPrefix) else None
             errors.append(
@@ -249,52 +212,9 @@ class VistTrainee(nn.Module):
             )
         return torch.stack(errors).mean()
 
-    def _name(self, batch: TrainBatch, features: Tensor, step: int) -> Tensor:
-        """Every token of the strips must point at its own picture."""
-        resampler, pictures, glances = self.parts.resampler, self.pictures, batch.glances
-        assert isinstance(resampler, GlanceResampler)
-        assert pictures is not None
-        assert glances is not None
-        queries = resampler.names(*resampler.under_of(features, batch.patch_mask, glances))
-        errors = []
-        for row, key in enumerate(batch.keys):
-            pages, held, wanted = self._tokens_on_pages(batch, row)
-            errors.append(
-                naming_error(
-                    resampler,
-                    queries[pages][held],
-                    pictures.places_of(wanted),
-                    pictures,
-                    self.recipe.objectives.naming,
-                    self._generator(key, step),
-                )
-            )
-        return torch.stack(errors).mean()
-
-    def _tokens_on_pages(self, batch: TrainBatch, row: int) -> tuple[slice, Tensor, Tensor]:
-        """A sample's pages, which of their glances hold a token [P, T], and those tokens' ids."""
-        assert batch.glances is not None
-        assert batch.page_start is not None
-        start = int(batch.page_counts[:row].sum())
-        pages = slice(start, start + int(batch.page_counts[row]))
-        held = batch.glances.token_mask[pages]
-        within = torch.arange(held.shape[1], device=held.device)
-        tokens = (batch.page_start[pages, None] + within)[held]
-        return pages, held, batch.ids[row][tokens + 1]
-
-    def _read_rows(
-        self, batch: TrainBatch, latents: Tensor, features: Tensor
-    ) -> list[tuple[Tensor, Tensor]]:
+    def _read_rows(self, batch: TrainBatch, latents: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What is read in each sample, [M, D], and the tokens it should be, [M, 1 + Q]."""
         rows = []
-        resampler = self.parts.resampler
-        if isinstance(resampler, GlanceResampler):
-            assert batch.glances is not None
-            readings = resampler.readings(features, batch.patch_mask, batch.glances)  # [P, T, D]
-            for row in range(len(batch)):
-                pages, held, wanted = self._tokens_on_pages(batch, row)
-                rows.append((readings[pages][held], wanted[:, None]))
-            return rows
         assert batch.members is not None
         assert batch.packed is not None
         places = torch.cat([batch.members, batch.packed], dim=-1)

@@ -230,7 +230,7 @@ def test_a_second_question_does_not_read_again(monkeypatch: pytest.MonkeyPatch) 
     vist = made()
     memory = vist.read(TEXT, form="carved", head_ids=HEAD)
     other = vist.read(TEXT[100:], form="carved", head_ids=HEAD)
-    asked = ({"fixate": 0.3, "question": "which harbour"}, {"fixate": 0.3, "question": "the lamp"})
+    asked = tuple({"fixate": share, "question": "which harbour"} for share in (0.3, 0.6))
     want = [logits(vist, m, ids(5), **a) for m in (memory, other) for a in asked]
     calls = []
     lower_of = vist_module.lower_of

@@ -77,7 +77,7 @@ def test_the_history_and_the_finished_model_are_there(
     whole: tuple[Trainer, list[dict[str, Any]]],
 ) -> None:
     run, records = whole
-    assert [r["stage"] for r in records] == ["read"] * 2 + ["distil"] * 2 + ["end-to-end"] * 2
+    assert [r["stage"] for r in records] == ["distil"] * 2 + ["end-to-end"] * 2
     assert untimed(read_history(run.folder)) == records
     assert (run.folder / "loss.png").stat().st_size > 1000
     made = Vist.from_pretrained(
@@ -93,7 +93,7 @@ def test_the_history_and_the_finished_model_are_there(
 def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:
     # PVE's negatives come from one micro-batch, so it is left out.
     wanted = recipe(batch=4, micro_batch=4)
-    stage = dataclasses.replace(wanted.stages[1], objectives={"distil": 1.0, "next_token": 1.0})
+    stage = dataclasses.replace(wanted.stages[0], objectives={"distil": 1.0, "next_token": 1.0})
     wanted = dataclasses.replace(wanted, stages=(stage,))
     whole = trainer(wanted, tmp_path / "whole")
     windows = [[next(stream) for _ in range(2)] for stream in whole.streams]
@@ -185,6 +185,32 @@ def test_other_forms_train(form: str, tmp_path: Path) -> None:
     assert record["grad_norm"] > 0
 
 
+def test_latents_of_tokens_have_nothing_to_learn_in_reading(tmp_path: Path) -> None:
+    wanted = recipe(steps=1)
+    stage = dataclasses.replace(wanted.stages[0], objectives={"read": 1.0})
+    with pytest.raises(ConfigError, match="made of what the frozen encoder reads"):
+        trainer(dataclasses.replace(wanted, stages=(stage,)), tmp_path)
+
+
+def test_latents_start_as_the_embeddings_of_their_tokens(tmp_path: Path) -> None:
+    """At first nothing is packed into them, so they are the tokens to the letter."""
+    run = trainer(recipe(steps=1), tmp_path)
+    batch = run._batch()
+    frozen = run.frozen.inputs(batch, states=False, score_last=0, features=False)
+    assert frozen.features is None
+    memory, cls = run.trainee._memory(batch, frozen)
+    assert cls is None
+    assert batch.members is not None
+    wanted = torch.stack(
+        [ids[members[:, 0] + 1] for ids, members in zip(batch.ids, batch.members, strict=True)]
+    )
+    latents, embedded = memory.latents[batch.mask], run.vist.embed(wanted)[batch.mask]
+    assert len(latents) > 10
+    assert torch.equal(latents, embedded)
+    # The control: of the neighbouring tokens they are not.
+    assert not torch.allclose(latents[1:], embedded[:-1])
+
+
 def test_the_paper_s_recipe_runs(tmp_path: Path) -> None:
     run = trainer(recipe("vist-tinyllama-clip-l14"), tmp_path)
     records = run.run()
@@ -216,7 +242,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     with torch.no_grad():
         for weight in run.trainee.parts.resampler.parameters():
             weight.fill_(float("nan"))
-    with pytest.raises(TrainingError, match="step 1 of stage 'read'"):
+    with pytest.raises(TrainingError, match="step 1 of stage 'distil'"):
         run.run()
 
 
@@ -248,7 +274,8 @@ def test_parts_of_another_vist_are_taken_over(tmp_path: Path) -> None:
         wanted.vist, fusion=FusionConfig(form="cross_attention", layers=(0,))
     )
     stages = tuple(
-        dataclasses.replace(stage, trainable=()) for stage in wanted.stages if stage.name == "read"
+        dataclasses.replace(stage, trainable=(), objectives={"next_token": 1.0})
+        for stage in wanted.stages[:1]
     )
     fresh = trainer(dataclasses.replace(wanted, vist=other, stages=stages), tmp_path / "other")
     found = take_over(fresh.vist.parts, tmp_path / "run" / EXPORT)

@@ -23,7 +23,7 @@ def recipe(name: str = "vist-smollm2-cpu", steps: int = 2, **run: Any) -> Recipe
 
 
 def perceiver(wanted: Recipe) -> Recipe:
-    """The same with the paper's resampler, its latents matched to runs of tokens."""
+    """The same with the paper's resampler, its latents matched to runs of tokens, and read."""
     resampler = ResamplerConfig(
         input_width=1, width=24, num_latents=16, layers=1, heads=2, head_dim=12, ff_mult=2,
         local_bias="window",
@@ -32,14 +32,16 @@ def perceiver(wanted: Recipe) -> Recipe:
     stages = tuple(
         dataclasses.replace(
             stage,
-            true_readings=False,
             trainable=tuple(dict.fromkeys(p.split(".")[0] for p in stage.trainable)),
         )
         for stage in wanted.stages
     )
+    read = dataclasses.replace(
+        stages[0], name="read", objectives={"read": 1.0}, trainable=("resampler",)
+    )
     return dataclasses.replace(
         wanted,
-        stages=stages,
+        stages=(read, *stages),
         vist=dataclasses.replace(wanted.vist, resampler=resampler, fusion=fusion),
         objectives=dataclasses.replace(wanted.objectives, targets=TargetConfig(run=4, packed=2)),
     )
