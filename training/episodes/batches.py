@@ -10,19 +10,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from foveate.models.token_offsets import tokenise
+from foveate.text_image.render import Renderer
 from foveate.vist.forms.choose import ends_of_units
+from foveate.vist.run.vist import Vist
 from training.episodes.draw import Episode
 
 __all__ = ["EpisodeBatch", "EpisodeBatches", "unit_starts"]
 
 UNIT = 64  # longest unit, in tokens
 CHOICES = ("ends", "even", "random")
-_Row = tuple[list[int], list[int], list[int], list[int]]  # far, near, answers, kept
+# far, near, answers, kept, members
+_Row = tuple[list[int], list[int], list[int], list[int], Tensor]
 SHARES = (0.8, 0.1, 0.1)  # how often each is drawn
 
 
@@ -38,6 +44,8 @@ class EpisodeBatch:
         is_answer: [B, T] bool, tokens to learn from; never a row's first.
         kept: [B, K] int64, far tokens that a carving keeps, ascending, padding (0) on the right.
         kept_mask: [B, K] bool.
+        members: [B, M, 1 + Q] int64, far tokens of each latent that the drawn text gets, see
+            Glances; -1 is none. M = 0 where latents were not asked for.
     """
 
     far: Tensor
@@ -47,6 +55,7 @@ class EpisodeBatch:
     is_answer: Tensor
     kept: Tensor
     kept_mask: Tensor
+    members: Tensor
 
     def to(self, device: torch.device) -> EpisodeBatch:
         """The same on another device."""
@@ -66,6 +75,7 @@ class EpisodeBatches(Dataset[EpisodeBatch]):
         longest: (N, T) tokens; longer episodes are passed over.
         is_static: pad to `longest` always, so that an accelerator sees one shape.
         choice: one of CHOICES, or "mixed" for each in its share.
+        vist: whose latents the text gets where it is drawn; None for none.
         seed: of the order and the choices.
     """
 
@@ -79,11 +89,14 @@ class EpisodeBatches(Dataset[EpisodeBatch]):
         longest: tuple[int, int] = (480, 224),
         is_static: bool = False,
         choice: str = "mixed",
+        vist: Vist | None = None,
         seed: int = 0,
     ) -> None:
         self.episodes, self.tokenizer = episodes, tokenizer
         self.size, self.share, self.longest = size, share, longest
         self.is_static, self.choice, self.seed = is_static, choice, seed
+        self.parts = None if vist is None else vist.parts
+        self.renderer = None if vist is None else Renderer(vist.encoder.style)
 
     def __len__(self) -> int:
         return 1 << 40  # batches are drawn by number, without end
@@ -95,7 +108,7 @@ class EpisodeBatches(Dataset[EpisodeBatch]):
             made = self._row(lot.choice(self.episodes), lot)
             if made is not None:
                 rows.append(made)
-        far, near, answers, kept = zip(*rows, strict=True)
+        far, near, answers, kept, members = zip(*rows, strict=True)
         longest = self.longest if self.is_static else (0, 0)
         most_kept = round(self.share * longest[0])
         far_ids, far_mask = _padded(far, longest[0], on_left=False)
@@ -105,6 +118,7 @@ class EpisodeBatches(Dataset[EpisodeBatch]):
         return EpisodeBatch(
             far=far_ids, far_mask=far_mask, near=near_ids, near_mask=near_mask,
             is_answer=is_answer.bool(), kept=kept_idx, kept_mask=kept_mask,
+            members=_stacked(members, most_kept),
         )  # fmt: skip
 
     def _row(self, episode: Episode, lot: random.Random) -> _Row | None:
@@ -125,7 +139,14 @@ class EpisodeBatches(Dataset[EpisodeBatch]):
             kept = [i * len(far) // count for i in range(count)]
         else:
             kept = sorted(lot.sample(range(len(far)), count))
-        return far.tolist(), near.tolist(), answers, kept
+        return far.tolist(), near.tolist(), answers, kept, self._members(episode.far, offsets)
+
+    def _members(self, text: str, offsets: NDArray[np.int64]) -> Tensor:
+        """Of the latents that a text gets, [M, 1 + Q]."""
+        if self.parts is None or self.renderer is None:
+            return torch.zeros(0, 1, dtype=torch.long)
+        glances = self.parts.glances(self.renderer.render(text), offsets)
+        return glances.members[glances.mask]
 
 
 def unit_starts(text: str, offsets: Any) -> list[int]:
@@ -139,6 +160,16 @@ def unit_starts(text: str, offsets: Any) -> list[int]:
         if begins or token - starts[-1] >= UNIT:
             starts.append(token)
     return starts
+
+
+def _stacked(rows: Sequence[Tensor], least: int) -> Tensor:
+    """[B, M, 1 + Q], -1 where a row has fewer."""
+    longest = max(len(row) for row in rows)
+    longest = max(least, longest) if longest else 0
+    widest = max(row.shape[1] for row in rows)
+    return torch.stack(
+        [F.pad(r, (0, widest - r.shape[1], 0, longest - len(r)), value=-1) for r in rows]
+    )
 
 
 def _padded(rows: Sequence[Sequence[int]], least: int, *, on_left: bool) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from foveate.assets import vist_path
 from foveate.vist.run.vist import Vist
 from training.episodes.batches import EpisodeBatch, EpisodeBatches
 from training.episodes.draw import read_episodes
-from training.episodes.trainee import CarvedTrainee
+from training.episodes.trainee import TRAINEES, CarvedTrainee, EpisodeTrainee, LatentsTrainee
 from training.run import Run
 
 __all__ = ["main"]
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.episodes.train", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="of training.episodes.draw")
     parser.add_argument("--vist", default=str(vist_path()), help="whose models and parts")
+    parser.add_argument("--form", choices=TRAINEES, default="carved")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=75.0)
     parser.add_argument("--steps", type=int, default=0, help="as many, however long; 0: no limit")
@@ -67,10 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     vist = Vist.from_pretrained(options.vist, device=options.device)
     vist.model.to(torch.bfloat16)  # frozen; what learns stays in float32
-    trainee = CarvedTrainee(vist, cut=options.cut, rank=options.rank).to(options.device)
+    trainee: EpisodeTrainee
+    if options.form == "carved":
+        trainee = CarvedTrainee(vist, cut=options.cut, rank=options.rank)
+    else:
+        trainee = LatentsTrainee(vist)
+    trainee.to(options.device)
     run = Run(
         options.folder,
-        "carved",
+        options.form,
         trainee,
         trainee,
         muon_lr=options.lr,
@@ -88,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         share=options.share,
         is_static=options.static,
         choice=options.choice,
+        vist=vist if options.form == "latents" else None,
         seed=options.seed * run.accelerator.num_processes + run.accelerator.process_index,
     )
     loader = iter(

@@ -160,7 +160,20 @@ def _quoted(rng: random.Random) -> str:
     return mark + " ".join(_word(rng) for _ in range(rng.randint(1, 3))) + rng.choice(_QUOTES)
 
 
-_QUOTES = ("'", '"', "''", "``", "`", "\u2018", "\u2019", "\u201c", "\u201d", "\u201e", "'\"", "\u00b4")
+_QUOTES = (
+    "'",
+    '"',
+    "''",
+    "``",
+    "`",
+    "\u2018",
+    "\u2019",
+    "\u201c",
+    "\u201d",
+    "\u201e",
+    "'\"",
+    "\u00b4",
+)
 
 
 def _indented(rng: random.Random) -> str:
