@@ -156,9 +156,7 @@ def main() -> None:
         if done.exists():
             continue
         wanted = recipe_of(ROWS[name], base, options.steps, options.lr)
-        found = measure(
-            wanted, options.dry_run, folder, documents, settings
-        )
+        found = measure(wanted, options.dry_run, folder, documents, settings)
         done.write_text(json.dumps({"row": name, **found}, indent=2) + "\n")
     if not options.dry_run:
         write(options)

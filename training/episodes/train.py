@@ -21,7 +21,7 @@ from foveate.assets import vist_path
 from foveate.vist.run.vist import Vist
 from training.episodes.batches import EpisodeBatch, EpisodeBatches
 from training.episodes.draw import read_episodes
-from training.episodes.trainee import TRAINEES, CarvedTrainee, EpisodeTrainee, LatentsTrainee
+from training.episodes.trainee import TRAINEES, trainee_of
 from training.run import Run
 
 __all__ = ["main"]
@@ -68,12 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     vist = Vist.from_pretrained(options.vist, device=options.device)
     vist.model.to(torch.bfloat16)  # frozen; what learns stays in float32
-    trainee: EpisodeTrainee
-    if options.form == "carved":
-        trainee = CarvedTrainee(vist, cut=options.cut, rank=options.rank)
-    else:
-        trainee = LatentsTrainee(vist)
-    trainee.to(options.device)
+    trainee = trainee_of(vist, options.form, options.cut, options.rank).to(options.device)
     run = Run(
         options.folder,
         options.form,
@@ -82,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         muon_lr=options.lr,
         adam_lr=options.lr,
         kind="adamw",
+        state={"settings": {"form": options.form, "cut": options.cut, "rank": options.rank}},
         minutes=options.minutes,
         max_steps=options.steps,
         cpu=options.device == "cpu",

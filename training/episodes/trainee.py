@@ -20,7 +20,7 @@ from foveate.vist.latents.memory import MemoryBatch
 from foveate.vist.run.vist import Vist
 from training.episodes.batches import EpisodeBatch
 
-__all__ = ["TRAINEES", "CarvedTrainee", "EpisodeTrainee", "LatentsTrainee"]
+__all__ = ["TRAINEES", "CarvedTrainee", "EpisodeTrainee", "LatentsTrainee", "trainee_of"]
 
 
 class EpisodeTrainee(nn.Module):
@@ -219,3 +219,10 @@ class LatentsTrainee(EpisodeTrainee):
 
 
 TRAINEES = ("carved", "latents")
+
+
+def trainee_of(vist: Vist, form: str, cut: int, rank: int) -> EpisodeTrainee:
+    """The trainee of a form from TRAINEES; `cut` and `rank` are for "carved"."""
+    if form == "carved":
+        return CarvedTrainee(vist, cut=cut, rank=rank)
+    return LatentsTrainee(vist)

@@ -139,7 +139,9 @@ def read_pictures(
     check_reads(reader.encoder)
     _check_pages(len(pixels), reader.parts.config.max_pages)
     pages = list(reader.encode(pixels, patch_mask))
-    strips, text = place_characters(reader.encoder, [found for found, _ in pages], pixels, patch_mask)
+    strips, text = place_characters(
+        reader.encoder, [found for found, _ in pages], pixels, patch_mask
+    )
     if not text:
         raise InputError("the pictures show no character that can be read; is it the style drawn?")
     found = tokenise(reader.tokenizer, text)

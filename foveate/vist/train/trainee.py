@@ -132,9 +132,7 @@ class VistTrainee(nn.Module):
         total = torch.stack([w * losses[name] for name, w in stage.objectives.items()]).sum()
         return {**losses, "loss": total}
 
-    def _memory(
-        self, batch: TrainBatch, frozen: FrozenInputs
-    ) -> tuple[MemoryBatch, Tensor | None]:
+    def _memory(self, batch: TrainBatch, frozen: FrozenInputs) -> tuple[MemoryBatch, Tensor | None]:
         """Latents of the batch, and the CLS tokens of its pages [sum(P), D] (None if not read)."""
         cls = None
         resampler = self.parts.resampler
@@ -196,9 +194,7 @@ class VistTrainee(nn.Module):
         prefix, reader = self.parts.fusion.prefix, self.heads["read"]
         base: Any = self.vist.anatomy.base
         errors = []
-        for key, (found, targets) in zip(
-            batch.keys, self._read_rows(batch, latents), strict=True
-        ):
+        for key, (found, targets) in zip(batch.keys, self._read_rows(batch, latents), strict=True):
             projected = prefix(found) if isinstance(prefix, EmbeddingPrefix) else None
             errors.append(
                 reading_error(
