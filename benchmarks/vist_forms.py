@@ -272,8 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{shape.question} tokens, an answer of {shape.answer}. `read` is done once for a "
         "document, `ask` for every question. Device: keys and values held while it answers "
         "(weights are the same for all); host: what is held beside. The last columns: after how "
-        "many questions the form has cost fewer FLOPs in all than each rival. FLOPs are not answers: which form "
-        "answers what is in the other tables.\n\n"
+        "many questions the form has cost fewer FLOPs in all than each rival. FLOPs are not "
+        "answers: which form answers what is in the other tables.\n\n"
         + "\n".join(f"- **{name}**: {about}." for name, (about, _) in ARMS.items())
         + f"\n\nThe marked (*) need the LLM to see a document whole, and it was made for "
         f"{shape.window:,} positions: foveate refuses there, or shrinks positions (carved)."
