@@ -185,7 +185,7 @@ class Run:
         """Add the counters, the running means and `more` to the log, as one flat line."""
         if not self.accelerator.is_main_process:
             return
-        counters = {key: value for key, value in self.state.items() if key != "running"}
+        counters = {k: value for k, value in self.state.items() if not isinstance(value, dict)}
         shown = {k: round(v, 5) for k, v in {**self.running, **more}.items()}
         with (self.folder / f"{self.name}.log").open("a") as file:
             file.write(json.dumps({**counters, **shown}) + "\n")

@@ -126,8 +126,7 @@ class EpisodeTrainee(nn.Module):
         places, is_real = self.places(batch)
         index = places[:, None, :, None]
         errors = []
-        # The first layer that entries run through has the very rows of the raw text, or nearly so.
-        for layer in range(self.cut % len(prefix.keys) + 1, len(prefix.keys)):
+        for layer in range(self.cut % len(prefix.keys), len(prefix.keys)):
             for own, all_rows in (
                 (prefix.keys[layer], raw.keys[layer]),
                 (prefix.values[layer], raw.values[layer]),

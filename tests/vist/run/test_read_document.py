@@ -90,9 +90,7 @@ def test_pictures_alone_are_read_as_their_text(tokenizer: Any) -> None:
     assert memory.unreadable == 0
 
 
-def test_a_stream_is_read_as_a_whole(
-    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stream_is_read_as_a_whole(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     long = TEXT * 12
     vist = pointed(tokenizer, SightedEncoder(long))
     whole = vist.read(long)

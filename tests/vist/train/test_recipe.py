@@ -158,7 +158,10 @@ def test_steps_know_their_stage() -> None:
 
 def test_some_stages_of_a_recipe() -> None:
     recipe = load_recipe("vist-smollm2-cpu")
-    assert [s.name for s in recipe.only(["end-to-end", "distil"]).stages] == ["distil", "end-to-end"]
+    assert [s.name for s in recipe.only(["end-to-end", "distil"]).stages] == [
+        "distil",
+        "end-to-end",
+    ]
     with pytest.raises(ConfigError, match="'rest' is not in the recipe; it has distil"):
         recipe.only(["rest"])
 
