@@ -12,7 +12,7 @@ from tests.vist import tiny_vist
 
 
 def test_vist_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = python_blocks("docs/vist.md")
+    first, forms = python_blocks("docs/vist.md")
     names: dict[str, Any] = {
         "model": tiny_vist.model(),
         "tokenizer": tiny_vist.tokenizer(),
@@ -21,7 +21,10 @@ def test_vist_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "folder": tmp_path / "vist",
     }
     names["tokenizer"].padding_side = "left"
-    exec(block, names)
+    exec(first, names)
     assert "tokens -> " in capsys.readouterr().out
     assert names["answers"].shape[0] == 2
     assert not names["run"].report.is_scaled
+    exec(forms, names)
+    assert names["answers"].shape == (1, 7)
+    assert (names["folder"] / "book.safetensors").exists()

@@ -115,8 +115,10 @@ def _step(run: Run, parts: Sequence[EpisodeBatch], minutes: float) -> None:
     for number, part in enumerate(parts):
         losses = run.model(part.to(run.accelerator.device))
         loss = losses["total"] / len(parts)
-        for name, value in losses.items():
-            run.note(name, value.item(), rate=0.02)
+        # Read back together: an accelerator is waited for once.
+        values = torch.stack([value.detach() for value in losses.values()]).tolist()
+        for name, value in zip(losses, values, strict=True):
+            run.note(name, value, rate=0.02)
         if number + 1 < len(parts):
             run.gather(loss)
         else:
