@@ -58,14 +58,15 @@ RULES: dict[str, str] = {
     "vist/fusion": "core models vist/config vist/latents",
     "vist/forms": "core models vist/latents vist/fusion",
     "vist/parts": "core text_image vist/config vist/latents vist/fusion",
-    "vist/fixation": "models vist/latents vist/fusion",
+    "vist/index_file": "core vist/latents",
+    "vist/fixation": "models text_image vist/latents vist/fusion",
     "vist/run": "assets core text_image models vist/config vist/checkpoint vist/encoder "
-    "vist/latents vist/fusion vist/forms vist/parts vist/fixation",
+    "vist/latents vist/fusion vist/forms vist/index_file vist/parts vist/fixation",
     "vist/train": "assets jsonl_file text_image draw models vist/config vist/checkpoint "
     "vist/encoder vist/latents vist/fusion vist/parts vist/run",
     "vist/cepe": "core text_image models vist/config vist/checkpoint vist/latents vist/fusion "
     "vist/parts vist/run vist/train",
-    "vist/eval": "tasks measure models vist/latents vist/fusion vist/run",
+    "vist/eval": "tasks measure text_image models vist/latents vist/fusion vist/fixation vist/run",
     # Where both are put to work.
     "vllm": "core measure carve/composed carve/method carve/frame_method carve/registry carve/spec",
     "__init__": "core tasks models carve/method carve/registry carve/methods carve/stack "
@@ -77,7 +78,7 @@ RULES: dict[str, str] = {
     "vist/fixation vist/run",
     "cli": "assets core image_file tasks text_image measure draw models carve/method "
     "carve/registry carve/spec carve/engine carve/check carve/pages carve/compare vist/parts "
-    "vist/run vist/train vist/cepe vist/eval vllm __init__ jobs app",
+    "vist/run vist/train vist/cepe vist/eval vist/index_file vllm __init__ jobs app",
     "__main__": "cli",
 }
 GROUND = ("errors", "files", "version")

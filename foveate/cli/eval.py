@@ -9,7 +9,7 @@ import typer
 
 from foveate.cli.console import err
 from foveate.cli.eval_options import Evaluation, evaluation, numbers
-from foveate.cli.eval_tasks import icl, qa, recall
+from foveate.cli.eval_tasks import icl, qa, recall, retrieval
 from foveate.errors import InputError
 
 eval_app = typer.Typer(help="Measure a model against its controls.", no_args_is_help=True)
@@ -99,5 +99,5 @@ def _named(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-for command in (perplexity, icl, qa, recall):
+for command in (perplexity, icl, qa, recall, retrieval):
     vist.command()(evaluation(command))

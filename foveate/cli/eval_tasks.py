@@ -1,4 +1,4 @@
-"""`foveate eval vist icl`, `qa` and `recall`: answers that hang on far context."""
+"""`foveate eval vist icl`, `qa`, `recall` and `retrieval`: what far context answers, and where."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from foveate.cli.eval_options import Evaluation, numbers, share_of, shares, text
 from foveate.cli.eval_output import split_list
 from foveate.cli.eval_subjects import with_latents
 from foveate.cli.options import MaxNewTokens, Share
+from foveate.errors import InputError
 
 
 def icl(
@@ -123,4 +124,84 @@ def recall(
     made = {count: with_latents(subjects, count) for count in settings.latents}
     common.run(
         lambda progress: evaluate_recall(made.__getitem__, settings, facts=facts, progress=progress)
+    )
+
+
+def retrieval(
+    data: Annotated[
+        Path | None, typer.Option(help="JSONL: title, passage, question, answers.")
+    ] = None,
+    articles: Annotated[
+        str, typer.Option(help="odd, even (numbered from 0 in the file) or all.")
+    ] = "odd",
+    wordnet: Annotated[
+        Path | None,
+        typer.Option(help="Folder of WordNet's data.* and index.*: adds reworded questions."),
+    ] = None,
+    index: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE: another index, as a control.")
+    ] = None,
+    passages: Annotated[int, typer.Option(help="Of a document.")] = 25,
+    meanings: Annotated[int, typer.Option(help="Documents of 100 meanings, with --wordnet.")] = 3,
+    pairs: Annotated[
+        int, typer.Option(help="Key-value documents of each kind and depth; 0 is none.")
+    ] = 3,
+    share: Annotated[
+        str, typer.Option("--shares", help="Of the segments that may be looked at.")
+    ] = "0.01,0.05,0.1",
+    layer: Annotated[int, typer.Option(help="Of the rival's mean states.")] = 15,
+    limit: Annotated[int | None, typer.Option(help="Questions of a kind.")] = None,
+    *,
+    common: Evaluation,
+) -> None:
+    """Which segment a question means: the index of pictures beside words and states."""
+    with err.status("Loading the libraries"):
+        from foveate.measure.manifest import public_name
+        from foveate.tasks.passages import load_passages
+        from foveate.tasks.wordnet import WordNet
+        from foveate.vist.eval.retrieval import RetrievalSettings, evaluate_retrieval
+        from foveate.vist.eval.retrieval_sets import retrieval_sets
+        from foveate.vist.eval.segment_scores import Scorers
+        from foveate.vist.index_file import load_index
+
+    settings = RetrievalSettings(shares=shares(share, "--shares"), limit=limit, **common.chosen)
+    part: Any = articles
+    found = load_passages(data, part) if data is not None else []
+    # The half of meanings that the shipped index was not trained on.
+    words = WordNet(wordnet, half=1) if wordnet is not None else None
+    subjects, facts = common.load()
+    vist: Any = subjects.vist
+    vist = vist.vist
+    heads = {"": vist.parts.index} if vist.parts.index is not None else {}
+    for text in index or []:
+        name, separator, file = text.partition("=")
+        if not (name and separator and file):
+            raise InputError(
+                f"--index {text!r} is not NAME=FILE, e.g. --index random=r.safetensors."
+            )
+        heads[name] = load_index(
+            file, encoder=vist.about.encoder.sha256, base=vist.about.base.sha256
+        )
+    sets = retrieval_sets(
+        found,
+        vist.tokenizer,
+        wordnet=words,
+        num_passages=passages,
+        num_meanings=meanings,
+        num_pairs=pairs,
+        seed=common.seed,
+    )
+    if not sets:
+        raise InputError("there is nothing to ask: give --data, --wordnet, or --pairs above 0.")
+    facts |= {
+        "data": public_name(str(data)) if data else None,
+        "articles": articles,
+        "passages": passages,
+        "controls": sorted(name for name in heads if name),
+    }
+    scorers = Scorers(
+        vist.model, vist.tokenizer, vist.encoder, heads, layer=layer, seed=common.seed
+    )
+    common.run(
+        lambda progress: evaluate_retrieval(sets, scorers, settings, facts=facts, progress=progress)
     )

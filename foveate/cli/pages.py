@@ -71,6 +71,13 @@ def pages(
     flow: Annotated[
         bool, typer.Option("--flow", help="Draw line ends as a sign, not as new lines.")
     ] = False,
+    proof: Annotated[
+        bool,
+        typer.Option(
+            "--proofread",
+            help="Let the embedded reader read the pages first: words it misreads stand as text.",
+        ),
+    ] = False,
     font: Fonts = None,
     installed_fonts: InstalledFonts = False,
     save_pages: Annotated[
@@ -106,6 +113,7 @@ def pages(
             font_px=font_px,
             flow=flow,
             fonts=(*(font or ()), *(find_fonts() if installed_fonts else ())),
+            proofreader=proofreader() if proof else None,
             device=device,
         )
     text = read_at_most(chunks, reader.most_chars)
@@ -134,6 +142,15 @@ def pages(
     out.print(str(answer.report), soft_wrap=True, markup=False)
     for path in files:
         out.print(str(path), style="dim", soft_wrap=True)
+
+
+def proofreader() -> Any:
+    """The embedded text encoder as a proofreader."""
+    from foveate.assets import text_encoder_path
+    from foveate.vist.encoder.proofreader import PageProofreader
+    from foveate.vist.encoder.text_encoder import load_text_encoder
+
+    return PageProofreader(load_text_encoder(text_encoder_path()))
 
 
 def exact_rules(

@@ -15,9 +15,6 @@ from foveate.jsonl_file import read_rows
 
 __all__ = ["Demonstration", "IclSet", "Template", "load_icl", "load_icl_sets", "shuffle_labels"]
 
-# Blank space after each demonstration of a rendered strip, as wide as a few words.
-BLANK = " " * 12
-
 
 @dataclass(frozen=True, kw_only=True)
 class Demonstration:

@@ -29,6 +29,7 @@ ABOUT, WEIGHTS = "vist.json", "vist.safetensors"
 FLOATS = ("F16", "BF16", "F32")
 MOST_BYTES = 1 << 20  # of vist.json
 MOST_CHARS = 1000  # of a name in it
+OWN_FILE = "index."  # weights that foveate.vist.index_file keeps
 # Odd: fp16. Even: matrices may be int8, which readers of the odd one before do not know.
 FORMAT, EIGHT_BIT_FORMAT = 3, 4  # latents that are pointed at tokens fold those the encoder reads
 OLD_FORMATS = (1, 2)  # they named tokens by a trained network of their own
@@ -104,6 +105,8 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     weights = {}
     for name, value in parts.state_dict().items():
+        if name.startswith(OWN_FILE):
+            continue
         half = value.detach().to("cpu", torch.float16).contiguous()
         if not bool(half.isfinite().all()):
             raise InputError(

@@ -18,6 +18,7 @@ from foveate.vist.fusion.fusion import Fusion
 from foveate.vist.fusion.kv_prefix import Lora
 from foveate.vist.latents.glance_resampler import GlanceResampler
 from foveate.vist.latents.glances import Glances, glances_of
+from foveate.vist.latents.index_head import IndexHead
 from foveate.vist.latents.resampler import PerceiverResampler
 from foveate.vist.latents.targets import TargetConfig
 
@@ -29,7 +30,14 @@ class VistParts(nn.Module):
         config: of both.
         shape: of the decoder they are for.
         layers: the decoder's layers, see Fusion.
+
+    Attributes:
+        index: makes the index of memories; None is without. It has a file of its own (see
+            foveate.vist.index_file) and is trained by itself, but is one of the parts whose hash
+            says what made a memory.
     """
+
+    index: IndexHead | None
 
     def __init__(
         self,
@@ -47,6 +55,7 @@ class VistParts(nn.Module):
         )
         self.fusion = Fusion(config.fusion, config.resampler.width, shape, layers)
         self.carved = _carved_lora(config, shape)
+        self.index = None
 
     @property
     def is_pointed(self) -> bool:

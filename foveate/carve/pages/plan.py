@@ -10,6 +10,7 @@ from PIL import Image
 
 from foveate.carve.pages.exact import ExactList, ExactRules, find_exact, list_by_page
 from foveate.carve.pages.layout import Layout, Pages
+from foveate.carve.pages.proof import Legibility
 from foveate.carve.pages.report import PageCost
 from foveate.core.budget import Budget
 from foveate.errors import WindowError
@@ -30,12 +31,14 @@ class PagePlan:
         exact: the strings listed beside them.
         inputs: of `model.generate`.
         cost: in tokens, beside the same text as text.
+        legibility: of the pages to a proofreader, None without one.
     """
 
     pages: Pages
     exact: ExactList
     inputs: dict[str, Any] = field(repr=False)
     cost: PageCost
+    legibility: Legibility | None = None
 
 
 class PromptCounter:

@@ -23,6 +23,7 @@ from foveate.carve.pages.plan import (
     plan_pages,
     text_prompt,
 )
+from foveate.carve.pages.proof import Proofreader, proofread
 from foveate.carve.pages.report import PageCost, PageReport
 from foveate.carve.pages.size import PageSize, page_size
 from foveate.errors import DeclinedError, InputError, WindowError
@@ -63,6 +64,8 @@ class PageReader:
         font_px: size of its font; None suits the model's visual tokens.
         flow: draw line ends as a sign, not as new lines, see TextLayout.
         fonts: font files for characters that the shipped Noto Sans lacks.
+        proofreader: reads the pages before the model does; words that it misreads stand as text
+            beside them, as exact strings do, and the report says which.
         device: as in load_vlm, where `vlm` is a name.
 
     Raises:
@@ -84,6 +87,7 @@ class PageReader:
         font_px: int | None = None,
         flow: bool = False,
         fonts: tuple[str, ...] = (),
+        proofreader: Proofreader | None = None,
         device: str = "auto",
     ) -> None:
         defaults = PageDefaults.of(vlm)
@@ -94,6 +98,7 @@ class PageReader:
         self.rules = rules or defaults.rules
         self.reads_fact_sheets_only = defaults.layout is not None
         self._counter = PromptCounter(vlm)
+        self.proofreader = proofreader
         self._layout = layout
         self._page, self._font_px, self._flow, self._fonts = page, font_px, flow, fonts
         # Asking for another page or font leaves the style that the model knows.
@@ -131,15 +136,20 @@ class PageReader:
             BudgetError: the budget exceeds a page's visual tokens.
         """
         self._check(text, question, max_new_tokens)
-        return plan_pages(
+        layout, rules, legibility = self.layout_for(text), self.rules, None
+        if self.proofreader is not None:
+            legibility = proofread(self.proofreader, getattr(layout, "style", None), text)
+            rules = replace(rules, marked=(*rules.marked, *legibility.marks))
+        plan = plan_pages(
             self._counter,
-            self.layout_for(text),
+            layout,
             text,
             question,
             budget=self.method.budget,
-            rules=self.rules,
+            rules=rules,
             room=max_new_tokens,
         )
+        return replace(plan, legibility=legibility)
 
     def read(
         self,
@@ -195,6 +205,7 @@ class PageReader:
             num_exact=plan.exact.num_kept,
             left_out=[item.text for item in plan.exact.left_out],
             missing=dict(plan.pages.missing),
+            legibility=plan.legibility,
             method=str(self.method),
             kv_bytes=run.report.kv_bytes,
             kv_bytes_uncarved=run.report.kv_bytes_uncompressed,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from foveate.carve.pages.proof import Legibility
 from foveate.core.report import Listed
 
 
@@ -75,6 +76,7 @@ class PageReport(Listed):
         num_exact: exact strings listed beside the pages.
         left_out: exact strings that the budget had no room for.
         missing: characters no font could draw, with their counts.
+        legibility: what a proofreader misread on the pages; None where there was none.
         method: of carving, with its budget.
         kv_bytes: KV cache after the prefill that answered.
         kv_bytes_uncarved: the same with all visual tokens.
@@ -93,6 +95,7 @@ class PageReport(Listed):
     num_exact: int = 0
     left_out: Sequence[str] = ()
     missing: Mapping[str, int] = field(default_factory=dict)
+    legibility: Legibility | None = None
     method: str = ""
     kv_bytes: int | None = None
     kv_bytes_uncarved: int | None = None
@@ -110,6 +113,7 @@ class PageReport(Listed):
             "page": dict(self.page),
             "left_out": list(self.left_out),
             "missing": dict(self.missing),
+            "legibility": self.legibility.to_dict() if self.legibility else None,
         }
 
     def lines(self) -> list[tuple[str, str]]:
@@ -130,6 +134,8 @@ class PageReport(Listed):
             out.append(("left out", f"{len(self.left_out)} exact strings: {shown}{more}"))
         if self.missing:
             out.append(("not drawn", f"{sum(self.missing.values())} characters no font has"))
+        if self.legibility is not None:
+            out.append(("legible", str(self.legibility)))
         return out
 
     def _as_pages(self, cost: PageCost) -> str:

@@ -47,7 +47,6 @@ def cepe_recipe(
             width=wanted.width,
             num_latents=wanted.num_latents,
             local_bias="window",
-            window=wanted.window,
         )
         choice: Any = wanted.choice
         targets = TargetConfig(choice=choice, run=wanted.run, packed=wanted.packed)

@@ -35,8 +35,8 @@ def place_characters(
         pixels: uint8 [P, H, W].
         patch_mask: bool [P, L], True = holds text.
     """
-    best = torch.cat([encoder.slot_logits(part).argmax(dim=-1) for part in features])  # [P, L, S]
-    best = best.numpy(force=True) * patch_mask[..., None]
+    found = torch.cat([encoder.slot_logits(part).argmax(dim=-1) for part in features])
+    best: npt.NDArray[np.int64] = found.numpy(force=True) * patch_mask[..., None]  # [P, L, S]
     page, patch, slot = np.nonzero(best != BLANK)
     style, slots = encoder.style, best.shape[2]
     left = patch * style.patch + slot * style.patch // slots

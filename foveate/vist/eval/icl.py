@@ -11,7 +11,7 @@ from foveate.errors import InputError, check_least
 from foveate.measure.manifest import manifest
 from foveate.measure.parts import Parts
 from foveate.measure.progress import Progress, no_progress
-from foveate.tasks.icl import BLANK, Demonstration, IclSet, shuffle_labels
+from foveate.tasks.icl import Demonstration, IclSet, shuffle_labels
 from foveate.vist.eval.accuracy import accuracy_rows, accuracy_table, average_rows
 from foveate.vist.eval.arms import ARMS, ArmRun, Subjects, arm_runs
 from foveate.vist.eval.context import FarContext, LengthRule, best_option
@@ -61,11 +61,12 @@ class IclSettings:
 def far_demonstrations(
     data: IclSet, examples: Sequence[Demonstration], subjects: Subjects
 ) -> FarContext:
-    """Demonstrations as raw text (a blank line after each) and drawn (blank space after each)."""
+    """Demonstrations, a blank line after each; drawn as they stand, line ends as signs.
+
+    Without line ends even raw text teaches nothing.
+    """
     shown = [data.shown(example) for example in examples]
-    source = subjects.raw.encode("".join(f"{text}\n\n" for text in shown))
-    drawn = "".join(" ".join(text.split("\n")) + BLANK for text in shown)
-    return FarContext(source=source, drawn=drawn)
+    return FarContext(source=subjects.raw.encode("".join(f"{text}\n\n" for text in shown)))
 
 
 def evaluate_icl(

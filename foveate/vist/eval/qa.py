@@ -10,7 +10,6 @@ from foveate.errors import InputError, check_least
 from foveate.measure.manifest import manifest
 from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import exact_match
-from foveate.tasks.icl import BLANK
 from foveate.tasks.open_qa import OpenQuestion, passages_text, question_prompt
 from foveate.vist.eval.accuracy import accuracy_rows, accuracy_table
 from foveate.vist.eval.arms import ARMS, Subjects, arm_runs
@@ -127,10 +126,7 @@ def evaluate_qa(
 
 def _far(question: OpenQuestion, settings: QaSettings, subjects: Subjects) -> FarContext:
     passages = question.passages[settings.raw : settings.raw + settings.far]
-    return FarContext(
-        source=subjects.raw.encode(passages_text(passages)),
-        drawn="".join(passage + BLANK for passage in passages),
-    )
+    return FarContext(source=subjects.raw.encode(passages_text(passages)))
 
 
 def qa_prompt(question: OpenQuestion, raw: int) -> str:

@@ -38,15 +38,16 @@ def question_attention(
     Returns:
         float32 [M].
     """
-    base = anatomy.base
+    base: Any = anatomy.base
     embeds = torch.cat([head, base.get_input_embeddings()(question[None])], dim=1)
     found = torch.zeros(prefix.mask.shape[1], device=embeds.device)
     with ExitStack() as hooks:
         hooks.enter_context(Fuser(anatomy, fusion, lambda text: prefix))
         # After the Fuser's own hooks: the rotary tables are then those of text behind a memory.
         for i, layer in enumerate(anatomy.layers):
+            attention: Any = layer.self_attn
             look = functools.partial(_add_attention, found, prefix.keys[i])
-            hooks.callback(hook_before(layer.self_attn, functools.partial(look, layer)).remove)
+            hooks.callback(hook_before(attention, functools.partial(look, layer)).remove)
         base(inputs_embeds=embeds, use_cache=False)
     return found / len(anatomy.layers)
 

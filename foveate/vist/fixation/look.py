@@ -14,9 +14,11 @@ from foveate.errors import ConfigError, InputError
 from foveate.models.anatomy import Anatomy
 from foveate.vist.fixation.attention import question_attention
 from foveate.vist.fixation.choose import Scores, choose_segments, join_scores, thin_out, weighted
+from foveate.vist.fixation.index import index_scores
 from foveate.vist.fixation.lexical import Bm25
 from foveate.vist.fixation.report import Look, Place
 from foveate.vist.fusion.fusion import Fusion, PrefixCache
+from foveate.vist.latents.index_head import IndexHead
 from foveate.vist.latents.memory import UNREAD, Memory, MemoryBatch
 
 __all__ = ["Fixation", "Looker"]
@@ -60,12 +62,18 @@ class Looker:
         fusion: trained modules of the prefix form.
         tokenizer: of the decoder.
         fixation: how much.
+        index: what made the index of memories that have one; None goes without.
     """
 
     def __init__(
-        self, anatomy: Anatomy, fusion: Fusion, tokenizer: Any, fixation: Fixation
+        self,
+        anatomy: Anatomy,
+        fusion: Fusion,
+        tokenizer: Any,
+        fixation: Fixation,
+        index: IndexHead | None = None,
     ) -> None:
-        self._anatomy, self._fusion = anatomy, fusion
+        self._anatomy, self._fusion, self._index = anatomy, fusion, index
         self.tokenizer, self.fixation = tokenizer, fixation
         self._level: OrderedDict[int, tuple[PrefixCache, Tensor]] = OrderedDict()
         self._words: OrderedDict[int, tuple[Tensor, list[str], Bm25]] = OrderedDict()
@@ -154,6 +162,11 @@ class Looker:
             sums = torch.zeros(len(memory.segments), dtype=torch.float64)
             sums.index_add_(0, segment_of_latents(memory).cpu(), seen)
             found["attention"] = sums.clamp_min(0).numpy()
+        if memory.index is not None and self._index is not None:
+            ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
+            asked = torch.tensor(ids, device=head.device)
+            meant = self._anatomy.base.get_input_embeddings()(asked).float()
+            found["index"] = index_scores(memory, self._index, meant).double().cpu().numpy()
         return found
 
     def _attention(self, skim: PrefixCache, question: str, head: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ from foveate.files import is_folder, is_there
 from foveate.models.load import first_line, looks_like_path
 from foveate.models.smollm2 import EMBEDDED_LLM
 from foveate.vist.checkpoint import ABOUT, WEIGHTS, Checkpoint
+from foveate.vist.index_file import INDEX
 
 CARD = "README.md"
-FILES = (ABOUT, WEIGHTS, CARD)
+FILES = (ABOUT, WEIGHTS, INDEX, CARD)  # the index where there is one
 
 
 def fetch(
@@ -86,7 +87,7 @@ def push(
     branch: str | None,
     create_pr: bool | None,
 ) -> str:
-    """Upload a checkpoint's three files in one commit; returns its URL.
+    """Upload a checkpoint's files in one commit; returns its URL.
 
     Raises:
         InputError: the hub refuses, or cannot be reached.

@@ -31,6 +31,8 @@ from foveate.vist.config import VistConfig
 from foveate.vist.encoder.text_encoder import TextEncoder, load_text_encoder
 from foveate.vist.encoder.vision_encoder import VisionEncoder, load_vision_encoder
 from foveate.vist.fusion.prefix import decoder_of, decoder_shape
+from foveate.vist.index_file import INDEX, load_index
+from foveate.vist.latents.index_head import IndexHead
 from foveate.vist.parts import VistParts, weights_hash
 
 COMMIT = "[0-9a-f]{40}"  # a branch or a tag can be moved
@@ -109,7 +111,23 @@ def load_parts(
     _check_parts(folder, about.config, shape, anatomy.layers)
     parts = VistParts(about.config, shape, anatomy.layers)
     load_weights(folder, parts)
+    parts.index = _index(Path(folder) / INDEX, about, encoder, shape)
     return model, tokenizer, encoder, about, parts.float().to(place)
+
+
+def _index(path: Path, about: Checkpoint, encoder: Any, shape: DecoderShape) -> IndexHead | None:
+    """The index beside a checkpoint, None where there is none."""
+    if not is_there(path):
+        return None
+    head = load_index(path, encoder=about.encoder.sha256, base=about.base.sha256)
+    wanted = (encoder.width, shape.hidden_size)
+    if (head.config.input_width, head.config.embedding_width) != wanted:
+        raise InputError(
+            f"the index {str(path)!r} takes features and embeddings of widths "
+            f"{head.config.input_width} and {head.config.embedding_width}, and these models give "
+            f"{wanted[0]} and {wanted[1]}; train it again, or remove it."
+        )
+    return head
 
 
 def _check_parts(folder: str | Path, config: VistConfig, shape: DecoderShape, layers: Any) -> None:

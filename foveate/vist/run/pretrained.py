@@ -17,6 +17,7 @@ from typing_extensions import Self
 from foveate.models.anatomy import Anatomy
 from foveate.vist.checkpoint import Checkpoint, Reference, save_checkpoint
 from foveate.vist.config import VistConfig
+from foveate.vist.index_file import INDEX, save_index
 from foveate.vist.parts import VistParts
 from foveate.vist.run.hub import CARD, check_public, fetch, push
 from foveate.vist.run.load import base_reference, encoder_reference
@@ -54,7 +55,8 @@ class Pretrained:
     ) -> Self:
         """Load what `save_pretrained` or `push_to_hub` wrote.
 
-        Only vist.json, vist.safetensors and README.md are fetched; nothing pickled is read.
+        Only vist.json, vist.safetensors, index.safetensors and README.md are fetched; nothing
+        pickled is read.
 
         Args:
             pretrained_model_name_or_path: a folder, or a hub id (owner/name).
@@ -90,6 +92,8 @@ class Pretrained:
     ) -> Path:
         """Write the trained parts (fp16), references to the base and the encoder, and a model card.
 
+        An index (`parts.index`) is a file of its own, in eight bits.
+
         Args:
             save_directory: a folder, made if needed.
             base: name of the base to write down; None is where it was loaded from.
@@ -124,7 +128,7 @@ class Pretrained:
         branch: str | None = None,
         create_pr: bool | None = None,
     ) -> str:
-        """Upload what `save_pretrained` writes, those three files, to the Hugging Face hub.
+        """Upload what `save_pretrained` writes, no other files, to the Hugging Face hub.
 
         Args:
             repo_id: owner/name; made if needed.
@@ -191,6 +195,10 @@ class Pretrained:
         eight_bit: bool = False,
     ) -> Path:
         save_checkpoint(folder, self.parts, about, eight_bit=eight_bit)
+        (folder / INDEX).unlink(missing_ok=True)
+        if self.parts.index is not None:
+            save_index(self.parts.index, folder / INDEX,
+                       encoder=about.encoder.sha256, base=about.base.sha256)  # fmt: skip
         if overwrite_card or not (folder / CARD).exists():
             text = model_card(
                 about,

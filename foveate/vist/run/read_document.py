@@ -23,6 +23,7 @@ from foveate.vist.encoder.characters import (
 )
 from foveate.vist.encoder.pictures import place_characters
 from foveate.vist.encoder.token_reader import ReadTokens, TokenReader
+from foveate.vist.fixation.index import patches_of_segments
 from foveate.vist.fixation.segments import segment_starts
 from foveate.vist.latents.memory import UNREAD, Memory, concat
 from foveate.vist.parts import VistParts
@@ -164,7 +165,7 @@ def _part(
     """The memory of some strips."""
     parts, device = reader.parts, reader.device
     characters: list[Characters] = []
-    latents, masks = [], []
+    latents, masks, seen = [], [], []
     first = 0
     for features, mask in pages:
         if reads_characters(reader.encoder):
@@ -173,6 +174,8 @@ def _part(
             found, keep, _ = parts(features, mask, num_latents)
             latents.append(found)
             masks.append(keep)
+        if parts.index is not None:
+            seen.append(features.flatten(0, 1))
         first += len(features)
     read: ReadTokens | None = None
     if characters:
@@ -195,6 +198,14 @@ def _part(
     if tokens == "read":
         assert read is not None
         ids, shown = np.where(read.unreadable, UNREAD, read.ids), read.text
+    starts = segment_starts(shown, source.offsets)
+    index = None
+    if parts.index is not None and len(starts):
+        patch, own = (
+            torch.from_numpy(each).to(device)
+            for each in patches_of_segments(strips, source.offsets, starts)
+        )
+        index = parts.index.of_pictures(torch.cat(seen)[patch], own, len(starts))
     return Memory(
         latents=found[keep],
         positions=where[keep],
@@ -203,7 +214,8 @@ def _part(
         encoder=reader.encoder_id,
         parts=reader.parts_id,
         tokens=torch.from_numpy(ids).to(device),
-        segments=torch.from_numpy(segment_starts(shown, source.offsets)).to(device),
+        segments=torch.from_numpy(starts).to(device),
+        index=index,
         misread=None if read is None else int((read.ids != source.ids).sum()),
         unreadable=None if read is None else int(read.unreadable.sum()),
     )

@@ -1,4 +1,4 @@
-"""Tokens from characters: what is read right is right to the letter, and errors stay where they are."""
+"""Tokens from characters: what is read right is right to the letter, errors stay in place."""
 
 from __future__ import annotations
 

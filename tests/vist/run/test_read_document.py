@@ -106,7 +106,7 @@ def test_a_stream_is_read_as_a_whole(tokenizer: Any, monkeypatch: pytest.MonkeyP
 
 
 def test_an_encoder_that_cannot_read_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(InputError, match="reads no characters .* use the embedded TextEncoder"):
+    with pytest.raises(InputError, match=r"reads no characters .* use the embedded TextEncoder"):
         pointed(tokenizer, tiny_vist.TinyEncoder())
     plain = tiny_vist.vist(tiny_vist.model())
     with pytest.raises(InputError, match="TinyEncoder gives features and reads no characters"):
