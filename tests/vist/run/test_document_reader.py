@@ -80,7 +80,7 @@ def test_a_question_looks_behind_the_documents_opening(
 ) -> None:
     vist.tokenizer.chat_template = CHAT
     monkeypatch.setattr(document_reader, "RECENT", 30)  # of 240 tokens
-    monkeypatch.setattr(document_reader, "LEAST_LOOK", 60)
+    monkeypatch.setattr(document_reader, "LEAST_LOOK", 70)
     reader = DocumentReader(vist, recent=recent)
     pieces: list[str] = []
     answer = reader.ask(TEXT, "which strip?", max_new_tokens=5, stream=pieces.append)
@@ -89,7 +89,7 @@ def test_a_question_looks_behind_the_documents_opening(
     assert report.raw_tokens == len(before) + (recent or 0) + len(after)
     assert look is not None
     assert look.question == "which strip?"
-    assert look.budget == 60
+    assert look.budget == 70
     assert report.tokens_after == report.raw_tokens + look.num_entries
     assert f"({report.latents} latents + {look.num_raw} looked at" in str(report)
     assert report.to_dict()["look"]["places"][0]["text"]
