@@ -12,7 +12,7 @@ from tests.vist import tiny_vist
 
 
 def test_vist_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, forms = python_blocks("docs/vist.md")
+    first, looking, forms = python_blocks("docs/vist.md")
     names: dict[str, Any] = {
         "model": tiny_vist.model(),
         "tokenizer": tiny_vist.tokenizer(),
@@ -25,6 +25,10 @@ def test_vist_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "tokens -> " in capsys.readouterr().out
     assert names["answers"].shape[0] == 2
     assert not names["run"].report.is_scaled
+    names["prompt"] = {"input_ids": tiny_vist.ids(6)[None]}
+    exec(looking, names)
+    (look,) = names["run"].report.looks
+    assert 0 < look.num_raw + look.num_latents <= look.budget
     exec(forms, names)
     assert names["answers"].shape == (1, 7)
     assert (names["folder"] / "book.safetensors").exists()
