@@ -101,13 +101,12 @@ class EpisodeBatches(Dataset[EpisodeBatch]):
     def __len__(self) -> int:
         return 1 << 40  # batches are drawn by number, without end
 
+    def episode(self, number: int) -> Episode:
+        """The first episode of a batch."""
+        return self._rows(number)[0][0]
+
     def __getitem__(self, number: int) -> EpisodeBatch:
-        lot = random.Random(f"{self.seed}/{number}")
-        rows: list[_Row] = []
-        while len(rows) < self.size:
-            made = self._row(lot.choice(self.episodes), lot)
-            if made is not None:
-                rows.append(made)
+        rows = [row for _, row in self._rows(number)]
         far, near, answers, kept, members = zip(*rows, strict=True)
         longest = self.longest if self.is_static else (0, 0)
         most_kept = round(self.share * longest[0])
@@ -120,6 +119,17 @@ class EpisodeBatches(Dataset[EpisodeBatch]):
             is_answer=is_answer.bool(), kept=kept_idx, kept_mask=kept_mask,
             members=_stacked(members, most_kept),
         )  # fmt: skip
+
+    def _rows(self, number: int) -> list[tuple[Episode, _Row]]:
+        """The episodes of a batch, and what is made of each."""
+        lot = random.Random(f"{self.seed}/{number}")
+        rows: list[tuple[Episode, _Row]] = []
+        while len(rows) < self.size:
+            episode = lot.choice(self.episodes)
+            made = self._row(episode, lot)
+            if made is not None:
+                rows.append((episode, made))
+        return rows
 
     def _row(self, episode: Episode, lot: random.Random) -> _Row | None:
         far, offsets = tokenise(self.tokenizer, episode.far)
