@@ -7,8 +7,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaModel
 
-from benchmarks.vist_forms import ARMS, Bill, FormShape, bill, pays_after, rows_flops, table
+from benchmarks.vist_forms import (
+    ARMS,
+    Bill,
+    FormShape,
+    bill,
+    pays_after,
+    rows_flops,
+    seconds_table,
+    table,
+)
+from benchmarks.vist_forms_seconds import measure
 from foveate.core.decoder_shape import DecoderShape
+from tests.vist.forms.test_forms import made
 
 SMALL = DecoderShape(
     num_layers=3, hidden_size=48, intermediate_size=64, num_heads=4, num_kv_heads=2, head_dim=12
@@ -59,3 +70,18 @@ def test_the_table_has_every_arm() -> None:
         ARMS
     )
     assert any(" * |" in line for line in lines)
+
+
+def test_every_form_is_run_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On tiny models: each arm has its seconds, and reads where its bill says that it reads."""
+    vist = made()
+    vist.tokenizer.bos_token = "w1"
+    # To the tiny tokenizer nearly every word is a special one, which questions leave out.
+    monkeypatch.setattr(vist.tokenizer, "decode", lambda ids, **_: " ".join(map(str, ids)))
+    found = measure(vist, 120, answer=2, look=0.3, rounds=1)
+    assert set(found) == set(ARMS)
+    for name, own in found.items():
+        assert (own.read > 0) == (bill(FormShape(), name, 1024).read > 0)
+        assert own.ask > 0
+    lines = seconds_table({120: found}, FormShape())
+    assert sum(line.startswith("| ") for line in lines) == 1 + len(ARMS)
