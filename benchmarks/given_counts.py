@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from foveate.carve.method import Method, Need, Step
+from foveate.carve.method import Method, Step
 from foveate.carve.methods import DivPrune, TokenCarve
+from foveate.carve.needs import Need
 from foveate.core.visual import VisualTokens
 
 

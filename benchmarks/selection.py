@@ -83,7 +83,7 @@ def main() -> None:
         name
         for name, cls in foveate.METHODS.items()
         # evs keeps a still image whole.
-        if name not in ("noop", "stack", "text_share", "evs") and not cls.counts_itself
+        if name not in ("noop", "stack", "text-share", "evs") and not cls.counts_itself
     ]
     runs = {name: foveate.Run(model, foveate.method(name, keep_tokens=KEEP)) for name in names}
     tower_seconds: dict[str, list[float]] = {name: [] for name in ("", *names)}

@@ -30,19 +30,20 @@ RULES: dict[str, str] = {
     "models": "assets core image_file",
     # Carve: fewer visual tokens.
     "carve/definition": "core",
-    "carve/method": "core carve/definition",
+    "carve/needs": "core",
+    "carve/method": "core carve/definition carve/needs",
     "carve/registry": "carve/definition carve/method",
     "carve/tower_method": "core carve/method",
     "carve/frame_method": "core carve/method",
-    "carve/methods": "core carve/method carve/tower_method carve/frame_method",
+    "carve/methods": "core carve/needs carve/method carve/tower_method carve/frame_method",
     "carve/composed": "core carve/method carve/registry",
     "carve/stack": "core carve/composed carve/method carve/frame_method",
-    "carve/text_share": "core carve/composed carve/method carve/frame_method",
+    "carve/text_share": "core carve/composed carve/needs carve/method carve/frame_method",
     "carve/spec": "core carve/method carve/registry carve/stack carve/text_share",
-    "carve/two_stage": "core carve/composed carve/frame_method carve/method carve/spec",
+    "carve/two_stage": "core carve/composed carve/frame_method carve/needs carve/method carve/spec",
     "carve": "carve/methods carve/stack carve/text_share carve/two_stage",
-    "carve/tower": "core models carve/method carve/tower_method",
-    "carve/engine": "core models carve/method carve/tower",
+    "carve/tower": "core models carve/needs carve/method carve/tower_method",
+    "carve/engine": "core models carve/needs carve/method carve/tower",
     "carve/check": "assets models carve/method carve/methods carve/engine",
     "carve/attach": "core models carve/method carve/spec carve/engine carve/check",
     "carve/answerer": "core models carve/method carve/engine carve/check",
@@ -68,7 +69,8 @@ RULES: dict[str, str] = {
     "vist/parts vist/run vist/train",
     "vist/eval": "tasks measure text_image models vist/latents vist/fusion vist/fixation vist/run",
     # Where both are put to work.
-    "vllm": "core measure carve/composed carve/method carve/frame_method carve/registry carve/spec",
+    "vllm": "core measure carve/composed carve/needs carve/method carve/frame_method "
+    "carve/registry carve/spec",
     "__init__": "core tasks models carve/method carve/registry carve/methods carve/stack "
     "carve/text_share carve/two_stage carve/engine carve/attach carve/pages vist/run",
     "jobs": "assets core image_file jsonl_file measure models carve/method carve/spec "
@@ -78,7 +80,7 @@ RULES: dict[str, str] = {
     "vist/fixation vist/run",
     "cli": "assets core image_file tasks text_image measure draw models carve/method "
     "carve/registry carve/spec carve/engine carve/check carve/pages carve/compare vist/parts "
-    "vist/run vist/train vist/cepe vist/eval vist/index_file vllm __init__ jobs app",
+    "vist/encoder vist/run vist/train vist/cepe vist/eval vist/index_file vllm __init__ jobs app",
     "__main__": "cli",
 }
 GROUND = ("errors", "files", "version")

@@ -40,7 +40,7 @@ def measure_selection(rows: Rows, clock: Clock, *, tiny: bool) -> None:
             is_elsewhere = issubclass(method_class, TowerMethod) or name in (
                 "noop",
                 "stack",
-                "text_share",
+                "text-share",
             )
             if is_elsewhere or not rows.has_time(label, seconds=10):
                 continue

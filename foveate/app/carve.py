@@ -28,7 +28,7 @@ from foveate.models.vlm import VisionLanguageModel
 __all__ = ["Carver", "Carving", "suitable_methods"]
 
 # The full answer stands beside every result, and what is made of methods is typed, not picked.
-NOT_OFFERED = ("noop", "stack", "text_share")
+NOT_OFFERED = ("noop", "stack", "text-share")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ __all__ = ["check_names", "is_abstract", "make_plain", "on_plain_settings", "reg
 
 # Settings that every method had once, and what has taken their place.
 _GONE = {
-    "text_share": "wrap the method, text_share({name}, share=0.3)",
-    "text_relevance": "wrap the method, text_share({name}, relevance=similarity)",
+    "text_share": "wrap the method, text-share({name}, share=0.3)",
+    "text_relevance": "wrap the method, text-share({name}, relevance=similarity)",
 }
 
 

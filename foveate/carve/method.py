@@ -17,49 +17,19 @@ from foveate.carve.definition import (
     on_plain_settings,
     register,
 )
+from foveate.carve.needs import LAYER_NEEDS, OF_THE_LAST, Need
 from foveate.core.budget import BUDGET, Budget
 from foveate.core.by_frame import by_frame
 from foveate.core.demand import Demand, check_demand
 from foveate.core.frames import Frames
 from foveate.core.plan import KeepPlan
-from foveate.core.relevance import RELEVANCE_NEEDS, Relevance
 from foveate.core.visual import VisualTokens
 from foveate.errors import BudgetError, MethodError
 
-Need = Literal[
-    "attention",
-    "attention_ahead",
-    "attention_output",
-    "entering",
-    "foresight",
-    "keys",
-    "layer_update",
-    "normed",
-    "serials",
-    "text",
-    "text_attention",
-    "vision_attention",
-    "vision_attention_early",
-    "vision_features",
-    "vision_keys",
-    "vision_received",
-    "vision_received_early",
-]
 Where = Literal["vision_tower", "encoder", "llm"]
 Positions = Literal["original", "renumbered"]
 Sizes = Literal["ignore", "log"]
 AttentionScores = Literal["plain", "debiased"]
-
-# Read off the decoder layer before the prune layer.
-LAYER_NEEDS: frozenset[Need] = frozenset(
-    {"attention", "attention_output", "keys", "text_attention"}
-)
-
-# Read off a layer of the vision tower that the method names.
-EARLY_NEEDS: frozenset[Need] = frozenset({"vision_attention_early", "vision_received_early"})
-
-# The attention of the last prompt token, of the layer before or of that about to run.
-OF_THE_LAST: frozenset[Need] = frozenset({"attention", "attention_ahead"})
 
 # Every method whose class has been defined; `foveate.carve.registry` also finds others.
 METHODS: dict[str, type[Method]] = {}
@@ -132,6 +102,7 @@ class Method(ABC):
         counts_itself: `adapt` says how many tokens stay even where the budget is the whole image.
         needs_before_prune_layer: its needs are those of the step at prune_layer.
         merges_tokens: its plans may merge.
+        always_named: settings that `str` shows at their defaults too.
 
     Raises:
         BudgetError: for an impossible budget.
@@ -149,6 +120,7 @@ class Method(ABC):
     counts_itself: ClassVar[bool] = False
     needs_before_prune_layer: ClassVar[bool] = True
     merges_tokens: ClassVar[bool] = False
+    always_named: ClassVar[frozenset[str]] = frozenset()
 
     keep_tokens: int | None = None
     keep_ratio: float | None = None
@@ -176,7 +148,7 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         make_plain(self)
-        if self.budget.needs_states and self.where == "vision_tower":
+        if self.budget.needs_states and self.members[-1].where == "vision_tower":
             raise BudgetError(
                 f"{self.name} acts inside the vision tower, before there are visual tokens whose "
                 f"information could be told, and the budget is {self.budget}; use keep_ratio or "
@@ -398,24 +370,13 @@ class Method(ABC):
         own = [
             f"{f.name}={getattr(self, f.name)!r}"
             for f in fields(self)
-            if f.name not in BUDGET
-            and getattr(self, f.name) != (f.default if f.default is not MISSING else None)
+            if f.name in self.always_named
+            or (
+                f.name not in BUDGET
+                and getattr(self, f.name) != (f.default if f.default is not MISSING else None)
+            )
         ]
         return f"{self.name}({', '.join([f'keep={self.budget}', *own])})"
-
-
-def relevance_needs(kind: Relevance) -> frozenset[Need]:
-    """What reading the relevance of that kind takes, see `core.relevance`.
-
-    Raises:
-        MethodError: an unknown kind.
-    """
-    if kind not in RELEVANCE_NEEDS:
-        raise MethodError(
-            f"relevance={kind!r} is unknown; use one of {', '.join(RELEVANCE_NEEDS)}."
-        )
-    need: Any = RELEVANCE_NEEDS[kind]
-    return frozenset({need})
 
 
 def staged_layers(

@@ -1,7 +1,7 @@
 """Methods as people type them: a name, its settings in brackets, stages joined by a plus.
 
 `tokencarve`, `tokencarve(attention_weight=0.3)`, `visionzip:50%+tokencarve`; what goes around a
-method has it first in its brackets, `text_share(divprune, share=0.3, relevance=similarity)`; a
+method has it first in its brackets, `text-share(divprune, share=0.3, relevance=similarity)`; a
 class without an installed package is `package.module:Class`.
 """
 
@@ -31,7 +31,7 @@ def parse_method(text: str, budget: Budget, **shared: Any) -> Method:
 
     Args:
         text: `NAME`, `NAME(setting=value, ...)`, or stages of that form joined by `+`, first to
-            last. NAME is one that `foveate methods` lists, or `package.module:Class`; text_share
+            last. NAME is one that `foveate methods` lists, or `package.module:Class`; text-share
             has the method inside first in its brackets. All stages but the last may have a budget
             of their own, `NAME:50%` or `NAME:64`, of the tokens that the image had at first.
         budget: of the method; in a stack, of the stages without a budget of their own, but for
@@ -150,19 +150,19 @@ def _inner(text: str, where: str) -> tuple[str, str]:
     inner, *rest = split_outside(text, ",")
     if len(split_outside(inner, "=")) > 1 or not inner:
         raise MethodError(
-            f"{where!r} does not say which method text_share goes around; write it first, e.g. "
-            "text_share(divprune, share=0.3, relevance=similarity)."
+            f"{where!r} does not say which method text-share goes around; write it first, e.g. "
+            "text-share(divprune, share=0.3, relevance=similarity)."
         )
     if len(split_outside(inner, "+")) > 1:
         raise MethodError(
-            f"{where!r} goes around a stack; put text_share around its stages, e.g. "
-            "text_share(divprune, relevance=similarity):50%+fastv."
+            f"{where!r} goes around a stack; put text-share around its stages, e.g. "
+            "text-share(divprune, relevance=similarity):50%+fastv."
         )
     found = _STAGE.fullmatch(inner)
     if found and (own := found["first"] or found["last"]):
         raise MethodError(
             f"{where!r} has a budget inside its brackets; give it with --keep, or, of a stage of a "
-            f"stack, behind them: text_share({inner.replace(own, '')}, ...){own}."
+            f"stack, behind them: text-share({inner.replace(own, '')}, ...){own}."
         )
     return inner, ",".join(rest)
 

@@ -12,7 +12,8 @@ from typing_extensions import Self
 
 from foveate.carve.composed import Composed, built
 from foveate.carve.frame_method import FrameMethod
-from foveate.carve.method import LAYER_NEEDS, Method, Need, Step, relevance_needs
+from foveate.carve.method import Method, Step
+from foveate.carve.needs import LAYER_NEEDS, Need, relevance_needs
 from foveate.core.demand import Demand
 from foveate.core.frames import Frames
 from foveate.core.plan import KeepPlan, keep_only
@@ -44,10 +45,10 @@ class TextShare(Composed):
     Example:
         >>> from foveate import FastV
         >>> print(TextShare(inner=FastV(keep_ratio=0.25), share=0.3, relevance="text_attention"))
-        text_share(fastv(keep=25%), share=0.3, relevance='text_attention')
+        text-share(fastv(keep=25%), share=0.3, relevance='text_attention')
     """
 
-    name = "text_share"
+    name = "text-share"
     summary = "spends a share of another method's budget on what the prompt's text points at"
     article = "a text share"
 
@@ -62,17 +63,17 @@ class TextShare(Composed):
         if inner.where == "vision_tower":
             raise MethodError(
                 f"{inner.name} acts inside the vision tower, where no text is seen; take "
-                "text_share off it."
+                "text-share off it."
             )
         if len(inner.members) > 1:
             raise MethodError(
-                f"text_share goes around one method, not around {inner}; put it around stages, "
-                "e.g. text_share(divprune, relevance=similarity):50%+fastv."
+                f"text-share goes around one method, not around {inner}; put it around stages, "
+                "e.g. text-share(divprune, relevance=similarity):50%+fastv."
             )
         if isinstance(inner, FrameMethod):
             raise MethodError(
                 f"{inner.name} compares whole frames, which a share for the text would take tokens "
-                "of; take text_share off it."
+                "of; take text-share off it."
             )
         for setting in _OF_INNER:
             object.__setattr__(self, setting, getattr(inner, setting))
@@ -132,15 +133,17 @@ class TextShare(Composed):
         """
         found = self.inner.steps(num_layers, first_layer)
         if self._asked & LAYER_NEEDS and found[0].layer == 0:
+            # Of others prune_layer is a price: they act where they act.
+            later = ", or a later prune_layer" if self.inner.needs_before_prune_layer else ""
             raise MethodError(
-                f"{self.inner.name} cuts before layer 0, where text_share has no {self.relevance} "
-                "to read yet; use relevance='similarity', or a later prune_layer."
+                f"{self.inner.name} cuts before layer 0, where text-share has no {self.relevance} "
+                f"to read yet; use relevance='similarity'{later}."
             )
         asking = [step.layer for step in found if self._asked <= step.needs]
         if self._asked and 0 < len(asking) < len(found):
             raise MethodError(
                 f"{self.inner.name} reads the {self.relevance} at layer {asking[0]} and not at "
-                f"others, so text_share cannot read it there; use relevance='similarity'."
+                f"others, so text-share cannot read it there; use relevance='similarity'."
             )
         return tuple(replace(s, method=self, needs=s.needs | self._asked) for s in found)
 

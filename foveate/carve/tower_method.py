@@ -128,7 +128,7 @@ class PatchDropping(TowerMethod):
             raise MethodError(
                 f"{self.name} keeps as many tokens as the picture asks for, whatever the budget "
                 f"({Budget(**given)}); leave keep_tokens, keep_ratio and keep_information unset, "
-                "or keep_ratio at 100%."
+                "or keep_ratio at 100% (--keep 100%)."
             )
         super().__post_init__()
 

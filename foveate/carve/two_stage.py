@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from foveate.carve.composed import Composed
 from foveate.carve.frame_method import FrameMethod
-from foveate.carve.method import EARLY_NEEDS, LAYER_NEEDS, Method, Need, Step
+from foveate.carve.method import Method, Step
+from foveate.carve.needs import EARLY_NEEDS, LAYER_NEEDS, Need
 from foveate.carve.spec import parse_method
 from foveate.core.budget import Budget
 from foveate.core.plan import KeepPlan
@@ -18,7 +19,7 @@ from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 
 # What a method with one count for one step leaves as it is.
-_COUNTING = ("adapt", "budget", "count", "keeps")
+_COUNTING = ("adapt", "count", "keeps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +46,13 @@ class TwoStage(Method):
 
     Example:
         >>> print(TwoStage(keep_ratio=0.25, first="scope", second="fastv"))
-        two-stage(keep=25%, first='scope')
+        two-stage(keep=25%, first='scope', second='fastv')
     """
 
     name = "two-stage"
     summary = "two methods in turn, one before the language model, at the price of a single cut"
     needs_before_prune_layer: ClassVar[bool] = False
+    always_named: ClassVar[frozenset[str]] = frozenset({"first", "second"})
 
     first: str = "divprune"
     second: str = "fastv"
@@ -102,8 +104,12 @@ class TwoStage(Method):
                 f"{member.name} is made of methods, and {self.name} takes two single ones; name "
                 "one of them."
             )
-        cls = type(member)
-        if any(getattr(cls, name) is not getattr(Method, name) for name in _COUNTING):
+        if _has_own(member, "budget"):
+            raise MethodError(
+                f"{member.name} keeps {member.budget} whatever its budget, and {self.name} gives "
+                "each of its two methods one; choose another."
+            )
+        if any(_has_own(member, name) for name in _COUNTING):
             raise MethodError(
                 f"{member.name} counts its tokens itself or over several steps, and "
                 f"{self.name} gives each of its two methods one count; choose another."
@@ -184,3 +190,8 @@ class TwoStage(Method):
     def _acting(self, visual: VisualTokens) -> Method:
         """The second once an earlier step has left its count."""
         return self.pair[min(len(visual.counts), 1)]
+
+
+def _has_own(member: Method, name: str) -> bool:
+    """Whether its class answers in its own way."""
+    return getattr(type(member), name) is not getattr(Method, name)

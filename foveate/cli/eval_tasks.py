@@ -149,6 +149,7 @@ def retrieval(
     share: Annotated[
         str, typer.Option("--shares", help="Of the segments that may be looked at.")
     ] = "0.01,0.05,0.1",
+    against: Annotated[str, typer.Option(help="Arms that the others are compared with.")] = "bm25",
     layer: Annotated[int, typer.Option(help="Of the rival's mean states.")] = 15,
     limit: Annotated[int | None, typer.Option(help="Questions of a kind.")] = None,
     *,
@@ -164,7 +165,12 @@ def retrieval(
         from foveate.vist.eval.segment_scores import Scorers
         from foveate.vist.index_file import load_index
 
-    settings = RetrievalSettings(shares=shares(share, "--shares"), limit=limit, **common.chosen)
+    settings = RetrievalSettings(
+        shares=shares(share, "--shares"),
+        limit=limit,
+        against=split_list(against),
+        **common.chosen,
+    )
     part: Any = articles
     found = load_passages(data, part) if data is not None else []
     # The half of meanings that the shipped index was not trained on.
@@ -180,7 +186,10 @@ def retrieval(
                 f"--index {text!r} is not NAME=FILE, e.g. --index random=r.safetensors."
             )
         heads[name] = load_index(
-            file, encoder=vist.about.encoder.sha256, base=vist.about.base.sha256
+            file,
+            encoder=vist.about.encoder.sha256,
+            base=vist.about.base.sha256,
+            widths=(vist.encoder.width, vist.parts.shape.hidden_size),
         )
     sets = retrieval_sets(
         found,
@@ -196,6 +205,7 @@ def retrieval(
     facts |= {
         "data": public_name(str(data)) if data else None,
         "articles": articles,
+        "wordnet": wordnet is not None,
         "passages": passages,
         "controls": sorted(name for name in heads if name),
     }

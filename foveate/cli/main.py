@@ -13,6 +13,7 @@ from foveate.cli.check import check
 from foveate.cli.compare import ListOptions, compare
 from foveate.cli.demo import demo
 from foveate.cli.eval import eval_app
+from foveate.cli.knockout import knockout
 from foveate.cli.methods import methods
 from foveate.cli.models import models
 from foveate.cli.pages import pages
@@ -47,7 +48,7 @@ app = typer.Typer(
 )
 app.command()(ask)
 app.command(cls=ListOptions)(compare)
-for command in (check, demo, methods, models, pages, play, read, render, run, train):
+for command in (check, demo, knockout, methods, models, pages, play, read, render, run, train):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
 app.add_typer(eval_app, name="eval")

@@ -116,6 +116,21 @@ class Report(Listed):
         spent = sum(self.tokens_per_layer) + self.ahead_tokens
         return spent / max(1, len(self.tokens_per_layer))
 
+    def _counted_layers(self) -> str:
+        """What several steps left: "98 in layers 0..4, 39 in layers 5..7"; "" for one cut."""
+        runs: list[tuple[float, int, int]] = []
+        for layer, count in enumerate(self.tokens_per_layer):
+            if runs and runs[-1][0] == count:
+                runs[-1] = (count, runs[-1][1], layer)
+            else:
+                runs.append((count, layer, layer))
+        if sum(first >= self.prune_layer for _, first, _ in runs) < 2:
+            return ""
+        return ", ".join(
+            f"{round(count, 1):g} in " + (f"layers {a}..{b}" if a < b else f"layer {a}")
+            for count, a, b in runs
+        )
+
     @property
     def row_share(self) -> float:
         """Rows of all decoder layers as a share of the uncompressed: how long a step still is."""
@@ -153,9 +168,9 @@ class Report(Listed):
 
     def to_dict(self) -> dict[str, Any]:
         """All fields and the derived totals, JSON-ready."""
-        names = ("before", "kept", "merged", "dropped", "kv_ratio", "average_tokens")
+        names = ("before", "kept", "merged", "dropped", "kv_ratio")
         totals = {name: getattr(self, name) for name in names}
-        return {**asdict(self), **totals}
+        return {**asdict(self), **totals, "average_tokens": round(self.average_tokens, 2)}
 
     def lines(self) -> list[tuple[str, str]]:
         out = [("method", self.method)]
@@ -183,6 +198,9 @@ class Report(Listed):
                 f"{self.dropped} dropped) in {self._counted_images()}",
             )
         )
+        if steps := self._counted_layers():
+            mean = sum(self.tokens_per_layer) / len(self.tokens_per_layer)
+            out.append(("a layer", f"{mean:.1f} visual tokens of an image: {steps}"))
         out += [("but", remark) for remark in self.remarks]
         if len(self.images) > 1:
             for image in self.images:

@@ -128,7 +128,7 @@ def fitted_counts(
     for i, (value, span) in enumerate(zip(wanted, spans, strict=True)):
         later = sum(spans[i + 1 :])  # at least one token stays in every later layer
         most = (left - later) // span
-        count = most if later == 0 else min(most, round(value))
+        count = most if later == 0 else min(most, max(1, round(value)))
         if count < 1:
             raise BudgetError(
                 f"{total} token-layers over {sum(spans)} layers leave no token for step {i + 1}; "

@@ -22,6 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from foveate.core.layout import PAD
 from foveate.core.precision import full_precision
 from foveate.models.hook import hook_after, hook_before
+from foveate.models.key_sizes import sizes_of
 
 _CHUNK = 64  # rows computed at a time: [B, H, 64, L] is all that ever exists of the map
 
@@ -53,6 +54,21 @@ class Probe(ABC):
     @abstractmethod
     def read(self, query: Tensor, key: Tensor, mask: Any, **settings: Any) -> None:
         """Called with q [B, H, Q, D], k [B, H_kv, L, D], the mask and the kernel's keywords."""
+
+    def attend(
+        self,
+        kernel: Kernel,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Any,
+        *args: Any,
+        **settings: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the module gets for its call of the kernel; here: what the kernel gives."""
+        with torch.no_grad(), full_precision(query.device):
+            self.read(query, key, mask, **settings)
+        return kernel(self.module, query, key, value, mask, *args, **settings)
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -95,14 +111,16 @@ _IN_FLIGHT = _InFlight()
 
 
 def _read_in_front(name: str, default: Kernel) -> Kernel:
-    """What transformers' table would give, with this thread's innermost probe in front of it."""
+    """What transformers' table would give, with this thread's probes in front of it."""
     table = ALL_ATTENTION_FUNCTIONS
     kernel: Kernel = type(table).get_interface(table, name, default)
-    probe = _IN_FLIGHT.probes[-1] if _IN_FLIGHT.probes else None
-    return kernel if probe is None else functools.partial(_read_then_attend, probe, kernel)
+    for probe in _IN_FLIGHT.probes:  # the first that was put on stands next to the kernel
+        if probe is not None:
+            kernel = functools.partial(_probed, probe, kernel)
+    return kernel
 
 
-def _read_then_attend(
+def _probed(
     probe: Probe,
     kernel: Kernel,
     module: nn.Module,
@@ -114,8 +132,7 @@ def _read_then_attend(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     if module is probe.module and probe.wants:
-        with torch.no_grad(), full_precision(query.device):
-            probe.read(query, key, attention_mask, **kwargs)
+        return probe.attend(kernel, query, key, value, attention_mask, *args, **kwargs)
     return kernel(module, query, key, value, attention_mask, *args, **kwargs)
 
 
@@ -195,6 +212,8 @@ class RowRecorder(Probe):
         here = self.here
         mask = mask if here.seen is None else here.seen.to(query.device)
         of_logits = {k: settings.get(k) for k in ("scaling", "sliding_window", "softcap")}
+        sizes = sizes_of(mask)
+        of_logits["log_sizes"] = sizes.log_sizes if sizes is not None else None
         if here.wanted is not None:
             rows = attention_rows(query, key, mask, here.wanted[:, None], **of_logits)
             here.row = rows[:, :, 0]
@@ -223,6 +242,7 @@ def attention_rows(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    log_sizes: Tensor | None = None,
 ) -> Tensor:
     """Softmax attention of the queries `wanted` over all keys, restricted to the new tokens.
 
@@ -235,6 +255,7 @@ def attention_rows(
         scaling: factor on the logits, default D ** -0.5.
         sliding_window: keys further back than this are masked where the mask is not 4-D.
         softcap: cap * tanh(logits / cap), if the model has it.
+        log_sizes: [B, L], added to the logits of keys that count several times.
 
     Returns:
         [B, H, T, Q] float32, the part of each row that falls on the new tokens. Sums to at most 1.
@@ -266,4 +287,6 @@ def attention_rows(
         if isinstance(attention_mask, Tensor):
             seen &= attention_mask.bool()[:, None]
         logits = logits.masked_fill(~seen[:, None], float("-inf"))
+    if log_sizes is not None:
+        logits = logits + log_sizes.to(logits.device)[:, None, None]
     return logits.softmax(dim=-1)[..., num_keys - num_queries :]

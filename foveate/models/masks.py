@@ -10,6 +10,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_atten
 
 from foveate.core.layout import PAD
 from foveate.errors import UnsupportedModeError
+from foveate.models.key_sizes import with_sizes
 
 
 def valid_tokens(attention_mask: Any, batch: int, length: int, device: torch.device) -> Tensor:
@@ -104,11 +105,12 @@ ADDING = ("sdpa", "eager")
 
 
 def check_adding(attention: str) -> None:
-    """Raise UnsupportedModeError unless an attention implementation adds masks to its logits."""
-    if attention not in ADDING:
+    """Raise UnsupportedModeError unless log sizes can be added to an implementation's logits."""
+    if attention not in ADDING and not is_flash(attention):
         raise UnsupportedModeError(
             f"sizes='log' adds log(size) to attention logits, which {attention} cannot; load the "
-            "model with attn_implementation='sdpa' or 'eager', or use sizes='ignore'."
+            "model with attn_implementation 'sdpa', 'eager' or a flash kernel, or use "
+            "sizes='ignore'."
         )
 
 
@@ -133,12 +135,15 @@ def weigh_keys(
         dtype: of the mask where none is given.
 
     Returns:
-        Additive, [B, 1 or H, Q, L].
+        Additive, [B, 1 or H, Q, L]. For a flash kernel [B, L], the sizes travelling with it, see
+        `key_sizes`.
 
     Raises:
-        UnsupportedModeError: the implementation adds no mask to its logits.
+        UnsupportedModeError: nothing can be added to the logits of this implementation.
     """
     check_adding(attention)
+    if is_flash(attention):
+        return with_sizes(mask, log_sizes)
     device = query_idx.device if mask is None else mask.device
     bias = log_sizes.to(device)[:, None, None, :]
     if mask is None:

@@ -49,12 +49,19 @@ def save_index(head: IndexHead, path: str | Path, *, encoder: str, base: str) ->
     save_file(pack(weights), str(path), metadata={_KEY: json.dumps(about)})
 
 
-def load_index(path: str | Path, *, encoder: str = "", base: str = "") -> IndexHead:
+def load_index(
+    path: str | Path,
+    *,
+    encoder: str = "",
+    base: str = "",
+    widths: tuple[int, int] | None = None,
+) -> IndexHead:
     """Read what `save_index` wrote, in float32, frozen.
 
     Args:
         path: the file.
         encoder, base: hashes that it must have been trained with; "" is not checked.
+        widths: of the features and embeddings that it will be given; None is not checked.
 
     Raises:
         InputError: it is no such file, or of another encoder or language model.
@@ -92,6 +99,12 @@ def load_index(path: str | Path, *, encoder: str = "", base: str = "") -> IndexH
                 f"the index {str(path)!r} was trained with another {what} "
                 f"({trained_with[what][:12]}, here {hash_here[:12]}); train it again, or remove it."
             )
+    own = (config.input_width, config.embedding_width)
+    if widths not in (None, own):
+        raise InputError(
+            f"the index {str(path)!r} takes features and embeddings of widths {own}, and these "
+            f"models give {widths}; train it again, or remove it."
+        )
     head = IndexHead(config)
     head.load_state_dict({name: value.float() for name, value in weights.items()})
     return head.eval().requires_grad_(False)

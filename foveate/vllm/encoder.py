@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.carve.method import Method, Need
+from foveate.carve.method import Method
+from foveate.carve.needs import Need
 from foveate.core.received import received_attention
 from foveate.vllm.settings import OF_THE_TOWER
 

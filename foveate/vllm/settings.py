@@ -8,7 +8,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from foveate.carve.composed import Composed
-from foveate.carve.method import Method, Need
+from foveate.carve.method import Method
+from foveate.carve.needs import Need
 from foveate.carve.registry import all_methods
 from foveate.carve.spec import parse_method
 from foveate.core.budget import BUDGET, Budget
@@ -79,7 +80,13 @@ def method_of(additional_config: Any) -> Method | None:
     name = entry.get("method", DEFAULT_METHOD)
     if not isinstance(name, str):
         raise ConfigError(f'"method": {name!r} is no text; write e.g. "{DEFAULT_METHOD}".')
-    budget = Budget(**{key: entry.get(key) for key in BUDGET})
+    given = {key: entry.get(key) for key in BUDGET}
+    if all(value is None for value in given.values()):
+        raise BudgetError(
+            f'"{KEY}" in --additional-config has no budget; give keep_ratio or keep_tokens, e.g. '
+            f'{{"{KEY}": {{"method": "{name}", "keep_ratio": 0.25}}}}.'
+        )
+    budget = Budget(**given)
     return check_method(parse_method(name, budget, where="encoder"))
 
 

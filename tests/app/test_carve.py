@@ -26,7 +26,7 @@ from tests.cli.vlm_folder import save_tiny_vlm
 
 
 def test_the_methods_that_fit_are_offered(carver: Carver) -> None:
-    assert set(carver.methods) == set(METHODS) - {"noop", "stack", "text_share", "pixelprune"}
+    assert set(carver.methods) == set(METHODS) - {"noop", "stack", "text-share", "pixelprune"}
 
 
 def test_methods_that_a_family_refuses_are_not_offered() -> None:
@@ -50,7 +50,7 @@ def test_both_answers_are_those_of_the_model(carver: Carver, example: ImageExamp
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(METHODS) - {"noop", "stack", "text_share", "pixelprune"})
+    "name", sorted(set(METHODS) - {"noop", "stack", "text-share", "pixelprune"})
 )
 def test_every_method_is_drawn(carver: Carver, example: ImageExample, name: str) -> None:
     found = carver.carve(example.image, example.question, name, 0.25)

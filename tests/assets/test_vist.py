@@ -15,6 +15,7 @@ from foveate.vist.eval.arms import Subjects
 from foveate.vist.eval.perplexity import evaluate_perplexity
 from foveate.vist.eval.perplexity_targets import PerplexitySettings
 from foveate.vist.eval.subjects import RawSubject, VistSubject
+from foveate.vist.fixation.index import index_scores
 from foveate.vist.latents.glance_resampler import GlanceResampler
 from foveate.vist.run.document_reader import DocumentReader
 from foveate.vist.run.vist import Vist
@@ -72,7 +73,7 @@ def test_the_right_document_helps_and_another_does_not(vist: Vist) -> None:
 def test_it_reads_documents_beyond_the_window_and_says_so(vist: Vist) -> None:
     text = "\n\n".join(page(name) for name in PAGES)
     text = text * (1 + 9000 * 4 // len(text))
-    answer = DocumentReader(vist, recent=64).go_on(text, max_new_tokens=2)
+    answer = DocumentReader(vist, recent=64).go_on(text, max_new_tokens=2, compare=True)
     report = answer.report
     assert report.text_tokens > vist.window
     assert report.seconds_before is None
@@ -89,3 +90,24 @@ def test_its_card_gives_the_figures_of_the_results() -> None:
         for interval in (arm["gain"], arm["minus_shuffled"]):
             shown = re.escape(f"{interval['value']:+.3f} [{interval['low']:+.3f}, ")
             assert re.search(shown, card), (name, interval)
+
+
+@torch.no_grad()
+def test_the_index_finds_segments_by_their_pictures(vist: Vist) -> None:
+    assert (vist_path() / "index.safetensors").stat().st_size < 1.2e6
+    head = vist.parts.index
+    assert head is not None
+    memory = vist.read(page("rendering")[:6000])
+    assert memory.index is not None
+    assert memory.segments is not None
+    assert memory.tokens is not None
+    parts = memory.tokens.tensor_split(memory.segments[1:])
+    long = [i for i, part in enumerate(parts) if len(part) >= 16]
+    most = len(parts) // 10
+    # Every other token of a segment asks for it.
+    ranked = {i: index_scores(memory, head, vist.embed(parts[i][::2])).argsort() for i in long}
+    found = sum(i in order[-most:].tolist() for i, order in ranked.items()) / len(long)
+    other = dict(zip(long, [*long[5:], *long[:5]], strict=True))
+    wrong = sum(other[i] in order[-most:].tolist() for i, order in ranked.items()) / len(long)
+    assert found > 0.75
+    assert wrong < 0.35

@@ -59,7 +59,7 @@ def test_stacks() -> None:
 
 
 def test_around_a_method() -> None:
-    text = "text_share( random(prune_layer=1) , share = 0.5, relevance=similarity ):50% + fastv"
+    text = "text-share( random(prune_layer=1) , share = 0.5, relevance=similarity ):50% + fastv"
     stack = parse_method(text, QUARTER, seed=3)
     inner = RandomTokens(keep_ratio=0.5, prune_layer=1, seed=3)
     assert isinstance(stack, Stack)
@@ -67,28 +67,28 @@ def test_around_a_method() -> None:
         TextShare(inner=inner, share=0.5, relevance="similarity"),
         FastV(keep_ratio=0.25),
     )
-    assert parse_method("text_share(fastv)", QUARTER) == TextShare(inner=FastV(keep_ratio=0.25))
-    assert spec_name("text_share( fastv, share=0.3)") == "text_share(fastv,share=0.3)"
+    assert parse_method("text-share(fastv)", QUARTER) == TextShare(inner=FastV(keep_ratio=0.25))
+    assert spec_name("text-share( fastv, share=0.3)") == "text-share(fastv,share=0.3)"
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("text_share", "does not say which method text_share goes around; write it first"),
-        ("text_share(share=0.3)", "does not say which method text_share goes around"),
-        ("text_share(divprune+fastv)", "put text_share around its stages"),
-        ("text_share(divprune:50%)", r"inside its brackets; .*: .*\(divprune, ...\):50%"),
-        ("text_share(noop)", "noop keeps 100% whatever its budget, so a text share with it at the"),
+        ("text-share", "does not say which method text-share goes around; write it first"),
+        ("text-share(share=0.3)", "does not say which method text-share goes around"),
+        ("text-share(divprune+fastv)", "put text-share around its stages"),
+        ("text-share(divprune:50%)", r"inside its brackets; .*: .*\(divprune, ...\):50%"),
+        ("text-share(noop)", "noop keeps 100% whatever its budget, so a text share with it at the"),
         ("divprune:50%+noop", "noop keeps 100% whatever its budget, so a stack with it at the end"),
-        ("text_share(fastv, text_relevance=similarity)", "no setting .*; it is called relevance"),
-        ("text_share(fastv, text_share=0.3)", "no setting 'text_share'; it is called share"),
-        ("text_share(tome)", "inside the vision tower, where no text is seen; take text_share off"),
-        ("text_share(fastv, 0.3)", "'0.3' is not setting=value"),
-        ("text_share(fastv, share=1.5)", r"share=1.5 is outside \[0, 1\]"),
-        ("text_share(fastv, relevance=x)", "relevance='x' is unknown; use one of 'attention'"),
-        ("text_share(fastv, inner=fastv)", "inner='fastv' is no method"),
-        ("text_share(fastv, early_cache=full)", "text_share has no setting 'early_cache'"),
-        ("fastv(text_share=0.3)", r"fastv has no setting 'text_share'; wrap .* text_share\(fastv,"),
+        ("text-share(fastv, text_relevance=similarity)", "no setting .*; it is called relevance"),
+        ("text-share(fastv, text_share=0.3)", "no setting 'text_share'; it is called share"),
+        ("text-share(tome)", "inside the vision tower, where no text is seen; take text-share off"),
+        ("text-share(fastv, 0.3)", "'0.3' is not setting=value"),
+        ("text-share(fastv, share=1.5)", r"share=1.5 is outside \[0, 1\]"),
+        ("text-share(fastv, relevance=x)", "relevance='x' is unknown; use one of 'attention'"),
+        ("text-share(fastv, inner=fastv)", "inner='fastv' is no method"),
+        ("text-share(fastv, early_cache=full)", "text-share has no setting 'early_cache'"),
+        ("fastv(text_share=0.3)", r"fastv has no setting 'text_share'; wrap .* text-share\(fastv,"),
         ("toktok", "unknown method 'toktok'; choose one of"),
         ("tokencarve:50%", "budget of its own, which only stages of a stack may have"),
         ("tokencarve(", "does not name a method; write e.g. tokencarve"),

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from foveate.vist.index_file import save_index
+from foveate.vist.latents.index_head import IndexConfig, IndexHead
 from tests.cli.conftest import Foveate
 from tests.cli.tiny_vist_folder import save_tiny_cepe, save_tiny_vist
 
@@ -181,3 +183,41 @@ def test_mistakes_are_one_sentence(
     )
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_retrieval(foveate: Foveate, vist: Path, tmp_path: Path) -> None:
+    rows = [
+        {
+            "title": f"Article {i}",
+            "passage": f"The lamp of tower {i} is kept by keeper{i}. Boats pass.",
+            "question": f"Who keeps the lamp of tower {i}?",
+            "answers": [f"keeper{i}"],
+        }
+        for i in range(12)
+    ]
+    data = tmp_path / "questions.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    widths = {"input_width": 16, "embedding_width": 32}
+    head = IndexHead(IndexConfig(**widths, inner=8, picture_inner=8))
+    about = json.loads((vist / "vist.json").read_text())
+    hashes = {name: about[name]["sha256"] for name in ("encoder", "base")}
+    save_index(head, tmp_path / "other.safetensors", **hashes)
+    result = foveate(
+        "eval", "vist", "retrieval", "--model", vist, "--data", data, "--passages", 3, "--layer", 1,
+        "--shares", "0.2,1", "--pairs", 0, "--index", f"other={tmp_path / 'other.safetensors'}",
+        "--output", tmp_path,
+    )  # fmt: skip
+    assert "asked: 6 questions" in result.stdout
+    found = written(tmp_path, "retrieval")
+    recall = {
+        (row["arm"], row["share"]): row["recall"]["value"]
+        for row in found["rows"]
+        if row["kind"] == "asked"
+    }
+    # This Vist has no index of its own; the one given is an arm.
+    assert {arm for arm, _ in recall} == {"random", "bm25", "embeddings", "states", "index-other"}
+    assert recall["bm25", 0.2] == 1.0
+    assert all(value == 1.0 for (_, share), value in recall.items() if share == 1.0)
+    assert found["manifest"]["articles"] == "odd"
+    refused = foveate("eval", "vist", "retrieval", "--model", vist, "--pairs", 0, code=2)
+    assert "nothing to ask: give --data" in refused.stderr

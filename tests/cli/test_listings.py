@@ -27,7 +27,7 @@ def test_methods_one_line_each(foveate: Foveate) -> None:
     where = {entry["name"]: entry["where"] for entry in listed}
     assert where["tome"] == "vision_tower"
     assert where["divprune"] == "encoder"
-    assert where["stack"] == where["text_share"] == "any"
+    assert where["stack"] == where["text-share"] == "any"
 
 
 def test_models_one_line_each(foveate: Foveate) -> None:
@@ -53,7 +53,7 @@ def test_version(foveate: Foveate) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["ask", "check", "compare", "demo", "methods", "models", "render"]
+    "command", ["ask", "check", "compare", "demo", "knockout", "methods", "models", "render"]
 )
 def test_every_command_has_help(foveate: Foveate, command: str) -> None:
     assert "Usage" in foveate(command, "--help").stdout

@@ -212,6 +212,19 @@ def test_report_text() -> None:
     assert report.to_markdown().startswith("| | |\n|---|---|\n| method |")
 
 
+def test_report_of_several_steps_says_what_each_left() -> None:
+    image = ImageReport(sample=0, image=0, kind="image", before=196, kept=39, merged=0, dropped=157)
+    settings = {"method": "m", "fired": True, "images": (image,), "num_layers": 8}
+    steps = Report(**settings, tokens_per_layer=(98.0,) * 5 + (39.0,) * 3)
+    assert "196 -> 39 kept" in str(steps)
+    assert "75.9 visual tokens of an image: 98 in layers 0..4, 39 in layers 5..7" in str(steps)
+    assert steps.to_dict()["average_tokens"] == 75.88
+    late = Report(**settings, prune_layer=2, tokens_per_layer=(196.0,) * 2 + (49.5,) * 5 + (39.0,))
+    assert "196 in layers 0..1, 49.5 in layers 2..6, 39 in layer 7" in str(late)
+    once = Report(**settings, prune_layer=2, tokens_per_layer=(196.0,) * 2 + (39.0,) * 6)
+    assert "visual tokens of an image" not in str(once), "one cut is in the lines above"
+
+
 def test_report_says_when_nothing_happened() -> None:
     report = Report(method="noop", fired=False, reason="no visual tokens in the prompt")
     assert "did not fire: no visual tokens" in str(report)

@@ -135,7 +135,7 @@ def test_each_frame_is_decided_on_alone(keep: int) -> None:
         assert plan.scores == {}
 
 
-NOT_BY_FRAME = ("stack", "text_share", "noop", "dtd", "evs", "vidcom2")
+NOT_BY_FRAME = ("stack", "text-share", "noop", "dtd", "evs", "vidcom2")
 NAMES = [
     name
     for name, cls in foveate.METHODS.items()

@@ -45,7 +45,8 @@ def test_python_blocks(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_evaluation_has_a_command() -> None:
-    assert {line.split()[3] for line in COMMANDS} == {"perplexity", "icl", "qa", "recall"}
+    found = {line.split()[3] for line in COMMANDS}
+    assert found == {"perplexity", "icl", "qa", "recall", "retrieval"}
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -28,7 +28,7 @@ def test_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     }  # fmt: skip
     train, count = python_blocks(PAGE)
     exec(train, names)
-    assert capsys.readouterr().out.splitlines()[0] == "1 read"
+    assert capsys.readouterr().out.splitlines()[0] == "1 distil"
     assert (tmp_path / "vist" / "vist.json").exists()
     exec(count, names)
     assert TokenCounts.load(tmp_path / "counts.safetensors").num_samples == 2

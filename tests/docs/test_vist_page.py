@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from foveate.vist.latents.index_head import IndexConfig, IndexHead
 from tests.docs.test_examples import python_blocks
 from tests.vist import tiny_vist
 
 
 def test_vist_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, looking, forms = python_blocks("docs/vist.md")
+    first, looking, forms, index = python_blocks("docs/vist.md")
     names: dict[str, Any] = {
         "model": tiny_vist.model(),
         "tokenizer": tiny_vist.tokenizer(),
@@ -32,3 +34,9 @@ def test_vist_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     exec(forms, names)
     assert names["answers"].shape == (1, 7)
     assert (names["folder"] / "book.safetensors").exists()
+    torch.manual_seed(0)
+    sizes = {"input_width": tiny_vist.FEATURES, "embedding_width": 48}
+    names["vist"].parts.index = IndexHead(IndexConfig(**sizes, inner=8, picture_inner=8)).eval()
+    names["memory"] = names["vist"].read(tiny_vist.TEXT)
+    exec(index, names)
+    assert names["scores"].shape == names["memory"].segments.shape

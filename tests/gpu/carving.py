@@ -29,7 +29,7 @@ def methods() -> dict[str, foveate.Method]:
     plain = {
         name: foveate.method(name, **half)
         for name in foveate.METHODS
-        if name not in ("noop", "stack", "text_share") and not foveate.METHODS[name].counts_itself
+        if name not in ("noop", "stack", "text-share") and not foveate.METHODS[name].counts_itself
     }
     scores = {
         f"tokencarve {score}": foveate.TokenCarve(**half, information_score=score)

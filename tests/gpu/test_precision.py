@@ -38,7 +38,7 @@ def test_bfloat16_weights(
 
 
 # evs and dtd keep a still image whole.
-NOT_ASKED = ("noop", "stack", "text_share", "pixelprune", "evs", "dtd")
+NOT_ASKED = ("noop", "stack", "text-share", "pixelprune", "evs", "dtd")
 
 
 @pytest.mark.parametrize("name", [n for n in foveate.METHODS if n not in NOT_ASKED])

@@ -20,7 +20,7 @@ LEAST = 0.98  # of the tokens; scores this close together come out of other orde
 METHODS = [
     name
     for name, method in foveate.METHODS.items()
-    if not issubclass(method, TowerMethod) and name not in ("noop", "stack", "text_share")
+    if not issubclass(method, TowerMethod) and name not in ("noop", "stack", "text-share")
 ]
 
 

@@ -10,8 +10,10 @@ from foveate.errors import InputError
 from foveate.tasks.wordnet import WordNet, stem
 
 NOUNS = [
-    '00000007 06 n 02 lamp 0 light_source 0 000 | a thing that gives light; "the lamp burns all night"',
-    '00000014 06 n 02 boat 0 vessel 0 000 | a craft for travel on water; "the boat came home at last"',
+    "00000007 06 n 02 lamp 0 light_source 0 000 | a thing that gives light; "
+    '"the lamp burns all night"',
+    "00000014 06 n 02 boat 0 vessel 0 000 | a craft for travel on water; "
+    '"the boat came home at last"',
     "00000021 06 n 02 boat 1 sauceboat 0 000 | a dish for sauce",
     "00000028 06 n 02 boat 2 ark 0 000 | a third meaning",
 ]

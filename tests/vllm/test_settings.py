@@ -68,8 +68,8 @@ def test_every_servable_method_can_be_written_and_read(name: str) -> None:
         (
             {"method": "tokencarve"},
             BudgetError,
-            "got none of keep_tokens, keep_ratio and keep_information; give exactly one, "
-            "e.g. keep_tokens=128, keep_ratio=0.25 or keep_information=0.95.",
+            '"foveate" in --additional-config has no budget; give keep_ratio or keep_tokens, e.g. '
+            '{"foveate": {"method": "tokencarve", "keep_ratio": 0.25}}.',
         ),
         (
             {"method": "divprune", "keep_information": 0.95, "keep_max": 64},
@@ -87,7 +87,7 @@ def test_every_servable_method_can_be_written_and_read(name: str) -> None:
         (
             {"method": "tokencarve(text_share=0.3)", "keep_ratio": 0.25},
             MethodError,
-            "tokencarve has no setting 'text_share'; wrap the method, text_share(tokencarve, "
+            "tokencarve has no setting 'text_share'; wrap the method, text-share(tokencarve, "
             "share=0.3), or foveate.TextShare(inner=...).",
         ),
         (
@@ -120,9 +120,9 @@ def test_every_servable_method_can_be_written_and_read(name: str) -> None:
             f"tome acts inside the vision tower, which is vLLM's own; {ELSE}",
         ),
         (
-            {"method": "text_share(divprune, share=0)", "keep_ratio": 0.25},
+            {"method": "text-share(divprune, share=0)", "keep_ratio": 0.25},
             MethodError,
-            "text_share reads the text of the prompt, and in vLLM it decides before there is any; "
+            "text-share reads the text of the prompt, and in vLLM it decides before there is any; "
             f"{ELSE}",
         ),
         (

@@ -7,9 +7,7 @@ A line is {"text", "questions": [{"question", "start", "stop", "kind"}]}: charac
 hold what the question asks for. Kinds: "term" (what a thing is called -> what it is; the term
 itself is cut from the text in half of them), "next" (a sentence -> the sentence after it) and
 "cloze" (a sentence turned into a question: some of its words, one of them replaced by what, who,
-when or how many, and a third by other words of the same meaning from WordNet). With `--drills`
-nothing but "drill": lines of words out of the tokenizer's whole vocabulary, WordNet's, names and
-numbers, and questions of two to four of them, so that words no text held are learned by sight.
+when or how many, and a third by other words of the same meaning from WordNet).
 """
 
 from __future__ import annotations
@@ -23,9 +21,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
-from foveate.models.smollm2 import smollm2_path
 from foveate.tasks.wordnet import WordNet
 from foveate.vist.fixation.lexical import STOP_WORDS
 
@@ -169,38 +164,6 @@ def prose(file: Path, barred: frozenset[int]) -> Iterator[list[Entry]]:
                 yield [("", p) for p in kept[at : at + 8]]
 
 
-def drill(vocabulary: Sequence[str], lot: random.Random) -> dict[str, Any]:
-    """A document of lines of words without sense."""
-    made = Builder()
-    for _ in range(60):
-        words = lot.choices(vocabulary, k=lot.randint(6, 14))
-        for _ in range(lot.randint(0, 3)):
-            words[lot.randrange(len(words))] = _number(lot)
-        if lot.random() < 0.5:
-            at = lot.randrange(len(words))
-            words[at] = words[at].capitalize()
-        place = made.add(" ".join(words) + ".", "\n")
-        made.ask(" ".join(lot.sample(words, lot.randint(2, 4))) + "?", place, "drill")
-    return {"text": made.text, "questions": made.questions}
-
-
-def _number(lot: random.Random) -> str:
-    year, small, large = lot.randint(1000, 2029), lot.randint(2, 99), lot.randint(100, 99_999)
-    share = f"{lot.randint(0, 99)}.{lot.randint(1, 9)}"
-    return lot.choice((str(year), str(small), f"{large:,}", share, f"{small}%", f"${large:,}"))
-
-
-def drill_words(words: WordNet) -> list[str]:
-    """The tokenizer's words, and as many of WordNet's."""
-    tokenizer = AutoTokenizer.from_pretrained(smollm2_path())
-    tokens = [tokenizer.decode([i]).strip() for i in range(len(tokenizer))]
-    known = [t for t in dict.fromkeys(tokens) if len(t) > 2 and t.isascii() and t.isalpha()]
-    other = {w for synset in words.synsets.values() for one in synset.words for w in one.split()}
-    names = sorted(w for w in other if len(w) > 2 and w.isascii() and w.isalpha())
-    random.Random(0).shuffle(names)
-    return known + names[: len(known)]
-
-
 def _grams(text: str) -> Iterator[int]:
     words = re.findall(r"\w+", text.lower())
     for at in range(len(words) - _GRAM + 1):
@@ -215,10 +178,9 @@ def _runs(entries: Iterable[Entry], barred: frozenset[int], size: int) -> list[l
 def main(say: Callable[[str], None] = print) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wordnet", type=Path, required=True)
-    parser.add_argument("--drills", type=int, help="documents of those, and nothing else")
-    parser.add_argument("--dictd", type=Path)
-    parser.add_argument("--descriptions", type=Path)
-    parser.add_argument("--prose", type=Path)
+    parser.add_argument("--dictd", type=Path, required=True)
+    parser.add_argument("--descriptions", type=Path, required=True)
+    parser.add_argument("--prose", type=Path, required=True)
     parser.add_argument("--held-out", nargs="*", type=Path, default=[])
     parser.add_argument("--each", type=int, default=400, help="documents of a source")
     parser.add_argument("--seed", type=int, default=0)
@@ -226,12 +188,6 @@ def main(say: Callable[[str], None] = print) -> None:
     options = parser.parse_args()
     lot = random.Random(options.seed)
     words = WordNet(options.wordnet, half=0)
-    if options.drills:
-        vocabulary = drill_words(words)
-        _write(options.out, [drill(vocabulary, lot) for _ in range(options.drills)])
-        return
-    if not (options.dictd and options.descriptions and options.prose):
-        parser.error("without --drills give --dictd, --descriptions and --prose")
     barred = frozenset(
         gram for file in options.held_out for gram in _grams(file.read_text(encoding="utf-8"))
     )
@@ -253,11 +209,7 @@ def main(say: Callable[[str], None] = print) -> None:
         say(f"{name}: {len(made)} documents, {sum(len(r['questions']) for r in made)} questions")
         rows += made
     lot.shuffle(rows)
-    _write(options.out, rows)
-
-
-def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
+    with options.out.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 

@@ -230,7 +230,7 @@ def train(
         ids, text = cache.words.of(segments)
         groups = [(asked_ids, asked_text, len(questions)), (ids, text, len(segments))]
         if both:
-            rows = importance[ids].split(torch.bincount(text).tolist())
+            rows = torch.split(importance[ids], torch.bincount(text).tolist())
             kept = ~torch.cat([choose_mask(row, pve, lot) for row in rows])
             groups.append((ids[kept], text[kept], len(segments)))
         losses = {}
@@ -266,14 +266,16 @@ def _words(
         texts.append(text + first)
         first += count
     entries = head.of_words(table[ids], torch.cat(texts), first, take)
-    return list(entries.split([group[2] for group in groups]))
+    return list(torch.split(entries, [group[2] for group in groups]))
 
 
 def _drawn(
     cache: Cache, order: Tensor, most: int, most_questions: int, lot: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Segments of whole documents in that order, and questions about them."""
-    segments, questions, count = [], [], 0
+    segments: list[Tensor] = []
+    questions: list[Tensor] = []
+    count = 0
     for document in order.tolist():
         first, stop = cache.documents[document : document + 2].tolist()
         if count + stop - first > most and segments:
@@ -304,7 +306,7 @@ def main() -> None:
     parser.add_argument("--words-steps", type=int, default=300)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", type=Path, help="a head to go on with (--words-steps 0)")
+    parser.add_argument("--start", type=Path, help="a head with the words' side to go on with")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -326,7 +328,7 @@ def main() -> None:
         )
     )
     if options.start is not None:
-        head.load_state_dict(load_index(options.start).state_dict())
+        head.words.load_state_dict(load_index(options.start).words.state_dict())
     pve = PveConfig(mask=options.mask, temperature=options.temperature, symmetric=True)
     train(head, cache, table, pve, words_steps=options.words_steps, steps=options.steps,
           seed=options.seed)  # fmt: skip

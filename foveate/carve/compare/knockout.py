@@ -82,7 +82,15 @@ def look_depth(curve: tuple[float, ...]) -> float:
 
     Args:
         curve: from `reading_curve`.
+
+    Raises:
+        InputError: nothing is read in any layer.
     """
+    if not max(curve, default=0.0) > 0:
+        raise InputError(
+            "no answer changes wherever the image is hidden, so that no layer reads it; ask "
+            "questions that need their images."
+        )
     return max(range(len(curve)), key=curve.__getitem__) / len(curve)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from foveate.carve.engine.decide import Group, ImagePlan
+from foveate.carve.engine.decide import Group
 from foveate.carve.engine.explicit_mask import ExplicitMask
 from foveate.carve.engine.forward_pass import ForwardPass
 from foveate.carve.engine.host_prompt import HostPrompt
+from foveate.carve.engine.image_state import ImagePlan
 from foveate.carve.engine.labels import Labels
 from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.short_prompt import ShortPrompt

@@ -1,17 +1,21 @@
 """Merged tokens that count as often as they were made of tokens: where that can be kept.
 
 The bias log(size) goes on the logits of a key, in every layer from the step that merges on: in the
-mask, which is made for what is left of the keys anyway.
+mask, which is made for what is left of the keys anyway, or, where a flash kernel takes no such
+mask, in columns of q and k of its own (models.key_sizes).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
 
 from foveate.carve.method import Step
 from foveate.errors import UnsupportedModelError
 from foveate.models.anatomy import Anatomy
 from foveate.models.family import Cut
+from foveate.models.key_sizes import KeySizes
 from foveate.models.masks import check_adding
 
 
@@ -26,9 +30,9 @@ def check_sizes(steps: Sequence[Step], anatomy: Anatomy, cut: Cut) -> None:
     Raises:
         UnsupportedModelError: its decoder makes its own masks, or some layer from the first step
             that counts on has no mask of its own keys.
-        UnsupportedModeError: its attention kernel adds no mask.
+        UnsupportedModeError: nothing can be added to the logits of its attention kernel.
     """
-    counting = [step.layer for step in steps if step.method.sizes == "log"]
+    counting = counting_layers(steps, anatomy)
     if not counting:
         return
     title = anatomy.family.title
@@ -42,7 +46,7 @@ def check_sizes(steps: Sequence[Step], anatomy: Anatomy, cut: Cut) -> None:
             f"sizes='log' adds log(size) to the keys of merged tokens, and layers of {title} reuse "
             "keys of layers where these were not merged yet; use sizes='ignore'."
         )
-    for index in range(min(counting), len(anatomy.layers)):
+    for index in counting:
         if anatomy.is_stateful(index):
             raise UnsupportedModelError(
                 f"sizes='log' adds log(size) to attention logits, and layer {index} of {title} "
@@ -55,3 +59,35 @@ def check_sizes(steps: Sequence[Step], anatomy: Anatomy, cut: Cut) -> None:
                 "sizes='ignore'."
             )
     check_adding(str(anatomy.text_config._attn_implementation))
+
+
+def counting_layers(steps: Iterable[Step], anatomy: Anatomy) -> range:
+    """Layers that merged tokens count in by their sizes: from the first step that asks for it."""
+    asking = [step.layer for step in steps if step.method.sizes == "log"]
+    return range(min(asking, default=len(anatomy.layers)), len(anatomy.layers))
+
+
+def weighed_row(row: Tensor, log_sizes: Tensor) -> Tensor:
+    """A row of attention as it is where keys count by their sizes: softmax(l + log n).
+
+    Args:
+        row: [B, H, L], softmax over the keys that count.
+        log_sizes: [B, L] float32.
+    """
+    row = row * log_sizes.exp()[:, None].to(row.device)
+    return row / row.sum(dim=-1, keepdim=True)
+
+
+def check_counted(mask_sizes: Iterable[KeySizes], anatomy: Anatomy) -> None:
+    """After a pass: every layer that was given sizes has attended with them.
+
+    Raises:
+        UnsupportedModelError: one has not, so its merged tokens counted once.
+    """
+    if any(sizes.num_read < sizes.num_asked for sizes in mask_sizes):
+        raise UnsupportedModelError(
+            f"sizes='log' is counted on the way to the flash kernel, and layers of "
+            f"{anatomy.family.title} do not pass their mask through transformers' attention "
+            "interface; load the model with attn_implementation='sdpa' or 'eager', or use "
+            "sizes='ignore'."
+        )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from foveate.carve.engine.decide import ImageState, places_of
+from foveate.carve.engine.image_state import ImageState, places_of
 from foveate.core.layout import columns_of
 
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from foveate.carve.engine.call import Call
-from foveate.carve.engine.carving import Left
+from foveate.carve.engine.counted import weighed_row
 from foveate.carve.engine.layer_inputs import LayerInputs
+from foveate.carve.engine.left import Left
 from foveate.carve.engine.readers import Readers
 from foveate.carve.engine.residual_streams import ResidualStreams
 from foveate.carve.engine.setting import Setting
@@ -192,6 +193,11 @@ class Foresight:
             self._row = self._recorder.look(
                 lambda: layer.forward(both, **kwargs), wanted, is_visual
             )
+        sizes = self._left.log_sizes if self._left is not None else None
+        if sizes is not None and self._row is not None:
+            own = sizes.gather(1, places.clamp_min(0).to(sizes.device))
+            own = own.masked_fill(places.to(sizes.device) == PAD, 0.0)
+            self._row = weighed_row(self._row, nn.functional.pad(own, (0, 1)))
 
 
 def _of_new_tokens(mask: Any, past: int) -> Any:

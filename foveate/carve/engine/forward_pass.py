@@ -18,7 +18,9 @@ from foveate.carve.engine.before_dropping import check_model, check_nothing_adde
 from foveate.carve.engine.between_layers import BetweenLayers
 from foveate.carve.engine.cache import CarvedLayer
 from foveate.carve.engine.call import Call
-from foveate.carve.engine.carving import Carving, make_ready
+from foveate.carve.engine.carving import Carving
+from foveate.carve.engine.counted import check_counted
+from foveate.carve.engine.cut_cache import make_ready
 from foveate.carve.engine.foresight import Foresight
 from foveate.carve.engine.layer_inputs import by_name
 from foveate.carve.engine.one_pass import OnePass
@@ -32,6 +34,7 @@ from foveate.errors import UnsupportedModeError, UnsupportedModelError
 from foveate.models.attachment import bound_arguments
 from foveate.models.cache_argument import NAMES as CACHES
 from foveate.models.cache_argument import cache_in
+from foveate.models.key_sizes import KeySizes, sizes_of
 
 
 class _Again(NamedTuple):
@@ -80,6 +83,7 @@ class ForwardPass(OnePass):
         self._between = BetweenLayers(setting.anatomy.family.first_layer(setting.anatomy.config))
         self._given: dict[str, Any] = {}
         self._foresight: Foresight | None = None  # while its inner pass runs
+        self._key_sizes: list[KeySizes] = []  # that layers were given, see models.key_sizes
 
     def enter_decoder(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Told what the decoder is called with, where a step reads ahead."""
@@ -114,7 +118,7 @@ class ForwardPass(OnePass):
         if again is not None:
             if carved is not None:
                 carved.stage(*again.staged)
-            return (hidden,), {**kwargs, **again.changes}
+            return (hidden,), self._given_sizes({**kwargs, **again.changes})
         mask = given = kwargs.get("attention_mask")
         if self.replay is not None and index not in self.setting.layers.stateful:
             mask = self.replay.hide(index, given, self.call, self.setting.steps, self._inputs)
@@ -135,7 +139,15 @@ class ForwardPass(OnePass):
                 self._again[key] = _Again(changes, staged, (kwargs, held, self.left))
         else:
             self._reused.entered(index, None, False, None)
-        return args, called
+        return args, self._given_sizes(called)
+
+    def _given_sizes(self, called: dict[str, Any]) -> dict[str, Any]:
+        """What a layer is called with, and note of sizes that travel with its mask."""
+        sizes = sizes_of(called.get("attention_mask"))
+        if sizes is not None:
+            sizes.num_asked += 1
+            self._key_sizes.append(sizes)
+        return called
 
     def _key(
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any], carved: CarvedLayer | None
@@ -161,7 +173,12 @@ class ForwardPass(OnePass):
             self.carving.attention_output = output
 
     def finish(self) -> None:
-        """After the last layer."""
+        """After the last layer.
+
+        Raises:
+            UnsupportedModelError: a layer paid no heed to the sizes of merged tokens.
+        """
+        check_counted(self._key_sizes, self.setting.anatomy)
         self._renumbering.finish()
 
     def _carve(self, carving: Carving, index: int, hidden: Tensor, cache: Any) -> Tensor:

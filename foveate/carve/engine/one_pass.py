@@ -8,9 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from foveate.carve.engine.call import Call
-from foveate.carve.engine.carving import Carving, Left
-from foveate.carve.engine.decide import Group, ImagePlan
+from foveate.carve.engine.carving import Carving
+from foveate.carve.engine.decide import Group
+from foveate.carve.engine.image_state import ImagePlan
 from foveate.carve.engine.layer_inputs import LayerInputs
+from foveate.carve.engine.left import Left
 from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
 from foveate.errors import UnsupportedModelError

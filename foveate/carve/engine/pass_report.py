@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from foveate.carve.engine.cache_kinds import cache_bytes
-from foveate.carve.engine.decide import ImagePlan
+from foveate.carve.engine.image_state import ImagePlan
 from foveate.carve.engine.one_pass import OnePass
 from foveate.carve.engine.setting import Setting
 from foveate.carve.engine.shortened_cache import slots_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from foveate.carve.engine.reused_keys import reuses_keys
-from foveate.carve.method import LAYER_NEEDS, Step
+from foveate.carve.method import Step
+from foveate.carve.needs import LAYER_NEEDS
 from foveate.carve.tower.drop import PatchDropper, shortener_of
 from foveate.carve.tower.merge import TowerShortener
 from foveate.carve.tower.record import TowerRecorder

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from foveate.carve.engine.cache import CarvedLayer
-from foveate.carve.engine.carving import Left
 from foveate.carve.engine.layer_inputs import LayerInputs
+from foveate.carve.engine.left import Left
 from foveate.carve.method import Step
 from foveate.errors import MethodError, UnsupportedModeError
 from foveate.models.anatomy import Anatomy

@@ -21,7 +21,7 @@ from foveate.models.masks import hide_columns
 
 
 class Replay:
-    """Decisions on a prompt that is fed again, one token longer, at every step.
+    """Decisions on a prompt that is fed again, longer, at every step.
 
     Args:
         call: that brought the prompt.
@@ -40,7 +40,7 @@ class Replay:
         ids = call.inputs.get("input_ids")
         if self._ids is None or ids is None or call.cache is not None:
             return None
-        if ids.shape != (len(self._ids), self._next_length):
+        if len(ids) != len(self._ids) or ids.shape[1] < self._next_length:
             return None
         if not _same(_features(call.inputs), self._features):
             return None
@@ -48,7 +48,7 @@ class Replay:
         prompt_length = self._ids.shape[1]
         if not bool((ids[:, :prompt_length] == self._ids).all()):
             return None
-        visual_mask = F.pad(self._visual_mask, (0, self._next_length - prompt_length))
+        visual_mask = F.pad(self._visual_mask, (0, ids.shape[1] - prompt_length))
         return call.showing(visual_mask)
 
     @property
@@ -57,7 +57,7 @@ class Replay:
         return self._ids is not None
 
     def advance(self, call: Call) -> None:
-        """The decisions were applied to a call: the next one is a token longer."""
+        """The decisions were applied to a call: the next one is longer."""
         self._next_length = call.length + 1
 
     def hide(

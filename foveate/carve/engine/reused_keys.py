@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from foveate.carve.engine.cache import picked_slots
-from foveate.carve.engine.carving import Left
 from foveate.carve.engine.layer_inputs import LayerInputs
+from foveate.carve.engine.left import Left
 from foveate.core.layout import PAD, kept_rows, longest_row
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
 from foveate.models.anatomy import Anatomy

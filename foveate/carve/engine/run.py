@@ -17,8 +17,8 @@ from foveate.carve.engine.checkpointed import (
     refuse_hooks_that_run_again,
     without_unused_cache,
 )
-from foveate.carve.engine.counted import check_sizes
-from foveate.carve.engine.decide import Group, ImagePlan
+from foveate.carve.engine.counted import check_sizes, counting_layers
+from foveate.carve.engine.decide import Group
 from foveate.carve.engine.explicit_mask import ExplicitMask
 from foveate.carve.engine.forward_pass import ForwardPass
 from foveate.carve.engine.generating import (
@@ -29,6 +29,7 @@ from foveate.carve.engine.generating import (
     refuse_continuous_batching,
 )
 from foveate.carve.engine.host_prompt import HostPrompt
+from foveate.carve.engine.image_state import ImagePlan
 from foveate.carve.engine.labels import Labels, last_rows, refuse_labels
 from foveate.carve.engine.pass_report import pass_report
 from foveate.carve.engine.reading import (
@@ -42,7 +43,8 @@ from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
 from foveate.carve.engine.short_prompt import ShortPrompt
 from foveate.carve.engine.units import FeatureRecorder
-from foveate.carve.method import LAYER_NEEDS, Method
+from foveate.carve.method import Method
+from foveate.carve.needs import LAYER_NEEDS
 from foveate.core.report import Report
 from foveate.errors import MethodError, UnsupportedModeError
 from foveate.models.anatomy import anatomy_of
@@ -52,6 +54,7 @@ from foveate.models.family import Cut
 from foveate.models.hook import hook_after, hook_before
 from foveate.models.layer_kinds import DecoderLayers
 from foveate.models.one_query import OneQuery
+from foveate.models.weighed_keys import WeighedKeys
 
 
 class Run(Attachment[Report]):
@@ -190,6 +193,10 @@ class Run(Attachment[Report]):
         recorder = self._put_on(
             FeatureRecorder(anatomy, [tower.collect] if tower is not None else [])
         )
+        for index in counting_layers(self.steps.values(), anatomy):  # before what reads there
+            own = anatomy.attention_of(index)
+            assert own is not None
+            self._put_on(WeighedKeys(own))
         row_recorders: dict[int, RowRecorder] = {}
         reads = layers_to_read(anatomy, self.steps)
         for index, read in reads.items():

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from foveate.carve.method import Method, Need
+from foveate.carve.method import Method
+from foveate.carve.needs import Need
 from foveate.core.plan import KeepPlan
 from foveate.core.rank import descending_order, others
 from foveate.core.rows import gather_rows

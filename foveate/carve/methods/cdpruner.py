@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from foveate.carve.method import Method, Need, relevance_needs
+from foveate.carve.method import Method
+from foveate.carve.needs import Need, relevance_needs
 from foveate.core.demand import Demand
 from foveate.core.greedy.determinant import greedy_log_det, log_det_bytes
 from foveate.core.greedy.pairs import Gram, Weighted

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from foveate.carve.method import Method, Need
+from foveate.carve.method import Method
+from foveate.carve.needs import Need
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import top_k
 from foveate.core.visual import VisualTokens

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from foveate.carve.method import Method, Need, Step
+from foveate.carve.method import Method, Step
+from foveate.carve.needs import Need
 from foveate.core.demand import Demand
 from foveate.core.greedy.determinant import greedy_log_det, log_det_bytes
 from foveate.core.greedy.pairs import Gram, Pairs, Weighted
@@ -22,6 +23,9 @@ from foveate.core.visual import VisualTokens
 from foveate.errors import MethodError
 
 FLOOR = 0.3  # weight of a token that the question does not look at
+
+_OF_STEPS = ("depths", "taper", "enough")
+_OF_FORESIGHT = ("look_depth", "blur")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +95,29 @@ class FoveaCarve(Method):
             raise MethodError(f"look_depth={self.look_depth} is outside [0, 1).")
         if self.blur < 0:
             raise MethodError(f"blur={self.blur} must not be negative.")
+        self._refuse_unread()
         super().__post_init__()
+
+    def _refuse_unread(self) -> None:
+        """Settings that change nothing under others are mistakes.
+
+        Raises:
+            MethodError: some are set.
+        """
+        if self.where == "encoder":
+            blind, unread = "where='encoder'", {*_OF_STEPS, *_OF_FORESIGHT}
+        elif not self.foresight:
+            blind, unread = "foresight=False", {*_OF_FORESIGHT}
+        else:
+            return
+        changed = [
+            f.name for f in fields(self) if f.name in unread and getattr(self, f.name) != f.default
+        ]
+        if changed:
+            raise MethodError(
+                f"{self.name} sets {' and '.join(changed)}, which its blind step ({blind}) does "
+                f"not read; leave {'it' if len(changed) == 1 else 'them'} out."
+            )
 
     @property
     def default_layer(self) -> int:  # type: ignore[override]

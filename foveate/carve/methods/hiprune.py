@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foveate.carve.method import Method, Need
+from foveate.carve.method import Method
+from foveate.carve.needs import Need
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import top_k
 from foveate.core.visual import VisualTokens

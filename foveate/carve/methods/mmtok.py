@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from foveate.carve.method import Method, Need
+from foveate.carve.method import Method
+from foveate.carve.needs import Need
 from foveate.core.demand import Demand
 from foveate.core.greedy.coverage import greedy_coverage
 from foveate.core.greedy.pairs import ROWS

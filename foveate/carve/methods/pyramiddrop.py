@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from foveate.carve.method import Need, staged_layers
+from foveate.carve.method import staged_layers
 from foveate.carve.methods.fastv import FastV
+from foveate.carve.needs import Need
 from foveate.core.schedule import geometric_counts, spans_of
 from foveate.errors import MethodError
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from foveate.carve.method import Method, Need
+from foveate.carve.method import Method
+from foveate.carve.needs import Need
 from foveate.core.demand import Demand
 from foveate.core.greedy.coverage import greedy_coverage
 from foveate.core.plan import KeepPlan, keep_only

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from foveate.carve.method import Method, Need, Step
+from foveate.carve.method import Method, Step
+from foveate.carve.needs import Need
 from foveate.core.density_peaks import density_peaks
 from foveate.core.plan import KeepPlan
 from foveate.core.rank import top_k
@@ -28,10 +30,10 @@ class SparseVlm(Method):
     raters give it, mean over heads and raters, in the layer whose output is cut. At each step in
     proportion to (N - rank P) tokens may go, P being the attention of raters to the image, in
     numbers that fit the budget: a step of full rank leaves what the schedule says, one of lower
-    rank leaves less, and the last step takes up the difference, so that the mean over the layers
-    from the first step on is the budget. Of the C tokens cut, the best int(recycled C) + 1 are
-    clustered by density peaks into int(cluster_fraction of these) + 1 and come back as cluster
-    means.
+    rank leaves less, but not so few that later ones could not spend the rest, and the last step
+    takes up the difference, so that the mean over the layers from the first step on is the budget.
+    Of the C tokens cut, the best int(recycled C) + 1 are clustered by density peaks into
+    int(cluster_fraction of these) + 1 and come back as cluster means.
 
     The authors' first release keeps in proportion to the rank; their current one has fixed counts
     for three budgets. They hand clusters on behind the image; here one stands at its centre's
@@ -85,22 +87,26 @@ class SparseVlm(Method):
     def adapt(
         self, visual: VisualTokens, keeps: Sequence[int], step: Step, num_layers: int
     ) -> tuple[int, ...]:
-        spans = spans_of(step.layers, num_layers)
+        number, spans = step.number, spans_of(step.layers, num_layers)
         spent = sum(n * span for n, span in zip(visual.counts, spans, strict=False))
-        total = sum(n * span for n, span in zip(keeps, spans, strict=True))
-        if step.number == len(spans) - 1:
-            left = (total - spent) // spans[-1]
-            return (max(1, min(left, visual.num_tokens)),) * visual.num_images
-        n, planned = visual.num_tokens, keeps[step.number]
+        left = sum(n * span for n, span in zip(keeps, spans, strict=True)) - spent
+        n, planned = visual.num_tokens, keeps[number]
+        later = sum(spans[number + 1 :])
+        most = max(1, min(n, (left - later) // spans[number]))  # later layers keep a token
+        if not later:
+            return (most,) * visual.num_images
+        # With fewer, no later step could spend what is left.
+        least = min(most, math.ceil(left / (spans[number] + later)))
         assert visual.entering is not None
         assert visual.text_attention is not None
         raters = choose_raters(visual.entering)
         found = []
         for attention, rater in zip(visual.text_attention, raters, strict=True):
-            most = min(int(rater.sum()), n)  # the largest rank there can be
-            rank = rank_of(attention[rater]) if most else 0
-            pace = (n - planned) / max(1, n - most)
-            found.append(max(1, min(n, n - round(pace * (n - rank)))))
+            # The largest rank there can be; that of all tokens says of none that it may go.
+            full = min(int(rater.sum()), n - 1)
+            rank = min(rank_of(attention[rater]), full) if full else 0
+            pace = (n - planned) / max(1, n - full)
+            found.append(max(least, min(most, n - round(pace * (n - rank)))))
         return tuple(found)
 
     def plan(self, visual: VisualTokens, keep: int) -> KeepPlan:

@@ -7,7 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from foveate.carve.method import Method, Need
+from foveate.carve.method import Method
+from foveate.carve.needs import Need
 from foveate.core.demand import Demand
 from foveate.core.information import (
     INFORMATION_SCORES,

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from foveate.carve.method import Method, Need
+from foveate.carve.method import Method
+from foveate.carve.needs import Need
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import top_k
 from foveate.core.schedule import geometric_counts, spans_of

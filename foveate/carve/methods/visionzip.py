@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from foveate.carve.method import Method, Need
+from foveate.carve.method import Method
+from foveate.carve.needs import Need
 from foveate.core.layout import sent
 from foveate.core.plan import KeepPlan
 from foveate.core.rank import others, top_k

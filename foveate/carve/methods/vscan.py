@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from foveate.carve.method import Method, Need, Step
+from foveate.carve.method import Method, Step
+from foveate.carve.needs import Need
 from foveate.core.plan import KeepPlan, keep_only
 from foveate.core.rank import descending_order, others, top_k
 from foveate.core.rows import gather_rows

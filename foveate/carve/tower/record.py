@@ -15,7 +15,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from foveate.carve.method import Need, Step
+from foveate.carve.method import Step
+from foveate.carve.needs import Need
 from foveate.core.layout import ImageSpan
 from foveate.core.precision import full_precision
 from foveate.core.received import last_used_layer, received_attention
@@ -91,9 +92,9 @@ def tower_layers(anatomy: Anatomy) -> tuple[nn.Module, nn.ModuleList, Tower]:
         found = getattr(found, name, None)
     if row is None or tower is None or found is None:
         raise UnsupportedModelError(
-            f"{anatomy.family.title} ({type(tower).__name__}) has a vision tower whose tokens "
-            "cannot be told apart from outside; use a method that acts in the language model "
-            "(`foveate methods`)."
+            f"{anatomy.family.title} ({type(anatomy.base).__name__}) has a vision tower whose "
+            "tokens cannot be told apart from outside; use a method that acts in the language "
+            "model (`foveate methods`)."
         )
     return tower, found, row
 

@@ -64,7 +64,8 @@ def of_meanings(
     random.Random(seed).shuffle(synsets)
     documents, at = [], 0
     for number in range(num_documents):
-        text, questions = "", []
+        text = ""
+        questions: list[PlacedQuestion] = []
         while len(questions) < size and at < len(synsets):
             synset = synsets[at]
             at += 1

@@ -15,6 +15,7 @@ from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import accuracy, paired_difference
 from foveate.tasks.passages import PlacedDocument, PlacedQuestion
 from foveate.vist.eval.result import Curve, EvalResult, Table, json_ready, shown_percent
+from foveate.vist.eval.retrieval_sets import KINDS
 from foveate.vist.eval.segment_scores import SCORERS, Scorers, SegmentedText
 
 __all__ = ["RetrievalSettings", "evaluate_retrieval", "is_found"]
@@ -28,6 +29,7 @@ class RetrievalSettings:
         shares: of a document's segments that may be looked at.
         limit: questions of a kind, None is all.
         arms: names of scorers; () is all.
+        against: arms that the others are compared with, question by question.
         seed: of the bootstrap.
 
     Raises:
@@ -37,6 +39,7 @@ class RetrievalSettings:
     shares: tuple[float, ...] = (0.01, 0.05, 0.1)
     limit: int | None = None
     arms: tuple[str, ...] = ()
+    against: tuple[str, ...] = ("bm25",)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -64,17 +67,19 @@ def evaluate_retrieval(
         InputError: an unknown arm, or a kind without questions.
     """
     names = settings.arms or scorers.names
-    unknown = sorted(set(names) - set(scorers.names))
+    unknown = sorted({*names, *settings.against} - set(scorers.names))
     if unknown:
         raise InputError(f"unknown arms {', '.join(unknown)}; use {', '.join(scorers.names)}.")
-    rows, samples, tables, curves = [], [], [], []
+    rows: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = []
+    tables: list[Table] = []
+    curves: list[Curve] = []
     for kind, documents in kinds.items():
         found, asked, sizes, tokens = _ranked(kind, documents, scorers, names, settings, progress)
         clusters = [question.cluster for question in asked]
         for name in names:
             for number, share in enumerate(settings.shares):
                 hits = [place[number] for place in found[name]]
-                rival = [place[number] for place in found["bm25"]] if "bm25" in names else None
                 rows.append(
                     {
                         "kind": kind,
@@ -84,9 +89,16 @@ def evaluate_retrieval(
                         "segments": float(np.mean(sizes)),
                         "tokens": float(np.mean(tokens)),
                         "recall": accuracy(hits, clusters, seed=settings.seed),
-                        "minus_bm25": paired_difference(hits, rival, clusters, seed=settings.seed)
-                        if rival is not None and name != "bm25"
-                        else None,
+                        **{
+                            f"minus_{rival}": paired_difference(
+                                hits,
+                                [place[number] for place in found[rival]],
+                                clusters,
+                                seed=settings.seed,
+                            )
+                            for rival in settings.against
+                            if rival in names and rival != name
+                        },
                     }
                 )
         tables.append(_table(kind, names, rows, settings))
@@ -98,8 +110,7 @@ def evaluate_retrieval(
                 for name in names
             ]  # fmt: skip
         samples += [
-            {"kind": kind, "id": q.id, "question": q.question,
-             "found": {name: found[name][i] for name in names}}
+            {"kind": kind, "id": q.id, "found": {name: found[name][i] for name in names}}
             for i, q in enumerate(asked)
         ]  # fmt: skip
     return EvalResult(
@@ -109,6 +120,7 @@ def evaluate_retrieval(
             "Recall: whether a segment that holds the answer is among the best 1 %, 5 % ... of the "
             "document's segments (at least one segment). Brackets: 95 % interval, bootstrapped "
             "over clusters (articles; for meanings, words).",
+            *(f"Questions {kind}: {KINDS[kind]}." for kind in kinds if kind in KINDS),
             *(f"{name}: {SCORERS[name]}." for name in names if name in SCORERS),
             *(
                 f"{name}: a head trained the same, of another masking."
@@ -119,7 +131,7 @@ def evaluate_retrieval(
         rows=tuple(json_ready(row) for row in rows),
         tables=tuple(tables),
         curves=tuple(curves),
-        axes=("share of segments", "recall"),
+        axes=(f"share of segments ({next(iter(kinds))})", "recall"),
         samples=tuple(samples),
         manifest=manifest(
             seed=settings.seed, shares=list(settings.shares), layer=scorers.layer, **(facts or {})
@@ -187,13 +199,16 @@ def _table(
         columns=(
             "arm",
             *(f"recall at {100 * share:g} %" for share in settings.shares),
-            f"minus bm25 at {100 * middle:g} %",
+            *(f"minus {rival} at {100 * middle:g} %" for rival in settings.against),
         ),
         rows=tuple(
             (
                 name,
                 *(shown_percent(own[name, share]["recall"]) for share in settings.shares),
-                shown_percent(own[name, middle]["minus_bm25"], signed=True),
+                *(
+                    shown_percent(own[name, middle].get(f"minus_{rival}"), signed=True)
+                    for rival in settings.against
+                ),
             )
             for name in names
         ),

@@ -37,7 +37,7 @@ def retrieval_sets(
     length: int = 512,
     seed: int = 0,
 ) -> dict[str, list[PlacedDocument]]:
-    """Documents by kind (KINDS); those that need WordNet only where it is given.
+    """Documents by kind (KINDS) that has a question; what needs WordNet only where it is given.
 
     Args:
         passages: with their questions; () leaves out the kinds made of them.
@@ -65,7 +65,7 @@ def retrieval_sets(
         )
     if num_pairs:
         sets["key-value"] = _pairs(num_pairs, length, tokenizer, seed)
-    return {kind: documents for kind, documents in sets.items() if documents}
+    return {kind: found for kind, found in sets.items() if any(d.questions for d in found)}
 
 
 def _reworded(

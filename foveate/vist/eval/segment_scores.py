@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,7 @@ class Scorers:
         self.model, self.tokenizer, self.encoder = model, tokenizer, encoder
         self.heads = dict(heads)
         self.layer = layer
+        self._states_of: dict[str, Tensor] = {}  # documents are asked in several kinds of words
         self._lot = np.random.default_rng(seed)
         self._table = model.get_input_embeddings().weight.detach().float()
 
@@ -129,9 +131,9 @@ class Scorers:
         ways: dict[str, Callable[[], Any]] = {
             "random": lambda: self._lot.random((len(questions), len(document))),
             "bm25": lambda: self._bm25(document, questions),
-            "embeddings": lambda: self._alike(self._means(asked), self._means(document.rows)),
-            "states": lambda: self._alike(
-                standard(self._states(asked)), standard(self._states(document.rows))
+            "embeddings": lambda: _alike(self._means(asked), self._means(document.rows)),
+            "states": lambda: _alike(
+                standard(self._states(asked)), standard(self._states_of_segments(document))
             ),
             "index-words": lambda: (
                 self._words(self.heads[""], asked) @ self._words(self.heads[""], document.rows).T
@@ -140,7 +142,7 @@ class Scorers:
         entries = self._entries(document)
         for name, head in self.heads.items():
             own = f"index-{name}" if name else "index"
-            ways[own] = lambda head=head, name=name: self._words(head, asked) @ entries[name].T
+            ways[own] = partial(_alike, self._words(head, asked), entries[name])
         for name in names:
             if name in ways:
                 made[name] = np.asarray(ways[name](), dtype=np.float64)
@@ -163,9 +165,6 @@ class Scorers:
     def _means(self, rows: Sequence[Sequence[int]]) -> Tensor:
         means = torch.stack([self._table[torch.tensor(row)].mean(dim=0) for row in rows])
         return means - self._table.mean(dim=0)
-
-    def _alike(self, questions: Tensor, segments: Tensor) -> Tensor:
-        return F.normalize(questions, dim=-1) @ F.normalize(segments, dim=-1).T
 
     def _words(self, head: IndexHead, rows: Sequence[Sequence[int]]) -> Tensor:
         ids = torch.tensor([i for row in rows for i in row])
@@ -190,6 +189,11 @@ class Scorers:
         features = torch.cat(pages).flatten(0, 1)[torch.from_numpy(patch)]
         own = torch.from_numpy(segment)
         return {n: h.of_pictures(features, own, len(document)) for n, h in self.heads.items()}
+
+    def _states_of_segments(self, document: SegmentedText) -> Tensor:
+        if document.text not in self._states_of:
+            self._states_of[document.text] = self._states(document.rows)
+        return self._states_of[document.text]
 
     def _states(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Mean states at the input of a layer, [R, hidden], each row run by itself."""
@@ -235,6 +239,11 @@ class Scorers:
 
 class _ReachedError(Exception):
     """The layer that was asked for has its input."""
+
+
+def _alike(questions: Tensor, segments: Tensor) -> Tensor:
+    """Cosines, [Q, S]."""
+    return F.normalize(questions, dim=-1) @ F.normalize(segments, dim=-1).T
 
 
 def standard(rows: Tensor) -> Tensor:

@@ -34,12 +34,10 @@ class Fixation:
     Args:
         share: of the memory's tokens, above 0 up to 1: so many entries at most stand for it, raw
             tokens and latents together. 1 reads everything as text.
-        floor: share of the best place's score that another must have, 0 to 1. What merely fills
-            the budget misleads: of 27 recall items a tenth of the entries had 78 % right without a
-            floor, and 100 % with it.
-        skim: of those entries, 0 up to 1: kept for latents. What the places leave goes to latents
-            too; latents of the places go, and the others are thinned out evenly where they are too
-            many.
+        floor: share of the best place's score that another must have, 0 to 1. What merely fills the
+            budget misleads.
+        skim: of those entries, 0 up to 1: for latents beside the places, evenly spread over the
+            rest of the document. Where no place is looked at, latents have the whole budget.
 
     Raises:
         ConfigError: a value is out of range.
@@ -116,7 +114,8 @@ class Looker:
         parts = self.scores(memory, question, skim, head)
         total = join_scores(parts)
         budget = max(1, int(self.fixation.share * memory.num_tokens))
-        room = budget - int(self.fixation.skim * budget)
+        skimmed = int(self.fixation.skim * budget)
+        room = budget - skimmed
         if budget >= memory.num_tokens:
             chosen = np.argsort(-total, kind="stable").tolist()
         else:
@@ -135,7 +134,8 @@ class Looker:
             )
             for rank, i in enumerate(chosen, 1)
         ]
-        batch = mixed(memory, chosen, budget)
+        raw = sum(lengths[i] for i in chosen)
+        batch = mixed(memory, chosen, min(budget, raw + skimmed) if chosen else budget)
         assert batch.tokens is not None
         num_raw = int((batch.tokens != UNREAD).sum())
         look = Look(
@@ -173,7 +173,8 @@ class Looker:
         if memory.index is not None and self._index is not None:
             ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
             asked = torch.tensor(ids, device=head.device)
-            meant = self._anatomy.base.get_input_embeddings()(asked).float()
+            base: Any = self._anatomy.base
+            meant = base.get_input_embeddings()(asked).float()
             found["index"] = index_scores(memory, self._index, meant).double().cpu().numpy()
         return found
 

@@ -110,7 +110,7 @@ class AttentionPool(nn.Module):
         total = weight.new_zeros(num_groups, self.heads).index_add(0, group, weight)
         weight = (weight / total[group]).unsqueeze(2)  # [N, H, 1]
         # Sums in float32: a group may have hundreds of rows.
-        shared = (hidden.float().unflatten(1, (self.heads, -1)) * weight).flatten(1)
+        shared = (hidden.float().view(len(hidden), self.heads, -1) * weight).flatten(1)
         pooled = shared.new_zeros(num_groups, shared.shape[1]).index_add(0, group, shared)
         pooled = pooled.to(self.out.weight.dtype)
         return F.normalize(self.out(pooled).float(), dim=-1)

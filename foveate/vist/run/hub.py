@@ -102,6 +102,8 @@ def push(
             repo_id=repo_id,
             folder_path=folder,
             allow_patterns=files,
+            # An index of what was there before would be loaded with this.
+            delete_patterns=None if (folder / INDEX).exists() else [INDEX],
             commit_message=commit_message,
             revision=branch,
             create_pr=create_pr,

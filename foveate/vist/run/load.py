@@ -119,15 +119,12 @@ def _index(path: Path, about: Checkpoint, encoder: Any, shape: DecoderShape) -> 
     """The index beside a checkpoint, None where there is none."""
     if not is_there(path):
         return None
-    head = load_index(path, encoder=about.encoder.sha256, base=about.base.sha256)
-    wanted = (encoder.width, shape.hidden_size)
-    if (head.config.input_width, head.config.embedding_width) != wanted:
-        raise InputError(
-            f"the index {str(path)!r} takes features and embeddings of widths "
-            f"{head.config.input_width} and {head.config.embedding_width}, and these models give "
-            f"{wanted[0]} and {wanted[1]}; train it again, or remove it."
-        )
-    return head
+    return load_index(
+        path,
+        encoder=about.encoder.sha256,
+        base=about.base.sha256,
+        widths=(encoder.width, shape.hidden_size),
+    )
 
 
 def _check_parts(folder: str | Path, config: VistConfig, shape: DecoderShape, layers: Any) -> None:

@@ -73,3 +73,9 @@ def test_it_refuses_what_says_nothing() -> None:
         reading_curve(model, [])
     with pytest.raises(InputError, match="no visual token"):
         reading_curve(model, [tiny.prompts(model, "llava", (1, 0))])
+
+
+def test_a_curve_without_a_peak_is_no_depth() -> None:
+    with pytest.raises(InputError, match="no layer reads it"):
+        look_depth((0.0, 0.0, 0.0))
+    assert look_depth((0.0, 0.5, 0.2, 0.0)) == 0.25

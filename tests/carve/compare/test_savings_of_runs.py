@@ -79,7 +79,7 @@ def llava() -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in foveate.METHODS if n not in ("stack", "text_share", "pixelprune")]
+    "name", [n for n in foveate.METHODS if n not in ("stack", "text-share", "pixelprune")]
 )
 def test_no_attention_matrix(llava: Any, name: str) -> None:
     """Neither in the language model nor in the vision tower, whose sequence is 577 long."""

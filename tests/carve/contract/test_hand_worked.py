@@ -454,6 +454,21 @@ def test_foveacarve_refuses(settings: dict[str, Any], words: str) -> None:
         foveate.FoveaCarve(keep_tokens=12, **settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"where": "encoder", "blur": 3.0}, r"sets blur, .* \(where='encoder'\) does not read"),
+        ({"where": "encoder", "depths": (0.0,), "taper": 0.5}, "sets depths and taper"),
+        ({"where": "encoder", "look_depth": 0.5, "enough": 1.0}, "sets enough and look_depth"),
+        ({"foresight": False, "blur": 0.0}, r"sets blur, .* \(foresight=False\) does not read"),
+        ({"foresight": False, "look_depth": 0.0}, "sets look_depth"),
+    ],
+)
+def test_foveacarve_refuses_what_it_would_not_read(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(MethodError, match=words):
+        foveate.FoveaCarve(keep_tokens=12, **settings)
+
+
 def test_foveacarve_before_the_language_model() -> None:
     """One blind cut, of what the budget says."""
     method = foveate.FoveaCarve(keep_tokens=12, where="encoder")

@@ -20,7 +20,7 @@ NUM_TEXT = 6
 
 # A stack decides nothing itself; methods of the vision tower are tested where there is one.
 INSIDE = [name for name, cls in foveate.METHODS.items() if issubclass(cls, TowerMethod)]
-COMPRESSING = [n for n in foveate.METHODS if n not in ("noop", "stack", "text_share", *INSIDE)]
+COMPRESSING = [n for n in foveate.METHODS if n not in ("noop", "stack", "text-share", *INSIDE)]
 every_method = pytest.mark.parametrize("name", foveate.METHODS)
 compressing = pytest.mark.parametrize("name", COMPRESSING)
 
@@ -182,7 +182,7 @@ def test_merged_rows_are_means(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in foveate.METHODS if n not in (*INSIDE, "stack", "text_share")]
+    "name", [n for n in foveate.METHODS if n not in (*INSIDE, "stack", "text-share")]
 )
 def test_settings_survive_json(name: str) -> None:
     method = foveate.method(name, keep_ratio=0.25, prune_layer=3)
@@ -267,6 +267,15 @@ def test_staged_budgets_are_means_over_layers(name: str, num_layers: int) -> Non
         assert counts[-1] >= 1
 
 
+@pytest.mark.parametrize("name", ["pyramiddrop", "sparsevlm"])
+def test_one_token_is_a_budget_of_several_steps(name: str) -> None:
+    """It was refused as if no token was left for a later step."""
+    method = foveate.method(name, keep_tokens=1)
+    layers = method.layers(8, 0)
+    for num_tokens in (9, 36, 196):
+        assert method.keeps(1, num_tokens, layers, 8) == (1,) * len(layers)
+
+
 def test_sparsevlm_adapts_and_still_meets_its_budget() -> None:
     """A rank below the largest cuts more at once; the last step takes up the difference."""
     method = foveate.SparseVlm(keep_tokens=12)
@@ -292,6 +301,40 @@ def test_sparsevlm_adapts_and_still_meets_its_budget() -> None:
     assert planned - spans[-1] < total <= planned
 
 
+@pytest.mark.parametrize("rank", ["one", "full"])
+@pytest.mark.parametrize(("num_tokens", "keep"), [(36, 12), (18, 7), (9, 3)])
+def test_sparsevlm_meets_its_budget_whatever_the_ranks(
+    num_tokens: int, keep: int, rank: str
+) -> None:
+    """Of rank 1 at every step, or of full rank with more raters than tokens that are left."""
+    method = foveate.SparseVlm(keep_tokens=keep)
+    steps = method.steps(8, 0)
+    spans = spans_of(steps[0].layers, 8)
+    keeps = method.keeps(keep, num_tokens, steps[0].layers, 8)
+    generator = torch.Generator().manual_seed(2)
+    counts: tuple[int, ...] = ()
+    for step in steps:
+        left = counts[-1] if counts else num_tokens
+        attention = torch.rand(1, 40, left, generator=generator)
+        entering = VisualTokens(
+            hidden=torch.ones(1, left, 24),
+            text=torch.ones(1, 40, 24),
+            text_mask=torch.ones(1, 40, dtype=torch.bool),
+        )
+        tokens = dataclasses.replace(
+            visual(1, left),
+            entering=entering,
+            text_attention=attention.mean(dim=1, keepdim=True).expand_as(attention)
+            if rank == "one"
+            else attention,
+            counts=counts,
+        )
+        counts = (*counts, method.adapt(tokens, keeps, step, 8)[0])
+    spent = sum(n * span for n, span in zip(counts, spans, strict=True))
+    planned = sum(n * span for n, span in zip(keeps, spans, strict=True))
+    assert planned - spans[-1] < spent <= planned, counts
+
+
 @every_method
 def test_documented(name: str) -> None:
     cls = foveate.METHODS[name]
@@ -312,7 +355,7 @@ def test_documented(name: str) -> None:
         ({"keep_tokens": 4, "prune_layer": -1}, MethodError, "negative"),
         ({"keep_tokens": 4, "prune_layer": 0}, MethodError, "use prune_layer=1 or more"),
         ({"keep_tokens": 4, "positions": "moved"}, MethodError, "'original' or 'renumbered'"),
-        ({"keep_tokens": 4, "text_share": 0.3}, MethodError, r"wrap the method, text_share\(token"),
+        ({"keep_tokens": 4, "text_share": 0.3}, MethodError, r"wrap the method, text-share\(token"),
         ({"keep_tokens": 4, "text_relevance": "similarity"}, MethodError, "wrap the method"),
         ({"keep_tokens": 4, "early_cache": "none"}, MethodError, "'compact' or 'full'"),
         ({"keep_tokens": 4, "attention_weight": 2}, MethodError, r"outside \[0, 1\]"),

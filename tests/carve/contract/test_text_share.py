@@ -69,7 +69,7 @@ def test_settings_are_those_of_the_method_and_survive_json(name: str) -> None:
     assert foveate.method(**json.loads(json.dumps(method.to_dict()))) == method
     for setting in ("where", "budget", "prune_layer", "early_cache", "positions", "exact_budget"):
         assert getattr(method, setting) == getattr(inner, setting), setting
-    assert str(method) == f"text_share({inner}, share=0.4, relevance='similarity')"
+    assert str(method) == f"text-share({inner}, share=0.4, relevance='similarity')"
     layers = inner.layers(8, 0)
     assert method.layers(8, 0) == layers
     for step, own in zip(method.steps(8, 0), inner.steps(8, 0), strict=True):
@@ -80,7 +80,7 @@ def test_settings_are_those_of_the_method_and_survive_json(name: str) -> None:
 
 
 # What a share around a method says for itself.
-ITS_OWN = {"paper", "fidelity", "default_layer", "budget", "select", "reference"}
+ITS_OWN = {"always_named", "paper", "fidelity", "default_layer", "budget", "select", "reference"}
 
 
 def test_all_else_is_asked_of_the_method_inside() -> None:
@@ -131,8 +131,14 @@ def test_a_step_that_must_not_know_the_question_is_not_told() -> None:
     inner = foveate.FoveaCarve(keep_tokens=8)
     with pytest.raises(MethodError, match=r"at layer 5 and not at others.*relevance='similarity'"):
         TextShare(inner=inner).steps(8, 3)
-    with pytest.raises(MethodError, match=r"before layer 0, where text_share has no attention"):
+    with pytest.raises(MethodError, match=r"before layer 0, where text-share has no attention"):
         TextShare(inner=inner).steps(8, 0)
+    # A fix that is named works: FoveaCarve acts at its depths, wherever prune_layer is.
+    for kind in ("attention", "text_attention"):
+        with pytest.raises(MethodError, match=r"; use relevance='similarity'\.$"):
+            TextShare(inner=inner, relevance=kind).steps(8, 0)
+    with pytest.raises(MethodError, match=r"or a later prune_layer\.$"):
+        TextShare(inner=foveate.VisionZip(keep_tokens=8)).steps(8, 0)
     steps = TextShare(inner=inner, relevance="similarity").steps(8, 0)
     assert [sorted(step.needs) for step in steps] == [["foresight", "text"], ["attention", "text"]]
 

@@ -125,18 +125,6 @@ def test_sizes_of_merged_tokens_need_a_kernel_that_takes_a_bias() -> None:
         model(**inputs)
 
 
-def test_sizes_in_the_language_model_need_one_too() -> None:
-    model = tiny.build("llava", NAME)
-    with pytest.raises(UnsupportedModeError, match=r"sizes='log' adds .*'sdpa' or 'eager'"):
-        foveate.attach(model, foveate.TokenCarve(keep_ratio=0.4, sizes="log"))
-    other = tiny.build("llava")
-    inputs = tiny.prompts(other, "llava", (1,))
-    with foveate.attach(other, foveate.TokenCarve(keep_ratio=0.4, sizes="log")):
-        other.set_attn_implementation(NAME)
-        with torch.no_grad(), pytest.raises(UnsupportedModeError, match="sizes='log' adds"):
-            other(**inputs)
-
-
 def test_second_turn_on_flash() -> None:
     logits = []
     for attention in ("sdpa", NAME):

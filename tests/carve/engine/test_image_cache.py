@@ -88,7 +88,7 @@ def test_the_model_is_restored_after_an_error() -> None:
     assert set(model.base_model.__dict__) == before
 
 
-ALONE = [name for name in ALL if name not in ("stack", "text_share", "pixelprune")]
+ALONE = [name for name in ALL if name not in ("stack", "text-share", "pixelprune")]
 # Those that may follow another; these cut before the first layer, as that one does.
 FIRST = ("foveacarve", "two-stage", "vscan")
 BEHIND = [n for n in ALONE if ALL[n].where == "llm" and n not in ("noop", *FIRST)]

@@ -10,7 +10,9 @@ import torch
 import foveate
 from foveate.carve.frame_method import FrameMethod
 from foveate.carve.methods import UniformGrid
+from foveate.carve.spec import parse_method
 from foveate.carve.tower_method import PatchDropping, TowerMethod
+from foveate.core.budget import Budget
 from foveate.core.information_share import tokens_holding
 from foveate.core.visual import VisualTokens
 from foveate.errors import BudgetError, FoveateError, UnsupportedModelError
@@ -20,7 +22,7 @@ from tests.carve.oracle.test_steps_equal_masked import check
 SHARE = 0.7
 INSIDE = [n for n, cls in foveate.METHODS.items() if issubclass(cls, TowerMethod)]
 OF_FRAMES = [n for n, cls in foveate.METHODS.items() if issubclass(cls, FrameMethod)]
-FREE = [n for n in foveate.METHODS if n not in ("noop", "stack", "text_share", *INSIDE, *OF_FRAMES)]
+FREE = [n for n in foveate.METHODS if n not in ("noop", "stack", "text-share", *INSIDE, *OF_FRAMES)]
 
 
 def plain_images(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -218,6 +220,19 @@ def test_a_stack_tells_what_is_left() -> None:
     assert all(a > b for a, b in zip(first, second, strict=True))
     assert run.report is not None
     assert [image.budget for image in run.report.images] == second
+
+
+@pytest.mark.parametrize("inside", ["tome", "resize"])
+def test_a_stack_tells_what_the_tower_left(inside: str) -> None:
+    """The budget is of the method behind the tower, which has states."""
+    method = parse_method(f"{inside}:60%+divprune(prune_layer=2)", Budget(keep_information=SHARE))
+    run = run_on(method, (2,))
+    assert run.report is not None
+    first, second = run.plans
+    assert [len(plan.steps) for plan in run.plans] == [2, 2]
+    assert first.budget == first.num_kept
+    assert second.budget == second.num_kept
+    assert second.num_kept < first.num_kept, "the second image is of one colour"
 
 
 def test_a_family_that_shortens_its_prompt_takes_it_before_the_decoder() -> None:

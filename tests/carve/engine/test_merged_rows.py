@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from foveate.carve.engine.carving import Carving, Left
 from foveate.carve.engine.decide import Group
+from foveate.carve.engine.left import Left, narrowed
 from foveate.core.layout import columns_of, kept_rows
 from foveate.core.plan import KeepPlan
 from foveate.models.masks import narrow_tokens
@@ -60,13 +60,12 @@ def groups_of(
     return groups
 
 
-def carving(begun: Tensor, left: Left | None) -> Any:
-    """What `_narrow` reads of a pass."""
+def call_of(begun: Tensor) -> Any:
+    """What `narrowed` reads of a call."""
     known = SimpleNamespace(
         begun=begun, num_begun=tuple(begun.sum(dim=1).tolist()), num_visual=int(begun.sum())
     )
-    call = SimpleNamespace(known=known, visual=begun)
-    return SimpleNamespace(call=call, left=left, _rows=None if left is None else left.rows)
+    return SimpleNamespace(known=known, visual=begun)
 
 
 def in_the_whole_sequence(groups: list[Group], hidden: Tensor, keep: Tensor, old: Any) -> Tensor:
@@ -128,13 +127,12 @@ def test_as_into_the_whole_sequence(
     begun[-1, : 2 if batch > 1 else 0] = False
     left: Left | None = None
     if is_second_step:
-        hidden, left = Carving._narrow(
-            carving(begun, None), groups_of("averaged", spans, None, 1), hidden
-        )
+        first = groups_of("averaged", spans, None, 1)
+        hidden, left = narrowed(first, hidden, None, call_of(begun))
     hidden.requires_grad_(needs_gradient)
     before = hidden.detach().clone()
     groups = groups_of(kind, spans, left.rows if left is not None else None, 2)
-    short, after = Carving._narrow(carving(begun, left), groups, hidden)
+    short, after = narrowed(groups, hidden, left, call_of(begun))
     keep = left.keep_mask.clone() if left is not None else begun.clone()
     old = left.rows if left is not None else None
     expected = in_the_whole_sequence(groups, before.clone(), keep, old)

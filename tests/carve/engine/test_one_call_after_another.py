@@ -21,7 +21,7 @@ from tests.vist import tiny_vist
 from tests.vist.tiny_vist import ids
 
 # pixelprune takes no budget, and other towers: tests/carve/tower/test_drop.py.
-BUDGETED = [n for n in foveate.METHODS if n not in ("noop", "stack", "text_share", "pixelprune")]
+BUDGETED = [n for n in foveate.METHODS if n not in ("noop", "stack", "text-share", "pixelprune")]
 
 CARVE = foveate.TokenCarve(keep_ratio=0.4)
 GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
@@ -97,6 +97,26 @@ def test_one_prompt_asks_for_its_decisions_again(llava: Any) -> None:
                 grown = longer(grown, token)
     assert torch.equal(grown["input_ids"], expected)
     assert len(run.reports) == 2
+
+
+def test_several_tokens_at_once_are_of_the_same_prompt(llava: Any) -> None:
+    """As a second turn is, which a cache would have seen without deciding anew."""
+    inputs = tiny.prompts(llava, "llava", (1,))
+    more = (5, 61, 7, 30)
+    with foveate.attach(llava, CARVE) as run, torch.no_grad():
+        grown = inputs
+        for token in more:
+            grown = longer(grown, token)
+        cache = llava(**inputs).past_key_values
+        text = {name: grown[name] for name in ("input_ids", "attention_mask")}
+        text["input_ids"] = text["input_ids"][:, -len(more) :]
+        expected = llava(**text, past_key_values=cache).logits
+        with run.one_prompt():
+            llava(**inputs, use_cache=False)
+            num_reports = len(run.reports)
+            found = llava(**grown, use_cache=False).logits[:, -len(more) :]
+        assert len(run.reports) == num_reports
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def longer(inputs: dict[str, Any], token: int) -> dict[str, Any]:
@@ -353,7 +373,9 @@ def test_the_callers_autocast_does_not_choose(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["divprune", "mmtok", "tokencarve", "cdpruner"])
-def test_a_run_selects_outside_of_what_the_caller_allows(name: str) -> None:
+def test_a_run_selects_outside_of_what_the_caller_allows(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny.build("llava")
     inputs = tiny.prompts(model, "llava", (1,))
     method = foveate.method(name, keep_ratio=0.4, prune_layer=1)
@@ -367,7 +389,7 @@ def test_a_run_selects_outside_of_what_the_caller_allows(name: str) -> None:
         return select(self, visual, keep)
 
     before = torch.get_float32_matmul_precision()
-    type(method).select = spy  # type: ignore[method-assign]
+    monkeypatch.setattr(type(method), "select", spy)  # inherited: put back, it would be its own
     torch.set_float32_matmul_precision("medium")
     try:
         with foveate.attach(model, method), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -375,7 +397,6 @@ def test_a_run_selects_outside_of_what_the_caller_allows(name: str) -> None:
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
-        type(method).select = select  # type: ignore[method-assign]
     assert seen
 
 

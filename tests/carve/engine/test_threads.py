@@ -17,7 +17,7 @@ from tests import tiny_vlm as tiny
 THREADS = 8
 GREEDY = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
 # pixelprune takes no budget, and other towers: tests/carve/tower/test_drop.py.
-METHODS = [n for n in foveate.METHODS if n not in ("noop", "stack", "text_share", "pixelprune")]
+METHODS = [n for n in foveate.METHODS if n not in ("noop", "stack", "text-share", "pixelprune")]
 
 
 @pytest.fixture(autouse=True)

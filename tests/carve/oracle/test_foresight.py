@@ -22,6 +22,7 @@ from foveate.carve.engine.decide import Decider
 from foveate.carve.engine.foresight import Foresight
 from foveate.core.plan import KeepPlan
 from foveate.core.visual import VisualTokens
+from foveate.models.attention import RowRecorder
 from tests import tiny_kinds as kinds
 from tests import tiny_vlm as tiny
 from tests.carve.oracle.masked import decoder_of, masked_steps
@@ -283,3 +284,48 @@ def test_what_it_costs() -> None:
     assert counted[0] == pytest.approx(told, rel=0.1)
     everything = 2 * weights * inputs["input_ids"].shape[1]
     assert counted[0] < everything
+
+
+@pytest.mark.parametrize("num_images", [(1,), RAGGED], ids=["single", "ragged"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_it_counts_what_is_merged(attention: str, num_images: tuple[int, ...]) -> None:
+    """Behind a step that merges with sizes="log": softmax(l + log n) over the same logits."""
+    model, _, inputs = batch_of("llava", attention, num_images)
+    pooling = foveate.AveragePooling(keep_ratio=0.5, prune_layer=0, sizes="log")
+    later = Watched(keep_ratio=0.3, depths=(0.4, 0.8), look_depth=0.6)
+    looked: list[Tensor] = []  # [B, H, V + 1] each, the question's own last
+    read, look = Foresight.read, RowRecorder.look
+
+    def remember(self: Foresight, given: dict[str, Any]) -> Tensor:
+        try:
+            return read(self, given)
+        finally:
+            looked.append(self._row)
+
+    def plain(self: RowRecorder, *args: Any) -> Tensor:
+        looked.append(look(self, *args))
+        return looked[-1]
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(Foresight, "read", remember)
+        patch.setattr(RowRecorder, "look", plain)
+        with foveate.attach(model, foveate.Stack(stages=(pooling, later))) as run:
+            model(**inputs)
+    without, found = looked
+    plans = run.plans
+    counts = torch.ones(len(num_images), found.shape[-1])
+    of_sample: dict[int, list[int]] = {}
+    for entry in plans:
+        first = entry.steps[0]
+        own = torch.ones(first.num_tokens).scatter_add_(
+            0, first.merge_dst[0], torch.ones(first.merge_dst.shape[1])
+        )
+        of_sample.setdefault(entry.span.sample, []).extend(own[first.keep_idx[0]].tolist())
+    for sample, own in of_sample.items():
+        counts[sample, -1 - len(own) : -1] = torch.tensor(own)
+    assert counts.max() > 1
+    weighed = without * counts[:, None]
+    expected = weighed / weighed.sum(dim=-1, keepdim=True)
+    has_image = torch.tensor(num_images) > 0
+    assert_close(found[has_image], expected[has_image], 3e-5)
+    assert (found - without)[has_image].abs().max() > 1e-3

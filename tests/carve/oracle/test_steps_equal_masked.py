@@ -14,7 +14,7 @@ from tests.carve.oracle.masked import Plan, masked_steps
 from tests.carve.oracle.test_pruned_equals_masked import GREEDY, assert_close, extended
 
 # pixelprune takes no budget, and other towers: tests/carve/tower/test_drop.py.
-BUDGETED = [n for n in foveate.METHODS if n not in ("noop", "stack", "text_share", "pixelprune")]
+BUDGETED = [n for n in foveate.METHODS if n not in ("noop", "stack", "text-share", "pixelprune")]
 
 VISUAL = [tiny.IMAGE_ID, tiny.VIDEO_ID]
 FEW = ["llava", "qwen2_5_vl", "gemma3", "smolvlm"]

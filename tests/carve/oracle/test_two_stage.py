@@ -87,12 +87,12 @@ def test_tapered_counts_spend_the_total(total: int) -> None:
         ({"second": "tome"}, "use a stack, e.g. tome:50%\\+fastv\\."),
         ({"first": "pixelprune"}, "use a stack, e.g. pixelprune\\+fastv\\."),
         ({"second": "pyramiddrop"}, "over several steps"),
-        ({"second": "noop"}, "counts its tokens itself"),
+        ({"second": "noop"}, "noop keeps 100% whatever its budget"),
         ({"first": "fastv"}, "reads the attention of the layer before .* make it the second"),
         ({"first": "fastv(prune_layer=1)"}, "sets prune_layer"),
         ({"first": "two-stage"}, "over several steps"),
         ({"first": "divprune+fastv"}, "stack is made of methods, and two-stage takes two single"),
-        ({"first": "text_share(scope, relevance=similarity)"}, "text_share is made of methods"),
+        ({"first": "text-share(scope, relevance=similarity)"}, "text-share is made of methods"),
         ({"second": "evs"}, "counts its tokens itself"),
         ({"second": "vidcom2"}, "compares whole frames, .* let it be the first"),
         ({"second": "fastv(prune_layer=5)"}, "sets prune_layer, which two-stage settles for both"),
@@ -161,3 +161,11 @@ def test_what_a_method_asks_for_at_a_later_first_layer() -> None:
     assert first.needs == {"entering"}
     assert second.needs == {"attention"}
     assert not foveate.TwoStage(keep_ratio=0.5, first="vidcom2").steps(8, 0)[0].needs
+
+
+def test_both_methods_are_named() -> None:
+    assert str(foveate.TwoStage(keep_ratio=0.25)) == (
+        "two-stage(keep=25%, first='divprune', second='fastv')"
+    )
+    named = str(foveate.TwoStage(keep_ratio=0.25, second="dart", depth=0.5))
+    assert named == "two-stage(keep=25%, first='divprune', second='dart', depth=0.5)"

@@ -259,7 +259,7 @@ REFUSED = [
     (lambda: foveate.Evs(keep_ratio=0.5, frames="each"), "frames='each' would show it one at a"),
     (
         lambda: foveate.TextShare(inner=foveate.VidCom2(keep_ratio=0.5)),
-        "vidcom2 compares whole frames.*take text_share off it",
+        "vidcom2 compares whole frames.*take text-share off it",
     ),
     (lambda: foveate.Dtd(threshold=1.5), r"threshold=1.5 is outside \[-1, 1\]"),
     (lambda: foveate.ToMe(keep_ratio=0.5, frames="each"), "every frame is a picture of its own"),

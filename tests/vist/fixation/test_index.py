@@ -202,6 +202,8 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         load_index(path, encoder="3" * 64)
     with pytest.raises(InputError, match="another language model"):
         load_index(path, base="3" * 64)
+    with pytest.raises(InputError, match=r"widths \(12, 48\), and these models give \(12, 32\)"):
+        load_index(path, widths=(12, 32))
     weights = load_file(path)
     save_file(weights, path)  # says nothing of itself
     with pytest.raises(InputError, match=r"no index written by foveate .*copy it again"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,21 +23,7 @@ from tests.vist.tiny_vist import FAMILIES, assert_close, ids, memory
 FORMS = ("lora", "states")
 PREFILL, STEPS = 30, 4  # longer than the sliding windows of 24
 
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def llm(request: pytest.FixtureRequest) -> Any:
-    return tiny_vist.model(request.param)
-
-
-@pytest.fixture(scope="module")
-def llama() -> Any:
-    return tiny_vist.model()
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("without_gradient")
 
 
 @pytest.fixture

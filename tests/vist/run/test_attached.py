@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,25 +14,11 @@ from foveate.text_image.render import Renderer
 from foveate.vist.latents.memory import Memory, pack_pages, pad_memories
 from foveate.vist.run import read_document
 from tests.vist import tiny_vist
-from tests.vist.tiny_vist import FAMILIES, KINDS, TEXT, assert_close, ids, memory
+from tests.vist.tiny_vist import KINDS, TEXT, assert_close, ids, memory
 
 NEW = 5
 
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def llm(request: pytest.FixtureRequest) -> Any:
-    return tiny_vist.model(request.param)
-
-
-@pytest.fixture(scope="module")
-def llama() -> Any:
-    return tiny_vist.model()
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("without_gradient")
 
 
 def batch_of(rows: list[Tensor]) -> dict[str, Tensor]:

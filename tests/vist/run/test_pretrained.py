@@ -1,4 +1,4 @@
-"""A Vist in folders and on the hub: three files, no others; a folder plays the hub."""
+"""A Vist in folders and on the hub: its files, no others; a folder plays the hub."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from huggingface_hub import metadata_load
 
 from foveate import Vist
 from foveate.errors import InputError
+from foveate.vist.index_file import INDEX
+from foveate.vist.latents.index_head import IndexConfig, IndexHead
 from foveate.vist.run import hub, load
 from tests.vist import tiny_vist
 
 FILES = ["README.md", "vist.json", "vist.safetensors"]
+ASKED = ["README.md", INDEX, "vist.json", "vist.safetensors"]  # the index where there is one
 
 
 class FakeHub:
@@ -89,19 +92,35 @@ def test_pushed_and_loaded_again(fake: FakeHub, llm: Any) -> None:
     assert fake.calls["HfApi"] == {"token": "t"}
     assert fake.calls["create_repo"] == {"private": True, "exist_ok": True}
     sent = fake.calls["upload_folder"]
-    assert sorted(sent.pop("allow_patterns")) == FILES
+    assert sorted(sent.pop("allow_patterns")) == ASKED
+    # What another Vist left there would be loaded with this one.
+    assert sent.pop("delete_patterns") == [INDEX]
     assert sent == {"commit_message": "Better", "revision": "new", "create_pr": True}
     assert sorted(path.name for path in (fake.root / "me" / "vist").iterdir()) == FILES
 
     second = load_again("me/vist", llm, revision="new", token="t", force_download=True)
     asked = fake.calls["snapshot_download"]
-    assert sorted(asked.pop("allow_patterns")) == FILES
+    assert sorted(asked.pop("allow_patterns")) == ASKED
     assert asked == {
         "revision": "new", "token": "t", "force_download": True, "cache_dir": None,
         "local_files_only": False,
     }  # fmt: skip
     memory = first.read(tiny_vist.TEXT)
     assert torch.equal(second.read(tiny_vist.TEXT).latents, memory.latents)
+
+
+def test_an_index_goes_along(fake: FakeHub, llm: Any) -> None:
+    first = tiny_vist.vist(llm, "lora")
+    sizes = {"input_width": tiny_vist.FEATURES, "embedding_width": 48}
+    first.parts.index = IndexHead(IndexConfig(**sizes, inner=8, picture_inner=8, width=4)).eval()
+    first.push_to_hub("me/indexed", base="them/base")
+    assert fake.calls["upload_folder"]["delete_patterns"] is None
+    second = load_again("me/indexed", llm)
+    assert second.parts.index is not None
+    want, got = first.read(tiny_vist.TEXT).index, second.read(tiny_vist.TEXT).index
+    assert want is not None
+    assert got is not None
+    torch.testing.assert_close(got, want, atol=0.02, rtol=0)
 
 
 def test_how_the_hub_is_reached_holds_for_the_base_too(
