@@ -57,11 +57,12 @@ RULES: dict[str, str] = {
     "vist/encoder": "text_image models",
     "vist/latents": "text_image vist/config",
     "vist/fusion": "core models vist/config vist/latents",
+    "vist/forms": "core models vist/latents vist/fusion",
     "vist/parts": "core text_image vist/config vist/latents vist/fusion",
     "vist/index_file": "core vist/latents",
     "vist/fixation": "models text_image vist/latents vist/fusion",
     "vist/run": "assets core text_image models vist/config vist/checkpoint vist/encoder "
-    "vist/latents vist/fusion vist/index_file vist/parts vist/fixation",
+    "vist/latents vist/fusion vist/forms vist/index_file vist/parts vist/fixation",
     "vist/train": "assets jsonl_file text_image draw models vist/config vist/checkpoint "
     "vist/encoder vist/latents vist/fusion vist/parts vist/run",
     "vist/cepe": "core text_image models vist/config vist/checkpoint vist/latents vist/fusion "

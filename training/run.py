@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -64,6 +64,9 @@ class Run:
         minutes: limit of this call, in wall-clock time.
         max_steps: limit of the whole run, 0 is none.
         save_every: seconds between checkpoints.
+        kind: "muon", or "adamw" for everything.
+        cpu: leave accelerators alone.
+        mixed_precision: of accelerate, "no" or "bf16".
 
     Attributes:
         model: the trainee, as several processes share it.
@@ -87,17 +90,21 @@ class Run:
         minutes: float = math.inf,
         max_steps: int = 0,
         save_every: float = 120.0,
+        kind: Literal["adamw", "muon"] = "muon",
+        cpu: bool = True,
+        mixed_precision: str = "no",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.name, self.kept = folder, name, kept
         self.adam_lr, self.clip = adam_lr, clip
         self.minutes, self.max_steps, self.save_every = minutes, max_steps, save_every
         self.accelerator = Accelerator(
-            cpu=True,
+            cpu=cpu,
+            mixed_precision=mixed_precision,
             # Some losses, and so some parts, come and go.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
-        config = OptimConfig(kind="muon", muon_factor=muon_lr / adam_lr, beta2=0.98)
+        config = OptimConfig(kind=kind, muon_factor=muon_lr / adam_lr, beta2=0.98)
         optimizer = build_optimizer(trainee, config, [factors or {}])
         self.model, self.optimizer = self.accelerator.prepare(trainee, optimizer)
         self.state: dict[str, Any] = {"step": 0, "seconds": 0.0, "cpu_seconds": 0.0, "running": {}}
@@ -144,6 +151,11 @@ class Run:
         left = (self.minutes - self.elapsed) / decay_minutes if decay_minutes else 1.0
         return min(1.0, (self.step + 1) / warmup) * max(floor, min(1.0, left))
 
+    def gather(self, loss: Tensor) -> None:
+        """Add the gradient of a part of a step's loss, before `learn` is given the last part."""
+        with self.accelerator.no_sync(self.model):
+            self.accelerator.backward(loss)
+
     def learn(self, loss: Tensor, scale: float) -> None:
         """One step of the optimiser, its step sizes multiplied by `scale`.
 
@@ -158,7 +170,7 @@ class Run:
             )
         self.accelerator.backward(loss)
         groups = self.optimizer.param_groups
-        others = [p for group in groups if not group["muon"] for p in group["params"]]
+        others = [p for group in groups if not group.get("muon") for p in group["params"]]
         self.accelerator.clip_grad_norm_(others, self.clip)
         set_lr(self.optimizer, self.adam_lr * scale, 0)
         self.optimizer.step()
@@ -173,7 +185,7 @@ class Run:
         """Add the counters, the running means and `more` to the log, as one flat line."""
         if not self.accelerator.is_main_process:
             return
-        counters = {key: value for key, value in self.state.items() if key != "running"}
+        counters = {k: value for k, value in self.state.items() if not isinstance(value, dict)}
         shown = {k: round(v, 5) for k, v in {**self.running, **more}.items()}
         with (self.folder / f"{self.name}.log").open("a") as file:
             file.write(json.dumps({**counters, **shown}) + "\n")

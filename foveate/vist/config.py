@@ -184,17 +184,57 @@ class FusionConfig(_Dictable):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CarvedConfig(_Dictable):
+    """A LoRA for memories of form "carved", see foveate.vist.forms.carved.
+
+    Args:
+        layer: the first decoder layer that a share of the tokens enters; all go through those
+            before it.
+        share: of the tokens, that it was trained for.
+        lora_rank, lora_scale: of the LoRA, which is on all linear maps from that layer on; 0 is
+            none.
+    """
+
+    layer: int
+    share: float = 1 / 3
+    lora_rank: int = 16
+    lora_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("layer", "lora_rank"):
+            value = getattr(self, name)
+            _check_count("CarvedConfig", name, value)
+            if value < 0:
+                raise ConfigError(f"CarvedConfig got {name}={value}; use 0 or more.")
+        if self.layer > MOST_LAYERS:
+            raise ConfigError(
+                f"CarvedConfig got layer={self.layer}, above the limit of {MOST_LAYERS:,}; use a "
+                "lower one."
+            )
+        for name, most in (("share", 1), ("lora_scale", MOST_SCALE)):
+            value = getattr(self, name)
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or not 0 < value <= most:
+                raise ConfigError(
+                    f"CarvedConfig got {name}={repr(value)[:40]}; use a number above 0 and at most "
+                    f"{most:,}."
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
 class VistConfig(_Dictable):
     """The trained parts of one Vist.
 
     Args:
         resampler: the Perceiver Resampler of the paper, or our variant that is pointed at tokens.
         fusion: see there.
+        carved: what memories of that form need; None where there is nothing trained for them.
         max_pages: most strips a document may fill.
     """
 
     resampler: ResamplerConfig | GlanceConfig
     fusion: FusionConfig = field(default_factory=FusionConfig)
+    carved: CarvedConfig | None = None
     max_pages: int = 4096
 
     def __post_init__(self) -> None:
@@ -210,6 +250,8 @@ class VistConfig(_Dictable):
             parts["resampler"] = kind.from_dict(parts["resampler"])
         if "fusion" in parts:
             parts["fusion"] = FusionConfig.from_dict(parts["fusion"])
+        if parts.get("carved") is not None:
+            parts["carved"] = CarvedConfig.from_dict(parts["carved"])
         return super().from_dict(parts)
 
 

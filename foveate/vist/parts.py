@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foveate.core.decoder_shape import DecoderShape
-from foveate.errors import InputError
+from foveate.errors import ConfigError, InputError
 from foveate.text_image.strips import Strips
 from foveate.vist.config import GlanceConfig, VistConfig
 from foveate.vist.fusion.fusion import Fusion
+from foveate.vist.fusion.kv_prefix import Lora
 from foveate.vist.latents.glance_resampler import GlanceResampler
 from foveate.vist.latents.glances import Glances, glances_of
 from foveate.vist.latents.index_head import IndexHead
@@ -53,6 +54,7 @@ class VistParts(nn.Module):
             else PerceiverResampler(config.resampler)
         )
         self.fusion = Fusion(config.fusion, config.resampler.width, shape, layers)
+        self.carved = _carved_lora(config, shape)
         self.index = None
 
     @property
@@ -149,6 +151,21 @@ class VistParts(nn.Module):
             num_latents or self.config.resampler.num_latents,
             local=getattr(self.config.resampler, "local_bias", "window") == "window",
         )
+
+
+def _carved_lora(config: VistConfig, shape: DecoderShape) -> Lora | None:
+    """The LoRA of carved memories, None without one."""
+    carved = config.carved
+    if carved is None:
+        return None
+    if carved.layer >= shape.num_layers:
+        raise ConfigError(
+            f"CarvedConfig got layer={carved.layer}, but the decoder has {shape.num_layers} "
+            "layers; use a lower one."
+        )
+    if not carved.lora_rank:
+        return None
+    return Lora(shape, carved.lora_rank, carved.lora_scale, first_layer=carved.layer)
 
 
 def latent_positions(

@@ -14,7 +14,7 @@ from tests.vist import tiny_vist
 
 
 def test_vist_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    block, *_, index = python_blocks("docs/vist.md")
+    first, looking, forms, index = python_blocks("docs/vist.md")
     names: dict[str, Any] = {
         "model": tiny_vist.model(),
         "tokenizer": tiny_vist.tokenizer(),
@@ -23,10 +23,17 @@ def test_vist_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "folder": tmp_path / "vist",
     }
     names["tokenizer"].padding_side = "left"
-    exec(block, names)
+    exec(first, names)
     assert "tokens -> " in capsys.readouterr().out
     assert names["answers"].shape[0] == 2
     assert not names["run"].report.is_scaled
+    names["prompt"] = {"input_ids": tiny_vist.ids(6)[None]}
+    exec(looking, names)
+    (look,) = names["run"].report.looks
+    assert 0 < look.num_raw + look.num_latents <= look.budget
+    exec(forms, names)
+    assert names["answers"].shape == (1, 7)
+    assert (names["folder"] / "book.safetensors").exists()
     torch.manual_seed(0)
     sizes = {"input_width": tiny_vist.FEATURES, "embedding_width": 48}
     names["vist"].parts.index = IndexHead(IndexConfig(**sizes, inner=8, picture_inner=8)).eval()

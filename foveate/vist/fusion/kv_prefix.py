@@ -82,12 +82,13 @@ class Lora(nn.Module):
         shape: of the decoder.
         rank: of the additions.
         scale: factor on them.
+        first_layer: layers before it have none.
 
     Attributes:
         targets: (layer, name of the linear map within it) of every map with an addition.
     """
 
-    def __init__(self, shape: DecoderShape, rank: int, scale: float) -> None:
+    def __init__(self, shape: DecoderShape, rank: int, scale: float, first_layer: int = 0) -> None:
         super().__init__()
         self.scale = scale
         queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
@@ -105,7 +106,7 @@ class Lora(nn.Module):
         last = ("self_attn.k_proj", "self_attn.v_proj")
         self.targets = tuple(
             (layer, target)
-            for layer in range(shape.num_layers)
+            for layer in range(first_layer, shape.num_layers)
             for target in sizes
             if layer < shape.num_layers - 1 or target in last
         )

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from foveate.errors import InputError
 from foveate.files import open_regular
+from foveate.vist.latents.held_states import HeldStates
 
 MOST_TOKENS = 1 << 40  # that a memory can say it stands for
 TENSORS = ("latents", "positions", "tokens", "segments", "index")
+FORMS = ("latents", "carved", "states")
 UNREAD = -1  # a token that could not be read
 
 
@@ -37,6 +39,10 @@ class Memory:
         segments: [S] int64, first token of each unit that is looked at as a whole, ascending from
             0; see foveate.vist.fixation.segments.
         index: [S, E] float, what each segment is found by.
+        form: what its entries are. "latents": of the resampler. "carved" and "states": rows of the
+            document's own tokens, those that `positions` names; `latents` has no width then. See
+            foveate.vist.forms.
+        states: of all tokens, in a memory of form "states".
         misread, unreadable: tokens that the encoder reads wrong, and those of them with a character
             that it says it does not know; None where nobody can tell.
     """
@@ -50,6 +56,8 @@ class Memory:
     tokens: Tensor | None = field(default=None, repr=False)
     segments: Tensor | None = field(default=None, repr=False)
     index: Tensor | None = field(default=None, repr=False)
+    form: str = "latents"
+    states: HeldStates | None = field(default=None, repr=False)
     misread: int | None = None
     unreadable: int | None = None
 
@@ -78,6 +86,28 @@ class Memory:
             if not isinstance(getattr(self, name), str):
                 raise InputError(f"Memory got {name}={getattr(self, name)!r}; it must be a text.")
         self._check_text()
+        self._check_form()
+
+    def _check_form(self) -> None:
+        """Whether it has what its form is made of."""
+        if self.form not in FORMS:
+            raise InputError(f"Memory got form={self.form!r}; use one of {', '.join(FORMS)}.")
+        if self.form != "latents" and (self.tokens is None or self.latents.shape[1]):
+            raise InputError(
+                f"Memory got form={self.form!r} with latents of width {self.latents.shape[1]} and "
+                f"{'no ' if self.tokens is None else ''}tokens; that form has the document's "
+                "tokens, and latents of width 0."
+            )
+        if (self.form == "states") != (self.states is not None):
+            raise InputError(
+                f"Memory got form={self.form!r} {'with' if self.states else 'without'} states; "
+                "they belong to the form 'states'."
+            )
+        if self.states is not None and self.states.num_tokens != self.num_tokens:
+            raise InputError(
+                f"Memory got states of {self.states.num_tokens} tokens for {self.num_tokens}; read "
+                "the document again."
+            )
 
     def _check_text(self) -> None:
         """Shapes and kinds of what is known of the text."""
@@ -111,24 +141,32 @@ class Memory:
         return int(self.latents.shape[0])
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Memory:
-        """The same on another device; `dtype` is of the latents."""
+        """The same on another device; `dtype` is of the latents. States stay where they are."""
         moved: dict[str, Any] = {k: tensor.to(device) for k, tensor in self._tensors().items()}
         return replace(self, **{**moved, "latents": self.latents.to(device, dtype)})
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file."""
         tensors = {k: v.detach().cpu().contiguous() for k, v in self._tensors().items()}
-        about = {k: v for k, v in vars(self).items() if k not in TENSORS}
+        about = {k: v for k, v in vars(self).items() if k not in (*TENSORS, "states")}
+        if self.states is not None:
+            held = {k: v.detach().cpu().contiguous() for k, v in self.states.tensors().items()}
+            tensors |= held
+            about["head_ids"], about["model"] = self.states.head_ids, self.states.model
         save_file(tensors, str(path), metadata={"foveate_memory": json.dumps(about)})
 
     @classmethod
     def load(cls, path: str | Path) -> Memory:
-        """Read what `save` wrote. Raises InputError for anything else."""
+        """Read what `save` wrote; states are mapped, not read. Raises InputError for all else."""
         try:
             open_regular(path).close()  # a pipe would hold up safetensors, and all of Python
             with safe_open(str(path), framework="pt") as file:
                 about = json.loads((file.metadata() or {})["foveate_memory"])
                 held = [name for name in TENSORS if name in file.keys()]  # noqa: SIM118
+                if about.get("form", "latents") == "states":
+                    rest = {k: file.get_tensor(k) for k in file.keys() if "." in k}  # noqa: SIM118
+                    head = tuple(about.pop("head_ids"))
+                    about["states"] = HeldStates.of(rest, head, about.pop("model"))
                 made = cls(**{name: file.get_tensor(name) for name in held}, **about)
             made._check_values()
             return made
@@ -161,6 +199,13 @@ class Memory:
                 )
         if index is not None and not bool(index.isfinite().all()):
             raise InputError("the memory's index is not finite; read the document again.")
+        if self.form != "latents":
+            rows = places.long()
+            is_named = bool((places == rows).all()) and bool((rows < self.num_tokens).all())
+            if not is_named or bool((rows.diff() < 1).any()):
+                raise InputError(
+                    "the memory's entries are no tokens of its document, in order; read it again."
+                )
 
     def _tensors(self) -> dict[str, Tensor]:
         """All tensors it has, by name."""
@@ -182,6 +227,16 @@ def concat(memories: Sequence[Memory]) -> Memory:
                 "concat got memories made by different encoders or trained parts; read all "
                 "documents with one Vist."
             )
+        if other.form != first.form:
+            raise InputError(
+                f"concat got memories of the forms {first.form!r} and {other.form!r}; read all "
+                "documents in one form."
+            )
+    if first.form == "states" and len(memories) > 1:
+        raise InputError(
+            "concat got memories of form 'states', whose later documents never saw the first; read "
+            "the documents as one text, or use another form."
+        )
     starts, total = [], 0
     for memory in memories:
         starts.append(total)
@@ -193,6 +248,8 @@ def concat(memories: Sequence[Memory]) -> Memory:
         num_pages=sum(memory.num_pages for memory in memories),
         encoder=first.encoder,
         parts=first.parts,
+        form=first.form,
+        states=first.states,
         tokens=_joined([memory.tokens for memory in memories]),
         segments=_joined(
             [None if m.segments is None else m.segments + s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from torch import Tensor, nn
 
 from foveate.errors import AttachError, ConfigError, InputError, UnsupportedModeError
 from foveate.models.attachment import attached_to
-from foveate.vist.config import GlanceConfig, VistConfig
+from foveate.vist.config import CarvedConfig, GlanceConfig, VistConfig
 from foveate.vist.encoder.characters import check_reads
 from foveate.vist.fixation.look import Fixation, Looker, check_memory
 from foveate.vist.fixation.report import Look
+from foveate.vist.forms.carved import Lower, carved_prefix, lower_of
+from foveate.vist.forms.choose import Carver
+from foveate.vist.forms.recast import Recast
+from foveate.vist.forms.states import states_prefix
 from foveate.vist.fusion.fusion import PrefixCache, empty_prefix, fit_span, stack_prefixes
 from foveate.vist.fusion.kv_prefix import EmbeddingPrefix
 from foveate.vist.fusion.prefix import compute_prefix, decoder_of, decoder_shape
@@ -93,6 +98,7 @@ class Vist(Pretrained):
         self.parts = parts
         self._run: VistRun | None = None
         self._hashes: dict[int, tuple[Any, str]] = {}
+        self._lower: tuple[Any, Tensor | None, Lower] | None = None
 
     @classmethod
     def _load(
@@ -134,6 +140,8 @@ class Vist(Pretrained):
         num_latents: int | None = None,
         *,
         tokens: TokensOf = "source",
+        form: str = "latents",
+        **settings: Any,
     ) -> Memory:
         """Read a document once, for any number of questions.
 
@@ -144,12 +152,15 @@ class Vist(Pretrained):
             tokens: which the memory keeps for looking again: the source's, or "read": what the
                 encoder reads in the pictures, as if there were no source. The memory says how many
                 of them differ.
+            form: of the memory, see `recast`.
+            settings: of `recast`: share, carving, head_ids.
 
         Raises:
             InputError: the text is empty, or fills more strips than config.max_pages; or the
-                encoder reads no characters and tokens="read".
+                encoder reads no characters and tokens="read"; `recast`'s.
         """
-        return read_document(text, self._reader(), num_latents=num_latents, tokens=tokens)
+        memory = read_document(text, self._reader(), num_latents=num_latents, tokens=tokens)
+        return self.recast(memory, form, **settings) if form != "latents" or settings else memory
 
     def read_pictures(
         self,
@@ -182,6 +193,90 @@ class Vist(Pretrained):
             encoder_id=self.identity(self.encoder),
             parts_id=self.identity(self.parts),
         )
+
+    def recast(
+        self,
+        memory: Memory,
+        form: str,
+        *,
+        share: float | None = None,
+        carving: Carver | None = None,
+        head_ids: Ids = (),
+    ) -> Memory:
+        """The memory in another form; all of them are attached alike.
+
+        "carved": the LLM's lower layers read all tokens (config.carved.layer of them), a share goes
+        on above and is kept. "states": the LLM reads the document whole, its keys and values are
+        held on the host; a share is on the device for every question, and the segments that a
+        question looks at are exact.
+
+        Args:
+            memory: that knows its tokens (one that `read` made).
+            form: "carved" or "states".
+            share: of the tokens that stand for the document. None is what a carved memory was
+                trained for, and a tenth of states.
+            carving: for "carved": a method that chooses them, e.g. foveate.method("divprune",
+                keep_ratio=0.33), whose own budget counts; None is the ends of sentences, lines and
+                demonstrations.
+            head_ids: the tokens before the memory; () is the tokenizer's beginning of text. States
+                can be read after them only.
+
+        Raises:
+            InputError: another form, or a setting it does not take; no tokens; a method that cannot
+                choose among words; a document longer than the model's positions (states).
+            ConfigError: carved, and this Vist has no config.carved.
+            UnsupportedModeError: this Vist's latents do not enter as a KV prefix.
+        """
+        if form not in ("carved", "states"):
+            raise InputError(
+                f"a memory cannot be made {form!r} of another; use 'carved' or 'states', or read "
+                "the document for its latents (form='latents', without further settings)."
+            )
+        if self.parts.fusion.prefix is None:
+            raise UnsupportedModeError(
+                f"form={form!r} is of keys and values of the model's own attention, and this Vist "
+                "reads by cross-attention; use one with fusion form 'kv_prefix'."
+            )
+        self._check_free("reading")
+        if share is not None and not 0 < share <= 1:
+            raise InputError(f"share={share} is outside (0, 1]; 0.33 is a third of the tokens.")
+        recast = Recast(
+            anatomy=self.anatomy,
+            head_ids=self._first_ids(head_ids),
+            model=self.identity(self.model) if form == "states" else "",
+        )
+        if form == "states":
+            if carving is not None:
+                raise InputError("form='states' drops nothing; leave carving out.")
+            return recast.held(memory, 0.1 if share is None else share)
+        if carving is not None and share is not None:
+            raise InputError(
+                f"share={share} and {carving.name} both say how much stays; give the method its "
+                "budget, and leave share out."
+            )
+        config = self._carved()
+        return recast.carved(memory, share or config.share, config.layer, carving)
+
+    def _carved(self) -> CarvedConfig:
+        config = self.config.carved
+        if config is None:
+            raise ConfigError(
+                "this Vist has no config.carved, which says in which layer a carved memory is cut; "
+                "use one that has, or VistConfig(carved=CarvedConfig(layer=..., lora_rank=0)) "
+                "without training."
+            )
+        return config
+
+    def _first_ids(self, head_ids: Ids) -> tuple[int, ...]:
+        """The tokens before a memory that is to be read after some."""
+        ids = tuple(row_of(head_ids).tolist())
+        first = getattr(self.tokenizer, "bos_token_id", None)
+        if not ids and first is None:
+            raise InputError(
+                "the tokenizer has no token for the beginning of a text; pass head_ids, the tokens "
+                "before the memory (the first is the attention sink)."
+            )
+        return ids or (int(first),)
 
     # --- a memory becomes keys and values ---
 
@@ -231,9 +326,44 @@ class Vist(Pretrained):
         self, memory: Memory, head: Tensor, span: int, head_ids: tuple[int, ...]
     ) -> PrefixCache:
         """The prefix [1 row] of one memory after `head` [1, H, hidden_size]."""
+        if memory.form != "latents":
+            self._check_memory(memory)
+            return self._rows_of(memory, head, span, head_ids)
         batch = self._batch([memory])
         assert batch is not None
         return self._compute(batch, [span], head, all_real(head), (head_ids,))
+
+    def _rows_of(
+        self,
+        memory: Memory,
+        head: Tensor,
+        span: int,
+        head_ids: tuple[int, ...],
+        is_raw: Tensor | None = None,
+    ) -> PrefixCache:
+        """The prefix of a memory whose entries are tokens.
+
+        Args:
+            is_raw: [K] bool, which entries are looked at, not skimmed.
+        """
+        if memory.form == "states":
+            return states_prefix(memory, span, head_ids, self.device)
+        lower = self._lower_of(memory, head, span, head_ids, keeps=is_raw is not None)
+        prefix = carved_prefix(self.anatomy, self.parts.carved, memory, lower, span, is_raw)
+        return replace(prefix, heads=(head_ids,))
+
+    def _lower_of(
+        self, memory: Memory, head: Tensor, span: int, head_ids: tuple[int, ...], *, keeps: bool
+    ) -> Lower:
+        """What the layers below the cut make of a memory; kept for the next look at it."""
+        key = (id(memory.tokens), head_ids, span, self._carved().layer)
+        if self._lower is not None and head_ids and self._lower[0] == key:
+            return self._lower[2]
+        with torch.no_grad():
+            lower = lower_of(self.anatomy, memory, head, span, self._carved().layer)
+        # The tokens are kept too, so that their id stays their own.
+        self._lower = (key, memory.tokens, lower) if keeps else self._lower
+        return lower
 
     def _compute(
         self,
@@ -360,8 +490,15 @@ class Vist(Pretrained):
         span: int,
         head_ids: tuple[int, ...],
     ) -> tuple[PrefixCache, Look]:
-        memory = memory.to(self.device, next(self.parts.parameters()).dtype)
-        batch, look = looker.look(memory, question, skim, head)
+        batch, look = looker.look(
+            memory.to(self.device, next(self.parts.parameters()).dtype), question, skim, head
+        )
+        if memory.form != "latents":
+            assert batch.tokens is not None
+            entries = replace(memory, latents=batch.latents[0], positions=batch.positions[0])
+            is_raw = batch.tokens[0] >= 0
+            prefix = self._rows_of(entries, head, span, head_ids, is_raw)
+            return replace(prefix, mask=batch.mask.to(prefix.mask.device)), look
         return self._compute(batch, [span], head, all_real(head), (head_ids,)), look
 
     def forward_train(
@@ -421,6 +558,11 @@ class Vist(Pretrained):
                 scores = self._score_prefix(memory, head_ids, tail_ids, score_last)
             else:
                 rows = [memory] if memory is None or isinstance(memory, Memory) else list(memory)
+                if any(row is not None and row.form != "latents" for row in rows):
+                    raise InputError(
+                        "nll scores memories of latents; for the other forms pass "
+                        "vist.prefill(memories, head_ids)."
+                    )
                 count = max(len(rows_of(t, self.device)) for t in (head_ids, tail_ids))
                 batch = self._batch(rows * count if len(rows) == 1 else rows)
                 scores = self.forward_train(batch, head_ids, tail_ids, score_last=score_last)
@@ -462,7 +604,17 @@ class Vist(Pretrained):
     # --- identities ---
 
     def _check_memory(self, memory: Memory) -> None:
-        width = self.config.resampler.width
+        if memory.form != "latents" and self.parts.fusion.prefix is None:
+            raise UnsupportedModeError(
+                f"the memory has form={memory.form!r}, of keys and values of the model's own "
+                "attention, and this Vist reads by cross-attention; read the document with it."
+            )
+        model = memory.states.model if memory.states is not None else ""
+        if model and model != self.identity(self.model):
+            raise InputError(
+                "the memory's states are of another language model; read the document again."
+            )
+        width = self.config.resampler.width if memory.form == "latents" else 0
         if memory.latents.shape[1] != width:
             raise InputError(
                 f"the memory's latents have width {memory.latents.shape[1]} and this Vist reads "

@@ -118,6 +118,8 @@ def build_optimizer(
         made,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
+        # One kernel for all parameters; elsewhere torch decides.
+        fused=True if all(p.is_cuda for p in named.values()) else None,
     )
 
 

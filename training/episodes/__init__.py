@@ -1,0 +1,1 @@
+"""Episodes: far demonstrations and what is asked of them, to teach a memory the mapping."""
