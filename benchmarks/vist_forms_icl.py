@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -165,6 +166,14 @@ def missed(scores: Sequence[Score], gold: int) -> float:
     return -float(logits.log_softmax(0)[gold])
 
 
+def whole(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of the sets and seeds in which every arm has answered."""
+    there: dict[tuple[str, int], set[str]] = {}
+    for row in rows:
+        there.setdefault((row["set"], row["seed"]), set()).add(row["arm"])
+    return [row for row in rows if set(names) <= there[row["set"], row["seed"]]]
+
+
 def table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Markdown, and the same as data."""
     lines = [
@@ -229,20 +238,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--arms", nargs="+", default=None)
     parser.add_argument("--answers", type=Path, default=Path("out/vist-forms-icl.jsonl"))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--answered", action="store_true", help="the page of what is in the file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    controlled = ("raw", "latents", "carved")
+    controlled = ("raw", "carved")
     names = options.arms or [*ARMS, *(f"{arm}{SHUFFLED}" for arm in controlled)]
     facts = manifest(seed=0, seeds=options.seeds, items=options.items)
-    vist = Vist.from_pretrained(options.vist)
-    vist.model.to(torch.bfloat16)
-    sets = load_icl_sets(options.data, options.sets.split(","))
-    options.answers.parent.mkdir(parents=True, exist_ok=True)
-    rows = answer_all(Arms(vist), sets, options.seeds, options.items, names, options.answers)
+    if options.answered:
+        rows = [json.loads(line) for line in options.answers.read_text().splitlines()]
+    else:
+        vist = Vist.from_pretrained(options.vist)
+        vist.model.to(torch.bfloat16)
+        sets = load_icl_sets(options.data, options.sets.split(","))
+        options.answers.parent.mkdir(parents=True, exist_ok=True)
+        rows = answer_all(Arms(vist), sets, options.seeds, options.items, names, options.answers)
+    rows = whole(rows, names)
     lines, data = table(rows, names)
+    counts = Counter(row["set"] for row in rows if row["arm"] == names[0])
     what = (
-        f"{FAR} far and {NEAR} raw demonstrations, {options.items} items x {len(options.seeds)} "
-        f"seeds of {', '.join(options.sets.split(','))}; sets weigh the same. The label with the "
+        f"{FAR} far and {NEAR} raw demonstrations, {options.items} items of "
+        f"{', '.join(f'{name} ({n} seeds)' for name, n in counts.items())}; sets weigh the same. The label with the "
         "best mean log-likelihood is the answer; nats of the label: -log of the right label's "
         "share among all, which says more than few right answers can. Brackets: 95 % interval over "
         "items. Shuffled: the far demonstrations have each other's labels, so true minus shuffled "
