@@ -258,10 +258,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     what = (
         f"{FAR} far and {NEAR} raw demonstrations, {options.items} items of "
         f"{', '.join(f'{name} ({n} seeds)' for name, n in counts.items())}; sets weigh the same. "
-        "The label with the best mean log-likelihood is the answer; nats of the label: -log of the right label's "
-        "share among all, which says more than few right answers can. Brackets: 95 % interval over "
-        "items. Shuffled: the far demonstrations have each other's labels, so true minus shuffled "
-        "is what the mapping from text to label gives. SmolLM2-135M in bfloat16.\n\n"
+        "The label with the best mean log-likelihood is the answer; nats of the label: -log of the "
+        "right label's share among all, which says more than few right answers can. Brackets: 95 % "
+        "interval over items. Shuffled: the far demonstrations have each other's labels, so true "
+        "minus shuffled is what the mapping from text to label gives. SmolLM2-135M in bfloat16."
+        "\n\n"
         + "\n".join(f"- **{name}**: {about}." for name, about in ARMS.items() if name in names)
     )
     write_results(
