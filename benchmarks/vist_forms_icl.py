@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from foveate.assets import vist_path
 from foveate.measure.manifest import manifest
 from foveate.measure.quality import Interval, macro_mean
 from foveate.tasks.icl import Demonstration, IclSet, load_icl_sets, shuffle_labels
-from foveate.vist.eval.context import FarContext, Subject, best_option
+from foveate.vist.eval.context import FarContext, Score, Subject, best_option
 from foveate.vist.eval.form_subject import FormSubject
 from foveate.vist.eval.subjects import RawSubject
 from foveate.vist.fixation.lexical import Bm25
@@ -140,7 +141,7 @@ def _one(
     whole = far_text(arms.raw, data, far)
     near = "".join(f"{data.shown(example)}\n\n" for example in shown[FAR:])
     options = [f" {option}" for option in data.options]
-    right, entries, said = [], [], []
+    right, nats, entries, said = [], [], [], []
     for item in data.questions(items, seed):
         view: FarContext | None = whole
         if arm == "none":
@@ -151,53 +152,78 @@ def _one(
         label = data.labels[best_option(scores, "mean")]
         said.append(label)
         right.append(label == item.label)
+        nats.append(missed(scores, data.labels.index(item.label)))
         entries.append(subject.num_entries(view) if view is not None else 0)
     return {
         "set": data.name, "seed": seed, "arm": name, "tokens": len(whole.ids),
-        "entries": sum(entries) / len(entries), "right": right, "said": said,
+        "entries": sum(entries) / len(entries), "right": right, "nats": nats, "said": said,
     }  # fmt: skip
+
+
+def missed(scores: Sequence[Score], gold: int) -> float:
+    """-log of the right label's share among all labels, by their whole likelihoods, in nats."""
+    logits = torch.tensor([-score.nats for score in scores], dtype=torch.float64)
+    return -float(logits.log_softmax(0)[gold])
+
+
+def whole(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of the sets and seeds in which every arm has answered."""
+    there: dict[tuple[str, int], set[str]] = {}
+    for row in rows:
+        there.setdefault((row["set"], row["seed"]), set()).add(row["arm"])
+    return [row for row in rows if set(names) <= there[row["set"], row["seed"]]]
 
 
 def table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Markdown, and the same as data."""
     lines = [
-        "| arm | entries, % of the tokens | right | minus none | true minus shuffled |",
-        "|---|---|---|---|---|",
+        "| arm | entries, % of the tokens | right, % | minus none | true minus shuffled | nats of "
+        "the label | less than none | less than shuffled |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     data: dict[str, Any] = {}
     for name in (n for n in names if not n.endswith(SHUFFLED)):
         own = [row for row in rows if row["arm"] == name]
         share = sum(r["entries"] for r in own) / sum(r["tokens"] for r in own)
+        others = ("", "none" if name != "none" else None,
+                  name + SHUFFLED if name + SHUFFLED in names else None)  # fmt: skip
         cells = {
-            "right": mean(rows, name),
-            "minus none": mean(rows, name, "none") if name != "none" else None,
-            "true minus shuffled": mean(rows, name, name + SHUFFLED)
-            if name + SHUFFLED in names
-            else None,
+            (what, other): None if other is None else mean(rows, name, other, what)
+            for what in ("right", "nats")
+            for other in others
         }
         data[name] = {"entries": share} | {
-            key: None if cell is None else vars(cell) for key, cell in cells.items()
+            f"{what}, less {other}" if other else what: vars(cell)
+            for (what, other), cell in cells.items()
+            if cell is not None
         }
-        shown = [
-            ""
-            if cell is None
-            else f"{100 * cell.value:.1f} [{100 * cell.low:.1f}, {100 * cell.high:.1f}]"
-            for cell in cells.values()
-        ]
+        shown = [_shown(what, other, cell) for (what, other), cell in cells.items()]
         lines.append(f"| {name} | {100 * share:.0f} | {' | '.join(shown)} |")
     return lines, data
 
 
-def mean(rows: Sequence[dict[str, Any]], name: str, other: str | None = None) -> Interval:
-    """Of the sets' means, with the difference to another arm where one is given."""
+def _shown(what: str, other: str | None, cell: Interval | None) -> str:
+    if cell is None:
+        return ""
+    if what == "right":
+        return f"{100 * cell.value:.1f} [{100 * cell.low:.1f}, {100 * cell.high:.1f}]"
+    if other:  # fewer nats are better: show what was saved
+        return f"{-cell.value:.2f} [{-cell.high:.2f}, {-cell.low:.2f}]"
+    return f"{cell.value:.2f} [{cell.low:.2f}, {cell.high:.2f}]"
+
+
+def mean(
+    rows: Sequence[dict[str, Any]], name: str, other: str = "", what: str = "right"
+) -> Interval:
+    """Of the sets' means, less another arm's where one is given."""
     groups: dict[str, tuple[list[float], list[str]]] = {}
-    base = {(r["set"], r["seed"]): r["right"] for r in rows if r["arm"] == other}
+    base = {(r["set"], r["seed"]): r[what] for r in rows if r["arm"] == other}
     for row in rows:
         if row["arm"] == name:
             values, clusters = groups.setdefault(row["set"], ([], []))
-            less = base.get((row["set"], row["seed"]), [False] * len(row["right"]))
-            values += [float(a) - float(b) for a, b in zip(row["right"], less, strict=True)]
-            clusters += [f"{row['seed']}-{i}" for i in range(len(row["right"]))]
+            less = base.get((row["set"], row["seed"]), [0] * len(row[what]))
+            values += [float(a) - float(b) for a, b in zip(row[what], less, strict=True)]
+            clusters += [f"{row['seed']}-{i}" for i in range(len(row[what]))]
     return macro_mean(list(groups.values()))
 
 
@@ -212,23 +238,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--arms", nargs="+", default=None)
     parser.add_argument("--answers", type=Path, default=Path("out/vist-forms-icl.jsonl"))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--answered", action="store_true", help="the page of what is in the file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    controlled = ("raw", "latents", "carved")
+    controlled = ("raw", "carved")
     names = options.arms or [*ARMS, *(f"{arm}{SHUFFLED}" for arm in controlled)]
     facts = manifest(seed=0, seeds=options.seeds, items=options.items)
-    vist = Vist.from_pretrained(options.vist)
-    vist.model.to(torch.bfloat16)
-    sets = load_icl_sets(options.data, options.sets.split(","))
-    options.answers.parent.mkdir(parents=True, exist_ok=True)
-    rows = answer_all(Arms(vist), sets, options.seeds, options.items, names, options.answers)
+    if options.answered:
+        rows = [json.loads(line) for line in options.answers.read_text().splitlines()]
+    else:
+        vist = Vist.from_pretrained(options.vist)
+        vist.model.to(torch.bfloat16)
+        sets = load_icl_sets(options.data, options.sets.split(","))
+        options.answers.parent.mkdir(parents=True, exist_ok=True)
+        rows = answer_all(Arms(vist), sets, options.seeds, options.items, names, options.answers)
+    rows = whole(rows, names)
     lines, data = table(rows, names)
+    counts = Counter(row["set"] for row in rows if row["arm"] == names[0])
     what = (
-        f"{FAR} far and {NEAR} raw demonstrations, {options.items} items x {len(options.seeds)} "
-        f"seeds of {', '.join(options.sets.split(','))}; sets weigh the same. The label with the "
-        "best mean log-likelihood is the answer. Brackets: 95 % interval over items. Shuffled: the "
-        "far demonstrations have each other's labels, so true minus shuffled is what the mapping "
-        "from text to label gives. SmolLM2-135M in bfloat16.\n\n"
+        f"{FAR} far and {NEAR} raw demonstrations, {options.items} items of "
+        f"{', '.join(f'{name} ({n} seeds)' for name, n in counts.items())}; sets weigh the same. "
+        "The label with the best mean log-likelihood is the answer; nats of the label: -log of the "
+        "right label's share among all, which says more than few right answers can. Brackets: 95 % "
+        "interval over items. Shuffled: the far demonstrations have each other's labels, so true "
+        "minus shuffled is what the mapping from text to label gives. SmolLM2-135M in bfloat16."
+        "\n\n"
         + "\n".join(f"- **{name}**: {about}." for name, about in ARMS.items() if name in names)
     )
     write_results(

@@ -60,11 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }  # fmt: skip
     parts = VistParts(config, vist.parts.shape, vist.anatomy.layers)
     own = parts.state_dict()
-    missing = set(own) - set(vist.parts.state_dict()) - set(learnt)
+    # The index has a file of its own beside these.
+    before = {k: v for k, v in vist.parts.state_dict().items() if not k.startswith("index.")}
+    missing = set(own) - set(before) - set(learnt)
     if missing or set(learnt) - set(own):
         raise SystemExit(f"the runs do not fit the Vist: {sorted(missing)[:3]}.")
     with torch.no_grad():
-        for name, value in {**vist.parts.state_dict(), **learnt}.items():
+        for name, value in {**before, **learnt}.items():
             own[name].copy_(value)
     about = dataclasses.replace(
         about, config=config, training={**about.training, "episodes": json.loads(json.dumps(notes))}
