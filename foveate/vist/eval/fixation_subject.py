@@ -35,13 +35,22 @@ class FixationSubject(VistSubject):
     Args:
         skimmer: reads the same memories as latents only; its memories are shared.
         share: entries in all, as a share of the far context's tokens.
+        close: what is read is moved up next to the question.
         tokens: "read" looks at what the encoder read off the pictures, as if there were no text.
     """
 
-    def __init__(self, skimmer: VistSubject, share: float, tokens: TokensOf = "source") -> None:
+    def __init__(
+        self,
+        skimmer: VistSubject,
+        share: float,
+        tokens: TokensOf = "source",
+        *,
+        close: bool = False,
+    ) -> None:
         super().__init__(skimmer.vist, num_latents=skimmer.num_latents)
         self.head_ids = skimmer.head_ids
         self.share, self.tokens = share, tokens
+        self.fixation = Fixation(share=share, close=close)
         self._memories = skimmer._memories if tokens == "source" else skimmer._pictures
         self._looked: dict[tuple[str, str], int] = {}
 
@@ -123,7 +132,7 @@ class FixationSubject(VistSubject):
         return self.vist.attach(
             [self.memory(far) if far is not None else None for far in fars],
             memory_at=len(self.head_ids),
-            fixate=self.share,
+            fixate=self.fixation,
             question=[_question(far) if far is not None else None for far in fars],
         )
 
@@ -148,12 +157,13 @@ class FixationSubject(VistSubject):
 
 
 def looking_readers(skimmer: VistSubject) -> dict[str, Callable[[float], Subject] | None]:
-    """`Subjects.looking` and `looking_at_pictures`; None for forms and encoders that cannot."""
+    """The `looking...` fields of `Subjects`; None for forms and encoders that cannot."""
     vist = skimmer.vist
     can_look = isinstance(vist.parts.fusion.prefix, EmbeddingPrefix)
     can_read = can_look and reads_characters(vist.encoder)
     return {
         "looking": partial(FixationSubject, skimmer) if can_look else None,
+        "looking_close": partial(FixationSubject, skimmer, close=True) if can_look else None,
         "looking_at_pictures": partial(FixationSubject, skimmer, tokens="read")
         if can_read
         else None,
