@@ -24,6 +24,10 @@ from foveate.vist.run.text_rows import pad_left
 
 __all__ = ["FixationSubject", "looking_facts", "looking_readers"]
 
+# Of places moved up next to the question. Chosen on 32 questions about even-numbered articles of
+# 1,000 tokens, a tenth of the entries: contained 53 % without a floor, 50 % at 0.3; at their own
+# positions 34 %; BM25's segments 44 %, and 34 % at their own positions.
+CLOSE_FLOOR = 0.0
 TOGETHER = 16_384  # entries and tokens of prompts that are answered side by side
 
 
@@ -35,7 +39,7 @@ class FixationSubject(VistSubject):
     Args:
         skimmer: reads the same memories as latents only; its memories are shared.
         share: entries in all, as a share of the far context's tokens.
-        close: what is read is moved up next to the question.
+        close: what is read is moved up next to the question, and fills the budget (CLOSE_FLOOR).
         tokens: "read" looks at what the encoder read off the pictures, as if there were no text.
     """
 
@@ -50,7 +54,9 @@ class FixationSubject(VistSubject):
         super().__init__(skimmer.vist, num_latents=skimmer.num_latents)
         self.head_ids = skimmer.head_ids
         self.share, self.tokens = share, tokens
-        self.fixation = Fixation(share=share, close=close)
+        self.fixation = (
+            Fixation(share=share, floor=CLOSE_FLOOR, close=True) if close else Fixation(share=share)
+        )
         self._memories = skimmer._memories if tokens == "source" else skimmer._pictures
         self._looked: dict[tuple[str, str], int] = {}
 
@@ -173,7 +179,12 @@ def looking_readers(skimmer: VistSubject) -> dict[str, Callable[[float], Subject
 def looking_facts() -> dict[str, Any]:
     """What a manifest says about how places are chosen."""
     chosen = Fixation(share=1.0)
-    return {"floor": chosen.floor, "skim": chosen.skim, "weights": dict(WEIGHTS)}
+    return {
+        "floor": chosen.floor,
+        "skim": chosen.skim,
+        "weights": dict(WEIGHTS),
+        "close_floor": CLOSE_FLOOR,
+    }
 
 
 def _question(far: FarContext) -> str:

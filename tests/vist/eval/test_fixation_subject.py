@@ -53,7 +53,7 @@ def test_moved_up_is_raw_text_right_before_the_question(
     """Also where the memory's positions are scaled to what the window leaves."""
     close = FixationSubject(skimmer, 0.2, close=True)
     own = FixationSubject(skimmer, 0.2)
-    assert close.num_entries(far) == own.num_entries(far)
+    assert own.num_entries(far) <= close.num_entries(far) <= 0.2 * len(far.ids)
     if raw_length is None:
         with close._looking([far]):
             skimmer.model(torch.tensor([[1, 7]]), use_cache=False)
