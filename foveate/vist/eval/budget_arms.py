@@ -28,7 +28,7 @@ BUDGET_ARMS = {
 
 def budget_names(arms: Sequence[str], shares: Sequence[float]) -> list[str]:
     """Each arm at each share, ascending: "bm25@0.1"."""
-    return [f"{arm}@{share:.3g}" for arm in arms for share in sorted(shares)]
+    return [f"{arm}@{share:.3g}" for arm in arms for share in sorted(set(shares))]
 
 
 def split_name(name: str) -> tuple[str, float]:
