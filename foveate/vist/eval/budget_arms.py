@@ -21,13 +21,14 @@ BUDGET_ARMS = {
     "bm25": "whole segments chosen by BM25 with the question, raw: the rival without pictures",
     "fixate": "latents, and what the question points at as raw text, within the budget",
     "fixate-shuffled": "the same of another document",
+    "close": "as fixate, with what is read moved up next to the question, not at its own positions",
     "pictures": "as fixate, where only pictures of the text are at hand: tokens as they were read",
 }
 
 
 def budget_names(arms: Sequence[str], shares: Sequence[float]) -> list[str]:
     """Each arm at each share, ascending: "bm25@0.1"."""
-    return [f"{arm}@{share:.3g}" for arm in arms for share in sorted(shares)]
+    return [f"{arm}@{share:.3g}" for arm in arms for share in sorted(set(shares))]
 
 
 def split_name(name: str) -> tuple[str, float]:
@@ -49,7 +50,11 @@ def reader_of(name: str, subjects: Subjects) -> Subject | None:
     """Who reads in an arm, with its budget or without; None where there is no such model."""
     arm, share = split_name(name)
     family = arm.split("-")[0]
-    looking: Any = {"fixate": subjects.looking, "pictures": subjects.looking_at_pictures}
+    looking: Any = {
+        "fixate": subjects.looking,
+        "close": subjects.looking_close,
+        "pictures": subjects.looking_at_pictures,
+    }
     if family in looking:
         make = looking[family]
         return make(share or 1.0) if make is not None else None

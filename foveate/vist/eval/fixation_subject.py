@@ -24,6 +24,10 @@ from foveate.vist.run.text_rows import pad_left
 
 __all__ = ["FixationSubject", "looking_facts", "looking_readers"]
 
+# Of places moved up next to the question. Chosen on 32 questions about even-numbered articles of
+# 1,000 tokens, a tenth of the entries: contained 53 % without a floor, 50 % at 0.3; at their own
+# positions 34 %; BM25's segments 44 %, and 34 % at their own positions.
+CLOSE_FLOOR = 0.0
 TOGETHER = 16_384  # entries and tokens of prompts that are answered side by side
 
 
@@ -35,13 +39,24 @@ class FixationSubject(VistSubject):
     Args:
         skimmer: reads the same memories as latents only; its memories are shared.
         share: entries in all, as a share of the far context's tokens.
+        close: what is read is moved up next to the question, and fills the budget (CLOSE_FLOOR).
         tokens: "read" looks at what the encoder read off the pictures, as if there were no text.
     """
 
-    def __init__(self, skimmer: VistSubject, share: float, tokens: TokensOf = "source") -> None:
+    def __init__(
+        self,
+        skimmer: VistSubject,
+        share: float,
+        tokens: TokensOf = "source",
+        *,
+        close: bool = False,
+    ) -> None:
         super().__init__(skimmer.vist, num_latents=skimmer.num_latents)
         self.head_ids = skimmer.head_ids
         self.share, self.tokens = share, tokens
+        self.fixation = (
+            Fixation(share=share, floor=CLOSE_FLOOR, close=True) if close else Fixation(share=share)
+        )
         self._memories = skimmer._memories if tokens == "source" else skimmer._pictures
         self._looked: dict[tuple[str, str], int] = {}
 
@@ -123,7 +138,7 @@ class FixationSubject(VistSubject):
         return self.vist.attach(
             [self.memory(far) if far is not None else None for far in fars],
             memory_at=len(self.head_ids),
-            fixate=self.share,
+            fixate=self.fixation,
             question=[_question(far) if far is not None else None for far in fars],
         )
 
@@ -148,12 +163,13 @@ class FixationSubject(VistSubject):
 
 
 def looking_readers(skimmer: VistSubject) -> dict[str, Callable[[float], Subject] | None]:
-    """`Subjects.looking` and `looking_at_pictures`; None for forms and encoders that cannot."""
+    """The `looking...` fields of `Subjects`; None for forms and encoders that cannot."""
     vist = skimmer.vist
     can_look = isinstance(vist.parts.fusion.prefix, EmbeddingPrefix)
     can_read = can_look and reads_characters(vist.encoder)
     return {
         "looking": partial(FixationSubject, skimmer) if can_look else None,
+        "looking_close": partial(FixationSubject, skimmer, close=True) if can_look else None,
         "looking_at_pictures": partial(FixationSubject, skimmer, tokens="read")
         if can_read
         else None,
@@ -163,7 +179,12 @@ def looking_readers(skimmer: VistSubject) -> dict[str, Callable[[float], Subject
 def looking_facts() -> dict[str, Any]:
     """What a manifest says about how places are chosen."""
     chosen = Fixation(share=1.0)
-    return {"floor": chosen.floor, "skim": chosen.skim, "weights": dict(WEIGHTS)}
+    return {
+        "floor": chosen.floor,
+        "skim": chosen.skim,
+        "weights": dict(WEIGHTS),
+        "close_floor": CLOSE_FLOOR,
+    }
 
 
 def _question(far: FarContext) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ class Fixation:
             budget misleads.
         skim: of those entries, 0 up to 1: for latents beside the places, evenly spread over the
             rest of the document. Where no place is looked at, latents have the whole budget.
+        close: what is read stands one after the other right before the text after the memory,
+            instead of each at its own position in the document.
 
     Raises:
         ConfigError: a value is out of range.
@@ -46,6 +48,7 @@ class Fixation:
     share: float
     floor: float = 0.6
     skim: float = 0.0
+    close: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -136,6 +139,8 @@ class Looker:
         ]
         raw = sum(lengths[i] for i in chosen)
         batch = mixed(memory, chosen, min(budget, raw + skimmed) if chosen else budget)
+        if self.fixation.close:
+            batch = closed_up(batch, skim.spans[0])
         assert batch.tokens is not None
         num_raw = int((batch.tokens != UNREAD).sum())
         look = Look(
@@ -262,3 +267,18 @@ def mixed(memory: Memory, chosen: list[int], budget: int) -> MemoryBatch:
         num_tokens=(memory.num_tokens,),
         tokens=ids[order][None].to(device),
     )
+
+
+def closed_up(batch: MemoryBatch, span: int) -> MemoryBatch:
+    """One row with its entries a position apart, the last one right before the end.
+
+    Args:
+        batch: one row.
+        span: positions that the memory takes up in the model; fewer than its tokens where the
+            model's window is short.
+    """
+    count = batch.positions.shape[1]
+    (num_tokens,) = batch.num_tokens
+    back = torch.arange(count, 0, -1, device=batch.positions.device, dtype=torch.float32)
+    positions = num_tokens - back * (num_tokens / max(1, span))
+    return replace(batch, positions=positions[None])
