@@ -21,7 +21,7 @@ BUDGET_ARMS = {
     "bm25": "whole segments chosen by BM25 with the question, raw: the rival without pictures",
     "fixate": "latents, and what the question points at as raw text, within the budget",
     "fixate-shuffled": "the same of another document",
-    "close": "as fixate, with what is read moved up next to the question, not at its own positions",
+    "apart": "as fixate, with what is read at its own positions, gaps in between",
     "pictures": "as fixate, where only pictures of the text are at hand: tokens as they were read",
 }
 
@@ -52,7 +52,7 @@ def reader_of(name: str, subjects: Subjects) -> Subject | None:
     family = arm.split("-")[0]
     looking: Any = {
         "fixate": subjects.looking,
-        "close": subjects.looking_close,
+        "apart": subjects.looking_apart,
         "pictures": subjects.looking_at_pictures,
     }
     if family in looking:

@@ -24,10 +24,6 @@ from foveate.vist.run.text_rows import pad_left
 
 __all__ = ["FixationSubject", "looking_facts", "looking_readers"]
 
-# Of places moved up next to the question. Chosen on 32 questions about even-numbered articles of
-# 1,000 tokens, a tenth of the entries: contained 53 % without a floor, 50 % at 0.3; at their own
-# positions 34 %; BM25's segments 44 %, and 34 % at their own positions.
-CLOSE_FLOOR = 0.0
 TOGETHER = 16_384  # entries and tokens of prompts that are answered side by side
 
 
@@ -39,7 +35,7 @@ class FixationSubject(VistSubject):
     Args:
         skimmer: reads the same memories as latents only; its memories are shared.
         share: entries in all, as a share of the far context's tokens.
-        close: what is read is moved up next to the question, and fills the budget (CLOSE_FLOOR).
+        close: whether places stand one after the other, see Fixation; None is its default.
         tokens: "read" looks at what the encoder read off the pictures, as if there were no text.
     """
 
@@ -49,14 +45,12 @@ class FixationSubject(VistSubject):
         share: float,
         tokens: TokensOf = "source",
         *,
-        close: bool = False,
+        close: bool | None = None,
     ) -> None:
         super().__init__(skimmer.vist, num_latents=skimmer.num_latents)
         self.head_ids = skimmer.head_ids
         self.share, self.tokens = share, tokens
-        self.fixation = (
-            Fixation(share=share, floor=CLOSE_FLOOR, close=True) if close else Fixation(share=share)
-        )
+        self.fixation = Fixation(share=share, close=close)
         self._memories = skimmer._memories if tokens == "source" else skimmer._pictures
         self._looked: dict[tuple[str, str], int] = {}
 
@@ -169,7 +163,7 @@ def looking_readers(skimmer: VistSubject) -> dict[str, Callable[[float], Subject
     can_read = can_look and reads_characters(vist.encoder)
     return {
         "looking": partial(FixationSubject, skimmer) if can_look else None,
-        "looking_close": partial(FixationSubject, skimmer, close=True) if can_look else None,
+        "looking_apart": partial(FixationSubject, skimmer, close=False) if can_look else None,
         "looking_at_pictures": partial(FixationSubject, skimmer, tokens="read")
         if can_read
         else None,
@@ -183,7 +177,6 @@ def looking_facts() -> dict[str, Any]:
         "floor": chosen.floor,
         "skim": chosen.skim,
         "weights": dict(WEIGHTS),
-        "close_floor": CLOSE_FLOOR,
     }
 
 

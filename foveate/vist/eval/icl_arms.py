@@ -18,7 +18,7 @@ __all__ = ["ICL_ARMS", "OTHER_SET", "FarShots", "far_demonstrations", "icl_arms"
 
 OTHER_SET = "vist-other"
 # Arms with a budget run once for each share of the far tokens: "bm25@0.4".
-WITH_BUDGET = {**SHOT_ARMS, **{name: BUDGET_ARMS[name] for name in ("fixate", "close")}}
+WITH_BUDGET = {**SHOT_ARMS, **{name: BUDGET_ARMS[name] for name in ("fixate", "apart")}}
 _ALONE = ("none", "random", OTHER_SET)  # no arm of these with shuffled labels
 _PLAIN = {
     **{name: said for name, said in ARMS.items() if not name.endswith("-shuffled")},
@@ -123,7 +123,7 @@ class FarShots:
                 self.seed,
             )
             return subject, shots.views(family, share, questions)
-        if family in ("fixate", "close"):
+        if family in ("fixate", "apart"):
             return subject, [replace(far, question=question) for question in questions]
         if family in ("truncated", "random"):
             count = self.subjects.vist.num_entries(far)

@@ -38,8 +38,10 @@ class Fixation:
             budget misleads.
         skim: of those entries, 0 up to 1: for latents beside the places, evenly spread over the
             rest of the document. Where no place is looked at, latents have the whole budget.
-        close: what is read stands one after the other right before the text after the memory,
-            instead of each at its own position in the document.
+        close: what is read stands one after the other, between the text before the memory and the
+            text after it, and what is not read takes up no positions. False: each entry at its own
+            position in the document, gaps between them, which small models read worse. None: close
+            for memories of latents; the other forms hold states of tokens at their own positions.
 
     Raises:
         ConfigError: a value is out of range.
@@ -48,7 +50,7 @@ class Fixation:
     share: float
     floor: float = 0.6
     skim: float = 0.0
-    close: bool = False
+    close: bool | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -105,6 +107,11 @@ class Looker:
             InputError: the memory does not know its text, or the question is empty.
         """
         check_memory(memory)
+        if self.fixation.close and memory.form != "latents":
+            raise InputError(
+                f"Fixation(close=True) moves what is read, and a memory of form {memory.form!r} "
+                "holds states of tokens at their own positions; leave close out."
+            )
         if not question.strip():
             raise InputError(
                 "fixate looks where a question points, and there is none: no text comes after the "
@@ -139,8 +146,12 @@ class Looker:
         ]
         raw = sum(lengths[i] for i in chosen)
         batch = mixed(memory, chosen, min(budget, raw + skimmed) if chosen else budget)
-        if self.fixation.close:
-            batch = closed_up(batch, skim.spans[0])
+        is_close = self.fixation.close
+        if is_close is None:
+            is_close = memory.form == "latents"
+        is_close = is_close and bool(chosen)  # latents alone stand where they were trained to
+        if is_close:
+            batch = closed_up(batch)
         assert batch.tokens is not None
         num_raw = int((batch.tokens != UNREAD).sum())
         look = Look(
@@ -151,6 +162,7 @@ class Looker:
             num_latents=int(batch.mask.sum()) - num_raw,
             budget=budget,
             num_unread=sum(lengths[i] for i in chosen) - num_raw,
+            is_close=is_close,
         )
         return batch, look
 
@@ -269,16 +281,12 @@ def mixed(memory: Memory, chosen: list[int], budget: int) -> MemoryBatch:
     )
 
 
-def closed_up(batch: MemoryBatch, span: int) -> MemoryBatch:
-    """One row with its entries a position apart, the last one right before the end.
+def closed_up(batch: MemoryBatch) -> MemoryBatch:
+    """One row with its entries a position apart once it spans as many positions as it has entries.
 
-    Args:
-        batch: one row.
-        span: positions that the memory takes up in the model; fewer than its tokens where the
-            model's window is short.
+    Positions count in tokens of the document, of which a span takes its share; see compute_prefix.
     """
     count = batch.positions.shape[1]
+    places = torch.arange(count, device=batch.positions.device, dtype=torch.float32)
     (num_tokens,) = batch.num_tokens
-    back = torch.arange(count, 0, -1, device=batch.positions.device, dtype=torch.float32)
-    positions = num_tokens - back * (num_tokens / max(1, span))
-    return replace(batch, positions=positions[None])
+    return replace(batch, positions=(places * (num_tokens / max(1, count)))[None])

@@ -53,6 +53,7 @@ class Look:
         num_latents: that stay beside them.
         budget: entries that both may be together.
         num_unread: tokens of those places that could not be read and were left out.
+        is_close: they stand one after the other; else each at its own position in the document.
     """
 
     question: str
@@ -62,6 +63,7 @@ class Look:
     num_latents: int
     budget: int
     num_unread: int = 0
+    is_close: bool = False
 
     @property
     def num_entries(self) -> int:

@@ -13,8 +13,6 @@ from foveate.vist.eval import fixation_subject
 from foveate.vist.eval.context import FarContext
 from foveate.vist.eval.fixation_subject import FixationSubject
 from foveate.vist.eval.subjects import RawSubject, VistSubject
-from foveate.vist.fixation.look import closed_up
-from foveate.vist.latents.memory import MemoryBatch
 from foveate.vist.train.tiny_models import tiny_tokenizer
 from tests.vist import tiny_vist as tiny
 from tests.vist.encoder.sighted import SightedEncoder
@@ -46,41 +44,26 @@ def test_all_of_it_is_raw_text(skimmer: VistSubject, far: FarContext) -> None:
     assert looking.answer(far, PROMPT, 6) == raw.answer(far, PROMPT, 6)
 
 
-@pytest.mark.parametrize("raw_length", [None, 500])
-def test_moved_up_is_raw_text_right_before_the_question(
-    skimmer: VistSubject, far: FarContext, raw_length: int | None
-) -> None:
-    """Also where the memory's positions are scaled to what the window leaves."""
-    close = FixationSubject(skimmer, 0.2, close=True)
-    own = FixationSubject(skimmer, 0.2)
-    assert own.num_entries(far) <= close.num_entries(far) <= 0.2 * len(far.ids)
-    if raw_length is None:
-        with close._looking([far]):
-            skimmer.model(torch.tensor([[1, 7]]), use_cache=False)
-        (look,) = skimmer.vist.report.looks
-        assert look.num_latents == 0
-        kept = [t for place in look.places for t in range(place.start, place.stop)]
-        part = far.keep(kept)
-        assert part is not None
-        size, count = len(far.ids), len(kept)
-        moved = replace(part, positions=tuple(range(size - count, size)), span=size)
-        raw = RawSubject(skimmer.model, skimmer.tokenizer)
-        wanted = raw.option_nll(moved, PROMPT, OPTIONS)
-        found = close.option_nll(far, PROMPT, OPTIONS)
-        assert [s.nats for s in found] == [near(s.nats) for s in wanted]
-        assert found != own.option_nll(far, PROMPT, OPTIONS)
-        return
-    batch = closed_up(
-        MemoryBatch(
-            latents=torch.zeros(1, 3, 4),
-            mask=torch.ones(1, 3, dtype=torch.bool),
-            positions=torch.tensor([[5.0, 90.0, 300.0]]),
-            num_tokens=(1000,),
-        ),
-        raw_length,
-    )
-    scaled = batch.positions * raw_length / 1000
-    assert scaled[0].tolist() == pytest.approx([497, 498, 499])
+def test_close_is_the_places_alone_as_raw_text(skimmer: VistSubject, far: FarContext) -> None:
+    close, own = FixationSubject(skimmer, 0.2), FixationSubject(skimmer, 0.2, close=False)
+    assert own.num_entries(far) == close.num_entries(far) <= 0.2 * len(far.ids)
+    with close._looking([far]):
+        skimmer.model(torch.tensor([[1, 7]]), use_cache=False)
+    (look,) = skimmer.vist.report.looks
+    assert look.is_close
+    assert look.num_latents == 0
+    kept = [t for place in look.places for t in range(place.start, place.stop)]
+    part = far.keep(kept)
+    assert part is not None
+    raw = RawSubject(skimmer.model, skimmer.tokenizer)
+    moved = replace(part, positions=tuple(range(len(kept))), span=len(kept))
+    found = close.option_nll(far, PROMPT, OPTIONS)
+    assert [s.nats for s in found] == [near(s.nats) for s in raw.option_nll(moved, PROMPT, OPTIONS)]
+    # At their own positions the same tokens are read otherwise.
+    there = own.option_nll(far, PROMPT, OPTIONS)
+    apart = raw.option_nll(replace(part, positions=tuple(kept), span=len(far.ids)), PROMPT, OPTIONS)
+    assert [s.nats for s in there] == [near(s.nats) for s in apart]
+    assert found != there
 
 
 def test_the_budget_counts_every_entry(skimmer: VistSubject, far: FarContext) -> None:
