@@ -17,7 +17,7 @@ from foveate.vist.fixation.choose import Scores, choose_segments, join_scores, t
 from foveate.vist.fixation.index import index_scores
 from foveate.vist.fixation.lexical import Bm25
 from foveate.vist.fixation.report import Look, Place
-from foveate.vist.fusion.fusion import Fusion, PrefixCache
+from foveate.vist.fusion.fusion import PrefixCache
 from foveate.vist.latents.index_head import IndexHead
 from foveate.vist.latents.memory import UNREAD, Memory, MemoryBatch
 
@@ -65,7 +65,6 @@ class Looker:
 
     Args:
         anatomy: of the decoder.
-        fusion: trained modules of the prefix form.
         tokenizer: of the decoder.
         fixation: how much.
         index: what made the index of memories that have one; None goes without.
@@ -74,12 +73,11 @@ class Looker:
     def __init__(
         self,
         anatomy: Anatomy,
-        fusion: Fusion,
         tokenizer: Any,
         fixation: Fixation,
         index: IndexHead | None = None,
     ) -> None:
-        self._anatomy, self._fusion, self._index = anatomy, fusion, index
+        self._anatomy, self._index = anatomy, index
         self.tokenizer, self.fixation = tokenizer, fixation
         self._level: OrderedDict[int, tuple[PrefixCache, Tensor]] = OrderedDict()
         self._words: OrderedDict[int, tuple[Tensor, list[str], Bm25]] = OrderedDict()
@@ -181,7 +179,7 @@ class Looker:
     def _attention(self, skim: PrefixCache, question: str, head: Tensor) -> Tensor:
         ids = self.tokenizer(f"\n\n{question.strip()}", add_special_tokens=False)["input_ids"]
         asked = torch.tensor(ids, device=head.device)
-        return question_attention(self._anatomy, self._fusion, skim, head, asked)
+        return question_attention(self._anatomy, skim, head, asked)
 
     def _read(self, memory: Memory) -> tuple[list[str], Bm25]:
         """The segments' texts and words."""

@@ -348,7 +348,7 @@ class Vist(Pretrained):
             if memory is not None:
                 check_memory(memory)
         fixation = fixate if isinstance(fixate, Fixation) else Fixation(share=fixate)
-        return Looker(self.anatomy, fusion, self.tokenizer, fixation, self.parts.index)
+        return Looker(self.anatomy, self.tokenizer, fixation, self.parts.index)
 
     def _look(
         self,

@@ -254,16 +254,14 @@ def test_what_cannot_be_looked_at_is_refused(llama: Any) -> None:
         llama(ids(5)[None])
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "smollm3"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "smollm3"])
 def test_attention_is_what_the_eager_kernel_computes(family: str) -> None:
     llm = tiny_vist.model(family, attention="eager")
     vist, mem = tiny_vist.vist(llm, "lora"), known(9, 40)
     head, question = ids(2), ids(5, 6)
     prefix = vist.prefill(mem, head)
     assert isinstance(prefix, PrefixCache)
-    got = question_attention(
-        vist.anatomy, vist.parts.fusion, prefix, vist.embed(head[None]), question
-    )
+    got = question_attention(vist.anatomy, prefix, vist.embed(head[None]), question)
     with vist.attach(prefix, memory_at=2):
         seen = llm(torch.cat([head, question])[None], output_attentions=True).attentions
     want = torch.stack([layer[0, :, -1, :9] for layer in seen]).mean(dim=(0, 1))
