@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -48,16 +49,21 @@ class Fixation:
     skim: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
+        if not _is_number(self.share) or not 0 < self.share <= 1:
             raise ConfigError(
-                f"Fixation got share={self.share}; use a share above 0 up to 1 (0.1 = a tenth of "
+                f"Fixation got share={self.share!r}; use a share above 0 up to 1 (0.1 = a tenth of "
                 "the tokens)."
             )
-        if not 0 <= self.floor <= 1 or not 0 <= self.skim < 1:
+        are_numbers = _is_number(self.floor) and _is_number(self.skim)
+        if not are_numbers or not 0 <= self.floor <= 1 or not 0 <= self.skim < 1:
             raise ConfigError(
-                f"Fixation got floor={self.floor} and skim={self.skim}; use a floor from 0 to 1 "
-                "and a skim from 0 to below 1."
+                f"Fixation got floor={self.floor!r} and skim={self.skim!r}; use a floor from 0 to "
+                "1 and a skim from 0 to below 1."
             )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 class Looker:
@@ -88,7 +94,7 @@ class Looker:
         """The memory as a question reads it.
 
         Args:
-            memory: with tokens and segments.
+            memory: that `check_memory` has passed.
             question: what is looked for.
             skim: prefix of the memory's latents after `head`.
             head: [1, H, hidden_size] input embeddings before the memory.
@@ -97,9 +103,8 @@ class Looker:
             one row of latents and raw tokens in order of position, and what was looked at.
 
         Raises:
-            InputError: the memory does not know its text, or the question is empty.
+            InputError: the question is empty.
         """
-        check_memory(memory)
         if not question.strip():
             raise InputError(
                 "fixate looks where a question points, and there is none: no text comes after the "
@@ -196,12 +201,24 @@ class Looker:
         return held[1], held[2]
 
 
-def check_memory(memory: Memory) -> None:
-    """Raise InputError unless places of a memory can be read as text."""
+def check_memory(memory: Memory, num_words: int) -> None:
+    """Raise InputError unless places of a memory can be read as text.
+
+    Args:
+        memory: any.
+        num_words: token ids that the model knows.
+    """
     if memory.tokens is None or memory.segments is None:
         raise InputError(
             "the memory does not know the tokens of its text, so no place of it can be looked at; "
             "read the document again with this version, or attach it without fixate."
+        )
+    memory.check_values()
+    most = int(memory.tokens.max()) if len(memory.tokens) else UNREAD
+    if most >= num_words:
+        raise InputError(
+            f"the memory holds token id {most} and this model knows {num_words}; read the document "
+            "again with this Vist."
         )
 
 

@@ -19,6 +19,7 @@ _ITEM = re.compile(r"\s*(?:[-*+•–—]|\(?\d{1,3}[.)]|\(?[A-Za-z][.)])\s")
 # "Name: ..." or "name = ...", what a line says of one key.
 _KEY = re.compile(r"\s*[\"']?(\w[\w .\-/]{0,40}?)[\"']?\s*(?::=|:(?!/)|=(?!=)|\t)")
 _STOP = re.compile(r"[.!?…][\"'”’)\]]*(?=\s)|[。！？]")
+_STOPPED = re.compile(r"[.!?…。！？][\"'”’)\]]*\s*$")
 _SHORT = re.compile(
     r"(?:\b(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|Mt|Jr|Sr|vs|etc|cf|ca|approx|No|no|Fig|fig|Vol|vol|pp|"
     r"Inc|Ltd|Co|Gen|Col|Lt|Sgt|Rev|Gov|Sen|Rep|al|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)|"
@@ -115,7 +116,7 @@ def _is_wrapped(lines: list[str]) -> bool:
     if not 40 <= longest <= 130 or min(map(len, lines[:-1])) < 0.6 * longest:
         return False
     pairs = itertools.pairwise(lines)
-    joints = [after.lstrip()[0] for line, after in pairs if not _STOP.search(f"{line.rstrip()} ")]
+    joints = [after.lstrip()[0] for line, after in pairs if not _STOPPED.search(line)]
     return bool(joints) and sum(c.islower() for c in joints) >= 0.5 * len(joints)
 
 

@@ -255,7 +255,7 @@ class VistRun(Attachment[VistReport]):
             embeds, key_head = self._embed(ids[row : row + 1, columns]), head_ids
         else:
             embeds = text.inputs["inputs_embeds"][row : row + 1, columns]
-            head_ids, key_head = (), (row, text.length)
+            head_ids, key_head = (), embeds.detach().float().cpu().numpy().tobytes()
         if memory is None:
             return ("none", key_head), lambda: (empty_prefix(self._fusion, embeds), None)
         if isinstance(memory, PrefixCache):

@@ -28,6 +28,10 @@ WRAPPED = """The first sentence of this paragraph runs over the end
 of its line and stops here. The second one does the
 same thing and stops there."""
 
+SHORT_SENTENCES = """The lamp is old. Our keeper is Ada Hay; her number
+is 461. She comes at nine. Please clear the yard beside
+the tower before that."""
+
 
 @pytest.mark.parametrize(
     ("text", "expected"),
@@ -41,6 +45,7 @@ same thing and stops there."""
         ("Password:\n  hunter two\nThe end.", ["Password:\n  hunter two", "The end."]),
         ("10:01 INFO up\n10:02 WARN low", ["10:01 INFO up", "10:02 WARN low"]),
         (WRAPPED, WRAPPED.replace(". ", ".|").split("|")),
+        (SHORT_SENTENCES, SHORT_SENTENCES.replace(". ", ".|").split("|")),
         ("| a | 1 |\n| b | 2 |", ["| a | 1 |", "| b | 2 |"]),
     ],
 )
