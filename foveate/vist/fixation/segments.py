@@ -95,7 +95,7 @@ def _block(block: str, at: int, *, is_whole: bool) -> Iterator[tuple[int, int]]:
         yield from _sentences(block, at)
         return
     is_opened = False
-    for start, line in lines:
+    for start, line in _joined(lines):
         if is_opened and not _ITEM.match(line):
             is_opened = False  # the value of the line before
             continue
@@ -106,6 +106,23 @@ def _block(block: str, at: int, *, is_whole: bool) -> Iterator[tuple[int, int]]:
 def _key_of(line: str) -> str | None:
     found = _KEY.match(line)
     return found.group(1) if found else None
+
+
+def _joined(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Lines, those that go on in the next one together with it: wrapped list items, say."""
+    made = lines[:1]
+    for (_, before), (start, line) in itertools.pairwise(lines):
+        first, opened = made[-1]
+        goes_on = len(before) >= 40 and (
+            before.rstrip()[-1].isalnum() or before.rstrip()[-1] == ","
+        )
+        # Where lines begin in lower case anyway, that says nothing.
+        is_prose = not opened.lstrip()[0].islower()
+        if goes_on and is_prose and line.lstrip()[0].islower() and not _ITEM.match(line):
+            made[-1] = (first, opened + " " * (start - first - len(opened)) + line)
+        else:
+            made.append((start, line))
+    return made
 
 
 def _is_wrapped(lines: list[str]) -> bool:
