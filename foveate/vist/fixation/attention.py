@@ -89,7 +89,7 @@ class AttentionHooks:
         self.here = _Here()
         self._key = id(anatomy.decoder)
         self._handles = [
-            hook_before(layer.self_attn, functools.partial(self._add, i, layer))
+            hook_before(layer.get_submodule("self_attn"), functools.partial(self._add, i, layer))
             for i, layer in enumerate(anatomy.layers)
         ]
 
