@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import functools
-from contextlib import ExitStack
+import threading
+import weakref
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from foveate.models.anatomy import Anatomy
+from foveate.models.cache_argument import cache_in, cache_name
 from foveate.models.hook import hook_before
-from foveate.vist.fusion.fuse import Fuser
-from foveate.vist.fusion.fusion import Fusion, PrefixCache
+from foveate.vist.fusion.fusion import PrefixCache
 from foveate.vist.fusion.kv_prefix import rotate
 from foveate.vist.fusion.prefix import project_states
 
-__all__ = ["question_attention"]
+__all__ = ["AttentionHooks", "question_attention"]
 
 
 @torch.no_grad()
 def question_attention(
-    anatomy: Anatomy, fusion: Fusion, prefix: PrefixCache, head: Tensor, question: Tensor
+    anatomy: Anatomy, prefix: PrefixCache, head: Tensor, question: Tensor
 ) -> Tensor:
     """Attention of a question's last token on each latent, mean over layers and heads.
 
@@ -30,7 +32,6 @@ def question_attention(
 
     Args:
         anatomy: of the decoder.
-        fusion: trained modules of the prefix form.
         prefix: one row.
         head: [1, H, hidden_size] input embeddings before the memory.
         question: int64 [Q] token ids.
@@ -39,35 +40,96 @@ def question_attention(
         float32 [M].
     """
     base: Any = anatomy.base
-    embeds = torch.cat([head, base.get_input_embeddings()(question[None])], dim=1)
-    found = torch.zeros(prefix.mask.shape[1], device=embeds.device)
-    with ExitStack() as hooks:
-        hooks.enter_context(Fuser(anatomy, fusion, lambda text: prefix))
-        # After the Fuser's own hooks: the rotary tables are then those of text behind a memory.
-        for i, layer in enumerate(anatomy.layers):
-            attention: Any = layer.self_attn
-            look = functools.partial(_add_attention, found, prefix.keys[i])
-            hooks.callback(hook_before(attention, functools.partial(look, layer)).remove)
-        base(inputs_embeds=embeds, use_cache=False)
+    hooks = _INSTALLED.get(id(anatomy.decoder)) or AttentionHooks(anatomy)
+    # Without a config its layers are never sliding ones: nothing is trimmed.
+    cache = DynamicCache()
+    base(inputs_embeds=head, use_cache=True, **{cache_name(base): cache})
+    for i in range(len(anatomy.layers)):
+        cache.update(prefix.keys[i].to(head), prefix.values[i].to(head), i)
+    start, latents, asked = head.shape[1], prefix.mask.shape[1], len(question)
+    # Given whole, so that sliding layers see the memory too, as they do in an answer.
+    hidden = torch.ones(asked, start + latents + asked, device=head.device, dtype=torch.bool)
+    hidden = hidden.triu(start + latents + 1)
+    hidden[:, start : start + latents] |= ~prefix.mask
+    mask = torch.zeros(hidden.shape, device=head.device, dtype=head.dtype)
+    mask = mask.masked_fill(hidden, torch.finfo(head.dtype).min)
+    first = start + prefix.longest_span
+    found = torch.zeros(latents, device=head.device)
+    hooks.here.found, hooks.here.start = found, start
+    try:
+        base(
+            inputs_embeds=base.get_input_embeddings()(question[None]),
+            attention_mask=mask[None, None],
+            position_ids=torch.arange(first, first + asked, device=head.device)[None],
+            **{cache_name(base): cache},
+            use_cache=True,
+        )
+    finally:
+        hooks.here.found = None
+        if _INSTALLED.get(id(anatomy.decoder)) is not hooks:
+            hooks.remove()
     return found / len(anatomy.layers)
 
 
-def _add_attention(
-    found: Tensor, memory: Tensor, layer: nn.Module, module: nn.Module, args: Any, kwargs: Any
-) -> None:
-    """Add what the last row of a layer's input sees of the memory's keys [1, H_kv, M, d]."""
-    attention: Any = module
-    states = args[0] if args else kwargs["hidden_states"]
-    split = (1, 1, -1, attention.head_dim)
-    queries = attention.q_proj(states[:, -1:]).view(split)
-    if hasattr(attention, "q_norm"):
-        queries = attention.q_norm(queries)
-    queries = queries.transpose(1, 2)  # [1, H, 1, d]
-    keys, _ = project_states(layer, states)
-    if getattr(attention, "use_rope", True):
-        cos, sin = kwargs["position_embeddings"]
-        queries, keys = rotate(queries, cos[:, -1:], sin[:, -1:]), rotate(keys, cos, sin)
-    keys = torch.cat([memory.to(keys), keys], dim=2)
-    grouped = queries.view(keys.shape[1], -1, attention.head_dim)  # [H_kv, H / H_kv, d]
-    scores = (grouped.float() @ keys[0].float().transpose(1, 2)) * attention.scaling
-    found += scores.softmax(dim=-1).mean(dim=(0, 1))[: len(found)]
+class _Here(threading.local):
+    """What a thread gathers now: attention on latents [M], which come after `start` entries."""
+
+    found: Tensor | None = None
+    start: int = 0
+
+
+class AttentionHooks:
+    """Hooks that gather a question's attention in the threads that ask for it, nowhere else.
+
+    Args:
+        anatomy: of the decoder.
+    """
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self.here = _Here()
+        self._key = id(anatomy.decoder)
+        self._handles = [
+            hook_before(layer.get_submodule("self_attn"), functools.partial(self._add, i, layer))
+            for i, layer in enumerate(anatomy.layers)
+        ]
+
+    def keep(self) -> AttentionHooks:
+        """Let every question use these until `remove`."""
+        _INSTALLED[self._key] = self
+        return self
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        if _INSTALLED.get(self._key) is self:
+            del _INSTALLED[self._key]
+
+    def _add(
+        self, index: int, layer: nn.Module, module: nn.Module, args: Any, kwargs: dict[str, Any]
+    ) -> None:
+        """Add what the last row of a layer's input sees of the latents' keys."""
+        found, start = self.here.found, self.here.start
+        if found is None:
+            return
+        attention: Any = module
+        states = args[0] if args else kwargs["hidden_states"]
+        split = (1, 1, -1, attention.head_dim)
+        queries = attention.q_proj(states[:, -1:]).view(split)
+        if hasattr(attention, "q_norm"):
+            queries = attention.q_norm(queries)
+        queries = queries.transpose(1, 2)  # [1, H, 1, d]
+        keys, _ = project_states(layer, states)
+        if getattr(attention, "use_rope", True):
+            cos, sin = kwargs["position_embeddings"]
+            queries, keys = rotate(queries, cos[:, -1:], sin[:, -1:]), rotate(keys, cos, sin)
+        before: Any = cache_in(kwargs)
+        keys = torch.cat([before.layers[index].keys, keys], dim=2)  # [1, H_kv, H + M + Q, d]
+        grouped = queries.view(keys.shape[1], -1, attention.head_dim)  # [H_kv, H / H_kv, d]
+        scores = (grouped.float() @ keys[0].float().transpose(1, 2)) * attention.scaling
+        shares = scores.softmax(dim=-1).mean(dim=(0, 1))
+        found += shares[start : start + len(found)]
+
+
+# While a run is attached its hooks stay on: threads that call the model must not see hooks come and
+# go.
+_INSTALLED: weakref.WeakValueDictionary[int, AttentionHooks] = weakref.WeakValueDictionary()

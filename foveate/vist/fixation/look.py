@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from foveate.vist.fixation.choose import Scores, choose_segments, join_scores, t
 from foveate.vist.fixation.index import index_scores
 from foveate.vist.fixation.lexical import Bm25
 from foveate.vist.fixation.report import Look, Place
-from foveate.vist.fusion.fusion import Fusion, PrefixCache
+from foveate.vist.fusion.fusion import PrefixCache
 from foveate.vist.latents.index_head import IndexHead
 from foveate.vist.latents.memory import UNREAD, Memory, MemoryBatch
 
@@ -53,16 +54,21 @@ class Fixation:
     close: bool | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
+        if not _is_number(self.share) or not 0 < self.share <= 1:
             raise ConfigError(
-                f"Fixation got share={self.share}; use a share above 0 up to 1 (0.1 = a tenth of "
+                f"Fixation got share={self.share!r}; use a share above 0 up to 1 (0.1 = a tenth of "
                 "the tokens)."
             )
-        if not 0 <= self.floor <= 1 or not 0 <= self.skim < 1:
+        are_numbers = _is_number(self.floor) and _is_number(self.skim)
+        if not are_numbers or not 0 <= self.floor <= 1 or not 0 <= self.skim < 1:
             raise ConfigError(
-                f"Fixation got floor={self.floor} and skim={self.skim}; use a floor from 0 to 1 "
-                "and a skim from 0 to below 1."
+                f"Fixation got floor={self.floor!r} and skim={self.skim!r}; use a floor from 0 to "
+                "1 and a skim from 0 to below 1."
             )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 class Looker:
@@ -70,7 +76,6 @@ class Looker:
 
     Args:
         anatomy: of the decoder.
-        fusion: trained modules of the prefix form.
         tokenizer: of the decoder.
         fixation: how much.
         index: what made the index of memories that have one; None goes without.
@@ -79,12 +84,11 @@ class Looker:
     def __init__(
         self,
         anatomy: Anatomy,
-        fusion: Fusion,
         tokenizer: Any,
         fixation: Fixation,
         index: IndexHead | None = None,
     ) -> None:
-        self._anatomy, self._fusion, self._index = anatomy, fusion, index
+        self._anatomy, self._index = anatomy, index
         self.tokenizer, self.fixation = tokenizer, fixation
         self._level: OrderedDict[int, tuple[PrefixCache, Tensor]] = OrderedDict()
         self._words: OrderedDict[int, tuple[Tensor, list[str], Bm25]] = OrderedDict()
@@ -95,7 +99,7 @@ class Looker:
         """The memory as a question reads it.
 
         Args:
-            memory: with tokens and segments.
+            memory: that `check_memory` has passed.
             question: what is looked for.
             skim: prefix of the memory's latents after `head`.
             head: [1, H, hidden_size] input embeddings before the memory.
@@ -104,9 +108,8 @@ class Looker:
             one row of latents and raw tokens in order of position, and what was looked at.
 
         Raises:
-            InputError: the memory does not know its text, or the question is empty.
+            InputError: the question is empty.
         """
-        check_memory(memory)
         if self.fixation.close and memory.form != "latents":
             raise InputError(
                 f"Fixation(close=True) moves what is read, and a memory of form {memory.form!r} "
@@ -198,7 +201,7 @@ class Looker:
     def _attention(self, skim: PrefixCache, question: str, head: Tensor) -> Tensor:
         ids = self.tokenizer(f"\n\n{question.strip()}", add_special_tokens=False)["input_ids"]
         asked = torch.tensor(ids, device=head.device)
-        return question_attention(self._anatomy, self._fusion, skim, head, asked)
+        return question_attention(self._anatomy, skim, head, asked)
 
     def _read(self, memory: Memory) -> tuple[list[str], Bm25]:
         """The segments' texts and words."""
@@ -215,12 +218,24 @@ class Looker:
         return held[1], held[2]
 
 
-def check_memory(memory: Memory) -> None:
-    """Raise InputError unless places of a memory can be read as text."""
+def check_memory(memory: Memory, num_words: int) -> None:
+    """Raise InputError unless places of a memory can be read as text.
+
+    Args:
+        memory: any.
+        num_words: token ids that the model knows.
+    """
     if memory.tokens is None or memory.segments is None:
         raise InputError(
             "the memory does not know the tokens of its text, so no place of it can be looked at; "
             "read the document again with this version, or attach it without fixate."
+        )
+    memory.check_values()
+    most = int(memory.tokens.max()) if len(memory.tokens) else UNREAD
+    if most >= num_words:
+        raise InputError(
+            f"the memory holds token id {most} and this model knows {num_words}; read the document "
+            "again with this Vist."
         )
 
 

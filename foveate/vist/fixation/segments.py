@@ -19,6 +19,7 @@ _ITEM = re.compile(r"\s*(?:[-*+•–—]|\(?\d{1,3}[.)]|\(?[A-Za-z][.)])\s")
 # "Name: ..." or "name = ...", what a line says of one key.
 _KEY = re.compile(r"\s*[\"']?(\w[\w .\-/]{0,40}?)[\"']?\s*(?::=|:(?!/)|=(?!=)|\t)")
 _STOP = re.compile(r"[.!?…][\"'”’)\]]*(?=\s)|[。！？]")
+_STOPPED = re.compile(r"[.!?…。！？][\"'”’)\]]*\s*$")
 _SHORT = re.compile(
     r"(?:\b(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|Mt|Jr|Sr|vs|etc|cf|ca|approx|No|no|Fig|fig|Vol|vol|pp|"
     r"Inc|Ltd|Co|Gen|Col|Lt|Sgt|Rev|Gov|Sen|Rep|al|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)|"
@@ -94,7 +95,7 @@ def _block(block: str, at: int, *, is_whole: bool) -> Iterator[tuple[int, int]]:
         yield from _sentences(block, at)
         return
     is_opened = False
-    for start, line in lines:
+    for start, line in _joined(lines):
         if is_opened and not _ITEM.match(line):
             is_opened = False  # the value of the line before
             continue
@@ -107,6 +108,23 @@ def _key_of(line: str) -> str | None:
     return found.group(1) if found else None
 
 
+def _joined(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Lines, those that go on in the next one together with it: wrapped list items, say."""
+    made = lines[:1]
+    for (_, before), (start, line) in itertools.pairwise(lines):
+        first, opened = made[-1]
+        goes_on = len(before) >= 40 and (
+            before.rstrip()[-1].isalnum() or before.rstrip()[-1] == ","
+        )
+        # Where lines begin in lower case anyway, that says nothing.
+        is_prose = not opened.lstrip()[0].islower()
+        if goes_on and is_prose and line.lstrip()[0].islower() and not _ITEM.match(line):
+            made[-1] = (first, opened + " " * (start - first - len(opened)) + line)
+        else:
+            made.append((start, line))
+    return made
+
+
 def _is_wrapped(lines: list[str]) -> bool:
     """Whether lines end where a margin was, in the middle of sentences."""
     if len(lines) < 2 or any(_ITEM.match(line) for line in lines[1:]):
@@ -115,7 +133,7 @@ def _is_wrapped(lines: list[str]) -> bool:
     if not 40 <= longest <= 130 or min(map(len, lines[:-1])) < 0.6 * longest:
         return False
     pairs = itertools.pairwise(lines)
-    joints = [after.lstrip()[0] for line, after in pairs if not _STOP.search(f"{line.rstrip()} ")]
+    joints = [after.lstrip()[0] for line, after in pairs if not _STOPPED.search(line)]
     return bool(joints) and sum(c.islower() for c in joints) >= 0.5 * len(joints)
 
 

@@ -168,7 +168,7 @@ class Memory:
                     head = tuple(about.pop("head_ids"))
                     about["states"] = HeldStates.of(rest, head, about.pop("model"))
                 made = cls(**{name: file.get_tensor(name) for name in held}, **about)
-            made._check_values()
+            made.check_values()
             return made
         except InputError:
             raise
@@ -178,8 +178,8 @@ class Memory:
                 f"{error}); read the document again."
             ) from error
 
-    def _check_values(self) -> None:
-        """What a stranger's file may hold; raises InputError."""
+    def check_values(self) -> None:
+        """Raise InputError for values that no document gives: a stranger's file may hold any."""
         places = self.positions.double()
         is_sound = bool(self.latents.isfinite().all()) and bool(places.isfinite().all())
         if not is_sound or bool((places < 0).any()) or bool((places > self.num_tokens).any()):
@@ -218,8 +218,12 @@ def concat(memories: Sequence[Memory]) -> Memory:
     Raises:
         InputError: there is none, or they were made by different models.
     """
+    memories = [memories] if isinstance(memories, Memory) else list(memories)
     if not memories:
         raise InputError("concat got no memories; give at least one.")
+    for memory in memories:
+        if not isinstance(memory, Memory):
+            raise InputError(f"concat got a {type(memory).__name__}; give a list of memories.")
     first = memories[0]
     for other in memories[1:]:
         if (other.encoder, other.parts) != (first.encoder, first.parts):

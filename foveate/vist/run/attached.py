@@ -14,6 +14,7 @@ from foveate.errors import InputError, MemoryCacheError, UnsupportedModeError
 from foveate.models.anatomy import Anatomy
 from foveate.models.attachment import Attachment
 from foveate.models.cache_argument import cache_in
+from foveate.vist.fixation.attention import AttentionHooks
 from foveate.vist.fixation.report import Look
 from foveate.vist.fusion.fuse import Fuser
 from foveate.vist.fusion.fusion import (
@@ -109,6 +110,8 @@ class VistRun(Attachment[VistReport]):
         lora = getattr(self._fusion.prefix, "lora", None)
         if lora is not None:
             self._put_on(LoraHooks(self._anatomy, lora))
+        if self._look is not None:
+            self._put_on(AttentionHooks(self._anatomy).keep())
         self._wrap(self._anatomy.model, "generate", self._guarded_generate)
 
     def _forget(self) -> None:
@@ -252,7 +255,7 @@ class VistRun(Attachment[VistReport]):
             embeds, key_head = self._embed(ids[row : row + 1, columns]), head_ids
         else:
             embeds = text.inputs["inputs_embeds"][row : row + 1, columns]
-            head_ids, key_head = (), (row, text.length)
+            head_ids, key_head = (), embeds.detach().float().cpu().numpy().tobytes()
         if memory is None:
             return ("none", key_head), lambda: (empty_prefix(self._fusion, embeds), None)
         if isinstance(memory, PrefixCache):

@@ -214,7 +214,10 @@ class DocumentReader:
             head = self._ids(text[:first])
             offsets = offsets[1:]
         cut = len(offsets) - recent
-        border = len(text) if not recent else int(offsets[cut, 0]) if cut >= 1 else first
+        # A token of the opening's character may begin before it ends.
+        border = (
+            len(text) if not recent else max(first, int(offsets[cut, 0])) if cut >= 1 else first
+        )
         return Reading(
             opening=text[:first],
             far=text[first:border],
@@ -268,7 +271,17 @@ class DocumentReader:
         *,
         stream: Callable[[str], None] | None = None,
     ) -> str:
-        """The same from the recent text alone, the far part not read at all."""
+        """The same from the recent text alone, the far part not read at all.
+
+        Raises:
+            WindowError: that and the new tokens do not fit the model's window.
+        """
+        longest = len(reading.prompt) + max_new_tokens
+        if longest > self.vist.window:
+            raise WindowError(
+                f"{len(reading.prompt):,} raw tokens and {max_new_tokens:,} new ones exceed the "
+                f"model's window of {self.vist.window:,}; keep fewer raw (recent) or write fewer"
+            )
         return self._generate(reading.prompt, max_new_tokens, stream)
 
     def in_full(self, reading: Reading, max_new_tokens: int) -> str:

@@ -99,12 +99,13 @@ def read_document(
         raise InputError(f"tokens={tokens!r} is unknown; use 'source' or 'read'.")
     if tokens == "read":
         check_reads(reader.encoder)
-    pieces = [text] if isinstance(text, str) else text
+    _check_count(num_latents)
+    pieces = _pieces([text] if isinstance(text, str) else text)
     renderer = Renderer(reader.encoder.style)
     most = reader.parts.config.max_pages
     if isinstance(text, str) and len(text) > WHOLE_CHARS:
         # Drawing is cheap, encoding is not: find out before.
-        for strips in renderer.stream(pieces):
+        for strips in renderer.stream([text]):
             _check_pages(strips.first_page + len(strips), most)
     names = TokenReader(reader.tokenizer)
     memories = []
@@ -138,6 +139,14 @@ def read_pictures(
         InputError: the encoder reads no characters, or the pictures show none or are too many.
     """
     check_reads(reader.encoder)
+    _check_count(num_latents)
+    for name, value in (("pixels", pixels), ("patch_mask", patch_mask)):
+        if not isinstance(value, np.ndarray):
+            raise InputError(
+                f"read_pictures got {name} as a {type(value).__name__}; give a NumPy array."
+            )
+    if not len(pixels):
+        raise InputError("read_pictures got no strips; give at least one.")
     _check_pages(len(pixels), reader.parts.config.max_pages)
     pages = list(reader.encode(pixels, patch_mask))
     strips, text = place_characters(
@@ -231,6 +240,27 @@ def count_latents(text: str, encoder: Any, parts: VistParts, tokenizer: Any) -> 
             kept = parts.resampler.latent_mask(torch.from_numpy(strips.patch_mask))
         total += int(kept.sum())
     return total
+
+
+def _check_count(num_latents: int | None) -> None:
+    is_count = isinstance(num_latents, int) and not isinstance(num_latents, bool)
+    if num_latents is not None and (not is_count or num_latents < 1):
+        raise InputError(
+            f"num_latents={num_latents!r}; use a whole number of at least 1, or None for the "
+            "trained one."
+        )
+
+
+def _pieces(pieces: Iterable[str]) -> Iterator[str]:
+    """The same, each known to be a text."""
+    if not isinstance(pieces, Iterable):
+        raise InputError(f"read got a {type(pieces).__name__}; give a text, or its pieces.")
+    for piece in pieces:
+        if not isinstance(piece, str):
+            raise InputError(
+                f"read got a {type(piece).__name__} in place of a text; give a text, or its pieces."
+            )
+        yield piece
 
 
 def _check_pages(num_pages: int, max_pages: int) -> None:

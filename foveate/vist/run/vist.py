@@ -426,12 +426,15 @@ class Vist(Pretrained):
             memories = [memories.rows([i]) if n else None for i, n in enumerate(memories.spans)]
         elif memories is None or isinstance(memories, Memory):
             memories = [memories]
+        memories = list(memories) if isinstance(memories, Sequence) else [memories]
         if not memories:
             raise InputError(
                 "attach got an empty list of memories; give one for each prompt (None for a prompt "
                 "without), or None."
             )
-        at = [memory_at] if isinstance(memory_at, int) else list(memory_at)
+        at = list(memory_at) if isinstance(memory_at, Sequence) else [memory_at]
+        if not all(isinstance(n, int) and not isinstance(n, bool) for n in at):
+            raise InputError(f"memory_at={memory_at!r}; give a whole number, or one a prompt.")
         if min(at, default=0) < 1:
             raise InputError(
                 f"memory_at={memory_at} leaves no raw token before the memory; use 1 or more (the "
@@ -440,6 +443,19 @@ class Vist(Pretrained):
         for memory in memories:
             if isinstance(memory, Memory):
                 self._check_memory(memory)
+            elif memory is not None and not isinstance(memory, PrefixCache):
+                raise InputError(
+                    f"attach got a {type(memory).__name__} for a memory; give what read or prefill "
+                    "returned, or None for a prompt without."
+                )
+        questions = [question] if question is None or isinstance(question, str) else question
+        if not isinstance(questions, Sequence) or not all(
+            q is None or isinstance(q, str) for q in questions
+        ):
+            raise InputError(
+                f"attach got question={question!r}; give a text, or a list of one (or None) for "
+                "each prompt."
+            )
         looker = self._looker(fixate, memories)
         self._run = VistRun(
             self.anatomy,
@@ -451,7 +467,7 @@ class Vist(Pretrained):
             window=self.window,
             look=None if looker is None else functools.partial(self._look, looker),
             ask=None if looker is None else looker.text_of,
-            questions=[question] if question is None or isinstance(question, str) else question,
+            questions=questions,
         )
         return self._run.attach()
 
@@ -470,15 +486,16 @@ class Vist(Pretrained):
             )
         if self.tokenizer is None:
             raise InputError("fixate looks for words, and this Vist has no tokenizer; give one.")
+        num_words = len(self.anatomy.base.get_input_embeddings().weight)
         for memory in memories:
             if isinstance(memory, PrefixCache):
                 raise InputError(
                     "fixate got a prefix, which holds no text to look at; attach the memory itself."
                 )
             if memory is not None:
-                check_memory(memory)
+                check_memory(memory, num_words)
         fixation = fixate if isinstance(fixate, Fixation) else Fixation(share=fixate)
-        return Looker(self.anatomy, fusion, self.tokenizer, fixation, self.parts.index)
+        return Looker(self.anatomy, self.tokenizer, fixation, self.parts.index)
 
     def _look(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -237,11 +238,15 @@ def test_what_cannot_be_looked_at_is_refused(llama: Any) -> None:
         vist.attach(tiny_vist.memory(9, 50), fixate=0.1)
     with pytest.raises(InputError, match="got a prefix, which holds no text"):
         vist.attach(vist.prefill(mem, ids(1)), fixate=0.1)
-    for share in (-0.1, 1.5):
+    for share in (-0.1, 1.5, True, "10%", float("nan"), [0.1]):
         with pytest.raises(ConfigError, match="use a share above 0 up to 1"):
-            vist.attach(mem, fixate=share)
-    with pytest.raises(ConfigError, match="a skim from 0 to below 1"):
-        Fixation(share=0.1, skim=1.0)
+            vist.attach(mem, fixate=share)  # type: ignore[arg-type]
+    for skim in (1.0, "none", True):
+        with pytest.raises(ConfigError, match="a skim from 0 to below 1"):
+            Fixation(share=0.1, skim=skim)  # type: ignore[arg-type]
+    for question in (3, [3], b"why"):
+        with pytest.raises(InputError, match="give a text, or a list of one"):
+            vist.attach(mem, fixate=0.1, question=question)  # type: ignore[arg-type]
     with (
         vist.attach(mem, fixate=0.1, question="  "),
         pytest.raises(InputError, match="no text comes after the memory"),
@@ -254,16 +259,31 @@ def test_what_cannot_be_looked_at_is_refused(llama: Any) -> None:
         llama(ids(5)[None])
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "smollm3"])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tokens": ids(50) + 1000}, "this model knows 100"),
+        ({"tokens": torch.full((50,), -5)}, "token ids below -1"),
+        ({"segments": torch.arange(7, 57, 6)}, "do not start at 0 and ascend"),
+        ({"segments": torch.zeros(0, dtype=torch.int64)}, "do not start at 0 and ascend"),
+        ({"positions": torch.full((12,), float("nan"))}, "not finite"),
+    ],
+)
+def test_a_memory_that_no_text_gives_is_refused(
+    llama: Any, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        tiny_vist.vist(llama, "lora").attach(replace(known(12, 50), **changes), fixate=0.3)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "smollm3"])
 def test_attention_is_what_the_eager_kernel_computes(family: str) -> None:
     llm = tiny_vist.model(family, attention="eager")
     vist, mem = tiny_vist.vist(llm, "lora"), known(9, 40)
     head, question = ids(2), ids(5, 6)
     prefix = vist.prefill(mem, head)
     assert isinstance(prefix, PrefixCache)
-    got = question_attention(
-        vist.anatomy, vist.parts.fusion, prefix, vist.embed(head[None]), question
-    )
+    got = question_attention(vist.anatomy, prefix, vist.embed(head[None]), question)
     with vist.attach(prefix, memory_at=2):
         seen = llm(torch.cat([head, question])[None], output_attentions=True).attentions
     want = torch.stack([layer[0, :, -1, :9] for layer in seen]).mean(dim=(0, 1))

@@ -28,6 +28,17 @@ WRAPPED = """The first sentence of this paragraph runs over the end
 of its line and stops here. The second one does the
 same thing and stops there."""
 
+SHORT_SENTENCES = """The lamp is old. Our keeper is Ada Hay; her number
+is 461. She comes at nine. Please clear the yard beside
+the tower before that."""
+
+ITEMS = """- The first item wraps over the line because it is so
+  very long that it must. It has more.
+- The second is short"""
+LOWER = """sshd accepted a password for the keeper from 10.0.0.7
+sshd is idle
+sshd closed the connection of the keeper from 10.0.0.7"""
+
 
 @pytest.mark.parametrize(
     ("text", "expected"),
@@ -41,6 +52,9 @@ same thing and stops there."""
         ("Password:\n  hunter two\nThe end.", ["Password:\n  hunter two", "The end."]),
         ("10:01 INFO up\n10:02 WARN low", ["10:01 INFO up", "10:02 WARN low"]),
         (WRAPPED, WRAPPED.replace(". ", ".|").split("|")),
+        (SHORT_SENTENCES, SHORT_SENTENCES.replace(". ", ".|").split("|")),
+        (ITEMS, ITEMS.replace("must. ", "must.|").replace("\n- ", "|- ").split("|")),
+        (LOWER, LOWER.split("\n")),
         ("| a | 1 |\n| b | 2 |", ["| a | 1 |", "| b | 2 |"]),
     ],
 )

@@ -54,6 +54,13 @@ def test_concat_shifts_positions() -> None:
         concat([])
 
 
+def test_concat_takes_memories_only() -> None:
+    one = memory(3, 10)
+    assert torch.equal(concat(one).latents, one.latents)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="got a NoneType; give a list of memories"):
+        concat([one, None])  # type: ignore[list-item]
+
+
 def test_pad_memories() -> None:
     batch = pad_memories([memory(3, 10), None, memory(1, 5)])
     assert batch.latents.shape == (3, 3, 4)

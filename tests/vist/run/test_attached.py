@@ -129,6 +129,27 @@ def test_inputs_embeds_and_eager_give_the_same(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", KINDS)
+def test_other_embeds_are_another_head(llama: Any, form: str) -> None:
+    vist, mem = tiny_vist.vist(llama, form), memory(9, 50)
+    first, second = (llama.model.embed_tokens(ids(8, seed)[None]) for seed in (4, 5))
+    with vist.attach(mem, memory_at=3):
+        want = llama(inputs_embeds=second).logits
+    with vist.attach(mem, memory_at=3):
+        llama(inputs_embeds=first)
+        assert torch.equal(llama(inputs_embeds=second).logits, want)
+
+
+def test_what_is_no_memory_is_refused(llama: Any) -> None:
+    vist, mem = tiny_vist.vist(llama), memory(9, 50)
+    for memories in ("text", 5, [5], {"a": mem}, [[mem]]):
+        with pytest.raises(InputError, match="for a memory; give what read or prefill returned"):
+            vist.attach(memories)  # type: ignore[arg-type]
+    for at in (1.5, "1", None, True):
+        with pytest.raises(InputError, match="give a whole number"):
+            vist.attach(mem, memory_at=at)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", KINDS)
 def test_chunked_prefill_and_a_second_turn(llama: Any, form: str) -> None:
     vist = tiny_vist.vist(llama, form)
     mem, prompt = memory(9, 50), ids(8, 4)[None]

@@ -132,6 +132,14 @@ def test_raw_text_that_does_not_fit_is_not_run(vist: Vist, monkeypatch: pytest.M
     assert "does not fit the model's window of 200" in report.note
 
 
+def test_raw_text_is_never_written_beyond_the_window(vist: Vist) -> None:
+    vist.tokenizer.chat_template = CHAT
+    with pytest.raises(InputError, match="exceed the model's window of 512"):
+        DocumentReader(vist).go_on(TEXT * 5, max_new_tokens=600)
+    with pytest.raises(InputError, match="exceed the model's window of 512"):
+        DocumentReader(vist, recent=4000).ask(TEXT * 5, "what?", max_new_tokens=5)
+
+
 @pytest.mark.parametrize(
     ("text", "question", "message"),
     [

@@ -130,6 +130,27 @@ def test_pictures_that_show_nothing_are_an_error(tokenizer: Any) -> None:
         vist.read_pictures(encoder.strips.pixels, mask)
 
 
+@pytest.mark.parametrize("text", [None, 5, b"text", ["one", None]])
+def test_what_is_no_text_is_refused(tokenizer: Any, text: Any) -> None:
+    with pytest.raises(InputError, match="give a text, or its pieces"):
+        pointed(tokenizer, SightedEncoder()).read(text)
+
+
+@pytest.mark.parametrize("count", [0, -1, True, 2.5, "3"])
+def test_latents_are_counted_in_whole_numbers(tokenizer: Any, count: Any) -> None:
+    with pytest.raises(InputError, match="use a whole number of at least 1"):
+        pointed(tokenizer, SightedEncoder()).read(TEXT, count)
+
+
+def test_pictures_that_are_none_are_refused(tokenizer: Any) -> None:
+    strips = Renderer(SightedEncoder().style).render(TEXT)
+    vist, pixels, mask = pointed(tokenizer, SightedEncoder()), strips.pixels, strips.patch_mask
+    with pytest.raises(InputError, match="got no strips"):
+        vist.read_pictures(pixels[:0], mask[:0])
+    with pytest.raises(InputError, match="patch_mask as a list; give a NumPy array"):
+        vist.read_pictures(pixels, mask.tolist())
+
+
 def test_counts_are_saved_and_added_up(tokenizer: Any, tmp_path: Path) -> None:
     vist = pointed(tokenizer, SightedEncoder(TEXT, swaps={";": ","}))
     memory = vist.read(TEXT)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.vist import tiny_vist
+from tests.vist.fixation.test_look import known
 from tests.vist.tiny_vist import KINDS, ids, memory
 
 GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
@@ -42,6 +43,19 @@ def test_every_thread_reads_its_own_prompt(form: str) -> None:
     for seed, found in zip(seeds, together, strict=True):
         assert found == alone[seed]
     assert len({str(tokens) for tokens, _ in alone.values()}) > 10
+
+
+def test_every_thread_looks_for_itself() -> None:
+    llm = tiny_vist.model()
+    vist, mem = tiny_vist.vist(llm, "lora"), known(11, 40, 1)
+    seeds = [seed % 24 for seed in range(96)]
+    with vist.attach(mem, memory_at=2, fixate=0.3) as run:
+        alone = {seed: ask(llm, run, seed) for seed in set(seeds)}
+    with vist.attach(mem, memory_at=2, fixate=0.3) as run, ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda seed: ask(llm, run, seed), seeds))
+    for seed, found in zip(seeds, together, strict=True):
+        assert found == alone[seed]
+    assert len({str(report.looks) for _, report in alone.values()}) > 10
 
 
 def test_a_copy_of_an_attached_model_reads_no_memory() -> None:
