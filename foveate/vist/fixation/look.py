@@ -170,12 +170,14 @@ class Looker:
             sums = torch.zeros(len(memory.segments), dtype=torch.float64)
             sums.index_add_(0, segment_of_latents(memory).cpu(), seen)
             found["attention"] = sums.clamp_min(0).numpy()
-        if memory.index is not None and self._index is not None:
-            ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
+        # A tokenizer may drop all of a question; the index says nothing then.
+        if memory.index is not None and self._index is not None and ids:
             asked = torch.tensor(ids, device=head.device)
             base: Any = self._anatomy.base
             meant = base.get_input_embeddings()(asked).float()
-            found["index"] = index_scores(memory, self._index, meant).double().cpu().numpy()
+            told = index_scores(memory, self._index, meant).double().cpu().numpy()
+            found[f"index-{memory.index_side}"] = told
         return found
 
     def _attention(self, skim: PrefixCache, question: str, head: Tensor) -> Tensor:
