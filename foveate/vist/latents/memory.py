@@ -41,7 +41,7 @@ class Memory:
             0; see foveate.vist.fixation.segments.
         index: [S, E] float, what each segment is found by.
         index_side: what the index was made of. "words": the segments' own tokens, where there was a
-            text. "pictures": the CLS of their pictures, where there was none. Both lie in one space.
+            text. "pictures": the CLS of their pictures, where there was none.
         form: what its entries are. "latents": of the resampler. "carved" and "states": rows of the
             document's own tokens, those that `positions` names; `latents` has no width then. See
             foveate.vist.forms.
