@@ -159,6 +159,9 @@ class Looker:
         """What speaks for each segment, [S] each; see `look`."""
         assert memory.segments is not None
         found = {"words": self._read(memory)[1].scores(question)}
+        ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
+        if not ids:  # a tokenizer may drop all of a question: words alone speak then
+            return found
         if memory.num_latents:
             level = self._level.get(id(skim))
             if level is None:
@@ -170,9 +173,7 @@ class Looker:
             sums = torch.zeros(len(memory.segments), dtype=torch.float64)
             sums.index_add_(0, segment_of_latents(memory).cpu(), seen)
             found["attention"] = sums.clamp_min(0).numpy()
-        ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
-        # A tokenizer may drop all of a question; the index says nothing then.
-        if memory.index is not None and self._index is not None and ids:
+        if memory.index is not None and self._index is not None:
             asked = torch.tensor(ids, device=head.device)
             base: Any = self._anatomy.base
             meant = base.get_input_embeddings()(asked).float()
