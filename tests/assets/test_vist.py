@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from foveate.vist.eval.perplexity_targets import PerplexitySettings
 from foveate.vist.eval.subjects import RawSubject, VistSubject
 from foveate.vist.fixation.index import index_scores
 from foveate.vist.latents.glance_resampler import GlanceResampler
+from foveate.vist.latents.memory import UNREAD
 from foveate.vist.run.document_reader import DocumentReader
 from foveate.vist.run.vist import Vist
 from tests.wheel import needs_smollm2
@@ -93,15 +95,17 @@ def test_its_card_gives_the_figures_of_the_results() -> None:
 
 
 @torch.no_grad()
-def test_the_index_finds_segments_by_their_pictures(vist: Vist) -> None:
+@pytest.mark.parametrize("tokens", ["source", "read"])
+def test_the_index_finds_segments_by_words_and_by_pictures(vist: Vist, tokens: Any) -> None:
     assert (vist_path() / "index.safetensors").stat().st_size < 1.2e6
     head = vist.parts.index
     assert head is not None
-    memory = vist.read(page("rendering")[:6000])
+    memory = vist.read(page("rendering")[:6000], tokens=tokens)
+    assert memory.index_side == ("words" if tokens == "source" else "pictures")
     assert memory.index is not None
     assert memory.segments is not None
     assert memory.tokens is not None
-    parts = memory.tokens.tensor_split(memory.segments[1:])
+    parts = [p[p != UNREAD] for p in memory.tokens.tensor_split(memory.segments[1:])]
     long = [i for i, part in enumerate(parts) if len(part) >= 16]
     most = len(parts) // 10
     # Every other token of a segment asks for it.

@@ -16,7 +16,7 @@ from torch import Tensor
 from foveate.models.token_offsets import tokenise
 from foveate.text_image.render import Renderer
 from foveate.vist.fixation.choose import join_scores
-from foveate.vist.fixation.index import patches_of_segments
+from foveate.vist.fixation.index import above_middle, patches_of_segments
 from foveate.vist.fixation.lexical import Bm25
 from foveate.vist.fixation.segments import segment_starts
 from foveate.vist.latents.index_head import IndexHead
@@ -32,8 +32,11 @@ SCORERS = {
     "through it, standardised over the document's segments and questions (needs the text)",
     "index-words": "the head's words' side on both the question and the segment (needs the text)",
     "index": "CLS of the segment's picture against the question's words",
-    "bm25+index": "both as fixation joins them (needs the text)",
+    "bm25+index-words": "bm25 and index-words as fixation joins them where it has the text",
+    "bm25+index": "bm25 and index as fixation joins them where the text is read off the pictures "
+    "(here of the text itself)",
 }
+JOINED = {"bm25+index-words": "index-words", "bm25+index": "index-pictures"}
 ROWS_AT_A_TIME = 16
 PAGES_AT_A_TIME = 16
 
@@ -146,16 +149,19 @@ class Scorers:
         for name in names:
             if name in ways:
                 made[name] = np.asarray(ways[name](), dtype=np.float64)
-        if "bm25+index" in names:
-            lexical, index = (
-                made[n] if n in made else np.asarray(ways[n](), dtype=np.float64)
-                for n in ("bm25", "index")
-            )
-            likely = torch.from_numpy(index / self.heads[""].config.temperature).softmax(dim=1)
-            made["bm25+index"] = np.stack([
-                join_scores({"words": words, "index": meant})
-                for words, meant in zip(lexical, likely.numpy(), strict=True)
-            ])  # fmt: skip
+        for name, side in JOINED.items():
+            if name in names:
+                lexical, cosines = (
+                    made[n] if n in made else np.asarray(ways[n](), dtype=np.float64)
+                    for n in ("bm25", name.removeprefix("bm25+"))
+                )
+                told = above_middle(
+                    torch.from_numpy(cosines) / self.heads[""].config.temperature
+                ).numpy()
+                made[name] = np.stack([
+                    join_scores({"words": words, side: meant})
+                    for words, meant in zip(lexical, told, strict=True)
+                ])  # fmt: skip
         return {name: made[name] for name in names}
 
     def _bm25(self, document: SegmentedText, questions: Sequence[str]) -> NDArray[np.float64]:

@@ -1,6 +1,8 @@
-"""Where a question points by the index: entries of segments' pictures against the question's."""
+"""Where a question points by the index: entries of segments against the question's."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,14 +14,15 @@ from foveate.text_image.strips import Strips
 from foveate.vist.latents.index_head import IndexHead
 from foveate.vist.latents.memory import Memory
 
-__all__ = ["index_scores", "patches_of_segments"]
+__all__ = ["above_middle", "entries_of_words", "index_scores", "patches_of_segments"]
 
 
 def index_scores(memory: Memory, head: IndexHead, question: Tensor) -> Tensor:
-    """How likely a question means each segment, going by its picture: [S] float32, sum 1.
+    """What speaks for each segment's being meant by a question: [S] float32, at least 0, in nats.
 
-    The softmax over the document's segments that InfoNCE trained, cosines over the temperature; a
-    segment whose picture shows nothing gets 0.
+    Cosines over the temperature are the log-likelihoods that InfoNCE trained, up to a constant;
+    what a segment has above the document's middle one is left of them. One whose picture shows
+    nothing gets 0.
 
     Args:
         memory: with an index, which `Vist.read` makes where the Vist has an IndexHead.
@@ -50,8 +53,44 @@ def index_scores(memory: Memory, head: IndexHead, question: Tensor) -> Tensor:
         asked = head.of_words(question, own, 1)
         entries = memory.index.float()
         logits = entries @ asked[0].to(entries.device) / head.config.temperature
-        blank = (entries == 0).all(dim=1)
-        return logits.masked_fill(blank, float("-inf")).softmax(dim=0).nan_to_num(0.0)
+        return above_middle(logits, (entries == 0).all(dim=1))
+
+
+def above_middle(logits: Tensor, blank: Tensor | None = None) -> Tensor:
+    """What each of [..., S] has above the median of those that are not blank, at least 0.
+
+    Args:
+        logits: [..., S].
+        blank: bool [S], True = says nothing and gets 0.
+    """
+    if blank is not None and bool(blank.all()):
+        return torch.zeros_like(logits)
+    told = logits if blank is None else logits[..., ~blank]
+    above = (logits - told.quantile(0.5, dim=-1, keepdim=True)).clamp_min(0)
+    return above if blank is None else above.masked_fill(blank, 0.0)
+
+
+def entries_of_words(
+    head: IndexHead,
+    embed: Callable[[Tensor], Tensor],
+    ids: NDArray[np.integer],
+    starts: NDArray[np.integer],
+    device: torch.device,
+) -> Tensor:
+    """Entries [S, E] of a text's segments by their own tokens.
+
+    Args:
+        head: of the index.
+        embed: input embeddings of token ids.
+        ids: int [T].
+        starts: int [S], first token of each segment, from 0.
+        device: of the entries.
+    """
+    own = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(ids))))
+    kinds, take = np.unique(ids, return_inverse=True)
+    table = embed(torch.from_numpy(kinds).to(device)).float()
+    segment, rows = (torch.from_numpy(each).to(device) for each in (own, take.reshape(-1)))
+    return head.of_words(table, segment, len(starts), rows)
 
 
 def patches_of_segments(

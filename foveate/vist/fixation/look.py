@@ -49,7 +49,7 @@ class Fixation:
     """
 
     share: float
-    floor: float = 0.6
+    floor: float = 0.7
     skim: float = 0.0
     close: bool | None = None
 
@@ -179,6 +179,9 @@ class Looker:
         """What speaks for each segment, [S] each; see `look`."""
         assert memory.segments is not None
         found = {"words": self._read(memory)[1].scores(question)}
+        ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
+        if not ids:  # a tokenizer may drop all of a question: words alone speak then
+            return found
         if memory.num_latents:
             level = self._level.get(id(skim))
             if level is None:
@@ -191,11 +194,11 @@ class Looker:
             sums.index_add_(0, segment_of_latents(memory).cpu(), seen)
             found["attention"] = sums.clamp_min(0).numpy()
         if memory.index is not None and self._index is not None:
-            ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
             asked = torch.tensor(ids, device=head.device)
             base: Any = self._anatomy.base
             meant = base.get_input_embeddings()(asked).float()
-            found["index"] = index_scores(memory, self._index, meant).double().cpu().numpy()
+            told = index_scores(memory, self._index, meant).double().cpu().numpy()
+            found[f"index-{memory.index_side}"] = told
         return found
 
     def _attention(self, skim: PrefixCache, question: str, head: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from foveate.vist.latents.held_states import HeldStates
 MOST_TOKENS = 1 << 40  # that a memory can say it stands for
 TENSORS = ("latents", "positions", "tokens", "segments", "index")
 FORMS = ("latents", "carved", "states")
+INDEX_SIDES = ("pictures", "words")
 UNREAD = -1  # a token that could not be read
 
 
@@ -39,6 +40,8 @@ class Memory:
         segments: [S] int64, first token of each unit that is looked at as a whole, ascending from
             0; see foveate.vist.fixation.segments.
         index: [S, E] float, what each segment is found by.
+        index_side: what the index was made of. "words": the segments' own tokens, where there was a
+            text. "pictures": the CLS of their pictures, where there was none.
         form: what its entries are. "latents": of the resampler. "carved" and "states": rows of the
             document's own tokens, those that `positions` names; `latents` has no width then. See
             foveate.vist.forms.
@@ -56,6 +59,7 @@ class Memory:
     tokens: Tensor | None = field(default=None, repr=False)
     segments: Tensor | None = field(default=None, repr=False)
     index: Tensor | None = field(default=None, repr=False)
+    index_side: str = "pictures"
     form: str = "latents"
     states: HeldStates | None = field(default=None, repr=False)
     misread: int | None = None
@@ -112,6 +116,10 @@ class Memory:
     def _check_text(self) -> None:
         """Shapes and kinds of what is known of the text."""
         tokens, segments, index = self.tokens, self.segments, self.index
+        if self.index_side not in INDEX_SIDES:
+            raise InputError(
+                f"Memory got index_side={self.index_side!r}; use one of {', '.join(INDEX_SIDES)}."
+            )
         if tokens is not None and (
             tokens.shape != (self.num_tokens,) or tokens.dtype != torch.int64
         ):
@@ -236,6 +244,13 @@ def concat(memories: Sequence[Memory]) -> Memory:
                 f"concat got memories of the forms {first.form!r} and {other.form!r}; read all "
                 "documents in one form."
             )
+    indexed = [memory for memory in memories if memory.index is not None]
+    if len({memory.index_side for memory in indexed}) > 1 and len(indexed) == len(memories):
+        raise InputError(
+            "concat got memories indexed by words and by pictures, whose scores do not compare; "
+            "read the texts with tokens='read' too, or take one's index off "
+            "(dataclasses.replace(memory, index=None))."
+        )
     if first.form == "states" and len(memories) > 1:
         raise InputError(
             "concat got memories of form 'states', whose later documents never saw the first; read "
@@ -260,6 +275,7 @@ def concat(memories: Sequence[Memory]) -> Memory:
              for m, s in zip(memories, starts, strict=True)]
         ),
         index=_joined([memory.index for memory in memories]),
+        index_side=first.index_side,
         misread=_total([memory.misread for memory in memories]),
         unreadable=_total([memory.unreadable for memory in memories]),
     )  # fmt: skip

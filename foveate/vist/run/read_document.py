@@ -23,7 +23,7 @@ from foveate.vist.encoder.characters import (
 )
 from foveate.vist.encoder.pictures import place_characters
 from foveate.vist.encoder.token_reader import ReadTokens, TokenReader
-from foveate.vist.fixation.index import patches_of_segments
+from foveate.vist.fixation.index import entries_of_words, patches_of_segments
 from foveate.vist.fixation.segments import segment_starts
 from foveate.vist.latents.memory import UNREAD, Memory, concat
 from foveate.vist.parts import VistParts
@@ -183,7 +183,7 @@ def _part(
             found, keep, _ = parts(features, mask, num_latents)
             latents.append(found)
             masks.append(keep)
-        if parts.index is not None:
+        if parts.index is not None and tokens == "read":
             seen.append(features.flatten(0, 1))
         first += len(features)
     read: ReadTokens | None = None
@@ -209,7 +209,9 @@ def _part(
         ids, shown = np.where(read.unreadable, UNREAD, read.ids), read.text
     starts = segment_starts(shown, source.offsets)
     index = None
-    if parts.index is not None and len(starts):
+    if parts.index is not None and len(starts) and tokens == "source":
+        index = entries_of_words(parts.index, reader.embed, ids, starts, device)
+    elif parts.index is not None and len(starts):
         patch, own = (
             torch.from_numpy(each).to(device)
             for each in patches_of_segments(strips, source.offsets, starts)
@@ -225,6 +227,7 @@ def _part(
         tokens=torch.from_numpy(ids).to(device),
         segments=torch.from_numpy(starts).to(device),
         index=index,
+        index_side="words" if tokens == "source" else "pictures",
         misread=None if read is None else int((read.ids != source.ids).sum()),
         unreadable=None if read is None else int(read.unreadable.sum()),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,15 @@ from foveate.tasks.wordnet import WordNet
 from foveate.vist.eval.paraphrase import masked, of_meanings, other_words
 from foveate.vist.eval.retrieval import RetrievalSettings, evaluate_retrieval, is_found
 from foveate.vist.eval.segment_scores import Scorers, SegmentedText, standard
-from foveate.vist.fixation.index import index_scores
+from foveate.vist.fixation.choose import join_scores
+from foveate.vist.fixation.index import above_middle, index_scores
+from foveate.vist.fixation.lexical import Bm25
 from foveate.vist.latents.index_head import IndexConfig, IndexHead
+from foveate.vist.run.vist import Vist
 from tests.tasks.test_wordnet import folder
 from tests.vist import tiny_vist
+from tests.vist.encoder.sighted import SightedEncoder
+from tests.vist.fixation.test_index import make_head, word_tokenizer
 
 __all__ = ["folder"]  # a fixture
 
@@ -79,15 +85,25 @@ def test_words_find_their_segment_and_every_arm_has_its_row(scorers: Scorers) ->
     assert "| bm25 |" in result.markdown()
 
 
-def test_the_index_arm_scores_as_fixation_does(scorers: Scorers) -> None:
-    vist = tiny_vist.vist(scorers.model)
-    head = vist.parts.index = scorers.heads[""]
-    memory = vist.read(TEXT)
-    text = SegmentedText.of(TEXT, scorers.tokenizer)
-    cosines = torch.from_numpy(scorers.scores(text, ["Which lamp?"], ("index",))["index"][0])
+@pytest.mark.parametrize(("tokens", "arm"), [("source", "index-words"), ("read", "index")])
+def test_the_index_arms_score_as_fixation_does(scorers: Scorers, tokens: Any, arm: str) -> None:
+    encoder, words = SightedEncoder(TEXT), word_tokenizer(TEXT)
+    plain = tiny_vist.vist(scorers.model).config
+    config = replace(plain, resampler=replace(plain.resampler, input_width=encoder.width))
+    vist = Vist(scorers.model, words, encoder, config)
+    head = vist.parts.index = make_head(input_width=encoder.width)
+    scorers = Scorers(scorers.model, words, encoder, {"": head})
+    memory = vist.read(TEXT, tokens=tokens)
+    text = SegmentedText.of(TEXT, words)
+    found = scorers.scores(text, ["Which lamp?"], (arm, f"bm25+{arm}"))
+    logits = torch.from_numpy(found[arm][0]) / head.config.temperature
     asked = vist.embed(torch.from_numpy(tokenise(scorers.tokenizer, "Which lamp?").ids))
     want = index_scores(memory, head, asked)
-    torch.testing.assert_close((cosines / head.config.temperature).softmax(0).float(), want)
+    torch.testing.assert_close(above_middle(logits).float(), want, atol=1e-4, rtol=1e-4)
+    assert bool((want > 0).any())
+    told = {f"index-{memory.index_side}": want.double().numpy()}
+    joined = join_scores({"words": Bm25(text.texts).scores("Which lamp?"), **told})
+    np.testing.assert_allclose(found[f"bm25+{arm}"][0], joined, atol=1e-4)
 
 
 def test_states_are_those_of_a_layer_and_of_each_row_alone(scorers: Scorers) -> None:

@@ -10,17 +10,25 @@ import pytest
 from foveate.vist.fixation.choose import WEIGHTS, choose_segments, join_scores, thin_out, weighted
 
 
-def test_each_part_counts_by_its_best() -> None:
+def test_evidence_adds_up_and_attention_counts_by_its_best() -> None:
     words, attention = np.array([4.0, 2.0, 0.0]), np.array([0.0, 0.1, 0.2])
     got = join_scores({"words": words, "attention": attention})
     half = WEIGHTS["attention"] / 2
     np.testing.assert_allclose(got, [1.0, 0.5 + half, 2 * half])
+    # The index is in the same unit: its scale against that of words is kept.
+    meant, weight = np.array([0.0, 0.0, 1.0]), WEIGHTS["index-words"]
+    got = join_scores({"words": words, "index-words": meant})
+    np.testing.assert_allclose(got, [1.0, 0.5, weight / 4])
+    got = join_scores({"words": words / 100, "index-words": meant})
+    np.testing.assert_allclose(got, [0.04 / weight, 0.02 / weight, 1.0])
     # A part that says nothing changes nothing.
     nothing = np.zeros(3)
     np.testing.assert_array_equal(
         join_scores({"words": words, "attention": nothing}), join_scores({"words": words})
     )
-    assert set(weighted({"words": words, "index": nothing})) == {"words", "index"}
+    assert set(weighted({"words": words, "index-pictures": nothing})) == {"words", "index-pictures"}
+    np.testing.assert_array_equal(join_scores({"words": nothing, "index-words": nothing}), nothing)
+    np.testing.assert_allclose(join_scores({"attention": attention}), [0, half, 2 * half])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,25 +10,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 from safetensors.torch import load_file, save_file
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from foveate.errors import InputError
 from foveate.models.token_offsets import tokenise
 from foveate.text_image.render import Renderer
-from foveate.vist.fixation.index import index_scores, patches_of_segments
+from foveate.vist.fixation.index import above_middle, index_scores, patches_of_segments
 from foveate.vist.fixation.segments import segment_starts
 from foveate.vist.index_file import INDEX, load_index, save_index
 from foveate.vist.latents.index_head import IndexConfig, IndexHead
 from foveate.vist.latents.memory import concat
 from foveate.vist.run.vist import Vist
 from tests.vist import tiny_vist
+from tests.vist.encoder.sighted import SightedEncoder
 
 HIDDEN = tiny_vist.SIZES["hidden_size"]
 
 
-def make_head(seed: int = 5) -> IndexHead:
+def make_head(seed: int = 5, input_width: int = tiny_vist.FEATURES) -> IndexHead:
     torch.manual_seed(seed)
-    sizes = {"input_width": tiny_vist.FEATURES, "embedding_width": HIDDEN}
+    sizes = {"input_width": input_width, "embedding_width": HIDDEN}
     return IndexHead(IndexConfig(**sizes, picture_inner=8, inner=8, heads=2, width=6)).eval()
 
 
@@ -36,10 +40,33 @@ def llm() -> Any:
     return tiny_vist.model()
 
 
+def word_tokenizer(text: str = tiny_vist.TEXT) -> Any:
+    """Each word of the text, with the blanks before it, is a token of its own."""
+    pieces = dict.fromkeys(re.findall(r"\s*\S+", text))
+    numbers = {piece: 4 + i for i, piece in enumerate(pieces)}
+    assert len(numbers) + 4 <= tiny_vist.VOCAB
+    made = Tokenizer(models.WordLevel({"?": 3, **numbers}, unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s*\S+"), "isolated")
+    return tf.PreTrainedTokenizerFast(tokenizer_object=made, unk_token="?")
+
+
 @pytest.fixture
 def vist(llm: Any) -> Vist:
     made = tiny_vist.vist(llm)
+    made.tokenizer = word_tokenizer()
     made.parts.index = make_head()
+    return made
+
+
+@pytest.fixture
+def sighted(llm: Any) -> Vist:
+    """One whose encoder reads characters, so that it can do without the source."""
+    plain = tiny_vist.vist(llm).config
+    encoder = SightedEncoder(tiny_vist.TEXT, tiny_vist.TEXT * 4)
+    config = replace(plain, resampler=replace(plain.resampler, input_width=encoder.width))
+    torch.manual_seed(11)
+    made = Vist(llm, word_tokenizer(), encoder, config)
+    made.parts.index = make_head(input_width=encoder.width)
     return made
 
 
@@ -71,8 +98,24 @@ def test_patches_are_those_of_the_segments_characters() -> None:
 # --- reading ---
 
 
-def test_an_entry_is_the_pool_of_its_segments_patches(vist: Vist) -> None:
+def test_an_entry_is_the_pool_of_its_segments_tokens(vist: Vist) -> None:
     memory = vist.read(tiny_vist.TEXT)
+    assert memory.index is not None
+    assert memory.tokens is not None
+    assert memory.segments is not None
+    assert vist.parts.index is not None
+    assert memory.index_side == "words"
+    own = memory.tokens.tensor_split(memory.segments[1:])[2]
+    group = torch.zeros(len(own), dtype=torch.int64)
+    want = vist.parts.index.of_words(vist.embed(own), group, 1)[0]
+    torch.testing.assert_close(memory.index[2], want)
+    assert not torch.allclose(memory.index[1], want, atol=1e-3)
+
+
+def test_without_a_text_an_entry_is_the_pool_of_its_segments_patches(sighted: Vist) -> None:
+    vist = sighted
+    memory = vist.read(tiny_vist.TEXT, tokens="read")
+    assert memory.index_side == "pictures"
     assert memory.index is not None
     assert memory.segments is not None
     assert memory.index.shape == (len(memory.segments), 6)
@@ -88,10 +131,14 @@ def test_an_entry_is_the_pool_of_its_segments_patches(vist: Vist) -> None:
     assert not torch.allclose(memory.index[1], want, atol=1e-3)
 
 
-def test_a_stream_has_the_index_of_the_whole(vist: Vist, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = vist.read(tiny_vist.TEXT * 4)
+@pytest.mark.parametrize("tokens", ["source", "read"])
+def test_a_stream_has_the_index_of_the_whole(
+    sighted: Vist, tokens: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vist = sighted
+    whole = vist.read(tiny_vist.TEXT * 4, tokens=tokens)
     monkeypatch.setattr("foveate.vist.run.read_document.PAGES_AT_A_TIME", 1)
-    again = vist.read(tiny_vist.TEXT * 4)
+    again = vist.read(tiny_vist.TEXT * 4, tokens=tokens)
     assert whole.index is not None
     assert again.index is not None
     torch.testing.assert_close(again.index, whole.index)
@@ -106,15 +153,19 @@ def test_without_a_head_there_is_no_index_and_latents_are_the_same(llm: Any, vis
 # --- asking ---
 
 
-def test_scores_are_the_softmax_of_cosines(vist: Vist) -> None:
+def test_scores_are_what_cosines_have_above_the_middle_one(vist: Vist) -> None:
     memory = concat([vist.read(tiny_vist.TEXT), vist.read(tiny_vist.TEXT[40:])])
     head = vist.parts.index
     assert head is not None
     assert memory.index is not None
     question = vist.embed(tiny_vist.ids(4))
     asked = head.of_words(question, torch.zeros(4, dtype=torch.int64), 1)[0]
-    want = torch.softmax(memory.index @ asked / head.config.temperature, dim=0)
+    logits = memory.index @ asked / head.config.temperature
+    want = (logits - logits.quantile(0.5)).clamp_min(0)
+    assert int((want > 0).sum()) == len(want) // 2
     torch.testing.assert_close(index_scores(memory, head, question), want)
+    # A constant says nothing of a segment.
+    torch.testing.assert_close(above_middle(logits + 7), want, atol=1e-5, rtol=1e-5)
 
 
 def test_a_segment_that_shows_nothing_is_never_meant(vist: Vist) -> None:
@@ -126,7 +177,9 @@ def test_a_segment_that_shows_nothing_is_never_meant(vist: Vist) -> None:
     entries[1] = 0
     scores = index_scores(replace(memory, index=entries), head, vist.embed(tiny_vist.ids(4)))
     assert float(scores[1]) == 0
-    assert float(scores.sum()) == pytest.approx(1.0, abs=1e-5)
+    asked = head.of_words(vist.embed(tiny_vist.ids(4)), torch.zeros(4, dtype=torch.int64), 1)[0]
+    logits = torch.cat([entries[:1], entries[2:]]) @ asked / head.config.temperature
+    torch.testing.assert_close(torch.cat([scores[:1], scores[2:]]), above_middle(logits))
     nothing = replace(memory, index=torch.zeros_like(entries))
     assert not index_scores(nothing, head, vist.embed(tiny_vist.ids(4))).any()
 
@@ -150,10 +203,48 @@ def test_fixation_asks_the_index(vist: Vist) -> None:
     prompt = tiny_vist.ids(6)[None]
     with vist.attach(memory, fixate=0.5, question="Where is the lamp?") as run:
         vist.model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=2)
-    assert "index" in str(run.report)
+    assert "index-words" in str(run.report)
+    pictured = replace(memory, index_side="pictures")
+    with vist.attach(pictured, fixate=0.5, question="Where is the lamp?") as run:
+        vist.model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=2)
+    assert "index-pictures" in str(run.report)
     with vist.attach(replace(memory, index=None), fixate=0.5, question="Where is it?") as run:
         vist.model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=2)
     assert "index" not in str(run.report)
+
+
+def test_a_question_without_tokens_asks_no_index(
+    vist: Vist, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = vist.read(tiny_vist.TEXT)
+    tokenizer = vist.tokenizer
+
+    class Deaf:
+        def __call__(self, text: str, **options: Any) -> Any:
+            is_asked = text.strip() == "lamp"
+            return {"input_ids": []} if is_asked else tokenizer(text, **options)
+
+        def decode(self, ids: Any, **options: Any) -> str:
+            return str(tokenizer.decode(ids, **options))
+
+    monkeypatch.setattr(vist, "tokenizer", Deaf())
+    prompt = tiny_vist.ids(6)[None]
+    with vist.attach(memory, fixate=0.5, question="lamp") as run, torch.no_grad():
+        vist.model(prompt, use_cache=False)
+    assert run.report is not None
+    assert "index" not in str(run.report)
+    assert "words" in str(run.report)
+
+
+def test_memories_found_by_words_and_by_pictures_do_not_join(sighted: Vist) -> None:
+    vist = sighted
+    text, seen = vist.read(tiny_vist.TEXT), vist.read(tiny_vist.TEXT, tokens="read")
+    with pytest.raises(InputError, match=r"by words and by pictures.*tokens='read' too"):
+        concat([text, seen])
+    assert concat([text, replace(seen, index=None)]).index is None
+    assert concat([seen, seen]).index_side == "pictures"
+    with pytest.raises(InputError, match="index_side='smell'; use one of pictures, words"):
+        replace(text, index_side="smell")
 
 
 def test_a_memory_of_another_index_is_refused(vist: Vist) -> None:
@@ -182,7 +273,7 @@ def test_a_head_comes_back_from_its_file(tmp_path: Path) -> None:
 def test_a_vist_keeps_its_index(llm: Any, vist: Vist, tmp_path: Path) -> None:
     folder = vist.save_pretrained(tmp_path / "vist")
     assert not any(key.startswith("index.") for key in load_file(folder / "vist.safetensors"))
-    options = {"tokenizer": tiny_vist.tokenizer(), "encoder": tiny_vist.TinyEncoder()}
+    options = {"tokenizer": word_tokenizer(), "encoder": tiny_vist.TinyEncoder()}
     again = Vist.from_pretrained(folder, base=llm, **options)
     assert again.parts.index is not None
     first, second = vist.read(tiny_vist.TEXT).index, again.read(tiny_vist.TEXT).index
