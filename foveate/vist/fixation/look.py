@@ -65,6 +65,8 @@ class Fixation:
                 f"Fixation got floor={self.floor!r} and skim={self.skim!r}; use a floor from 0 to "
                 "1 and a skim from 0 to below 1."
             )
+        if self.close not in (None, True, False):
+            raise ConfigError(f"Fixation got close={self.close!r}; use true, false or None.")
 
 
 def _is_number(value: Any) -> bool:
