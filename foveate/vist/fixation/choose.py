@@ -12,8 +12,8 @@ __all__ = ["choose_segments", "join_scores", "thin_out", "weighted"]
 Scores = NDArray[np.float64]
 
 # BM25 is an estimate of log-odds, and what the index says is in nats too: they add up as they are.
-# On the even-numbered articles of XQuAD more weight for the index's words finds more in other words
-# (+4 points of recall at 5 %), but brings neighbours of a key beside it, which answers suffer from.
+# On the even articles of XQuAD more weight for the index's words finds more in other words (+3 to 4
+# points of recall at 5 %), but brings neighbours of a key beside it, which answers suffer from.
 # Attention is another kind of number: a share of the best segment's evidence, found there too.
 EVIDENCE = {"words": 1.0, "index-words": 1.0, "index-pictures": 1.0}
 ATTENTION = 0.25

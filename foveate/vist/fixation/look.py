@@ -49,7 +49,7 @@ class Fixation:
     """
 
     share: float
-    floor: float = 0.7
+    floor: float = 0.8
     skim: float = 0.0
     close: bool | None = None
 
