@@ -39,10 +39,10 @@ class Fixation:
             budget misleads.
         skim: of those entries, 0 up to 1: for latents beside the places, evenly spread over the
             rest of the document. Where no place is looked at, latents have the whole budget.
-        close: what is read stands one after the other, between the text before the memory and the
-            text after it, and what is not read takes up no positions. False: each entry at its own
-            position in the document, gaps between them, which small models read worse. None: close
-            for memories of latents; the other forms hold states of tokens at their own positions.
+        close: what is read stands one after the other right before the text after the memory; it
+            takes up as many positions as before. False: each entry at its own position in the
+            document, gaps between them, which small models read worse, single keys excepted. None:
+            close for memories of latents; the other forms hold states at their own positions.
 
     Raises:
         ConfigError: a value is out of range.
@@ -156,7 +156,7 @@ class Looker:
             is_close = memory.form == "latents"
         is_close = is_close and bool(chosen)  # latents alone stand where they were trained to
         if is_close:
-            batch = closed_up(batch)
+            batch = closed_up(batch, skim.spans[0])
         assert batch.tokens is not None
         num_raw = int((batch.tokens != UNREAD).sum())
         look = Look(
@@ -301,12 +301,15 @@ def mixed(memory: Memory, chosen: list[int], budget: int) -> MemoryBatch:
     )
 
 
-def closed_up(batch: MemoryBatch) -> MemoryBatch:
-    """One row with its entries a position apart once it spans as many positions as it has entries.
+def closed_up(batch: MemoryBatch, span: int) -> MemoryBatch:
+    """One row with its entries a position apart, the last one right before the end.
 
-    Positions count in tokens of the document, of which a span takes its share; see compute_prefix.
+    Args:
+        batch: one row.
+        span: positions that the memory takes up in the model; fewer than its tokens where the
+            model's window is short.
     """
     count = batch.positions.shape[1]
-    places = torch.arange(count, device=batch.positions.device, dtype=torch.float32)
     (num_tokens,) = batch.num_tokens
-    return replace(batch, positions=(places * (num_tokens / max(1, count)))[None])
+    back = torch.arange(count, 0, -1, device=batch.positions.device, dtype=torch.float32)
+    return replace(batch, positions=num_tokens - back[None] * (num_tokens / max(1, span)))

@@ -53,7 +53,7 @@ class Look:
         num_latents: that stay beside them.
         budget: entries that both may be together.
         num_unread: tokens of those places that could not be read and were left out.
-        is_close: they stand one after the other; else each at its own position in the document.
+        is_close: they stand one after the other before the question; else at their own positions.
     """
 
     question: str

@@ -516,8 +516,6 @@ class Vist(Pretrained):
             is_raw = batch.tokens[0] >= 0
             prefix = self._rows_of(entries, head, span, head_ids, is_raw)
             return replace(prefix, mask=batch.mask.to(prefix.mask.device)), look
-        if look.is_close:
-            span = batch.mask.shape[1]
         return self._compute(batch, [span], head, all_real(head), (head_ids,)), look
 
     def forward_train(

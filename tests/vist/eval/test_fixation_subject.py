@@ -13,6 +13,8 @@ from foveate.vist.eval import fixation_subject
 from foveate.vist.eval.context import FarContext
 from foveate.vist.eval.fixation_subject import FixationSubject
 from foveate.vist.eval.subjects import RawSubject, VistSubject
+from foveate.vist.fixation.look import closed_up
+from foveate.vist.latents.memory import MemoryBatch
 from foveate.vist.train.tiny_models import tiny_tokenizer
 from tests.vist import tiny_vist as tiny
 from tests.vist.encoder.sighted import SightedEncoder
@@ -44,7 +46,7 @@ def test_all_of_it_is_raw_text(skimmer: VistSubject, far: FarContext) -> None:
     assert looking.answer(far, PROMPT, 6) == raw.answer(far, PROMPT, 6)
 
 
-def test_close_is_the_places_alone_as_raw_text(skimmer: VistSubject, far: FarContext) -> None:
+def test_close_is_raw_text_right_before_the_question(skimmer: VistSubject, far: FarContext) -> None:
     close, own = FixationSubject(skimmer, 0.2), FixationSubject(skimmer, 0.2, close=False)
     assert own.num_entries(far) == close.num_entries(far) <= 0.2 * len(far.ids)
     with close._looking([far]):
@@ -56,7 +58,8 @@ def test_close_is_the_places_alone_as_raw_text(skimmer: VistSubject, far: FarCon
     part = far.keep(kept)
     assert part is not None
     raw = RawSubject(skimmer.model, skimmer.tokenizer)
-    moved = replace(part, positions=tuple(range(len(kept))), span=len(kept))
+    size = len(far.ids)
+    moved = replace(part, positions=tuple(range(size - len(kept), size)), span=size)
     found = close.option_nll(far, PROMPT, OPTIONS)
     assert [s.nats for s in found] == [near(s.nats) for s in raw.option_nll(moved, PROMPT, OPTIONS)]
     # At their own positions the same tokens are read otherwise.
@@ -64,6 +67,20 @@ def test_close_is_the_places_alone_as_raw_text(skimmer: VistSubject, far: FarCon
     apart = raw.option_nll(replace(part, positions=tuple(kept), span=len(far.ids)), PROMPT, OPTIONS)
     assert [s.nats for s in there] == [near(s.nats) for s in apart]
     assert found != there
+
+
+def test_close_stands_before_the_question_in_a_short_window_too() -> None:
+    batch = closed_up(
+        MemoryBatch(
+            latents=torch.zeros(1, 3, 4),
+            mask=torch.ones(1, 3, dtype=torch.bool),
+            positions=torch.tensor([[5.0, 90.0, 300.0]]),
+            num_tokens=(1000,),
+        ),
+        500,
+    )
+    scaled = batch.positions * 500 / 1000
+    assert scaled[0].tolist() == pytest.approx([497, 498, 499])
 
 
 def test_the_budget_counts_every_entry(skimmer: VistSubject, far: FarContext) -> None:
