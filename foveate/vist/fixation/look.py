@@ -304,6 +304,8 @@ def mixed(memory: Memory, chosen: list[int], budget: int) -> MemoryBatch:
 def closed_up(batch: MemoryBatch, span: int) -> MemoryBatch:
     """One row with its entries a position apart, the last one right before the end.
 
+    Closer together where there are more of them than positions: none may stand before the memory.
+
     Args:
         batch: one row.
         span: positions that the memory takes up in the model; fewer than its tokens where the
@@ -312,4 +314,4 @@ def closed_up(batch: MemoryBatch, span: int) -> MemoryBatch:
     count = batch.positions.shape[1]
     (num_tokens,) = batch.num_tokens
     back = torch.arange(count, 0, -1, device=batch.positions.device, dtype=torch.float32)
-    return replace(batch, positions=num_tokens - back[None] * (num_tokens / max(1, span)))
+    return replace(batch, positions=num_tokens - back[None] * (num_tokens / max(span, count)))

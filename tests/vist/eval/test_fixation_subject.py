@@ -69,7 +69,14 @@ def test_close_is_raw_text_right_before_the_question(skimmer: VistSubject, far: 
     assert found != there
 
 
-def test_close_stands_before_the_question_in_a_short_window_too() -> None:
+@pytest.mark.parametrize(
+    ("span", "wanted"),
+    [(500, [497, 498, 499]), (2, [0, 2 / 3, 4 / 3])],
+    ids=["a short window", "more entries than positions"],
+)
+def test_close_stands_before_the_question_in_a_short_window_too(
+    span: int, wanted: list[float]
+) -> None:
     batch = closed_up(
         MemoryBatch(
             latents=torch.zeros(1, 3, 4),
@@ -77,10 +84,10 @@ def test_close_stands_before_the_question_in_a_short_window_too() -> None:
             positions=torch.tensor([[5.0, 90.0, 300.0]]),
             num_tokens=(1000,),
         ),
-        500,
+        span,
     )
-    scaled = batch.positions * 500 / 1000
-    assert scaled[0].tolist() == pytest.approx([497, 498, 499])
+    scaled = batch.positions * span / 1000
+    assert scaled[0].tolist() == pytest.approx(wanted, abs=1e-3)
 
 
 def test_the_budget_counts_every_entry(skimmer: VistSubject, far: FarContext) -> None:
