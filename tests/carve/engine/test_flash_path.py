@@ -57,10 +57,15 @@ def flash_stand_in(
     return out.transpose(1, 2).contiguous(), None
 
 
+def register_stand_in(name: str = NAME, *, masks: str = "flash_attention_2") -> None:
+    """Let models be built with attn_implementation=name, and get the masks of another kernel."""
+    AttentionInterface.register(name, flash_stand_in)
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[masks])
+
+
 @pytest.fixture(autouse=True)
 def _registered() -> None:
-    AttentionInterface.register(NAME, flash_stand_in)
-    AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["flash_attention_2"])
+    register_stand_in()
 
 
 @pytest.mark.parametrize("num_images", [(1,), (1, 2, 0)], ids=["single", "ragged"])

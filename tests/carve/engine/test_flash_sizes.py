@@ -12,24 +12,20 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
 import foveate
 from foveate.errors import UnsupportedModeError, UnsupportedModelError
 from foveate.models.key_sizes import KeySizes, sizes_of, widened, with_sizes
 from foveate.models.weighed_keys import WeighedKeys
 from tests import tiny_vlm as tiny
-from tests.carve.engine.test_flash_path import flash_stand_in
+from tests.carve.engine.test_flash_path import NAME, flash_stand_in, register_stand_in
 
-NAME = "stand_in"
 RAGGED = (1, 2, 0)
 
 
 @pytest.fixture(autouse=True)
 def _registered() -> None:
-    AttentionInterface.register(NAME, flash_stand_in)
-    AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["flash_attention_2"])
+    register_stand_in()
 
 
 def generated(attention: str, method: foveate.Method, counts: tuple[int, ...], name: str) -> Any:
@@ -137,8 +133,7 @@ def attend(dim: int, **settings: Any) -> None:
 
 
 def test_what_cannot_be_counted_is_refused() -> None:
-    AttentionInterface.register("no_mask_at_all", flash_stand_in)
-    AttentionMaskInterface.register("no_mask_at_all", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    register_stand_in("no_mask_at_all", masks="sdpa")
     attend(248)
     with pytest.raises(UnsupportedModeError, match=r"3 more columns .* 256 for the 256 of this"):
         attend(256)
