@@ -17,7 +17,7 @@ from foveate.carve.engine.checkpointed import (
     refuse_hooks_that_run_again,
     without_unused_cache,
 )
-from foveate.carve.engine.counted import check_sizes, counting_layers
+from foveate.carve.engine.counted import check_sizes
 from foveate.carve.engine.decide import Group
 from foveate.carve.engine.explicit_mask import ExplicitMask
 from foveate.carve.engine.forward_pass import ForwardPass
@@ -32,29 +32,18 @@ from foveate.carve.engine.host_prompt import HostPrompt
 from foveate.carve.engine.image_state import ImagePlan
 from foveate.carve.engine.labels import Labels, last_rows, refuse_labels
 from foveate.carve.engine.pass_report import pass_report
-from foveate.carve.engine.reading import (
-    layers_that_look,
-    layers_to_look_at,
-    layers_to_read,
-    on_the_tower,
-)
+from foveate.carve.engine.recorders import put_on_recorders
 from foveate.carve.engine.renumbered import renumbers
 from foveate.carve.engine.replay import Replay
 from foveate.carve.engine.setting import Setting
 from foveate.carve.engine.short_prompt import ShortPrompt
-from foveate.carve.engine.units import FeatureRecorder
 from foveate.carve.method import Method
-from foveate.carve.needs import LAYER_NEEDS
 from foveate.core.report import Report
 from foveate.errors import MethodError, UnsupportedModeError
 from foveate.models.anatomy import anatomy_of
 from foveate.models.attachment import Attachment, bound_arguments
-from foveate.models.attention import RowRecorder
 from foveate.models.family import Cut
 from foveate.models.hook import hook_after, hook_before
-from foveate.models.layer_kinds import DecoderLayers
-from foveate.models.one_query import OneQuery
-from foveate.models.weighed_keys import WeighedKeys
 
 
 class Run(Attachment[Report]):
@@ -187,56 +176,18 @@ class Run(Attachment[Report]):
     def _install(self) -> None:
         anatomy, layers, host = self._anatomy, self._anatomy.layers, self._host
         self._refuse_compiled()
-        tower = on_the_tower(anatomy, list(self.steps.values()))
-        if tower is not None:
-            self._put_on(tower)
-        recorder = self._put_on(
-            FeatureRecorder(anatomy, [tower.collect] if tower is not None else [])
-        )
-        for index in counting_layers(self.steps.values(), anatomy):  # before what reads there
-            own = anatomy.attention_of(index)
-            assert own is not None
-            self._put_on(WeighedKeys(own))
-        row_recorders: dict[int, RowRecorder] = {}
-        reads = layers_to_read(anatomy, self.steps)
-        for index, read in reads.items():
-            of_layer = self.steps[index].needs & LAYER_NEEDS
-            before = anatomy.attention_of(read)
-            if before is not None:
-                if of_layer - {"attention_output"} and read not in row_recorders:
-                    row_recorders[read] = self._put_on(RowRecorder(before))
-                if "attention_output" in of_layer:
-                    self._put_on(hook_after(before, self._after_attention))
-        for index in layers_to_look_at(anatomy, self.steps):
-            # One for a module: of several that run around it only the innermost would read.
-            if index not in row_recorders:
-                own = anatomy.attention_of(index)
-                assert own is not None
-                row_recorders[index] = self._put_on(RowRecorder(own))
-        foresight = layers_that_look(anatomy, self.steps) if self.cut == "in_llm" else {}
-        one_query: dict[int, OneQuery] = {}
-        for index in sorted(set(foresight.values())):
-            own = anatomy.attention_of(index)
-            assert own is not None
-            one_query[index] = self._put_on(OneQuery(own, layers[index]))
-            if index not in row_recorders:
-                row_recorders[index] = self._put_on(RowRecorder(own))
-        self._setting = Setting(
-            anatomy=anatomy,
-            layers=DecoderLayers(anatomy.decoder),
-            method=self.method,
-            steps=self.steps,
+        self._setting = put_on_recorders(
+            self._put_on,
+            anatomy,
+            self.method,
+            self.steps,
+            reads_ahead=self.cut == "in_llm",
             renumbers=self._renumbers,
-            recorder=recorder,
-            reads=reads,
-            row_recorders=row_recorders,
-            foresight=foresight,
-            one_query=one_query,
-            tower=tower,
+            after_attention=self._after_attention,
         )
         base, decoder = anatomy.base, anatomy.decoder
         self._put_on(hook_before(base, self._before_base))
-        if self.cut == "before_llm" or foresight:
+        if self.cut == "before_llm" or self._setting.foresight:
             self._put_on(hook_before(decoder, self._before_decoder))
         if self.cut == "before_llm":
             self._put_on(hook_after(decoder, self._after_decoder, always=True))
