@@ -14,7 +14,7 @@ from torch import Tensor
 from foveate.errors import ConfigError, InputError
 from foveate.models.anatomy import Anatomy
 from foveate.vist.fixation.attention import question_attention
-from foveate.vist.fixation.choose import Scores, choose_segments, join_scores, thin_out, weighted
+from foveate.vist.fixation.choose import Scores, added_up, choose_segments, thin_out, weighted
 from foveate.vist.fixation.index import index_scores
 from foveate.vist.fixation.lexical import Bm25
 from foveate.vist.fixation.report import Look, Place
@@ -126,8 +126,8 @@ class Looker:
         starts = memory.segments.tolist()
         stops = [*starts[1:], memory.num_tokens]
         lengths = [b - a for a, b in zip(starts, stops, strict=True)]
-        parts = self.scores(memory, question, skim, head)
-        total = join_scores(parts)
+        parts = weighted(self.scores(memory, question, skim, head))
+        total = added_up(parts)
         budget = max(1, int(self.fixation.share * memory.num_tokens))
         skimmed = int(self.fixation.skim * budget)
         room = budget - skimmed
@@ -136,7 +136,6 @@ class Looker:
         else:
             chosen = choose_segments(total, lengths, room, self.fixation.floor)
         texts = self._read(memory)[0]
-        shown = weighted(parts)
         places = [
             Place(
                 segment=i,
@@ -144,7 +143,7 @@ class Looker:
                 stop=stops[i],
                 text=texts[i],
                 score=float(total[i]),
-                parts={name: float(values[i]) for name, values in shown.items()},
+                parts={name: float(values[i]) for name, values in parts.items()},
                 rank=rank,
             )
             for rank, i in enumerate(chosen, 1)
