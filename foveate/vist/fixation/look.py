@@ -13,6 +13,7 @@ from torch import Tensor
 
 from foveate.errors import ConfigError, InputError
 from foveate.models.anatomy import Anatomy
+from foveate.models.token_offsets import tokenise
 from foveate.vist.fixation.attention import question_attention
 from foveate.vist.fixation.choose import Scores, added_up, choose_segments, thin_out, weighted
 from foveate.vist.fixation.index import index_scores
@@ -180,8 +181,8 @@ class Looker:
         """What speaks for each segment, [S] each; see `look`."""
         assert memory.segments is not None
         found = {"words": self._read(memory)[1].scores(question)}
-        ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
-        if not ids:  # a tokenizer may drop all of a question: words alone speak then
+        ids = tokenise(self.tokenizer, question).ids
+        if not len(ids):  # a tokenizer may drop all of a question: words alone speak then
             return found
         if memory.num_latents:
             level = self._level.get(id(skim))
@@ -195,7 +196,7 @@ class Looker:
             sums.index_add_(0, segment_of_latents(memory).cpu(), seen)
             found["attention"] = sums.clamp_min(0).numpy()
         if memory.index is not None and self._index is not None:
-            asked = torch.tensor(ids, device=head.device)
+            asked = torch.from_numpy(ids).to(head.device)
             base: Any = self._anatomy.base
             meant = base.get_input_embeddings()(asked).float()
             told = index_scores(memory, self._index, meant).double().cpu().numpy()
@@ -203,8 +204,8 @@ class Looker:
         return found
 
     def _attention(self, skim: PrefixCache, question: str, head: Tensor) -> Tensor:
-        ids = self.tokenizer(f"\n\n{question.strip()}", add_special_tokens=False)["input_ids"]
-        asked = torch.tensor(ids, device=head.device)
+        ids = tokenise(self.tokenizer, f"\n\n{question.strip()}").ids
+        asked = torch.from_numpy(ids).to(head.device)
         return question_attention(self._anatomy, skim, head, asked)
 
     def _read(self, memory: Memory) -> tuple[list[str], Bm25]:
