@@ -61,7 +61,7 @@ def questions(
     if how.head is not None:
         if common.head is not None:
             raise InputError("--head goes with --prompt plain; the chat template has its own.")
-        subjects.set_head(how.head)
+        subjects.set_frame(how.head, how.tail)
     half: Any = articles
     documents = {
         str(length): make_documents(

@@ -11,10 +11,28 @@ from typing import Any, TypeVar
 
 from foveate.errors import InputError
 from foveate.files import replacing
+from foveate.measure.progress import Progress
 
-__all__ = ["Parts"]
+__all__ = ["Part", "Parts"]
 
 Job = TypeVar("Job")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A piece of an evaluation.
+
+    Args:
+        name: of its file.
+        told: what its progress is called.
+        wanted: settings that it depends on, JSON-ready.
+        make: gives it, JSON-ready.
+    """
+
+    name: str
+    told: str
+    wanted: Mapping[str, Any]
+    make: Callable[[], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +72,27 @@ class Parts:
     def has(self, name: str) -> bool:
         """Whether a part lies in its file already."""
         return self.folder is not None and (self.folder / f"{name}.json").exists()
+
+    def make_all(
+        self, jobs: Sequence[Job], part_of: Callable[[Job], Part], progress: Progress
+    ) -> dict[Job, dict[str, Any]] | None:
+        """The parts of all jobs; None where other processes do the rest of them.
+
+        Args:
+            jobs: all of them, in their order.
+            part_of: what a job is.
+            progress: is told of every job of this process.
+
+        Raises:
+            InputError: see `kept`.
+        """
+        made: dict[Job, dict[str, Any]] = {}
+        mine = self.share(jobs)
+        for done, job in enumerate(mine, 1):
+            part = part_of(job)
+            made[job] = self.kept(part.name, part.wanted, part.make)
+            progress(part.told, done, len(mine))
+        return None if self.is_share else made
 
     def kept(
         self, name: str, wanted: Mapping[str, Any], make: Callable[[], dict[str, Any]]

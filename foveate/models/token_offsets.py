@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveate.errors import InputError
+from foveate.models.special_tokens import special_tokens
 
 
 class Tokens(NamedTuple):
@@ -23,18 +24,38 @@ class Tokens(NamedTuple):
 
 
 def tokenise(tokenizer: Any, text: str) -> Tokens:
-    """Tokens of a text of any length; no special tokens are added.
+    """Tokens of a text of any length, all of it plain.
+
+    No special tokens are added, and marks that the text itself holds (`<|im_end|>`) are spelled
+    out: a document must not end the user's turn.
 
     Raises:
-        InputError: the tokenizer gives no offsets.
+        InputError: the tokenizer gives no offsets, or cannot spell out a mark that the text holds.
     """
     check_offsets(tokenizer)
-    # verbose=False: a text may well be longer than the model's window.
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return Tokens(
-        ids=np.asarray(found["input_ids"], dtype=np.int64),
-        offsets=np.asarray(found["offset_mapping"], dtype=np.int64).reshape(-1, 2),
+    found = tokenizer(
+        text,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=True,
+        verbose=False,  # a text may well be longer than the model's window
     )
+    ids = np.asarray(found["input_ids"], dtype=np.int64)
+    _check_plain(tokenizer, ids)
+    offsets = np.asarray(found["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    return Tokens(ids=ids, offsets=offsets)
+
+
+def _check_plain(tokenizer: Any, ids: NDArray[np.int64]) -> None:
+    # A vocabulary that has a mark as a word of its own takes it for that however it is asked.
+    special = special_tokens(tokenizer)
+    special.pop(tokenizer.unk_token_id, None)
+    marks = np.intersect1d(ids, np.array(list(special), dtype=np.int64))
+    if len(marks):
+        raise InputError(
+            f"the text holds {special[int(marks[0])]!r}, which this tokenizer can only read as a "
+            "mark of its own, not as text; take it out, or write it apart (with spaces in it)."
+        )
 
 
 def check_offsets(tokenizer: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from foveate.models.special_tokens import special_tokens
+
 
 def spellings(tokenizer: Any, vocabulary: int) -> list[str | None]:
     """Text of each token id; None for special tokens and parts of characters.
@@ -18,7 +20,7 @@ def spellings(tokenizer: Any, vocabulary: int) -> list[str | None]:
     before = tokenizer("a", add_special_tokens=False)["input_ids"][0]
     settings = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
     start = len(tokenizer.decode([before], **settings))
-    special = set(tokenizer.all_special_ids)
+    special = special_tokens(tokenizer)
     known = min(vocabulary, len(tokenizer))
     texts = tokenizer.batch_decode([[before, i] for i in range(known)], **settings)
     found: list[str | None] = []

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from foveate.errors import InputError
-from foveate.measure.parts import Parts
+from foveate.measure.parts import Part, Parts
+from foveate.measure.progress import no_progress
 
 
 def test_shares_are_disjoint_and_complete(tmp_path: Path) -> None:
@@ -57,3 +58,31 @@ def test_errors_of_the_work_are_not_blamed_on_the_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         Parts(folder=tmp_path / "file" / "below").kept("a", {}, lambda: {"x": 1})
+
+
+def test_all_parts_are_made_in_order_or_in_shares(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+
+    def part_of(job: int) -> Part:
+        return Part(
+            name=f"p{job}", told=f"job {job}", wanted={"job": job}, make=lambda: {"x": job * job}
+        )
+
+    def progress(what: str, done: int, total: int) -> None:
+        told.append((what, done, total))
+
+    whole = Parts().make_all([3, 1, 2], part_of, progress)
+    assert whole is not None
+    assert list(whole.items()) == [(3, {"x": 9}), (1, {"x": 1}), (2, {"x": 4})]
+    assert told == [("job 3", 1, 3), ("job 1", 2, 3), ("job 2", 3, 3)]
+    del told[:]
+    shares = [Parts(folder=tmp_path, index=i, count=2) for i in range(2)]
+    assert [share.make_all([3, 1, 2], part_of, progress) for share in shares] == [None, None]
+    assert told == [("job 3", 1, 2), ("job 2", 2, 2), ("job 1", 1, 1)]
+    files = sorted(file.name for file in tmp_path.iterdir())
+    assert files == ["p1.json", "p2.json", "p3.json"]
+
+    def never(job: int) -> Part:
+        return Part(name=f"p{job}", told="", wanted={"job": job}, make=lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+
+    assert Parts(folder=tmp_path).make_all([3, 1, 2], never, no_progress) == whole

@@ -46,11 +46,11 @@ class Subjects:
     looking_apart: Callable[[float], Subject] | None = None
     looking_at_pictures: Callable[[float], Subject] | None = None
 
-    def set_head(self, head: str) -> None:
-        """Another text before everything, in every arm; for models of `DecoderSubject`."""
+    def set_frame(self, head: str, tail: str) -> None:
+        """Other texts before everything and after every prompt; for models of `DecoderSubject`."""
         for subject in (self.raw, self.vist, self.cepe):
             if isinstance(subject, DecoderSubject):
-                subject.set_head(head)
+                subject.set_frame(head, tail)
 
     def of(self, arm: str) -> Subject:
         """Who runs an arm."""

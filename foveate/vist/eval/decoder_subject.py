@@ -37,10 +37,12 @@ class DecoderSubject(Subject):
         self.model = model
         self.tokenizer = tokenizer
         self.head_ids = _head_ids(tokenizer, head)
+        self.tail_ids: tuple[int, ...] = ()
 
-    def set_head(self, head: str | None) -> None:
-        """Another text before everything; see `head`."""
+    def set_frame(self, head: str | None, tail: str) -> None:
+        """Another text before everything (see `head`) and one after every prompt, alike."""
         self.head_ids = _head_ids(self.tokenizer, head)
+        self.tail_ids = tuple(self.tokenizer(tail, add_special_tokens=False)["input_ids"])
 
     @property
     def device(self) -> torch.device:
@@ -51,12 +53,16 @@ class DecoderSubject(Subject):
         ids, offsets = tokenise(self.tokenizer, text)
         return EncodedText(text=text, ids=tuple(ids.tolist()), starts=tuple(offsets[:, 0].tolist()))
 
+    def prompt_ids(self, prompt: str) -> tuple[int, ...]:
+        """Tokens of a prompt, which is plain text, and of what stands after every prompt."""
+        return (*self.encode(prompt).ids, *self.tail_ids)
+
     @torch.no_grad()
     def option_nll(
         self, far: FarContext | None, prompt: str, options: Sequence[str]
     ) -> list[Score]:
         """All options in one pass: a row in which no option sees another."""
-        asked = self.encode(prompt).ids
+        asked = self.prompt_ids(prompt)
         rows = [self.encode(option).ids for option in options]
         if not asked or not all(rows):
             raise InputError("a prompt or an option has no tokens; give text in both.")
@@ -102,7 +108,7 @@ class DecoderSubject(Subject):
             rows.clear()
 
         for far, prompt in zip(fars, prompts, strict=True):
-            ids = self.encode(prompt).ids
+            ids = self.prompt_ids(prompt)
             start = self._start(far, prompt, len(self.head_ids) + len(ids) + max_new_tokens)
             if start is None:
                 return super().answers(fars, prompts, max_new_tokens)

@@ -48,7 +48,7 @@ class FixationSubject(VistSubject):
         close: bool | None = None,
     ) -> None:
         super().__init__(skimmer.vist, num_latents=skimmer.num_latents)
-        self.head_ids = skimmer.head_ids
+        self.head_ids, self.tail_ids = skimmer.head_ids, skimmer.tail_ids
         self.share, self.tokens = share, tokens
         self.fixation = Fixation(share=share, close=close)
         self._memories = skimmer._memories if tokens == "source" else skimmer._pictures
@@ -95,14 +95,14 @@ class FixationSubject(VistSubject):
 
     def _row(self, far: FarContext | None, prompt: str, max_new_tokens: int) -> int:
         """Entries of a row's KV cache, at most."""
-        raw = len(self.head_ids) + len(self.encode(prompt).ids) + max_new_tokens
+        raw = len(self.head_ids) + len(self.prompt_ids(prompt)) + max_new_tokens
         return raw + (int(self.share * len(far.ids)) if far is not None else 0)
 
     def _together(
         self, pairs: Sequence[tuple[FarContext | None, str]], max_new_tokens: int
     ) -> list[str]:
         texts = [
-            torch.tensor([*self.head_ids, *self.encode(prompt).ids], device=self.device)
+            torch.tensor([*self.head_ids, *self.prompt_ids(prompt)], device=self.device)
             for _, prompt in pairs
         ]
         ids, mask = pad_left(texts)

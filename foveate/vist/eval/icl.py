@@ -9,7 +9,7 @@ from typing import Any
 
 from foveate.errors import InputError, check_least
 from foveate.measure.manifest import manifest
-from foveate.measure.parts import Parts
+from foveate.measure.parts import Part, Parts
 from foveate.measure.progress import Progress, no_progress
 from foveate.tasks.icl import HELPED, IclSet
 from foveate.vist.eval.accuracy import accuracy_rows, accuracy_table, average_rows
@@ -105,20 +105,23 @@ def evaluate_icl(
         for seed in settings.seeds
         for name in names
     ]
-    found: dict[tuple[int, int, str], dict[str, Any]] = {}
-    for at, (number, seed, name) in enumerate(mine := parts.share(jobs)):
+
+    def part_of(job: tuple[int, int, str]) -> Part:
+        number, seed, name = job
         data, other = sets[number], sets[(number + 1) % len(sets)]
-        found[number, seed, name] = parts.kept(
-            f"{data.name}-{seed}-{name}",
-            {
+        return Part(
+            name=f"{data.name}-{seed}-{name}",
+            told=f"{data.name} {seed}, {name}",
+            wanted={
                 **wanted,
                 **facts_of(name, facts or {}),
                 "other": other.name if name == OTHER_SET else None,
             },
-            partial(_one_arm, data, other, name, subjects, settings, seed),
+            make=partial(_one_arm, data, other, name, subjects, settings, seed),
         )
-        progress(f"{data.name} {seed}, {name}", at + 1, len(mine))
-    if parts.is_share:
+
+    found = parts.make_all(jobs, part_of, progress)
+    if found is None:
         return None
     for number, data in enumerate(sets):
         own_parts = {

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from foveate.errors import InputError
+from foveate.models.chat_frame import chat_frame
 from foveate.tasks.open_qa import question_prompt
 
 __all__ = ["Asking", "asking"]
-
-_DOCUMENT, _QUESTION = "\x00", "\x01"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +20,14 @@ class Asking:
     Args:
         name: "chat" or "plain".
         head: text before the document; None is the subject's own.
-        prompt_of: a question -> the text after the document, up to the answer.
+        prompt_of: a question -> the text after the document.
+        tail: text after that, up to the answer; special tokens count, as in the head.
     """
 
     name: str
     head: str | None
     prompt_of: Callable[[str], str]
+    tail: str = ""
 
 
 def asking(tokenizer: Any, name: str = "auto") -> Asking:
@@ -50,12 +51,10 @@ def asking(tokenizer: Any, name: str = "auto") -> Asking:
         return Asking(
             name="plain", head=None, prompt_of=lambda question: f"\n\n{question_prompt(question)}"
         )
-    chat = tokenizer.apply_chat_template(
-        [{"role": "user", "content": f"{_DOCUMENT}\n\n{_QUESTION}"}],
-        tokenize=False,
-        add_generation_prompt=True,
-    )
-    before, _, rest = chat.partition(_DOCUMENT)
+    frame = chat_frame(tokenizer)
     return Asking(
-        name="chat", head=before, prompt_of=lambda question: rest.replace(_QUESTION, question)
+        name="chat",
+        head=frame.before,
+        prompt_of=lambda question: frame.between + question,
+        tail=frame.after,
     )

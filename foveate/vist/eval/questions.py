@@ -13,7 +13,7 @@ import numpy as np
 from foveate.errors import InputError, check_least
 from foveate.measure.answer_overlap import answer_f1, contains_answer
 from foveate.measure.manifest import manifest
-from foveate.measure.parts import Parts
+from foveate.measure.parts import Part, Parts
 from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import Interval, accuracy, clustered_mean, paired_difference
 from foveate.tasks.long_questions import PassageDocument
@@ -138,16 +138,19 @@ def evaluate_questions(
         for name in names
         for number in range(len(found))
     ]
-    made: dict[tuple[str, int, str], dict[str, Any]] = {}
-    for at, (length, number, name) in enumerate(mine := parts.share(jobs)):
+
+    def part_of(job: tuple[str, int, str]) -> Part:
+        length, number, name = job
         own = documents[length]
-        made[length, number, name] = parts.kept(
-            f"{length}-{number}-{name}",
-            _wanted(own[number], name, settings, facts or {}),
-            partial(_ask, own, number, name, subjects, prompt_of, settings),
+        return Part(
+            name=f"{length}-{number}-{name}",
+            told=f"{length} tokens, {name}",
+            wanted=_wanted(own[number], name, settings, facts or {}),
+            make=partial(_ask, own, number, name, subjects, prompt_of, settings),
         )
-        progress(f"{length} tokens, {name}", at + 1, len(mine))
-    if parts.is_share:
+
+    made = parts.make_all(jobs, part_of, progress)
+    if made is None:
         return None
     return _result(documents, names, made, settings, facts or {})
 

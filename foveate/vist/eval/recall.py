@@ -11,7 +11,7 @@ import numpy as np
 
 from foveate.errors import InputError, check_least
 from foveate.measure.manifest import manifest
-from foveate.measure.parts import Parts
+from foveate.measure.parts import Part, Parts
 from foveate.measure.progress import Progress, no_progress
 from foveate.measure.quality import Interval, exact_match
 from foveate.tasks.key_value import KINDS, KeyValueItem, Kind, make_items
@@ -117,16 +117,18 @@ def evaluate_recall(
     # What further arms, lengths and budgets leave as it is.
     open_ended = ("arms", "latents", "budgets", "contexts")
     wanted = {key: value for key, value in vars(settings).items() if key not in open_ended}
-    found: dict[_Job, dict[str, Any]] = {}
-    for at, job in enumerate(mine := parts.share(jobs)):
+
+    def part_of(job: _Job) -> Part:
         subjects = subjects_of(job.latents or max(settings.latents))
-        found[job] = parts.kept(
-            job.name,
-            {**wanted, **facts_of(job.arm, facts or {})},
-            partial(_ask, job, items[job.context], subjects, settings),
+        return Part(
+            name=job.name,
+            told=f"{job.arm}, {job.context} tokens",
+            wanted={**wanted, **facts_of(job.arm, facts or {})},
+            make=partial(_ask, job, items[job.context], subjects, settings),
         )
-        progress(f"{job.arm}, {job.context} tokens", at + 1, len(mine))
-    if parts.is_share:
+
+    found = parts.make_all(jobs, part_of, progress)
+    if found is None:
         return None
     rows: list[dict[str, Any]] = []
     tables: list[Table] = []

@@ -73,7 +73,7 @@ class RawSubject(DecoderSubject):
             start = self._prefilled(far)
             start.resume(())
             cache = start.cache
-            new = torch.tensor([self.encode(prompt).ids], device=self.device)
+            new = torch.tensor([self.prompt_ids(prompt)], device=self.device)
             said: list[int] = []
             at = start.base
             while len(said) < max_new_tokens and not (said and self.is_done(said)):
@@ -193,7 +193,7 @@ class VistSubject(DecoderSubject):
         return [score for score in scores if score is not None]
 
     def answer(self, far: FarContext | None, prompt: str, max_new_tokens: int) -> str:
-        ids = torch.tensor([[*self.head_ids, *self.encode(prompt).ids]], device=self.device)
+        ids = torch.tensor([[*self.head_ids, *self.prompt_ids(prompt)]], device=self.device)
         stop = StoppingCriteriaList([StopAtLine(self, ids.shape[1])])
         with self._reading(far, ids.shape[1] + max_new_tokens):
             out = self.model.generate(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import weakref
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from transformers import DynamicCache
 from foveate.models.anatomy import Anatomy
 from foveate.models.cache_argument import cache_in, cache_name
 from foveate.models.hook import hook_before
+from foveate.models.thread_hooks import ThreadHooks
 from foveate.vist.fusion.fusion import PrefixCache
 from foveate.vist.fusion.kv_prefix import rotate
 from foveate.vist.fusion.prefix import project_states
@@ -40,7 +40,6 @@ def question_attention(
         float32 [M].
     """
     base: Any = anatomy.base
-    hooks = _INSTALLED.get(id(anatomy.decoder)) or AttentionHooks(anatomy)
     # Without a config its layers are never sliding ones: nothing is trimmed.
     cache = DynamicCache()
     base(inputs_embeds=head, use_cache=True, **{cache_name(base): cache})
@@ -55,19 +54,18 @@ def question_attention(
     mask = mask.masked_fill(hidden, torch.finfo(head.dtype).min)
     first = start + prefix.longest_span
     found = torch.zeros(latents, device=head.device)
-    hooks.here.found, hooks.here.start = found, start
-    try:
-        base(
-            inputs_embeds=base.get_input_embeddings()(question[None]),
-            attention_mask=mask[None, None],
-            position_ids=torch.arange(first, first + asked, device=head.device)[None],
-            **{cache_name(base): cache},
-            use_cache=True,
-        )
-    finally:
-        hooks.here.found = None
-        if _INSTALLED.get(id(anatomy.decoder)) is not hooks:
-            hooks.remove()
+    with AttentionHooks.on(id(anatomy.decoder), lambda: AttentionHooks(anatomy)) as hooks:
+        hooks.here.found, hooks.here.start = found, start
+        try:
+            base(
+                inputs_embeds=base.get_input_embeddings()(question[None]),
+                attention_mask=mask[None, None],
+                position_ids=torch.arange(first, first + asked, device=head.device)[None],
+                **{cache_name(base): cache},
+                use_cache=True,
+            )
+        finally:
+            hooks.here.found = None
     return found / len(anatomy.layers)
 
 
@@ -78,7 +76,7 @@ class _Here(threading.local):
     start: int = 0
 
 
-class AttentionHooks:
+class AttentionHooks(ThreadHooks):
     """Hooks that gather a question's attention in the threads that ask for it, nowhere else.
 
     Args:
@@ -87,22 +85,15 @@ class AttentionHooks:
 
     def __init__(self, anatomy: Anatomy) -> None:
         self.here = _Here()
-        self._key = id(anatomy.decoder)
-        self._handles = [
-            hook_before(layer.get_submodule("self_attn"), functools.partial(self._add, i, layer))
-            for i, layer in enumerate(anatomy.layers)
-        ]
-
-    def keep(self) -> AttentionHooks:
-        """Let every question use these until `remove`."""
-        _INSTALLED[self._key] = self
-        return self
-
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        if _INSTALLED.get(self._key) is self:
-            del _INSTALLED[self._key]
+        super().__init__(
+            id(anatomy.decoder),
+            [
+                hook_before(
+                    layer.get_submodule("self_attn"), functools.partial(self._add, i, layer)
+                )
+                for i, layer in enumerate(anatomy.layers)
+            ],
+        )
 
     def _add(
         self, index: int, layer: nn.Module, module: nn.Module, args: Any, kwargs: dict[str, Any]
@@ -128,8 +119,3 @@ class AttentionHooks:
         scores = (grouped.float() @ keys[0].float().transpose(1, 2)) * attention.scaling
         shares = scores.softmax(dim=-1).mean(dim=(0, 1))
         found += shares[start : start + len(found)]
-
-
-# While a run is attached its hooks stay on: threads that call the model must not see hooks come and
-# go.
-_INSTALLED: weakref.WeakValueDictionary[int, AttentionHooks] = weakref.WeakValueDictionary()

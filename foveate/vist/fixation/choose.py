@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["choose_segments", "join_scores", "thin_out", "weighted"]
+__all__ = ["added_up", "choose_segments", "join_scores", "thin_out", "weighted"]
 
 Scores = NDArray[np.float64]
 
@@ -40,7 +40,12 @@ def weighted(parts: Mapping[str, Scores]) -> dict[str, Scores]:
 
 def join_scores(parts: Mapping[str, Scores]) -> Scores:
     """One score of every segment, [S]: the sum of the weighted parts."""
-    return np.sum(list(weighted(parts).values()), axis=0)
+    return added_up(weighted(parts))
+
+
+def added_up(shown: Mapping[str, Scores]) -> Scores:
+    """The sum of parts that `weighted` made, [S]."""
+    return np.sum(list(shown.values()), axis=0)
 
 
 def choose_segments(

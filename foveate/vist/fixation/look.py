@@ -13,8 +13,9 @@ from torch import Tensor
 
 from foveate.errors import ConfigError, InputError
 from foveate.models.anatomy import Anatomy
+from foveate.models.token_offsets import tokenise
 from foveate.vist.fixation.attention import question_attention
-from foveate.vist.fixation.choose import Scores, choose_segments, join_scores, thin_out, weighted
+from foveate.vist.fixation.choose import Scores, added_up, choose_segments, thin_out, weighted
 from foveate.vist.fixation.index import index_scores
 from foveate.vist.fixation.lexical import Bm25
 from foveate.vist.fixation.report import Look, Place
@@ -126,8 +127,8 @@ class Looker:
         starts = memory.segments.tolist()
         stops = [*starts[1:], memory.num_tokens]
         lengths = [b - a for a, b in zip(starts, stops, strict=True)]
-        parts = self.scores(memory, question, skim, head)
-        total = join_scores(parts)
+        parts = weighted(self.scores(memory, question, skim, head))
+        total = added_up(parts)
         budget = max(1, int(self.fixation.share * memory.num_tokens))
         skimmed = int(self.fixation.skim * budget)
         room = budget - skimmed
@@ -136,7 +137,6 @@ class Looker:
         else:
             chosen = choose_segments(total, lengths, room, self.fixation.floor)
         texts = self._read(memory)[0]
-        shown = weighted(parts)
         places = [
             Place(
                 segment=i,
@@ -144,7 +144,7 @@ class Looker:
                 stop=stops[i],
                 text=texts[i],
                 score=float(total[i]),
-                parts={name: float(values[i]) for name, values in shown.items()},
+                parts={name: float(values[i]) for name, values in parts.items()},
                 rank=rank,
             )
             for rank, i in enumerate(chosen, 1)
@@ -181,8 +181,8 @@ class Looker:
         """What speaks for each segment, [S] each; see `look`."""
         assert memory.segments is not None
         found = {"words": self._read(memory)[1].scores(question)}
-        ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
-        if not ids:  # a tokenizer may drop all of a question: words alone speak then
+        ids = tokenise(self.tokenizer, question).ids
+        if not len(ids):  # a tokenizer may drop all of a question: words alone speak then
             return found
         if memory.num_latents:
             level = self._level.get(id(skim))
@@ -196,7 +196,7 @@ class Looker:
             sums.index_add_(0, segment_of_latents(memory).cpu(), seen)
             found["attention"] = sums.clamp_min(0).numpy()
         if memory.index is not None and self._index is not None:
-            asked = torch.tensor(ids, device=head.device)
+            asked = torch.from_numpy(ids).to(head.device)
             base: Any = self._anatomy.base
             meant = base.get_input_embeddings()(asked).float()
             told = index_scores(memory, self._index, meant).double().cpu().numpy()
@@ -204,8 +204,8 @@ class Looker:
         return found
 
     def _attention(self, skim: PrefixCache, question: str, head: Tensor) -> Tensor:
-        ids = self.tokenizer(f"\n\n{question.strip()}", add_special_tokens=False)["input_ids"]
-        asked = torch.tensor(ids, device=head.device)
+        ids = tokenise(self.tokenizer, f"\n\n{question.strip()}").ids
+        asked = torch.from_numpy(ids).to(head.device)
         return question_attention(self._anatomy, skim, head, asked)
 
     def _read(self, memory: Memory) -> tuple[list[str], Bm25]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from foveate.models.anatomy import Anatomy
 from foveate.models.hook import hook_after
+from foveate.models.thread_hooks import ThreadHooks
 from foveate.vist.fusion.kv_prefix import Lora
 
 
@@ -24,7 +24,7 @@ class _On(threading.local):
     rows: Tensor | None = None
 
 
-class LoraHooks:
+class LoraHooks(ThreadHooks):
     """Hooks that add the LoRA in the threads that ask for it (`lora_on`), and nowhere else.
 
     Args:
@@ -34,21 +34,16 @@ class LoraHooks:
 
     def __init__(self, anatomy: Anatomy, lora: Lora) -> None:
         self.here = _On()
-        self._key = (id(anatomy.decoder), id(lora))
         self._lora = lora
-        self._handles = [
-            hook_after(
-                anatomy.layers[i].get_submodule(target), functools.partial(self._add, i, target)
-            )
-            for i, target in lora.targets
-        ]
-        _INSTALLED.setdefault(self._key, self)
-
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        if _INSTALLED.get(self._key) is self:
-            del _INSTALLED[self._key]
+        super().__init__(
+            _key(anatomy, lora),
+            [
+                hook_after(
+                    anatomy.layers[i].get_submodule(target), functools.partial(self._add, i, target)
+                )
+                for i, target in lora.targets
+            ],
+        )
 
     def _add(
         self, layer: int, target: str, module: nn.Module, args: Any, output: Tensor
@@ -60,9 +55,8 @@ class LoraHooks:
         return raised if rows is None else torch.where(rows.unsqueeze(-1), raised, output)
 
 
-# While a run is attached its hooks stay on: threads that call the model must not see hooks come and
-# go.
-_INSTALLED: weakref.WeakValueDictionary[tuple[int, int], LoraHooks] = weakref.WeakValueDictionary()
+def _key(anatomy: Anatomy, lora: Lora) -> tuple[int, int]:
+    return id(anatomy.decoder), id(lora)
 
 
 @contextmanager
@@ -77,12 +71,9 @@ def lora_on(anatomy: Anatomy, lora: Lora | None, rows: Tensor | None = None) -> 
     if lora is None:
         yield
         return
-    installed = _INSTALLED.get((id(anatomy.decoder), id(lora)))
-    hooks = installed or LoraHooks(anatomy, lora)
-    hooks.here.value, hooks.here.rows = True, rows
-    try:
-        yield
-    finally:
-        hooks.here.value, hooks.here.rows = False, None
-        if installed is None:
-            hooks.remove()
+    with LoraHooks.on(_key(anatomy, lora), lambda: LoraHooks(anatomy, lora)) as hooks:
+        hooks.here.value, hooks.here.rows = True, rows
+        try:
+            yield
+        finally:
+            hooks.here.value, hooks.here.rows = False, None

@@ -109,7 +109,7 @@ class VistRun(Attachment[VistReport]):
         self._put_on(self._fuser)
         lora = getattr(self._fusion.prefix, "lora", None)
         if lora is not None:
-            self._put_on(LoraHooks(self._anatomy, lora))
+            self._put_on(LoraHooks(self._anatomy, lora).keep())
         if self._look is not None:
             self._put_on(AttentionHooks(self._anatomy).keep())
         self._wrap(self._anatomy.model, "generate", self._guarded_generate)

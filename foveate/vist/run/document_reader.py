@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import TextStreamer
 
 from foveate.errors import InputError, WindowError
+from foveate.models.chat_frame import chat_frame
 from foveate.models.token_offsets import tokenise
 from foveate.vist.fixation.look import Fixation
 from foveate.vist.fixation.report import Look
@@ -26,7 +27,6 @@ __all__ = ["DocumentAnswer", "DocumentReader", "ReadReport", "Reading"]
 RECENT = 256  # raw tokens at the end of a text that goes on
 LOOK = 0.1  # of the far part's tokens, for a question
 LEAST_LOOK = 128  # entries
-MARK = "\x00"  # stands for the document in the chat template
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +193,7 @@ class DocumentReader:
         Raises:
             InputError: as `ask`.
         """
-        before, after = ("", "") if question is None else self._chat(question)
+        head, tail = self._around(question)
         if not text.strip():
             raise InputError("the text is empty; there is nothing to read.")
         offsets = tokenise(self.tokenizer, text).offsets
@@ -203,7 +203,6 @@ class DocumentReader:
             recent = RECENT if question is None or total <= RECENT else 0
         if question is None and recent < 1:
             raise InputError("recent=0 leaves nothing to go on from; keep at least 1 raw token.")
-        head, tail = self._ids(before), self._ids(after)
         first = 0
         if len(head) == 0:
             # Something raw must come first, the attention sink: the opening token, where the
@@ -304,20 +303,15 @@ class DocumentReader:
         size: int = next(self.vist.model.parameters()).element_size()
         return num_entries * 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * size
 
-    def _chat(self, question: str) -> tuple[str, str]:
-        """What the chat template writes before and after the document."""
+    def _around(self, question: str | None) -> tuple[Tensor, Tensor]:
+        """Token ids before the document and after it; marks count in the chat template alone."""
+        if question is None:
+            return self._ids(""), self._ids("")
         if not question.strip():
             raise InputError("the question is empty; ask something.")
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise InputError("the model has no chat template, so it cannot be asked; continue the "
-                             "text instead.")  # fmt: skip
-        chat = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": f"{MARK}\n\n{question.strip()}"}],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        before, _, after = chat.partition(MARK)
-        return before, after
+        frame = chat_frame(self.tokenizer)
+        asked = self._ids(frame.between + question.strip())
+        return self._marked(frame.before), torch.cat([asked, self._marked(frame.after)])
 
     def _grown(self, text: str, reading: Reading, new: int) -> tuple[Reading, str]:
         """The reading with as many more raw tokens as its far part would have latents, and why."""
@@ -405,9 +399,11 @@ class DocumentReader:
         return str(self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)).strip()
 
     def _ids(self, text: str) -> Tensor:
-        if not text:
-            return torch.zeros(0, dtype=torch.long)
-        found = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return torch.from_numpy(tokenise(self.tokenizer, text).ids)
+
+    def _marked(self, text: str) -> Tensor:
+        """Token ids of what a chat template wrote."""
+        found = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return torch.tensor(found, dtype=torch.long)
 
 

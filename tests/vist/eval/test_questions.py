@@ -170,5 +170,5 @@ def test_ways_of_asking() -> None:
         asking(tokenizer, "loud")
     tokenizer.chat_template = "{% for m in messages %}<u>{{ m.content }}</u>{% endfor %}<a>"
     chat = asking(tokenizer)
-    assert (chat.head, chat.prompt_of("who?")) == ("<u>", "\n\nwho?</u><a>")
+    assert (chat.head, chat.prompt_of("who?"), chat.tail) == ("<u>", "\n\nwho?", "</u><a>")
     assert asking(tokenizer, "plain").name == "plain"
