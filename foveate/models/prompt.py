@@ -105,9 +105,7 @@ def chat_tensors(
             asked = [text for text, _ in plain]
             pictures = [images for _, images in plain]
             if any(pictures):
-                tensors = processor(
-                    text=prompts, images=pictures, padding=True, return_tensors="pt"
-                )
+                tensors = processor(text=asked, images=pictures, padding=True, return_tensors="pt")
             else:  # PaliGemma's processor refuses to work without images
                 tokenizer = getattr(processor, "tokenizer", processor)
                 tensors = tokenizer(asked, padding=True, return_tensors="pt")
