@@ -11,6 +11,7 @@ from PIL import Image
 
 from foveate.errors import InputError
 from foveate.image_file import open_image, to_rgb
+from foveate.models.special_tokens import check_no_marks
 
 __all__ = [
     "Picture",
@@ -78,9 +79,17 @@ def chat_tensors(
         conversations: B lists of turns; the start of the next answer is added.
 
     Raises:
-        InputError: the processor cannot take what it was given, an image cannot be read, or there
-            is no chat template and more than one user turn.
+        InputError: the processor cannot take what it was given, a text holds a mark of the prompt,
+            an image cannot be read, or there is no chat template and more than one user turn.
     """
+    texts = [
+        str(part["text"])
+        for turns in conversations
+        for turn in turns
+        for part in turn["content"]
+        if part["type"] == "text"
+    ]
+    check_no_marks(texts, processor)
     shown = [[_opened(turn) for turn in turns] for turns in conversations]
     try:
         if _has_chat_template(processor):
@@ -93,13 +102,13 @@ def chat_tensors(
             )
         else:
             plain = [_plain(processor, model_type, turns) for turns in shown]
-            texts = [text for text, _ in plain]
+            asked = [text for text, _ in plain]
             pictures = [images for _, images in plain]
             if any(pictures):
-                tensors = processor(text=texts, images=pictures, padding=True, return_tensors="pt")
+                tensors = processor(text=asked, images=pictures, padding=True, return_tensors="pt")
             else:  # PaliGemma's processor refuses to work without images
                 tokenizer = getattr(processor, "tokenizer", processor)
-                tensors = tokenizer(texts, padding=True, return_tensors="pt")
+                tensors = tokenizer(asked, padding=True, return_tensors="pt")
     except InputError:
         raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:

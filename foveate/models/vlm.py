@@ -80,8 +80,8 @@ class VisionLanguageModel:
             Tensors by name, `input_ids` [B, S] padded on the left among them.
 
         Raises:
-            InputError: the counts differ, an image cannot be read, or the processor cannot take
-                what it was given.
+            InputError: the counts differ, an image cannot be read, a text holds a mark of the
+                prompt (`<image>`, `<|im_end|>`), or the processor cannot take what it was given.
 
         Example:
             inputs = vlm.inputs("what is the price of tea?", "shelf.png")

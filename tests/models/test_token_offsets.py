@@ -54,7 +54,7 @@ def test_marks_in_a_text_are_spelled_out() -> None:
 def test_a_mark_that_cannot_be_spelled_out_is_refused() -> None:
     tokenizer = tiny_vist.tokenizer()
     tokenizer.add_special_tokens({"eos_token": "w9"})
-    with pytest.raises(InputError, match="the text holds 'w9', which .* write it apart"):
+    with pytest.raises(InputError, match=r"the text holds 'w9', which .* write it apart"):
         tokenise(tokenizer, "w9 w5")
     assert len(tokenise(tokenizer, "w5 w3 unheard").ids) == 3  # an unknown word is no mark
 

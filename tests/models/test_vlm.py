@@ -80,6 +80,23 @@ def test_only_files_and_images_are_opened(
         vlm.inputs("what ?", [given])
 
 
+@pytest.mark.parametrize("mark", ["<image>", "</s>", "USER:", "<pad>"])
+def test_marks_of_the_prompt_are_refused_in_a_text(mark: str, tmp_path: Path) -> None:
+    vlm = load_vlm(save_tiny_vlm(tmp_path))
+    vlm.tokenizer.add_special_tokens({"extra_special_tokens": ["<image>", "USER:", "<ref>"]})
+    vlm.processor.chat_template = vlm.processor.chat_template.replace(
+        "{{ message['role'].upper() }}:", "USER:"
+    )
+    with pytest.raises(InputError, match=f"the prompt's text holds '{mark}', which .* write it"):
+        vlm.inputs(f"what color {mark} is the shape ?", RED)
+    turns = [{"role": "user", "content": [{"type": "text", "text": "what ?"}]}]
+    system = {"role": "system", "content": [{"type": "text", "text": f"a {mark}"}]}
+    with pytest.raises(InputError, match=f"the prompt's text holds '{mark}'"):
+        vlm.chat_inputs([turns, [system, *turns]])
+    apart = f"what color {mark[0]} {mark[1:]} is <unk> <ref> ?"  # no marks of a prompt
+    assert (vlm.inputs(apart, RED)["input_ids"] == IMAGE).sum() == NUM_VISUAL
+
+
 def test_tokens_after_a_stop_text_are_not_counted(vlm: VisionLanguageModel) -> None:
     """A row that is done waits for the others of its batch; what fills it up is not its answer."""
     inputs = vlm.inputs(["what color ?", "is there a circle in the image ?"], [RED, BLUE])

@@ -15,6 +15,7 @@ from foveate.carve.pages.report import PageCost
 from foveate.core.budget import Budget
 from foveate.errors import WindowError
 from foveate.models.anatomy import anatomy_of, visual_token_ids
+from foveate.models.special_tokens import placeholder_marks, special_tokens
 from foveate.models.vlm import VisionLanguageModel
 
 # No tokenizer averages more characters a token over a whole text, and no page that can be read
@@ -48,7 +49,7 @@ class PromptCounter:
         self.vlm = vlm
         anatomy = anatomy_of(vlm.model, with_explicit_mask=False)
         self._visual_ids = set(visual_token_ids(anatomy).values())
-        self._special = special_tokens(vlm)
+        self._special = _special_tokens(vlm)
         self._page_tokens: dict[tuple[int, int], tuple[int, int]] = {}
         window = getattr(anatomy.text_config, "max_position_embeddings", None)
         self.window: int | None = int(window) if window else None
@@ -104,14 +105,9 @@ class PromptCounter:
         return self._page_tokens[size]
 
 
-def special_tokens(vlm: VisionLanguageModel) -> tuple[str, ...]:
+def _special_tokens(vlm: VisionLanguageModel) -> tuple[str, ...]:
     """What a tokenizer or processor treats as more than text, longest first."""
-    tokenizer = vlm.tokenizer
-    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    tokens = {str(token) for token in added if getattr(token, "special", False)}
-    tokens |= {str(token) for token in getattr(tokenizer, "all_special_tokens", ())}
-    for name in ("image_token", "video_token", "boi_token", "eoi_token"):
-        tokens.add(str(getattr(vlm.processor, name, None) or ""))
+    tokens = {*special_tokens(vlm.tokenizer).values(), *placeholder_marks(vlm.processor)}
     return tuple(sorted((t for t in tokens if len(t) > 1), key=lambda t: (-len(t), t)))
 
 
