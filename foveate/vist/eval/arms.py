@@ -35,6 +35,7 @@ class Subjects:
         vist, cepe: read memories; cepe None where there is no such model.
         looking: a share of the far tokens -> who reads latents and, within that many entries, looks
             again where the question points; None where the model cannot.
+        looking_once: the same, each place read once.
         looking_apart: the same, with what is read at its own positions, gaps in between.
         looking_at_pictures: as looking, from tokens as they were read off the pictures.
     """
@@ -43,6 +44,7 @@ class Subjects:
     vist: Subject
     cepe: Subject | None = None
     looking: Callable[[float], Subject] | None = None
+    looking_once: Callable[[float], Subject] | None = None
     looking_apart: Callable[[float], Subject] | None = None
     looking_at_pictures: Callable[[float], Subject] | None = None
 
@@ -155,7 +157,7 @@ _OF_RAW_TEXT = ("model", "dtype", "prompt", "head_tokens")
 def facts_of(arm: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts that an arm's answers depend on: raw text is read alike with any trained parts."""
     family = arm.partition("@")[0].split("-")[0]
-    reads_memories = family in ("vist", "cepe", "fixate", "apart", "pictures")
+    reads_memories = family in ("vist", "cepe", "fixate", "once", "apart", "pictures")
     return {key: facts[key] for key in facts if reads_memories or key in _OF_RAW_TEXT}
 
 

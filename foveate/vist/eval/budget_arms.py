@@ -19,8 +19,11 @@ BUDGET_ARMS = {
     "truncated": "its last tokens, raw",
     "segments": "whole segments of it drawn at random, raw",
     "bm25": "whole segments chosen by BM25 with the question, raw: the rival without pictures",
-    "fixate": "latents, and what the question points at as raw text, within the budget",
+    "bm25-twice": "bm25 in half of the budget, all of it twice: the rival that reads as fixate does",
+    "fixate": "what the question points at as raw text, twice where the budget has room; latents "
+    "where it points at nothing",
     "fixate-shuffled": "the same of another document",
+    "once": "as fixate, each place read once",
     "apart": "as fixate, with what is read at its own positions, gaps in between",
     "pictures": "as fixate, where only pictures of the text are at hand: tokens as they were read",
 }
@@ -52,6 +55,7 @@ def reader_of(name: str, subjects: Subjects) -> Subject | None:
     family = arm.split("-")[0]
     looking: Any = {
         "fixate": subjects.looking,
+        "once": subjects.looking_once,
         "apart": subjects.looking_apart,
         "pictures": subjects.looking_at_pictures,
     }
@@ -80,6 +84,9 @@ def budget_view(
         return far.last(budget)
     if arm == "segments":
         return Lookup(far).by_chance(budget, generator)
+    if arm == "bm25-twice":
+        found = Lookup(far).by_words(question, budget // 2)
+        return found.keep([*range(len(found.ids))] * 2) if found is not None else None
     if arm == "bm25":
         return Lookup(far).by_words(question, budget)
     return replace(far, question=question)

@@ -88,7 +88,7 @@ class FarContext:
         return FarContext(source=self.source.cut(start, len(self.source)))
 
     def keep(self, tokens: Sequence[int]) -> FarContext | None:
-        """Some of its tokens, ascending, as a text of their own; None for no token."""
+        """Some of its tokens, in the order given, as a text of their own; None for no token."""
         if not len(tokens):
             return None
         bounds = (*self.source.starts, len(self.source.text))

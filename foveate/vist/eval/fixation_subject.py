@@ -17,6 +17,7 @@ from foveate.vist.eval.context import FarContext, Score, Subject
 from foveate.vist.eval.subjects import StopAtLine, VistSubject
 from foveate.vist.fixation.choose import WEIGHTS
 from foveate.vist.fixation.look import Fixation
+from foveate.vist.fixation.placing import Placing
 from foveate.vist.fusion.kv_prefix import EmbeddingPrefix
 from foveate.vist.latents.memory import Memory
 from foveate.vist.run.read_document import TokensOf
@@ -35,7 +36,7 @@ class FixationSubject(VistSubject):
     Args:
         skimmer: reads the same memories as latents only; its memories are shared.
         share: entries in all, as a share of the far context's tokens.
-        close: whether places stand one after the other, see Fixation; None is its default.
+        placing: how places stand, see Fixation; None is its default.
         tokens: "read" looks at what the encoder read off the pictures, as if there were no text.
     """
 
@@ -45,12 +46,12 @@ class FixationSubject(VistSubject):
         share: float,
         tokens: TokensOf = "source",
         *,
-        close: bool | None = None,
+        placing: Placing | None = None,
     ) -> None:
         super().__init__(skimmer.vist, num_latents=skimmer.num_latents)
         self.head_ids, self.tail_ids = skimmer.head_ids, skimmer.tail_ids
         self.share, self.tokens = share, tokens
-        self.fixation = Fixation(share=share, close=close)
+        self.fixation = Fixation(share=share, placing=placing)
         self._memories = skimmer._memories if tokens == "source" else skimmer._pictures
         self._looked: dict[tuple[str, str], int] = {}
 
@@ -163,17 +164,19 @@ def looking_readers(skimmer: VistSubject) -> dict[str, Callable[[float], Subject
     can_read = can_look and reads_characters(vist.encoder)
     return {
         "looking": partial(FixationSubject, skimmer) if can_look else None,
-        "looking_apart": partial(FixationSubject, skimmer, close=False) if can_look else None,
+        "looking_once": partial(FixationSubject, skimmer, placing="close") if can_look else None,
+        "looking_apart": partial(FixationSubject, skimmer, placing="apart") if can_look else None,
         "looking_at_pictures": partial(FixationSubject, skimmer, tokens="read")
         if can_read
         else None,
     }
 
 
-def looking_facts() -> dict[str, Any]:
-    """What a manifest says about how places are chosen."""
+def looking_facts(form: str = "latents") -> dict[str, Any]:
+    """What a manifest says about how places are chosen and stand, in memories of a form."""
     chosen = Fixation(share=1.0)
     return {
+        "placing": chosen.placing_in(form),
         "floor": chosen.floor,
         "skim": chosen.skim,
         "weights": dict(WEIGHTS),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,9 +15,16 @@ from foveate.errors import ConfigError, InputError
 from foveate.models.anatomy import Anatomy
 from foveate.models.token_offsets import tokenise
 from foveate.vist.fixation.attention import question_attention
-from foveate.vist.fixation.choose import Scores, added_up, choose_segments, thin_out, weighted
+from foveate.vist.fixation.choose import Scores, added_up, choose_segments, weighted
 from foveate.vist.fixation.index import index_scores
 from foveate.vist.fixation.lexical import Bm25
+from foveate.vist.fixation.placing import (
+    Placing,
+    closed_up,
+    mixed,
+    read_again,
+    segment_of_latents,
+)
 from foveate.vist.fixation.report import Look, Place
 from foveate.vist.fusion.fusion import PrefixCache
 from foveate.vist.latents.index_head import IndexHead
@@ -40,10 +47,13 @@ class Fixation:
             budget misleads.
         skim: of those entries, 0 up to 1: for latents beside the places, evenly spread over the
             rest of the document. Where no place is looked at, latents have the whole budget.
-        close: what is read stands one after the other right before the text after the memory; it
-            takes up as many positions as before. False: each entry at its own position in the
-            document, gaps between them, which small models read worse, single keys excepted. None:
-            close for memories of latents; the other forms hold states at their own positions.
+        placing: how the places stand. "close": one after the other right before the text after the
+            memory, in reading order; the memory takes up as many positions as before. "twice": so
+            too, and as many of the best places as the budget has room for a second time behind
+            them. A causal model reads the first time without knowing what comes, the second time it
+            does (Arora et al. 2024, "Just read twice"). "apart": each entry at its own position in
+            the document, gaps between them. None: "twice" for memories of latents; the other forms
+            hold states at their own positions, "apart".
 
     Raises:
         ConfigError: a value is out of range.
@@ -52,7 +62,7 @@ class Fixation:
     share: float
     floor: float = 0.8
     skim: float = 0.0
-    close: bool | None = None
+    placing: Placing | None = None
 
     def __post_init__(self) -> None:
         if not _is_number(self.share) or not 0 < self.share <= 1:
@@ -66,8 +76,15 @@ class Fixation:
                 f"Fixation got floor={self.floor!r} and skim={self.skim!r}; use a floor from 0 to "
                 "1 and a skim from 0 to below 1."
             )
-        if self.close not in (None, True, False):
-            raise ConfigError(f"Fixation got close={self.close!r}; use true, false or None.")
+        if self.placing is not None and self.placing not in get_args(Placing):
+            raise ConfigError(
+                f"Fixation got placing={self.placing!r}; use {', '.join(get_args(Placing))} or "
+                "None."
+            )
+
+    def placing_in(self, form: str) -> Placing:
+        """How places stand in a memory of a form."""
+        return self.placing or ("twice" if form == "latents" else "apart")
 
 
 def _is_number(value: Any) -> bool:
@@ -113,10 +130,11 @@ class Looker:
         Raises:
             InputError: the question is empty.
         """
-        if self.fixation.close and memory.form != "latents":
+        placing = self.fixation.placing_in(memory.form)
+        if placing != "apart" and memory.form != "latents":
             raise InputError(
-                f"Fixation(close=True) moves what is read, and a memory of form {memory.form!r} "
-                "holds states of tokens at their own positions; leave close out."
+                f"Fixation(placing={placing!r}) moves what is read, and a memory of form "
+                f"{memory.form!r} holds states of tokens at their own positions; leave placing out."
             )
         if not question.strip():
             raise InputError(
@@ -151,14 +169,13 @@ class Looker:
         ]
         raw = sum(lengths[i] for i in chosen)
         batch = mixed(memory, chosen, min(budget, raw + skimmed) if chosen else budget)
-        is_close = self.fixation.close
-        if is_close is None:
-            is_close = memory.form == "latents"
-        is_close = is_close and bool(chosen)  # latents alone stand where they were trained to
-        if is_close:
+        once = _num_raw(batch)
+        again = choose_segments(total[chosen], [lengths[i] for i in chosen], room - raw)
+        if placing == "twice":
+            batch = read_again(batch, memory, [chosen[i] for i in again])
+        if placing != "apart" and chosen:  # latents alone stand where they were trained to
             batch = closed_up(batch, skim.spans[0])
-        assert batch.tokens is not None
-        num_raw = int((batch.tokens != UNREAD).sum())
+        num_raw = _num_raw(batch)
         look = Look(
             question=question,
             places=tuple(sorted(places, key=lambda place: place.start)),
@@ -166,8 +183,9 @@ class Looker:
             num_raw=num_raw,
             num_latents=int(batch.mask.sum()) - num_raw,
             budget=budget,
-            num_unread=sum(lengths[i] for i in chosen) - num_raw,
-            is_close=is_close,
+            num_unread=raw - once,
+            num_again=num_raw - once,
+            placing=placing if chosen else "apart",
         )
         return batch, look
 
@@ -223,6 +241,11 @@ class Looker:
         return held[1], held[2]
 
 
+def _num_raw(batch: MemoryBatch) -> int:
+    assert batch.tokens is not None
+    return int((batch.tokens != UNREAD).sum())
+
+
 def check_memory(memory: Memory, num_words: int) -> None:
     """Raise InputError unless places of a memory can be read as text.
 
@@ -251,67 +274,3 @@ def segment_texts(memory: Memory, tokenizer: Any) -> list[str]:
     starts = memory.segments.tolist()
     parts = memory.tokens.cpu().tensor_split(starts[1:])
     return [str(tokenizer.decode(part[part != UNREAD].tolist())) for part in parts]
-
-
-def segment_of_latents(memory: Memory) -> Tensor:
-    """Number of the segment that each latent stands in, int64 [M]."""
-    assert memory.segments is not None
-    where = memory.positions.floor().long().to(memory.segments.device)
-    return torch.searchsorted(memory.segments, where, right=True) - 1
-
-
-def mixed(memory: Memory, chosen: list[int], budget: int) -> MemoryBatch:
-    """One row: the chosen segments as raw tokens, and latents of the others where room is left.
-
-    Args:
-        memory: with tokens and segments.
-        chosen: segments.
-        budget: entries in all.
-    """
-    assert memory.tokens is not None
-    assert memory.segments is not None
-    device = memory.latents.device
-    picked = torch.zeros(len(memory.segments), dtype=torch.bool)
-    picked[chosen] = True
-    starts = memory.segments.cpu()
-    owner = torch.searchsorted(starts, torch.arange(memory.num_tokens), right=True) - 1
-    tokens = memory.tokens.cpu()
-    raw = (picked[owner] & (tokens != UNREAD)).nonzero()[:, 0]  # [R]
-    free = (~picked[segment_of_latents(memory).cpu()]).nonzero()[:, 0]
-    stay = free[torch.from_numpy(thin_out(len(free), budget - len(raw)))]  # [L]
-    positions = torch.cat([memory.positions.cpu()[stay], raw.float()])
-    ids = torch.cat([torch.full_like(stay, UNREAD), tokens[raw]])
-    blank = memory.latents.new_zeros(len(raw), memory.latents.shape[1])
-    latents = torch.cat([memory.latents[stay.to(device)], blank])
-    order = positions.argsort(stable=True)
-    if not len(order):  # nothing fits: one column that nobody sees
-        return MemoryBatch(
-            latents=memory.latents.new_zeros(1, 1, memory.latents.shape[1]),
-            mask=torch.zeros(1, 1, dtype=torch.bool, device=device),
-            positions=torch.zeros(1, 1, device=device),
-            num_tokens=(memory.num_tokens,),
-            tokens=torch.full((1, 1), UNREAD, device=device),
-        )
-    return MemoryBatch(
-        latents=latents[order.to(device)][None],
-        mask=torch.ones(1, len(order), dtype=torch.bool, device=device),
-        positions=positions[order][None].to(device),
-        num_tokens=(memory.num_tokens,),
-        tokens=ids[order][None].to(device),
-    )
-
-
-def closed_up(batch: MemoryBatch, span: int) -> MemoryBatch:
-    """One row with its entries a position apart, the last one right before the end.
-
-    Closer together where there are more of them than positions: none may stand before the memory.
-
-    Args:
-        batch: one row.
-        span: positions that the memory takes up in the model; fewer than its tokens where the
-            model's window is short.
-    """
-    count = batch.positions.shape[1]
-    (num_tokens,) = batch.num_tokens
-    back = torch.arange(count, 0, -1, device=batch.positions.device, dtype=torch.float32)
-    return replace(batch, positions=num_tokens - back[None] * (num_tokens / max(span, count)))

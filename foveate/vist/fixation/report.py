@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from foveate.vist.fixation.placing import Placing
+
 __all__ = ["Look", "Place"]
 
 SHOWN = 60  # characters of a place
@@ -49,11 +51,12 @@ class Look:
         question: by which places were found.
         places: read as text, in reading order.
         num_tokens: of the document.
-        num_raw: tokens read as text.
+        num_raw: entries that are tokens of the text; one that is read twice counts twice.
         num_latents: that stay beside them.
         budget: entries that both may be together.
         num_unread: tokens of those places that could not be read and were left out.
-        is_close: they stand one after the other before the question; else at their own positions.
+        num_again: of num_raw, those that are read a second time.
+        placing: how they stand, see Fixation; "apart" where there are none.
     """
 
     question: str
@@ -63,7 +66,8 @@ class Look:
     num_latents: int
     budget: int
     num_unread: int = 0
-    is_close: bool = False
+    num_again: int = 0
+    placing: Placing = "apart"
 
     @property
     def num_entries(self) -> int:
@@ -76,7 +80,8 @@ class Look:
 
     def __str__(self) -> str:
         head = (
-            f"looked at {len(self.places)} places, {self.num_raw} tokens as text + "
+            f"looked at {len(self.places)} places, {self.num_raw} tokens as text"
+            f"{f' ({self.num_again} of them a second time)' if self.num_again else ''} + "
             f"{self.num_latents} latents = {self.num_entries} entries (at most {self.budget}) for "
             f"{self.num_tokens} tokens"
         )

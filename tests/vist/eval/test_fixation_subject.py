@@ -13,7 +13,7 @@ from foveate.vist.eval import fixation_subject
 from foveate.vist.eval.context import FarContext
 from foveate.vist.eval.fixation_subject import FixationSubject
 from foveate.vist.eval.subjects import RawSubject, VistSubject
-from foveate.vist.fixation.look import closed_up
+from foveate.vist.fixation.placing import Placing, closed_up
 from foveate.vist.latents.memory import MemoryBatch
 from foveate.vist.train.tiny_models import tiny_tokenizer
 from tests.vist import tiny_vist as tiny
@@ -46,27 +46,32 @@ def test_all_of_it_is_raw_text(skimmer: VistSubject, far: FarContext) -> None:
     assert looking.answer(far, PROMPT, 6) == raw.answer(far, PROMPT, 6)
 
 
-def test_close_is_raw_text_right_before_the_question(skimmer: VistSubject, far: FarContext) -> None:
-    close, own = FixationSubject(skimmer, 0.2), FixationSubject(skimmer, 0.2, close=False)
-    assert own.num_entries(far) == close.num_entries(far) <= 0.2 * len(far.ids)
-    with close._looking([far]):
+@pytest.mark.parametrize("placing", ["twice", "close", "apart"])
+def test_places_are_raw_text_where_they_stand(
+    skimmer: VistSubject, far: FarContext, placing: Placing
+) -> None:
+    looking = FixationSubject(skimmer, 0.5, placing=placing)
+    with looking._looking([far]):
         skimmer.model(torch.tensor([[1, 7]]), use_cache=False)
     (look,) = skimmer.vist.report.looks
-    assert look.is_close
-    assert look.num_latents == 0
     kept = [t for place in look.places for t in range(place.start, place.stop)]
-    part = far.keep(kept)
+    size, again = len(far.ids), len(kept) if placing == "twice" else 0
+    assert (look.placing, look.num_latents, look.num_again) == (placing, 0, again)
+    assert looking.num_entries(far) == look.num_raw == len(kept) + again <= 0.5 * size
+    part = far.keep(kept * 2 if again else kept)
     assert part is not None
     raw = RawSubject(skimmer.model, skimmer.tokenizer)
-    size = len(far.ids)
-    moved = replace(part, positions=tuple(range(size - len(kept), size)), span=size)
-    found = close.option_nll(far, PROMPT, OPTIONS)
-    assert [s.nats for s in found] == [near(s.nats) for s in raw.option_nll(moved, PROMPT, OPTIONS)]
-    # At their own positions the same tokens are read otherwise.
-    there = own.option_nll(far, PROMPT, OPTIONS)
-    apart = raw.option_nll(replace(part, positions=tuple(kept), span=len(far.ids)), PROMPT, OPTIONS)
-    assert [s.nats for s in there] == [near(s.nats) for s in apart]
-    assert found != there
+
+    def nats(start: int) -> list[float]:
+        """Of the same tokens, read as raw text from a position on."""
+        places = kept if placing == "apart" else range(start, start + len(part.ids))
+        moved = replace(part, positions=tuple(places), span=size)
+        return [s.nats for s in raw.option_nll(moved, PROMPT, OPTIONS)]
+
+    found = [s.nats for s in looking.option_nll(far, PROMPT, OPTIONS)]
+    assert found == [near(n) for n in nats(size - len(part.ids))]
+    if placing != "apart":  # the control: a position matters
+        assert found != [near(n) for n in nats(0)]
 
 
 @pytest.mark.parametrize(

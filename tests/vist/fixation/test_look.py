@@ -12,7 +12,8 @@ from torch import Tensor
 
 from foveate.errors import ConfigError, InputError, UnsupportedModeError
 from foveate.vist.fixation.attention import question_attention
-from foveate.vist.fixation.look import Fixation, mixed, segment_of_latents
+from foveate.vist.fixation.look import Fixation
+from foveate.vist.fixation.placing import mixed, read_again, segment_of_latents
 from foveate.vist.fusion.fusion import PrefixCache
 from foveate.vist.latents.memory import UNREAD, Memory, concat
 from tests.vist import tiny_vist
@@ -112,7 +113,8 @@ def test_the_segment_with_the_questions_words_is_looked_at(llama: Any) -> None:
     best = min(look.places, key=lambda place: place.rank)
     assert best.start <= rare < best.stop
     assert look.num_entries <= look.budget == 12
-    assert look.num_raw == sum(place.stop - place.start for place in look.places)
+    assert look.num_raw - look.num_again == sum(p.stop - p.start for p in look.places)
+    assert look.num_again == (6 if look.num_raw > 6 else 0)
     assert best.text == said(mem.tokens[best.start : best.stop])
     assert best.score == pytest.approx(sum(best.parts.values()))
     assert f"60 tokens -> {look.num_latents} latents + {look.num_raw} tokens" in str(run.report)
