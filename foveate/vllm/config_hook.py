@@ -16,10 +16,10 @@ from typing import Any, Literal
 from foveate.carve.frame_method import FrameMethod
 from foveate.carve.method import Method
 from foveate.carve.registry import find_method
-from foveate.errors import MethodError, UnsupportedModeError, UnsupportedModelError
-from foveate.vllm.settings import KEY, OF_THE_TOWER, method_of
+from foveate.errors import ConfigError, MethodError, UnsupportedModeError, UnsupportedModelError
+from foveate.vllm.settings import KEY, OF_THE_TOWER, Served, method_of, served_of
 
-__all__ = ["FAMILIES", "ServedFamily", "configure", "method_in"]
+__all__ = ["FAMILIES", "ServedFamily", "configure", "method_in", "served_in"]
 
 logger = logging.getLogger("vllm.foveate")  # vLLM shows its own loggers only
 
@@ -125,11 +125,17 @@ def configure(vllm_config: Any) -> Method | None:
 
 def method_in(hf_config: Any, modality: str = "image") -> Method | None:
     """The method that `configure` left in a model's configuration for images, or for videos."""
-    entry = getattr(hf_config, KEY, None)
+    served = served_in(hf_config)
     of_videos = getattr(hf_config, OF_VIDEOS, None)
-    if entry is not None and modality == "video" and of_videos is not None:
+    if served is not None and modality == "video" and of_videos is not None:
         return find_method(of_videos["name"]).from_dict(of_videos)
-    return None if entry is None else _method_of_text(json.dumps(entry))
+    return None if served is None else served.method
+
+
+def served_in(hf_config: Any) -> Served | None:
+    """What `configure` left in a model's configuration."""
+    entry = getattr(hf_config, KEY, None)
+    return None if entry is None else _served_of_text(json.dumps(entry))
 
 
 def _take_video_pruning(multimodal: Any, family: ServedFamily) -> Method | None:
@@ -153,9 +159,9 @@ def _take_video_pruning(multimodal: Any, family: ServedFamily) -> Method | None:
 
 
 @functools.lru_cache(maxsize=8)
-def _method_of_text(entry: str) -> Method | None:
+def _served_of_text(entry: str) -> Served | None:
     """Every request asks for it."""
-    return method_of({KEY: json.loads(entry)})
+    return served_of({KEY: json.loads(entry)})
 
 
 def _check_tower(family: ServedFamily, hf_config: Any, method: Method) -> None:
@@ -183,6 +189,11 @@ def _check_options(vllm_config: Any, method: Method) -> None:
         raise UnsupportedModeError(
             f"the engine runs the language model only, so there is nothing for {KEY} to compress; "
             f"leave --language-model-only or {KEY} out."
+        )
+    if KEY in (getattr(multimodal, "mm_processor_kwargs", None) or {}):
+        raise ConfigError(
+            f"--mm-processor-kwargs has {KEY!r}, which is for requests; the server's own budget "
+            "goes into --additional-config."
         )
     if getattr(multimodal, "enable_mm_embeds", False):
         raise UnsupportedModeError(

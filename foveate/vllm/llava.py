@@ -17,10 +17,11 @@ from vllm.model_executor.models.llava_onevision import LlavaOnevisionForConditio
 
 from foveate.carve.method import Method
 from foveate.core.received import last_used_layer
-from foveate.vllm.config_hook import method_in
-from foveate.vllm.encoder import TowerProbe, of_tokens
+from foveate.vllm.budgets import budget_field, read_budgets, with_budget
+from foveate.vllm.config_hook import method_in, served_in
+from foveate.vllm.encoder import TowerProbe, alike, of_tokens
 from foveate.vllm.processor import carved_processor
-from foveate.vllm.selection import carve_item
+from foveate.vllm.selection import carve_items
 
 __all__ = ["CarvedLlava", "CarvedLlavaNext", "CarvedLlavaOnevision"]
 
@@ -38,7 +39,12 @@ class _CarvedTower:
         self._method = method_in(config)
         if self._method is None:
             return
+        served = served_in(config)
+        assert served is not None
+        self._alone = served.alone
+        self._most_tokens = int(vllm_config.scheduler_config.max_num_batched_tokens)
         tower = config.vision_config
+        self._patch_size = int(tower.patch_size)
         layers = me.vision_tower.vision_model.encoder.layers
         self._has_cls = tower.model_type.startswith("clip")
         used = last_used_layer(
@@ -59,53 +65,77 @@ class _CarvedTower:
         embed: Any = super().embed_multimodal  # type: ignore[misc]
         if self._method is None:
             return embed(**kwargs)
-        # One image at a time: kernels round differently in batches of different sizes, and what is
-        # kept of an image shall not depend on its company.
-        num_images = len(kwargs["pixel_values"])
-        return [
-            self._carved({name: values[i : i + 1] for name, values in kwargs.items()}, embed)
-            for i in range(num_images)
+        budgets = read_budgets(kwargs.pop(budget_field("image")))
+        pixels: Sequence[Tensor] = kwargs["pixel_values"]
+        sizes = kwargs.get("image_sizes")
+        keys = [
+            (image.shape, None if sizes is None else tuple(sizes[i].tolist()), budgets[i])
+            for i, image in enumerate(pixels)
         ]
+        found: dict[int, Tensor] = {}
+        for group in alike(keys, lambda i: self._at_once(pixels[i])):
+            images = {name: _chosen(values, group) for name, values in kwargs.items()}
+            kept = self._carved(images, with_budget(self._method, budgets[group[0]]), embed)
+            found.update(zip(group, kept, strict=True))
+        return [found[i] for i in range(len(pixels))]
 
-    def _carved(self, image: dict[str, Any], embed: Any) -> Tensor:
-        """The kept features of one image, [K, D]."""
-        assert self._method is not None
+    def _at_once(self, pixels: Tensor) -> int:
+        """Images like this one that the tower is given at once: as many as without compression."""
+        patches = pixels[..., 0, :, :].numel() // self._patch_size**2
+        return 1 if self._alone else self._most_tokens // patches
+
+    def _carved(self, images: dict[str, Any], method: Method, embed: Any) -> Tensor:
+        """The kept features of images of one size, [G, K, D]."""
         with self._probe.reading():
-            features: Tensor = embed(**image)[0]  # [N, D]
+            features = torch.stack(list(embed(**images)))  # [G, N, D]
         tower = of_tokens(
-            self._probe.take(), int(self._has_cls), lambda x: self._to_tokens(x, image)
+            self._probe.take(),
+            int(self._has_cls),
+            len(features),
+            lambda x: self._to_tokens(x, images),
         )
-        kept, _ = carve_item(
-            self._method,
+        kept, _ = carve_items(
+            method,
             features,
-            width=features.shape[1],
-            grid=self._grid(len(features)),
+            width=features.shape[2],
+            grid=self._grid(features.shape[1]),
             frames=None,
             **tower,
         )
         return kept
 
-    def _to_tokens(self, patches: Tensor, image: dict[str, Any]) -> Tensor:
-        """Values of patches [tiles * S, C] as values of visual tokens [N, C]."""
+    def _to_tokens(self, patches: Tensor, images: dict[str, Any]) -> Tensor:
+        """Values of an image's patches [tiles * S, C] as values of its visual tokens [N, C].
+
+        Args:
+            images: it, and others of its size.
+        """
         return patches
 
     def _grid(self, num_tokens: int) -> tuple[int, int] | None:
         return None
 
 
+def _chosen(values: Any, items: Sequence[int]) -> Any:
+    """A batched input of some images of one size."""
+    if isinstance(values, Tensor):
+        return values[list(items)]
+    return torch.stack([torch.as_tensor(values[i]) for i in items])
+
+
 class _CarvedTiles(_CarvedTower):
     """An image is a base view and tiles, packed as vLLM's class packs features."""
 
-    def _to_tokens(self, patches: Tensor, image: dict[str, Any]) -> Tensor:
+    def _to_tokens(self, patches: Tensor, images: dict[str, Any]) -> Tensor:
         me: Any = self
-        pixels: Sequence[Tensor] = image["pixel_values"]
+        pixels: Sequence[Tensor] = images["pixel_values"]
         tiles = patches.view(len(pixels[0]), -1, patches.shape[1])  # [tiles, S, C]
         # Newlines are no patches, and get zero.
         stand_in = SimpleNamespace(config=me.config, image_newline=tiles.new_zeros(tiles.shape[2]))
         pack: Any = type(self)._merge_image_patch_embeddings  # type: ignore[attr-defined]
         packed: Tensor = pack(
             stand_in,
-            torch.as_tensor(image["image_sizes"][0]),
+            torch.as_tensor(images["image_sizes"][0]),
             tiles,
             strategy="spatial_unpad",
             **self._packing(stand_in),

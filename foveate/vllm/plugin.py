@@ -40,7 +40,28 @@ def register() -> None:
             configure(self)
 
     VllmConfig.try_verify_and_update_config = update_and_configure
+    _count_accepted()
     _mend_cpu_runner()
+
+
+def _count_accepted() -> None:
+    """Count the images of requests where vLLM accepts them: others are tokenized and no more."""
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    from foveate.vllm.metrics import COUNTS, count_image
+
+    process = InputProcessor.process_inputs
+
+    @functools.wraps(process)
+    def process_and_count(
+        self: Any, request_id: str, prompt: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        made = process(self, request_id, prompt, *args, **kwargs)
+        for num_tokens, num_kept in prompt.pop(COUNTS, ()) if isinstance(prompt, dict) else ():
+            count_image(num_tokens, num_kept)
+        return made
+
+    InputProcessor.process_inputs = process_and_count
 
 
 def _mend_cpu_runner() -> None:
