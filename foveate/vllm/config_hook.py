@@ -36,26 +36,29 @@ class ServedFamily:
         home: "module:class" that replaces vLLM's.
         positions: of kept tokens; "renumbered" where vLLM counts the tokens of the prompt.
         modalities: what is compressed; requests with others are refused.
+        takes_any_tower: a checkpoint says which tower it has, and what of it is used.
     """
 
     title: str
     home: str
     positions: Literal["original", "renumbered"]
     modalities: tuple[str, ...] = ("image",)
+    takes_any_tower: bool = False
 
 
 _LLAVA = "foveate.vllm.llava"
+_VIEWS = "foveate.vllm.views"
 _QWEN = "foveate.vllm.qwen"
 _BOTH = ("image", "video")
 FAMILIES: Mapping[str, ServedFamily] = {
     "LlavaForConditionalGeneration": ServedFamily(
-        "LLaVA-1.5", f"{_LLAVA}:CarvedLlava", "renumbered"
+        "LLaVA-1.5", f"{_LLAVA}:CarvedLlava", "renumbered", takes_any_tower=True
     ),
     "LlavaNextForConditionalGeneration": ServedFamily(
-        "LLaVA-NeXT", f"{_LLAVA}:CarvedLlavaNext", "renumbered"
+        "LLaVA-NeXT", f"{_LLAVA}:CarvedLlavaNext", "renumbered", takes_any_tower=True
     ),
     "LlavaOnevisionForConditionalGeneration": ServedFamily(
-        "LLaVA-OneVision", f"{_LLAVA}:CarvedLlavaOnevision", "renumbered"
+        "LLaVA-OneVision", f"{_LLAVA}:CarvedLlavaOnevision", "renumbered", takes_any_tower=True
     ),
     "Qwen2VLForConditionalGeneration": ServedFamily(
         "Qwen2-VL", f"{_QWEN}:CarvedQwen2VL", "original", _BOTH
@@ -66,6 +69,31 @@ FAMILIES: Mapping[str, ServedFamily] = {
     "Qwen3VLForConditionalGeneration": ServedFamily(
         "Qwen3-VL", f"{_QWEN}:CarvedQwen3VL", "original"
     ),
+    "Qwen3_5ForConditionalGeneration": ServedFamily(
+        "Qwen3.5", f"{_QWEN}:CarvedQwen3_5", "original"
+    ),
+    "Glm4vForConditionalGeneration": ServedFamily("GLM-4V", f"{_QWEN}:CarvedGlm4v", "original"),
+    "Gemma3ForConditionalGeneration": ServedFamily(
+        "Gemma 3", f"{_VIEWS}:CarvedGemma3", "renumbered"
+    ),
+    "Idefics3ForConditionalGeneration": ServedFamily(
+        "Idefics3", f"{_VIEWS}:CarvedIdefics3", "renumbered"
+    ),
+    "SmolVLMForConditionalGeneration": ServedFamily(
+        "SmolVLM", f"{_VIEWS}:CarvedSmolVLM", "renumbered"
+    ),
+    "InternVLForConditionalGeneration": ServedFamily(
+        "InternVL", f"{_VIEWS}:CarvedInternVL", "renumbered"
+    ),
+}
+# What else people ask for first, and why it is not served.
+_REASONS: Mapping[str, str] = {
+    "Mistral3ForConditionalGeneration": "its prompts have a mark behind each row of an image, "
+    "whose place depends on what is kept of the row, and vLLM fixes it before there are features",
+    "PixtralForConditionalGeneration": "its prompts have a mark behind each row of an image, "
+    "whose place depends on what is kept of the row, and vLLM fixes it before there are features",
+    "CohereCompassForConditionalGeneration": "it was not tried",
+    "InternVLChatModel": "it runs a checkpoint's own code; convert it to transformers' InternVL",
 }
 
 
@@ -89,9 +117,10 @@ def configure(vllm_config: Any) -> Method | None:
     model_config = vllm_config.model_config
     family = FAMILIES.get(model_config.architecture)
     if family is None:
+        reason = _REASONS.get(model_config.architecture)
         raise UnsupportedModelError(
             f"--additional-config asks for {KEY}, and {model_config.architecture} cannot be "
-            f"compressed in vLLM; serve one of "
+            f"compressed in vLLM{f' ({reason})' if reason else ''}; serve one of "
             f"{', '.join(entry.title for entry in FAMILIES.values())}, or leave {KEY} out."
         )
     hf_config = model_config.hf_config
@@ -103,7 +132,8 @@ def configure(vllm_config: Any) -> Method | None:
             )
     else:
         method = replace(method, positions="renumbered")
-        _check_tower(family, hf_config, method)
+        if family.takes_any_tower:
+            _check_tower(family, hf_config, method)
     _check_options(vllm_config, method)
     if isinstance(method, FrameMethod) and "video" not in family.modalities:
         raise MethodError(

@@ -9,12 +9,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import torch
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.processing import PromptUpdateDetails
 
 from foveate.carve.method import Method
-from foveate.core.frames import Frames
+from foveate.core.frames import Frames, spread
 from foveate.errors import InputError
 from foveate.vllm.budgets import budget_field, kept, methods_of_items, write_budgets
 from foveate.vllm.config_hook import FAMILIES, method_in, served_in
@@ -33,10 +34,11 @@ class ShortPlaceholders(PromptUpdateDetails):  # type: ignore[misc]
     """The placeholders of a carved item.
 
     Args:
-        num_tokens: visual tokens of the item before carving.
+        num_tokens, num_kept: visual tokens of the item before and after carving.
     """
 
     num_tokens: int = 0
+    num_kept: int = 0
 
 
 def carved_processor(model: _Model) -> _Model:
@@ -154,7 +156,7 @@ class _CarvedProcessor:
         return {
             kind: [
                 f"{name}-{_mark(method)}"
-                for name, (_, method) in zip(names, choices[kind], strict=True)
+                for name, (_, method) in zip(names, choices.get(kind, ()), strict=True)
             ]
             for kind, names in hashes.items()
         }
@@ -232,7 +234,7 @@ class _CarvedProcessor:
         counts = _counts.get()
         for items in mm_res.prompt_updates.values():
             for (update,) in items:
-                counts.append((update.content.num_tokens, len(update.content.full)))
+                counts.append((update.content.num_tokens, update.content.num_kept))
         return prompt, placeholders
 
     def get_dummy_mm_inputs(self, *args: Any, **kwargs: Any) -> Any:
@@ -267,16 +269,36 @@ def _shortened(
     """vLLM's rule for the placeholders of an item, for the tokens that are kept of it."""
 
     def shortened(item: int) -> ShortPlaceholders:
-        full = replacement(item)
-        if isinstance(full, PromptUpdateDetails):
-            full = full.full
+        details = replacement(item)
+        if not isinstance(details, PromptUpdateDetails):
+            details = PromptUpdateDetails.from_seq(details)
+        full = details.full
+        views = _views(full, details.is_embed)
+        num_tokens = sum(len(view) for view in views)
         number, method = choices[item]
         assert server is not None
-        frames = _frames(len(full), modality, out_mm_kwargs[modality][item])
-        keep = kept(method, server, len(full), frames, number, modality)
-        return ShortPlaceholders(full[:keep], num_tokens=len(full))
+        frames = _frames(num_tokens, modality, out_mm_kwargs[modality][item])
+        keep = kept(method, server, num_tokens, frames, number, modality)
+        shares = spread(keep, [len(view) for view in views])
+        dropped = {i for view, share in zip(views, shares, strict=True) for i in view[share:]}
+        return ShortPlaceholders(
+            [token for i, token in enumerate(full) if i not in dropped],
+            is_embed=details.is_embed,
+            num_tokens=num_tokens,
+            num_kept=keep,
+        )
 
     return shortened
+
+
+def _views(full: Sequence[int], is_embed: Callable[[Any], Any] | None) -> list[range]:
+    """The runs of placeholders that features go into."""
+    if is_embed is None:
+        return [range(len(full))]
+    mask = torch.as_tensor(is_embed(full)).int()
+    edges = torch.nn.functional.pad(mask, (1, 1)).diff()
+    starts, ends = ((edges == sign).nonzero()[:, 0].tolist() for sign in (1, -1))
+    return [range(start, end) for start, end in zip(starts, ends, strict=True)]
 
 
 def _frames(num_tokens: int, modality: str, item: Mapping[str, Any]) -> Frames | None:

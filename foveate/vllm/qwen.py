@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL in vLLM, with carved images and videos.
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5 and GLM-4V in vLLM, with carved images and videos.
 
 Kept tokens stay at their three-dimensional positions, see `positions`: features leave the encoder
 with their places in extra columns, and vLLM calls `recompute_mrope_positions` as they go on to the
@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from vllm.model_executor.models.glm4_1v import Glm4vForConditionalGeneration
 from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 from vllm.model_executor.models.qwen2_vl import Qwen2VLForConditionalGeneration
+from vllm.model_executor.models.qwen3_5 import Qwen3_5ForConditionalGeneration
 from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
 
 from foveate.carve.method import Method
 from foveate.core.budget import Budget
 from foveate.core.frames import Frames
 from foveate.vllm.budgets import budget_field, read_budgets, with_budget
+from foveate.vllm.carved_tower import encoder_graphs_off
 from foveate.vllm.config_hook import method_in, served_in
 from foveate.vllm.encoder import TowerProbe, alike, of_tokens
 from foveate.vllm.positions import (
@@ -35,7 +37,7 @@ from foveate.vllm.positions import (
 from foveate.vllm.processor import carved_processor
 from foveate.vllm.selection import carve_items
 
-__all__ = ["CarvedQwen2VL", "CarvedQwen2_5_VL", "CarvedQwen3VL"]
+__all__ = ["CarvedGlm4v", "CarvedQwen2VL", "CarvedQwen2_5_VL", "CarvedQwen3VL", "CarvedQwen3_5"]
 
 
 class _CarvedGrid:
@@ -153,7 +155,7 @@ class _CarvedGrid:
     def get_encoder_cudagraph_config(self) -> Any:
         """A recorded graph would go past `embed_multimodal`."""
         config = super().get_encoder_cudagraph_config()  # type: ignore[misc]
-        return config if self._method is None else replace(config, modalities=[])
+        return config if self._method is None else encoder_graphs_off(config)
 
     # --- positions ---
 
@@ -235,3 +237,13 @@ class CarvedQwen2_5_VL(  # noqa: N801
 @carved_processor
 class CarvedQwen3VL(_CarvedGrid, Qwen3VLForConditionalGeneration):  # type: ignore[misc]
     """Qwen3-VL: features for deeper layers lie beside each token's, and are carved with it."""
+
+
+@carved_processor
+class CarvedQwen3_5(_CarvedGrid, Qwen3_5ForConditionalGeneration):  # type: ignore[misc]  # noqa: N801
+    """Qwen3.5, whose decoder has state layers: dropped tokens never enter the states."""
+
+
+@carved_processor
+class CarvedGlm4v(_CarvedGrid, Glm4vForConditionalGeneration):  # type: ignore[misc]
+    """GLM-4V: neighbours are merged by a convolution."""
