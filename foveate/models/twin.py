@@ -238,8 +238,10 @@ def _representative(layers: list[Any], few: int) -> list[int]:
                 chosen.append(places.pop(0))
         if len(chosen) == before:
             chosen.append(len(layers) - 1)  # fewer layers than asked for: the last again
-    last = [place for place in chosen if repr(layers[place]) == repr(layers[-1])]
-    return [place for place in chosen if place not in last[-1:]] + last[-1:] if last else chosen
+    last = [i for i, place in enumerate(chosen) if repr(layers[place]) == repr(layers[-1])]
+    if last:
+        chosen.append(chosen.pop(last[-1]))
+    return chosen
 
 
 def _fit_rotary(config: Any, plain: Any, fields: set[str], values: dict[str, Any]) -> None:

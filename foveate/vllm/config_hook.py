@@ -16,10 +16,10 @@ from typing import Any, Literal
 from foveate.carve.frame_method import FrameMethod
 from foveate.carve.method import Method
 from foveate.carve.registry import find_method
-from foveate.errors import MethodError, UnsupportedModeError, UnsupportedModelError
-from foveate.vllm.settings import KEY, OF_THE_TOWER, method_of
+from foveate.errors import ConfigError, MethodError, UnsupportedModeError, UnsupportedModelError
+from foveate.vllm.settings import KEY, OF_THE_TOWER, Served, method_of, served_of
 
-__all__ = ["FAMILIES", "ServedFamily", "configure", "method_in"]
+__all__ = ["FAMILIES", "ServedFamily", "configure", "method_in", "served_in"]
 
 logger = logging.getLogger("vllm.foveate")  # vLLM shows its own loggers only
 
@@ -36,26 +36,29 @@ class ServedFamily:
         home: "module:class" that replaces vLLM's.
         positions: of kept tokens; "renumbered" where vLLM counts the tokens of the prompt.
         modalities: what is compressed; requests with others are refused.
+        takes_any_tower: a checkpoint says which tower it has, and what of it is used.
     """
 
     title: str
     home: str
     positions: Literal["original", "renumbered"]
     modalities: tuple[str, ...] = ("image",)
+    takes_any_tower: bool = False
 
 
 _LLAVA = "foveate.vllm.llava"
+_VIEWS = "foveate.vllm.views"
 _QWEN = "foveate.vllm.qwen"
 _BOTH = ("image", "video")
 FAMILIES: Mapping[str, ServedFamily] = {
     "LlavaForConditionalGeneration": ServedFamily(
-        "LLaVA-1.5", f"{_LLAVA}:CarvedLlava", "renumbered"
+        "LLaVA-1.5", f"{_LLAVA}:CarvedLlava", "renumbered", takes_any_tower=True
     ),
     "LlavaNextForConditionalGeneration": ServedFamily(
-        "LLaVA-NeXT", f"{_LLAVA}:CarvedLlavaNext", "renumbered"
+        "LLaVA-NeXT", f"{_LLAVA}:CarvedLlavaNext", "renumbered", takes_any_tower=True
     ),
     "LlavaOnevisionForConditionalGeneration": ServedFamily(
-        "LLaVA-OneVision", f"{_LLAVA}:CarvedLlavaOnevision", "renumbered"
+        "LLaVA-OneVision", f"{_LLAVA}:CarvedLlavaOnevision", "renumbered", takes_any_tower=True
     ),
     "Qwen2VLForConditionalGeneration": ServedFamily(
         "Qwen2-VL", f"{_QWEN}:CarvedQwen2VL", "original", _BOTH
@@ -66,6 +69,31 @@ FAMILIES: Mapping[str, ServedFamily] = {
     "Qwen3VLForConditionalGeneration": ServedFamily(
         "Qwen3-VL", f"{_QWEN}:CarvedQwen3VL", "original"
     ),
+    "Qwen3_5ForConditionalGeneration": ServedFamily(
+        "Qwen3.5", f"{_QWEN}:CarvedQwen3_5", "original"
+    ),
+    "Glm4vForConditionalGeneration": ServedFamily("GLM-4V", f"{_QWEN}:CarvedGlm4v", "original"),
+    "Gemma3ForConditionalGeneration": ServedFamily(
+        "Gemma 3", f"{_VIEWS}:CarvedGemma3", "renumbered"
+    ),
+    "Idefics3ForConditionalGeneration": ServedFamily(
+        "Idefics3", f"{_VIEWS}:CarvedIdefics3", "renumbered"
+    ),
+    "SmolVLMForConditionalGeneration": ServedFamily(
+        "SmolVLM", f"{_VIEWS}:CarvedSmolVLM", "renumbered"
+    ),
+    "InternVLForConditionalGeneration": ServedFamily(
+        "InternVL", f"{_VIEWS}:CarvedInternVL", "renumbered"
+    ),
+}
+# What else people ask for first, and why it is not served.
+_REASONS: Mapping[str, str] = {
+    "Mistral3ForConditionalGeneration": "its prompts have a mark behind each row of an image, "
+    "whose place depends on what is kept of the row, and vLLM fixes it before there are features",
+    "PixtralForConditionalGeneration": "its prompts have a mark behind each row of an image, "
+    "whose place depends on what is kept of the row, and vLLM fixes it before there are features",
+    "CohereCompassForConditionalGeneration": "it was not tried",
+    "InternVLChatModel": "it runs a checkpoint's own code; convert it to transformers' InternVL",
 }
 
 
@@ -89,9 +117,10 @@ def configure(vllm_config: Any) -> Method | None:
     model_config = vllm_config.model_config
     family = FAMILIES.get(model_config.architecture)
     if family is None:
+        reason = _REASONS.get(model_config.architecture)
         raise UnsupportedModelError(
             f"--additional-config asks for {KEY}, and {model_config.architecture} cannot be "
-            f"compressed in vLLM; serve one of "
+            f"compressed in vLLM{f' ({reason})' if reason else ''}; serve one of "
             f"{', '.join(entry.title for entry in FAMILIES.values())}, or leave {KEY} out."
         )
     hf_config = model_config.hf_config
@@ -103,7 +132,8 @@ def configure(vllm_config: Any) -> Method | None:
             )
     else:
         method = replace(method, positions="renumbered")
-        _check_tower(family, hf_config, method)
+        if family.takes_any_tower:
+            _check_tower(family, hf_config, method)
     _check_options(vllm_config, method)
     if isinstance(method, FrameMethod) and "video" not in family.modalities:
         raise MethodError(
@@ -125,11 +155,17 @@ def configure(vllm_config: Any) -> Method | None:
 
 def method_in(hf_config: Any, modality: str = "image") -> Method | None:
     """The method that `configure` left in a model's configuration for images, or for videos."""
-    entry = getattr(hf_config, KEY, None)
+    served = served_in(hf_config)
     of_videos = getattr(hf_config, OF_VIDEOS, None)
-    if entry is not None and modality == "video" and of_videos is not None:
+    if served is not None and modality == "video" and of_videos is not None:
         return find_method(of_videos["name"]).from_dict(of_videos)
-    return None if entry is None else _method_of_text(json.dumps(entry))
+    return None if served is None else served.method
+
+
+def served_in(hf_config: Any) -> Served | None:
+    """What `configure` left in a model's configuration."""
+    entry = getattr(hf_config, KEY, None)
+    return None if entry is None else _served_of_text(json.dumps(entry))
 
 
 def _take_video_pruning(multimodal: Any, family: ServedFamily) -> Method | None:
@@ -153,9 +189,9 @@ def _take_video_pruning(multimodal: Any, family: ServedFamily) -> Method | None:
 
 
 @functools.lru_cache(maxsize=8)
-def _method_of_text(entry: str) -> Method | None:
+def _served_of_text(entry: str) -> Served | None:
     """Every request asks for it."""
-    return method_of({KEY: json.loads(entry)})
+    return served_of({KEY: json.loads(entry)})
 
 
 def _check_tower(family: ServedFamily, hf_config: Any, method: Method) -> None:
@@ -183,6 +219,11 @@ def _check_options(vllm_config: Any, method: Method) -> None:
         raise UnsupportedModeError(
             f"the engine runs the language model only, so there is nothing for {KEY} to compress; "
             f"leave --language-model-only or {KEY} out."
+        )
+    if KEY in (getattr(multimodal, "mm_processor_kwargs", None) or {}):
+        raise ConfigError(
+            f"--mm-processor-kwargs has {KEY!r}, which is for requests; the server's own budget "
+            "goes into --additional-config."
         )
     if getattr(multimodal, "enable_mm_embeds", False):
         raise UnsupportedModeError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from foveate.carve.needs import Need
 from foveate.core.received import received_attention
 from foveate.vllm.settings import OF_THE_TOWER
 
-__all__ = ["TowerProbe", "of_tokens"]
+__all__ = ["TowerProbe", "alike", "of_tokens"]
 
 
 class TowerProbe:
@@ -130,19 +130,44 @@ class TowerProbe:
 
 
 def of_tokens(
-    found: Mapping[Need, Sequence[Tensor]], skip: int, to_tokens: Callable[[Tensor], Tensor]
+    found: Mapping[Need, Sequence[Tensor]],
+    skip: int,
+    num_items: int,
+    to_tokens: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
-    """What a probe took, as values of visual tokens, [N] or [N, C] each.
+    """What a probe took, as values of visual tokens, [G, N] or [G, N, C] each.
 
     Args:
         found: from `TowerProbe.take`.
         skip: leading tokens of each sequence that are no patches.
-        to_tokens: [patches, C] -> [N, C].
+        num_items: G items of one size that ran through.
+        to_tokens: of one of them, [patches, C] -> [N, C].
     """
     values: dict[str, Tensor] = {}
     for need, sequences in found.items():
         is_wide = sequences[0].ndim == 2
         patches = torch.cat([(s if is_wide else s[:, None])[skip:] for s in sequences])
-        tokens = to_tokens(patches)
-        values[need] = tokens if is_wide else tokens[:, 0]
+        items = patches.view(num_items, -1, patches.shape[1])  # [G, patches, C]
+        tokens = torch.stack([to_tokens(item) for item in items])
+        values[need] = tokens if is_wide else tokens[..., 0]
     return values
+
+
+def alike(keys: Iterable[Hashable], most: Callable[[int], int]) -> Iterator[list[int]]:
+    """Numbers of items that can run through the tower and be decided in one call.
+
+    Args:
+        keys: what must be the same of each.
+        most: how many of them at once, by the number of the first.
+
+    Example:
+        >>> list(alike("aabac", lambda first: 2))
+        [[0, 1], [3], [2], [4]]
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for i, key in enumerate(keys):
+        groups.setdefault(key, []).append(i)
+    for group in groups.values():
+        size = max(1, most(group[0]))
+        for start in range(0, len(group), size):
+            yield group[start : start + size]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
+
+from foveate.errors import FoveateError
 
 __all__ = ["register"]
 
@@ -40,7 +43,62 @@ def register() -> None:
             configure(self)
 
     VllmConfig.try_verify_and_update_config = update_and_configure
+    _count_accepted()
     _mend_cpu_runner()
+    _say_refusals()
+
+
+def _say_refusals() -> None:
+    """What foveate refuses ends the process with a sentence; other errors keep their traceback."""
+    show = sys.excepthook
+
+    def say_or_show(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+        refusal = _refusal_in(error)
+        if refusal is None:
+            show(kind, error, traceback)
+        else:
+            print(f"foveate: {refusal}", file=sys.stderr)
+
+    sys.excepthook = say_or_show
+
+
+def _refusal_in(error: BaseException) -> FoveateError | None:
+    """The error of ours behind one that vLLM ends with; its configuration wraps what is raised."""
+    from pydantic import ValidationError
+
+    seen: set[int] = set()
+    left: list[Any] = [error]
+    while left:
+        found = left.pop()
+        if isinstance(found, FoveateError):
+            return found
+        if not isinstance(found, BaseException) or id(found) in seen:
+            continue
+        seen.add(id(found))
+        left += [found.__cause__, found.__context__]
+        if isinstance(found, ValidationError):
+            left += [(one.get("ctx") or {}).get("error") for one in found.errors()]
+    return None
+
+
+def _count_accepted() -> None:
+    """Count the images of requests where vLLM accepts them: others are tokenized and no more."""
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    from foveate.vllm.metrics import COUNTS, count_image
+
+    process = InputProcessor.process_inputs
+
+    @functools.wraps(process)
+    def process_and_count(
+        self: Any, request_id: str, prompt: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        made = process(self, request_id, prompt, *args, **kwargs)
+        for num_tokens, num_kept in prompt.pop(COUNTS, ()) if isinstance(prompt, dict) else ():
+            count_image(num_tokens, num_kept)
+        return made
+
+    InputProcessor.process_inputs = process_and_count
 
 
 def _mend_cpu_runner() -> None:

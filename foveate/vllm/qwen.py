@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL in vLLM, with carved images and videos.
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5 and GLM-4V in vLLM, with carved images and videos.
 
 Kept tokens stay at their three-dimensional positions, see `positions`: features leave the encoder
 with their places in extra columns, and vLLM calls `recompute_mrope_positions` as they go on to the
@@ -7,20 +7,25 @@ language model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from vllm.model_executor.models.glm4_1v import Glm4vForConditionalGeneration
 from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 from vllm.model_executor.models.qwen2_vl import Qwen2VLForConditionalGeneration
+from vllm.model_executor.models.qwen3_5 import Qwen3_5ForConditionalGeneration
 from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
 
 from foveate.carve.method import Method
+from foveate.core.budget import Budget
 from foveate.core.frames import Frames
-from foveate.vllm.config_hook import method_in
-from foveate.vllm.encoder import TowerProbe, of_tokens
+from foveate.vllm.budgets import budget_field, read_budgets, with_budget
+from foveate.vllm.carved_tower import encoder_graphs_off
+from foveate.vllm.config_hook import method_in, served_in
+from foveate.vllm.encoder import TowerProbe, alike, of_tokens
 from foveate.vllm.positions import (
     Media,
     grid_places,
@@ -30,9 +35,9 @@ from foveate.vllm.positions import (
     with_places,
 )
 from foveate.vllm.processor import carved_processor
-from foveate.vllm.selection import carve_item
+from foveate.vllm.selection import carve_items
 
-__all__ = ["CarvedQwen2VL", "CarvedQwen2_5_VL", "CarvedQwen3VL"]
+__all__ = ["CarvedGlm4v", "CarvedQwen2VL", "CarvedQwen2_5_VL", "CarvedQwen3VL", "CarvedQwen3_5"]
 
 
 class _CarvedGrid:
@@ -50,6 +55,10 @@ class _CarvedGrid:
         if self._method is None:
             me.supports_multimodal_pruning = getattr(super(), "supports_multimodal_pruning", False)
             return
+        served = served_in(me.config)
+        assert served is not None
+        self._alone = served.alone
+        self._most_tokens = int(vllm_config.scheduler_config.max_num_batched_tokens)
         tower = me.config.vision_config
         self._merge = int(tower.spatial_merge_size)
         self._width = int(me.config.get_text_config().hidden_size)
@@ -78,28 +87,46 @@ class _CarvedGrid:
             parse, encode = me._parse_and_validate_video_input, me._process_video_input
             kind, pixels = "video", "pixel_values_videos"
         grids = kwargs[f"{kind}_grid_thw"]
-        sizes = grids.prod(dim=-1).tolist()
-        found = []
-        # One item at a time, see llava.py.
-        for i, patches in enumerate(kwargs[pixels].split(sizes)):
-            item = {pixels: patches, f"{kind}_grid_thw": grids[i : i + 1]}
-            if kwargs.get("second_per_grid_ts") is not None:
-                item["second_per_grid_ts"] = kwargs["second_per_grid_ts"][i : i + 1]
+        patches = kwargs[pixels].split(grids.prod(dim=-1).tolist())
+        seconds = kwargs.get("second_per_grid_ts")
+        budgets = read_budgets(kwargs[budget_field(kind)])
+        sizes: list[tuple[int, ...]] = [tuple(grid) for grid in grids.tolist()]
+        keys = [
+            (sizes[i], budget, None if seconds is None else float(seconds[i]))
+            for i, budget in enumerate(budgets)
+        ]
+        found: dict[int, Tensor] = {}
+        for group in alike(keys, lambda i: self._at_once(sizes[i])):
+            item = {
+                pixels: torch.cat([patches[i] for i in group]),
+                f"{kind}_grid_thw": grids[group],
+            }
+            if seconds is not None:
+                item["second_per_grid_ts"] = seconds[group]
             with self._probe.reading():
-                features: Tensor = encode(parse(**item))[0]  # [N, C]
-            found.append(self._carved(features, kind, item))
-        return tuple(found)
+                features = torch.stack(list(encode(parse(**item))))  # [G, N, C]
+            kept = self._carved(features, kind, item, budgets[group[0]])
+            found.update(zip(group, kept, strict=True))
+        return tuple(found[i] for i in range(len(sizes)))
 
-    def _carved(self, features: Tensor, kind: str, item: Mapping[str, Any]) -> Tensor:
-        """The kept features of one item and their places, [K, C + NUM_COLUMNS]."""
+    def _at_once(self, grid_thw: Sequence[int]) -> int:
+        """Items like this one that the tower is given at once: as many as without compression."""
+        return 1 if self._alone else self._most_tokens // math.prod(self._tokens(grid_thw))
+
+    def _carved(
+        self, features: Tensor, kind: str, item: Mapping[str, Any], budget: Budget
+    ) -> list[Tensor]:
+        """The kept features of each item of one size and their places, [K, C + NUM_COLUMNS]."""
         grid_thw = item[f"{kind}_grid_thw"][0].tolist()
         frames, rows, columns = self._tokens(grid_thw)
-        tower = of_tokens(self._probe.take(), 0, lambda x: self._to_tokens(x, grid_thw))
+        tower = of_tokens(
+            self._probe.take(), 0, len(features), lambda x: self._to_tokens(x, grid_thw)
+        )
         is_video = kind == "video"
         method = self._of_videos if is_video else self._method
         assert method is not None
-        kept, places = carve_item(
-            method,
+        kept, places = carve_items(
+            with_budget(method, budget),
             features,
             width=self._width,
             grid=None if is_video else (rows, columns),
@@ -108,7 +135,7 @@ class _CarvedGrid:
         )
         per_frame = self._per_frame(item) if is_video else 1.0
         every = grid_places(frames, rows, columns, per_frame).to(places.device)
-        return with_places(kept, every[places])
+        return [with_places(x, every[at]) for x, at in zip(kept, places, strict=True)]
 
     def _to_tokens(self, patches: Tensor, grid_thw: Sequence[int]) -> Tensor:
         """Values of patches [S, C] as values of visual tokens [N, C]: neighbours are merged."""
@@ -128,7 +155,7 @@ class _CarvedGrid:
     def get_encoder_cudagraph_config(self) -> Any:
         """A recorded graph would go past `embed_multimodal`."""
         config = super().get_encoder_cudagraph_config()  # type: ignore[misc]
-        return config if self._method is None else replace(config, modalities=[])
+        return config if self._method is None else encoder_graphs_off(config)
 
     # --- positions ---
 
@@ -210,3 +237,13 @@ class CarvedQwen2_5_VL(  # noqa: N801
 @carved_processor
 class CarvedQwen3VL(_CarvedGrid, Qwen3VLForConditionalGeneration):  # type: ignore[misc]
     """Qwen3-VL: features for deeper layers lie beside each token's, and are carved with it."""
+
+
+@carved_processor
+class CarvedQwen3_5(_CarvedGrid, Qwen3_5ForConditionalGeneration):  # type: ignore[misc]  # noqa: N801
+    """Qwen3.5, whose decoder has state layers: dropped tokens never enter the states."""
+
+
+@carved_processor
+class CarvedGlm4v(_CarvedGrid, Glm4vForConditionalGeneration):  # type: ignore[misc]
+    """GLM-4V: neighbours are merged by a convolution."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from foveate.carve.composed import Composed
@@ -13,9 +13,19 @@ from foveate.carve.needs import Need
 from foveate.carve.registry import all_methods
 from foveate.carve.spec import parse_method
 from foveate.core.budget import BUDGET, Budget
+from foveate.core.settings import plain_setting
 from foveate.errors import BudgetError, ConfigError, MethodError
+from foveate.vllm.budgets import Ages, read_ages, with_budget
 
-__all__ = ["KEY", "check_method", "method_of", "servable_methods", "to_settings"]
+__all__ = [
+    "KEY",
+    "Served",
+    "check_method",
+    "method_of",
+    "servable_methods",
+    "served_of",
+    "to_settings",
+]
 
 KEY = "foveate"
 DEFAULT_METHOD = "tokencarve"
@@ -44,27 +54,53 @@ _WORDS: Mapping[Need, str] = {
 }
 
 
+@dataclass(frozen=True)
+class Served:
+    """What an engine is asked to do with images.
+
+    Args:
+        method: with the largest budget that an image gets without a request's own.
+        ages: what images keep by their age; None where all keep the same.
+        alone: every image runs through the tower by itself, so that what is kept of it does not
+            depend on its company in the last bit either.
+    """
+
+    method: Method
+    ages: Ages | None = None
+    alone: bool = False
+
+
 def method_of(additional_config: Any) -> Method | None:
     """The method that the engine's configuration asks for; None where it asks for none.
 
-    Args:
-        additional_config: vLLM's, e.g. `{"foveate": {"method": "tokencarve", "keep_ratio": 0.25}}`.
-            "method" is written as for `foveate run --method`, settings in brackets, and may be left
-            out; exactly one of "keep_ratio" and "keep_tokens" is needed.
-
-    Raises:
-        ConfigError: the entry has another form.
-        MethodError: an unknown method, or one that cannot act before the language model.
-        BudgetError: an impossible budget.
+    Args, Raises: see `served_of`.
 
     Example:
         >>> print(method_of({"foveate": {"keep_ratio": 0.25}}))
         tokencarve(keep=25%, prune_layer=0, where='encoder')
     """
+    served = served_of(additional_config)
+    return None if served is None else served.method
+
+
+def served_of(additional_config: Any) -> Served | None:
+    """What the engine's configuration asks for; None where it asks for nothing.
+
+    Args:
+        additional_config: vLLM's, e.g. `{"foveate": {"method": "tokencarve", "keep_ratio": 0.25}}`.
+            "method" is written as for `foveate run --method`, settings in brackets, and may be left
+            out; exactly one of "keep_ratio", "keep_tokens" and "ages" (with "age_step") is needed;
+            "alone" see `Served`.
+
+    Raises:
+        ConfigError: the entry has another form.
+        MethodError: an unknown method, or one that cannot act before the language model.
+        BudgetError: an impossible budget.
+    """
     if not isinstance(additional_config, Mapping) or KEY not in additional_config:
         return None
     entry = additional_config[KEY]
-    known = ("method", "keep_ratio", "keep_tokens")
+    known = ("method", "keep_ratio", "keep_tokens", "ages", "age_step", "alone")
     if not isinstance(entry, Mapping):
         raise ConfigError(
             f'"{KEY}": {entry!r} in --additional-config is no object; write '
@@ -81,17 +117,35 @@ def method_of(additional_config: Any) -> Method | None:
     if not isinstance(name, str):
         raise ConfigError(f'"method": {name!r} is no text; write e.g. "{DEFAULT_METHOD}".')
     given = {key: entry.get(key) for key in BUDGET}
+    ages = read_ages(entry)
+    if ages is not None:
+        other = [key for key, value in given.items() if value is not None]
+        if other:
+            raise BudgetError(
+                f'"{KEY}" in --additional-config has ages and {" and ".join(other)}; give one of '
+                "them. The first of ages is the budget of new images."
+            )
+        given["keep_ratio"] = ages.shares[0]
     if all(value is None for value in given.values()):
         raise BudgetError(
             f'"{KEY}" in --additional-config has no budget; give keep_ratio or keep_tokens, e.g. '
             f'{{"{KEY}": {{"method": "{name}", "keep_ratio": 0.25}}}}.'
         )
-    budget = Budget(**given)
-    return check_method(parse_method(name, budget, where="encoder"))
+    method = check_method(parse_method(name, Budget(**given), where="encoder"))
+    for share in () if ages is None else ages.shares:
+        with_budget(method, Budget(keep_ratio=share))
+    alone = plain_setting("alone", entry.get("alone", False), bool, ConfigError)
+    return Served(method, ages, alone)
 
 
-def to_settings(method: str, budget: Budget) -> dict[str, Any]:
-    """The entry that `method_of` reads."""
+def to_settings(method: str, budget: Budget, ages: Ages | None = None) -> dict[str, Any]:
+    """The entry that `served_of` reads.
+
+    Args:
+        ages: in place of the budget.
+    """
+    if ages is not None:
+        return {KEY: {"method": method, "ages": list(ages.shares), "age_step": ages.step}}
     given = {key: value for key, value in asdict(budget).items() if value is not None}
     return {KEY: {"method": method, **given}}
 

@@ -180,6 +180,15 @@ def test_a_twin_keeps_the_choices_of_its_model() -> None:
     assert config.text_config.num_hidden_layers == 9, "the model's own configuration was changed"
 
 
+def test_a_twin_may_have_more_layers_than_its_model() -> None:
+    config = tf.Qwen2VLConfig(
+        text_config={"num_hidden_layers": 3, "layer_types": ["full_attention"] * 3}
+    )
+    small = twin_config(config).text_config
+    assert small.num_hidden_layers > 3
+    assert small.layer_types == ["full_attention"] * small.num_hidden_layers
+
+
 def test_a_twin_has_every_kind_of_layer() -> None:
     config = typical_config("qwen3_5")
     kinds = set(config.text_config.layer_types)

@@ -15,7 +15,7 @@ from foveate.core.frames import Frames
 from foveate.core.received import last_used_layer, received_attention
 from foveate.errors import BudgetError
 from foveate.vllm.encoder import TowerProbe
-from foveate.vllm.selection import carve, carve_item, plan_item
+from foveate.vllm.selection import carve, carve_items, plan_items
 from foveate.vllm.settings import method_of, servable_methods, to_settings
 from tests import tiny_vlm as tiny
 
@@ -64,17 +64,18 @@ def test_the_same_tokens_as_in_transformers(family: str, name: str) -> None:
     checked = 0
     for visual, plan in shown(model, tiny.prompts(model, family, (1, 2)), method):
         for i in range(visual.num_images):
-            reads = {name: getattr(visual, name)[i] for name in TOWER if name in method.needs}
-            own = plan_item(method, visual.hidden[i], grid=visual.grids[i], **reads)
-            assert own is not None
-            assert own.to_dict() == plan.image(i).to_dict()
+            own = slice(i, i + 1)
+            reads = {name: getattr(visual, name)[own] for name in TOWER if name in method.needs}
+            alone = plan_items(method, visual.hidden[own], grid=visual.grids[i], **reads)
+            assert alone is not None
+            assert alone.to_dict() == plan.image(i).to_dict()
             checked += 1
     assert checked == 3
 
 
 def test_random_does_not_depend_on_what_was_served_before() -> None:
     hidden = torch.randn(40, 8)
-    plans = [plan_item(of("random"), hidden) for _ in range(2)]
+    plans = [plan_items(of("random"), hidden[None]) for _ in range(2)]
     assert plans[0].keep_idx.tolist() == plans[1].keep_idx.tolist()  # type: ignore[union-attr]
 
 
@@ -84,10 +85,10 @@ def test_a_video_is_cut_as_a_whole(spec: str) -> None:
     generator = torch.Generator().manual_seed(0)
     frames = Frames((16, 16, 16), (4, 4))
     features = torch.randn(48, 8, generator=generator)
-    tower = {name: torch.rand(48, generator=generator) for name in TOWER[:4]}
-    tower |= {name: torch.randn(48, 6, generator=generator) for name in TOWER[4:]}
+    tower = {name: torch.rand(1, 48, generator=generator) for name in TOWER[:4]}
+    tower |= {name: torch.randn(1, 48, 6, generator=generator) for name in TOWER[4:]}
     method = of(spec, 0.4)
-    kept, places = carve_item(method, features, width=8, frames=frames, **tower)
+    (kept,), (places,) = carve_items(method, features[None], width=8, frames=frames, **tower)
     assert len(kept) == len(places) == method.count(48, frames) == 19
     assert bool((places.diff() > 0).all())
     counts = (places // 16).bincount(minlength=3).tolist()
@@ -99,11 +100,11 @@ def test_a_video_is_cut_as_a_whole(spec: str) -> None:
 
 def test_evs_leaves_images_and_first_frames_whole() -> None:
     method = of("evs", 0.25)
-    features = torch.randn(48, 8)
-    assert carve_item(method, features, width=8, grid=(6, 8))[0] is features
+    features = torch.randn(1, 48, 8)
+    assert torch.equal(carve_items(method, features, width=8, grid=(6, 8))[0], features)
     assert method.count(48) == 48
     frames = Frames((16, 16, 16), (4, 4))
-    _, places = carve_item(method, features, width=8, frames=frames)
+    _, (places,) = carve_items(method, features, width=8, frames=frames)
     assert places.tolist() == list(range(16))
     assert method.count(48, frames) == 16
 
@@ -111,19 +112,41 @@ def test_evs_leaves_images_and_first_frames_whole() -> None:
 def test_what_lies_beside_the_scored_features_is_carved_alike() -> None:
     features = torch.randn(20, 6)
     deep = torch.cat([features, features * 2], dim=1)
-    kept, places = carve_item(of("pooling"), deep, width=6)
+    (kept,), (places,) = carve_items(of("pooling"), deep[None], width=6)
     torch.testing.assert_close(kept[:, 6:], 2 * kept[:, :6])
     assert kept.shape == (8, 12)
     assert len(places) == 8
 
 
 def test_a_full_budget_hands_features_on() -> None:
-    features = torch.randn(9, 4)
-    plan = plan_item(of("uniform", 1.0), features)
+    features = torch.randn(2, 9, 4)
+    plan = plan_items(of("uniform", 1.0), features)
     assert plan is None
     kept, places = carve(plan, features)
     assert kept is features
-    assert places.tolist() == list(range(9))
+    assert places.tolist() == [list(range(9))] * 2
+
+
+@pytest.mark.parametrize("limit", [2**30, 1])
+@pytest.mark.parametrize("name", COMPRESSING)
+def test_images_decided_together_are_decided_alone(
+    name: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a decision has needs and the group is divided."""
+    monkeypatch.setattr("foveate.vllm.selection.LEAST_BYTES", limit)
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(3, 48, 10, generator=generator)
+    tower = {name: torch.rand(3, 48, generator=generator) for name in TOWER[:4]}
+    tower |= {name: torch.randn(3, 48, 6, generator=generator) for name in TOWER[4:]}
+    method = of(name)
+    kept, places = carve_items(method, features, width=8, grid=(6, 8), **tower)
+    assert kept.shape == (3, method.count(48), 10)
+    for i in range(3):
+        own = slice(i, i + 1)
+        reads = {name: values[own] for name, values in tower.items()}
+        alone = carve_items(method, features[own], width=8, grid=(6, 8), **reads)
+        assert places[i].tolist() == alone[1][0].tolist()
+        torch.testing.assert_close(kept[i], alone[0][0])
 
 
 def test_an_image_with_fewer_tokens_than_the_budget() -> None:

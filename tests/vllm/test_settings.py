@@ -57,8 +57,8 @@ def test_every_servable_method_can_be_written_and_read(name: str) -> None:
             {"keep": 0.25},
             ConfigError,
             "\"foveate\" in --additional-config has no setting 'keep'; it has method, keep_ratio, "
-            'keep_tokens. Settings of a method go in brackets behind its name, e.g. "method": '
-            '"tokencarve(attention_weight=0.3)".',
+            "keep_tokens, ages, age_step, alone. Settings of a method go in brackets behind its "
+            'name, e.g. "method": "tokencarve(attention_weight=0.3)".',
         ),
         (
             {"method": 3, "keep_ratio": 0.25},

@@ -6,13 +6,15 @@ parts are put together by hand: features, plan, positions, and one forward pass 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from foveate.vllm.selection import carve, plan_item
+from foveate.carve.method import Method
+from foveate.vllm.selection import carve, plan_items
 from tests.vllm.engine.reference import Reference
 from tests.vllm.engine.server import Answer
 
@@ -23,8 +25,14 @@ class Qwen3Reference(Reference):
     def ask(self, images: Sequence[Image.Image], question: str, *, max_tokens: int = 8) -> Answer:
         """One chat request: images, then a question; greedy."""
         inputs = self.inputs(images, question)
+        return self.answer(inputs, [self.method] * len(images), max_tokens=max_tokens)
+
+    def answer(
+        self, inputs: Mapping[str, Any], methods: Sequence[Method], *, max_tokens: int = 8
+    ) -> Answer:
+        """The same of a prompt as the processor gives it, each image carved by its method."""
         with torch.no_grad():
-            embeds, positions, is_visual, deep = self._carved(inputs)
+            embeds, positions, is_visual, deep = self._carved(inputs, methods)
             length, ids, logprobs = embeds.shape[1], [], []
             for _ in range(max_tokens):
                 scores = self._next(embeds, positions, is_visual, deep).log_softmax(dim=-1)
@@ -39,7 +47,9 @@ class Qwen3Reference(Reference):
         text = self.vlm.tokenizer.decode(ids, skip_special_tokens=True).strip()
         return Answer(text=text, prompt_tokens=length, logprobs=tuple(logprobs))
 
-    def _carved(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    def _carved(
+        self, inputs: Mapping[str, Tensor], methods: Sequence[Method]
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         base = self.vlm.model.model
         ids = inputs["input_ids"]
         embeds = base.get_input_embeddings()(ids)
@@ -54,12 +64,12 @@ class Qwen3Reference(Reference):
         starts = is_visual[0].nonzero()[:, 0].split([len(f) for f in found.pooler_output])
         deep: list[list[Tensor]] = [[] for _ in found.deepstack_features]
         for i, (features, at) in enumerate(zip(found.pooler_output, starts, strict=True)):
-            plan = plan_item(self.method, features)
-            kept, places = carve(plan, features)
+            plan = plan_items(methods[i], features[None])
+            (kept,), (places,) = carve(plan, features[None])
             embeds[0, at[places]] = kept
             stays[at[places]] = True
             for level, values in zip(deep, found.deepstack_features, strict=True):
-                level.append(carve(plan, values[i])[0])
+                level.append(carve(plan, values[i][None])[0][0])
         return (
             embeds[:, stays],
             positions[:, :, stays],

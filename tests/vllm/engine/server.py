@@ -55,8 +55,19 @@ class Server:
     port: int
     log: Path
 
-    def ask(self, images: Sequence[Image.Image], question: str, *, max_tokens: int = 8) -> Answer:
-        """One chat request: images, then a question; greedy."""
+    def ask(
+        self,
+        images: Sequence[Image.Image],
+        question: str,
+        *,
+        max_tokens: int = 8,
+        budget: Any = None,
+    ) -> Answer:
+        """One chat request: images, then a question; greedy.
+
+        Args:
+            budget: of the request, if it has one.
+        """
         content: list[dict[str, Any]] = [
             {"type": "image_url", "image_url": {"url": data_url(image)}} for image in images
         ]
@@ -68,6 +79,8 @@ class Server:
             "temperature": 0,
             "logprobs": True,
         }
+        if budget is not None:
+            body["mm_processor_kwargs"] = {"foveate": budget}
         said = json.loads(self.get("/v1/chat/completions", body))
         choice = said["choices"][0]
         return Answer(
