@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from foveate.errors import InputError
-from foveate.jobs.batch_input import InputFile, read_row, row_turns
+from foveate.jobs.batch_input import InputFile, read_row
+from foveate.jobs.batch_row import row_turns
+from foveate.jobs.image_source import ImageSource
 
 
 @pytest.fixture
@@ -75,12 +77,12 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 )  # fmt: skip
 def test_what_a_line_asks(folder: Path, row: dict[str, Any], wanted: Any) -> None:
     _, read = read_row(json.dumps(row).encode())
-    assert shown(row_turns(read, folder)) == wanted
+    assert shown(row_turns(read, ImageSource(folder))) == wanted
 
 
 def test_absolute_paths(folder: Path, tmp_path: Path) -> None:
     row = {"image": str(folder / "red.png"), "question": "what?"}
-    assert shown(row_turns(row, Path("elsewhere"))) == [("user", [RED, "what?"])]
+    assert shown(row_turns(row, ImageSource(Path("elsewhere")))) == [("user", [RED, "what?"])]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ USER = {"role": "user", "content": "what?"}
 )
 def test_rows_that_cannot_be_asked(folder: Path, row: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError) as caught:
-        row_turns(row, folder)
+        row_turns(row, ImageSource(folder))
     assert words in str(caught.value)
     assert str(folder) not in str(caught.value)
 
