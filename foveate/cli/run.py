@@ -17,8 +17,8 @@ from foveate.cli.options import AsJson, Device, Keep, MaxNewTokens, Method
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.jobs.batch_answerer import BatchSettings
     from foveate.jobs.batch_job import BatchJob
+    from foveate.jobs.batch_settings import BatchSettings
     from foveate.measure.launched import Launched
 
 
@@ -31,7 +31,9 @@ def run(
     input_path: Annotated[
         Path,
         typer.Option(
-            "--input", help='JSONL: {"image": "cat.png", "question": "what is it?"}, see docs.'
+            "--input",
+            help='JSONL: {"image": "cat.png", "question": "what is it?"}; OpenAI batches; CSV, '
+            "Parquet, .gz; - for stdin.",
         ),
     ],
     output: Annotated[
@@ -53,6 +55,10 @@ def run(
         typer.Option(help="ray: Ray Data, on this machine or a cluster; needs the extra ray."),
     ] = Backend.transformers,
     workers: Annotated[int, typer.Option(help="Models at once; of --backend ray.")] = 1,
+    allow_http: Annotated[
+        bool,
+        typer.Option("--allow-http", help="Fetch images of http(s) addresses, of the internet."),
+    ] = False,
     errors: Annotated[
         Path | None,
         typer.Option(help="JSONL: lines without an answer; default: OUTPUT.errors.jsonl."),
@@ -62,15 +68,15 @@ def run(
     """Answer every line of a file. The same command goes on where a stopped one was.
 
     Lines that cannot be answered go to the errors file with their reason, and the exit code is 0
-    all the same; the summary says how many there are. Under `accelerate launch -m foveate run ...`
-    the processes share the lines.
+    all the same, but 1 if it was every line; the summary says how many there are. Under
+    `accelerate launch -m foveate run ...` the processes share the lines.
     """
     with err.status("Loading the libraries"):
         from foveate.cli.method import build_method
-        from foveate.jobs.batch_answerer import BatchSettings
         from foveate.jobs.batch_files import JobFiles
-        from foveate.jobs.batch_input import InputFile
         from foveate.jobs.batch_job import BatchJob
+        from foveate.jobs.batch_settings import BatchSettings
+        from foveate.jobs.input_spool import STDIN, open_input
 
     settings = BatchSettings(
         method=build_method(method, keep),
@@ -79,6 +85,7 @@ def run(
         max_new_tokens=max_new_tokens,
         device=device,
         dtype=dtype,
+        allow_http=allow_http,
     )
     files = JobFiles(
         output=output, errors=errors or output.with_name(f"{output.name}.errors.jsonl")
@@ -92,8 +99,10 @@ def run(
             f"--workers {workers} is of --backend ray; for several processes of transformers use "
             "accelerate launch."
         )
+    if input_path == STDIN and processes.count > 1:
+        raise InputError("--input - is read by one process; save it to a file for several.")
     with err.status("Reading the input"):
-        questions = InputFile(input_path)
+        questions = open_input(input_path, files.parts)
     job = BatchJob(
         questions,
         files,
@@ -112,6 +121,7 @@ def run(
             summary = job.finish()
     elif processes.is_main:
         err.print(f"{output} was finished already; delete it to do it again.", soft_wrap=True)
+        files.forget_input()
     if processes.is_main and summary is not None:
         if as_json:
             print_json(summary.to_dict())
@@ -120,6 +130,8 @@ def run(
             for file in (output, files.errors)[: 2 if summary.errors else 1]:
                 out.print(str(file), style="dim", soft_wrap=True, markup=False)
     processes.close()
+    if processes.is_main and summary is not None and summary.all_failed:
+        raise typer.Exit(1)
 
 
 def _work(job: BatchJob, settings: BatchSettings, processes: Launched) -> None:
@@ -134,8 +146,7 @@ def _work(job: BatchJob, settings: BatchSettings, processes: Launched) -> None:
         if job.has_work():
             quiet_transformers()
             with err.status("Loading the model"):
-                vlm = settings.load()
-            answerer = BatchAnswerer(vlm, settings, job.questions.path)
+                answerer = BatchAnswerer.load(settings, job.questions.lines)
             if processes.is_main:
                 job.check_model(answerer.facts)
         processes.wait()  # now the first one has written down what it loaded
@@ -150,7 +161,9 @@ def _work_on_ray(job: BatchJob, settings: BatchSettings, workers: int) -> None:
     """All that is left to answer, by actors."""
     from foveate.jobs.batch_ray import RayAnswers
 
-    answers = RayAnswers(settings, job.questions.path, workers=workers, check_model=job.check_model)
+    answers = RayAnswers(
+        settings, job.questions.lines, workers=workers, check_model=job.check_model
+    )
     with job.begin() as journal:
         if job.has_work():
             # Ray tells what happens to its processes on stdout, which is for results.

@@ -1,95 +1,31 @@
-"""BatchAnswerer: lines of a batch job in, an answer or a reason for each out."""
+"""BatchAnswerer: lines of a batch job in, an answer or a reason for each out, by transformers."""
 
 from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from itertools import groupby
 
 import torch
 
 from foveate import __version__
-from foveate.assets import EMBEDDED
 from foveate.carve.answerer import Answerer
-from foveate.carve.method import Method
 from foveate.core.report import ImageReport, Report
 from foveate.errors import BudgetError, InputError, WindowError
-from foveate.jobs.batch_input import LinePlace, read_row, row_turns
-from foveate.jobs.generation_settings import GenerationSettings
+from foveate.jobs.batch_input import LineFile, LinePlace
+from foveate.jobs.batch_settings import BatchSettings
+from foveate.jobs.line_requests import LineReader, LineRequest
+from foveate.jobs.outcome import Finish, Outcome
 from foveate.jobs.tally import Asked, Tally
-from foveate.measure.manifest import public_name
+from foveate.models.generation import Answer, end_ids
 from foveate.models.load import load_vlm
-from foveate.models.prompt import Turn, num_images
+from foveate.models.prompt import num_images
 from foveate.models.vlm import VisionLanguageModel
 
-__all__ = ["BatchAnswerer", "BatchSettings", "Outcome"]
+__all__ = ["BatchAnswerer"]
 
 # Random choices follow from the number of the line and of the image in it.
 IMAGES_PER_LINE = 1000
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchSettings:
-    """What answers a job's lines.
-
-    Args:
-        method: what to keep.
-        model: a folder or hub id, or "embedded" for the model that comes with foveate.
-        batch_size: lines that are answered at once.
-        max_new_tokens: longest answer.
-        device, dtype: as for foveate.models.load.load_vlm.
-
-    Raises:
-        InputError: a number below 1.
-    """
-
-    method: Method
-    model: str = EMBEDDED
-    batch_size: int = 8
-    max_new_tokens: int = 64
-    device: str = "auto"
-    dtype: str = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} is below 1; use at least 1.")
-
-    def facts(self) -> dict[str, Any]:
-        """What answers depend on, JSON-ready; a job whose parts have other facts is another job."""
-        return {
-            "model": public_name(self.model),
-            "method or keep": self.method.to_dict(),
-            "max_new_tokens": self.max_new_tokens,
-            "dtype": self.dtype,
-        }
-
-    def load(self) -> VisionLanguageModel:
-        """The model. Raises as foveate.models.load.load_vlm."""
-        return load_vlm(self.model, device=self.device, dtype=self.dtype)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of a line.
-
-    Args:
-        line: its number.
-        answer: the text; "" if there is an error.
-        before, kept: visual tokens of its images.
-        error: why there is no answer; "" if there is one.
-    """
-
-    line: int
-    answer: str = ""
-    before: int = 0
-    kept: int = 0
-    error: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class BatchAnswerer:
@@ -100,16 +36,15 @@ class BatchAnswerer:
     Args:
         vlm: the model; the method is on it only while a batch is answered.
         settings: how to answer.
-        input_path: the file; image paths are relative to its folder.
+        lines: the input.
 
     Attributes:
         facts: of the loaded model, as BatchSettings.facts.
     """
 
-    def __init__(self, vlm: VisionLanguageModel, settings: BatchSettings, input_path: Path) -> None:
+    def __init__(self, vlm: VisionLanguageModel, settings: BatchSettings, lines: LineFile) -> None:
         self.vlm = vlm
         self.settings = settings
-        self.input_path = input_path
         self.facts = {
             "weights": vlm.weights,
             "loaded dtype": vlm.dtype,
@@ -117,14 +52,19 @@ class BatchAnswerer:
             **{name: importlib.metadata.version(name) for name in ("torch", "transformers")},
         }
         self._answerer = Answerer(vlm, settings.method)
-        greedy = GenerationSettings.of({"max_new_tokens": settings.max_new_tokens})
-        self._generation = dict(greedy.arguments)
+        self._reader = LineReader(lines, settings)
         self._window: int | None = getattr(
             vlm.model.config.get_text_config(), "max_position_embeddings", None
         )
         # Random choices are numbered from the first image of a batch on, so whatever draws gets
         # every line by itself: else its answers would depend on the batch.
         self._alone = any(hasattr(member, "seed") for member in settings.method.members)
+
+    @classmethod
+    def load(cls, settings: BatchSettings, lines: LineFile) -> BatchAnswerer:
+        """With the model that the settings name. Raises as foveate.models.load.load_vlm."""
+        vlm = load_vlm(settings.model, device=settings.device, dtype=settings.dtype)
+        return cls(vlm, settings, lines)
 
     def answers(self, batches: Iterable[Sequence[LinePlace]]) -> Iterator[list[Outcome]]:
         """What became of each batch, one after another."""
@@ -137,17 +77,12 @@ class BatchAnswerer:
             NotFiredError: nothing was compressed although the budget asks for it.
             InputError: the batch does not fit in memory.
         """
-        outcomes: dict[int, Outcome] = {}
-        ready: list[tuple[int, list[Turn]]] = []
-        with self.input_path.open("rb") as file:
-            for place in batch:
-                file.seek(place.offset)
-                try:
-                    _, row = read_row(file.readline())
-                    ready.append((place.number, row_turns(row, self.input_path.parent)))
-                except InputError as error:
-                    outcomes[place.number] = Outcome(line=place.number, error=str(error))
-        groups = [[line] for line in ready] if self._alone else [ready]
+        ready, refused = self._reader.read(batch)
+        # Lines that are answered alike go together; most jobs have one kind.
+        alike = sorted(ready, key=lambda line: repr(line.generation))
+        groups = [list(lines) for _, lines in groupby(alike, key=lambda line: line.generation)]
+        if self._alone:
+            groups = [[line] for line in ready]
         try:
             made = [outcome for group in groups for outcome in self._group(group)]
         except torch.OutOfMemoryError as error:
@@ -155,40 +90,59 @@ class BatchAnswerer:
                 f"lines {batch[0].number} to {batch[-1].number} do not fit in memory; run the same "
                 f"with a --batch-size below {self.settings.batch_size}, what is done is kept."
             ) from error
-        outcomes |= {outcome.line: outcome for outcome in made}
-        return [outcomes[place.number] for place in batch]
+        return sorted([*made, *refused], key=lambda outcome: outcome.line)
 
-    def _group(self, group: Sequence[tuple[int, list[Turn]]]) -> list[Outcome]:
+    def _group(self, group: Sequence[LineRequest]) -> list[Outcome]:
         """Together if that works, else one by one to find who spoils it."""
-        if not group:
-            return []
         try:
             return self._generate(group)
         except (InputError, BudgetError) as error:
             if len(group) == 1:
-                return [Outcome(line=group[0][0], error=str(error))]
+                return [Outcome(line=group[0].line, error=str(error))]
             return [outcome for line in group for outcome in self._group([line])]
 
-    def _generate(self, group: Sequence[tuple[int, list[Turn]]]) -> list[Outcome]:
-        inputs = self.vlm.chat_inputs([turns for _, turns in group])
-        self._check_window(int(inputs["attention_mask"].sum(dim=1).max()))
-        first_image = group[0][0] * IMAGES_PER_LINE
-        said = self._answerer.answer(inputs, first_image=first_image, **self._generation)
-        asked = [Asked(label=f"line {n}", num_images=num_images(turns)) for n, turns in group]
-        Tally(method=self.settings.method).add(asked, said.reports)  # raises NotFiredError
-        seen = [_images(said.reports, row) for row in range(len(group))]
-        return [
-            Outcome(
-                line=number,
-                answer=answer.text,
-                before=sum(image.before for image in images),
-                kept=sum(image.kept for image in images),
-            )
-            for (number, _), answer, images in zip(group, said.rows, seen, strict=True)
+    def _generate(self, group: Sequence[LineRequest]) -> list[Outcome]:
+        generation = group[0].generation
+        inputs = self.vlm.chat_inputs([line.turns for line in group])
+        lengths: list[int] = inputs["attention_mask"].sum(dim=1).tolist()
+        room = int(dict(generation.arguments)["max_new_tokens"])
+        self._check_window(max(lengths), room)
+        said = self._answerer.answer(
+            inputs,
+            first_image=group[0].line * IMAGES_PER_LINE,
+            stop=generation.until,
+            **dict(generation.arguments),
+        )
+        asked = [
+            Asked(label=f"line {line.line}", num_images=num_images(line.turns)) for line in group
         ]
+        Tally(method=self.settings.method).add(asked, said.reports)  # raises NotFiredError
+        outcomes = []
+        for row, (line, answer) in enumerate(zip(group, said.rows, strict=True)):
+            images = _images(said.reports, row)
+            outcomes.append(
+                Outcome(
+                    line=line.line,
+                    answer=answer.text,
+                    before=sum(image.before for image in images),
+                    kept=sum(image.kept for image in images),
+                    prompt_tokens=lengths[row],
+                    answer_tokens=answer.num_tokens,
+                    finish=self._finish(answer, generation.until, room),
+                    unknown=self.vlm.unknown_words(line.text),
+                )
+            )
+        return outcomes
 
-    def _check_window(self, longest: int) -> None:
-        room = self.settings.max_new_tokens
+    def _finish(self, answer: Answer, stop: Sequence[str], room: int) -> Finish:
+        if answer.num_tokens < room:
+            return "stop"
+        if answer.ids[-1] in end_ids(self.vlm.model, self.vlm.tokenizer):
+            return "stop"
+        text = self.vlm.tokenizer.decode(answer.ids, skip_special_tokens=True) if stop else ""
+        return "stop" if any(mark in text for mark in stop) else "length"
+
+    def _check_window(self, longest: int, room: int) -> None:
         if self._window is not None and longest + room > self._window:
             raise WindowError(
                 f"the prompt has {longest} tokens and the answer may have {room}, above the "

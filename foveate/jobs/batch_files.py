@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from foveate.core.report import counted
 from foveate.errors import InputError
 from foveate.files import open_regular, replacing
-from foveate.jobs.batch_answerer import Outcome
 from foveate.jobs.batch_input import InputFile, read_row
 from foveate.jobs.journal import read_journal, record_at
+from foveate.jobs.openai_batch import error_of, is_openai_row, result_of
+from foveate.jobs.outcome import Outcome
 
 __all__ = ["JobFiles", "JobSummary", "merge", "read_facts", "write_facts", "writing"]
+
+UNKNOWN_WORDS = 20  # of the summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,11 @@ class JobFiles:
     def journals(self) -> list[Path]:
         return sorted(self.parts.glob("journal-*.jsonl"))
 
+    def forget_input(self) -> None:
+        """Delete what input_spool.py wrote, for a job that is done."""
+        for path in self.parts.glob("input-*.jsonl"):
+            path.unlink(missing_ok=True)
+
 
 @dataclass(frozen=True, kw_only=True)
 class JobSummary:
@@ -61,26 +71,50 @@ class JobSummary:
         lines: in all.
         errors: lines without an answer.
         before, kept: visual tokens of the other lines' images.
+        first_error: the first reason; "" without errors.
+        unknown_lines: lines with words that the model's tokenizer cannot write.
+        unknown: some of these words, the most frequent first.
     """
 
     lines: int
     errors: int
     before: int
     kept: int
+    first_error: str = ""
+    unknown_lines: int = 0
+    unknown: list[str] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, int]:
+    @property
+    def all_failed(self) -> bool:
+        return self.errors == self.lines
+
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def __str__(self) -> str:
         text = f"{self.lines} lines: {self.lines - self.errors} answered, {self.errors} errors"
-        if not self.before:
-            return f"{text}; no visual tokens"
-        share = 100 * self.kept / self.before
-        return f"{text}; visual tokens {self.before} -> {self.kept} ({share:.1f} %)"
+        if self.before:
+            share = 100 * self.kept / self.before
+            text = f"{text}; visual tokens {self.before} -> {self.kept} ({share:.1f} %)"
+        else:
+            text = f"{text}; no visual tokens"
+        if self.unknown_lines:
+            text += (
+                f"\n{counted(self.unknown_lines, 'line')} with words that the model does not know "
+                f"({', '.join(self.unknown)}); what it says to them may be meaningless"
+            )
+        if self.all_failed:
+            text += f"\nno line was answered; the first: {self.first_error}"
+        return text
 
 
-def merge(questions: InputFile, files: JobFiles) -> JobSummary:
+def merge(questions: InputFile, files: JobFiles, *, model: str) -> JobSummary:
     """Write errors, then output, from the journals, in the order of the input.
+
+    Args:
+        questions: the input.
+        files: where all lies.
+        model: what results in OpenAI's format call it.
 
     Raises:
         InputError: lines are missing, or a file cannot be written.
@@ -96,7 +130,9 @@ def merge(questions: InputFile, files: JobFiles) -> JobSummary:
             f"{len(missing)} lines have no record in {files.parts} (first: line {missing[0]}); "
             "check that all machines share the folder, and run the same again."
         )
-    errors = before = kept = 0
+    errors = before = kept = unknown_lines = 0
+    first_error = ""
+    unknown: Counter[str] = Counter()
     with ExitStack() as stack:
         journals = {path: stack.enter_context(open_regular(path)) for path in files.journals()}
         source = stack.enter_context(questions.path.open("rb"))
@@ -110,12 +146,24 @@ def merge(questions: InputFile, files: JobFiles) -> JobSummary:
             line = source.readline()
             if outcome.error:
                 errors += 1
+                first_error = first_error or f"line {outcome.line}: {outcome.error}"
                 bad.write(_error_line(line, outcome))
             else:
-                good.write(_answer_line(line, outcome))
+                good.write(_answer_line(line, outcome, model))
             before += outcome.before
             kept += outcome.kept
-    return JobSummary(lines=len(places), errors=errors, before=before, kept=kept)
+            unknown_lines += bool(outcome.unknown)
+            unknown.update(outcome.unknown)
+    # Of words that are as frequent, the first ones: an order that kills do not change.
+    return JobSummary(
+        lines=len(places),
+        errors=errors,
+        before=before,
+        kept=kept,
+        first_error=first_error,
+        unknown_lines=unknown_lines,
+        unknown=[word for word, _ in unknown.most_common(UNKNOWN_WORDS)],
+    )
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -153,9 +201,14 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _answer_line(line: bytes, outcome: Outcome) -> bytes:
-    """The input's own text with two fields more: numbers and escapes stay as they were written."""
-    text, _ = read_row(line)
+def _answer_line(line: bytes, outcome: Outcome, model: str) -> bytes:
+    """The input's own text with two fields more: numbers and escapes stay as they were written.
+
+    In OpenAI's format: the result alone.
+    """
+    text, row = read_row(line)
+    if is_openai_row(row):
+        return _json_line(result_of(row, outcome, model))
     tokens = {"before": outcome.before, "kept": outcome.kept}
     added = json.dumps({"answer": outcome.answer, "tokens": tokens}, ensure_ascii=False)
     return f"{text[:-1].rstrip()}, {added[1:]}\n".encode()
@@ -164,5 +217,12 @@ def _answer_line(line: bytes, outcome: Outcome) -> bytes:
 def _error_line(line: bytes, outcome: Outcome) -> bytes:
     record: dict[str, Any] = {"line": outcome.line, "error": outcome.error}
     with suppress(ValueError, RecursionError, KeyError, TypeError):  # bad enough to have none
-        record["id"] = json.loads(line)["id"]
+        row = json.loads(line)
+        if isinstance(row, dict) and is_openai_row(row):
+            return _json_line(error_of(row, outcome))
+        record["id"] = row["id"]
+    return _json_line(record)
+
+
+def _json_line(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record).encode() + b"\n"

@@ -31,7 +31,6 @@ from typing import Any
 
 from foveate.errors import InputError
 from foveate.files import refuse_link
-from foveate.jobs.batch_answerer import Outcome
 from foveate.jobs.batch_files import (
     JobFiles,
     JobSummary,
@@ -42,6 +41,7 @@ from foveate.jobs.batch_files import (
 )
 from foveate.jobs.batch_input import InputFile, LinePlace
 from foveate.jobs.journal import Journal, read_journal
+from foveate.jobs.outcome import Outcome
 from foveate.measure.progress import Progress, no_progress
 
 __all__ = ["Answers", "BatchJob"]
@@ -80,7 +80,7 @@ class BatchJob:
         self.index = index
         self.count = count
         self.facts = json.loads(json.dumps({**facts, "input": questions.fingerprint}))
-        names = [questions.path, files.output, files.errors]
+        names = [questions.source, files.output, files.errors]
         if len({path.resolve() for path in names}) < len(names):
             raise InputError(
                 f"got {', '.join(map(str, names))} as input, output and errors; name three files."
@@ -176,11 +176,12 @@ class BatchJob:
         Raises:
             InputError: lines are missing, or a file cannot be written.
         """
-        summary = merge(self.questions, self.files)
+        summary = merge(self.questions, self.files, model=str(self.facts["model"]))
         write_facts(self.files.summary, summary.to_dict())
         with writing(self.files.parts):
             for path in self.files.journals():
                 path.unlink()
+            self.files.forget_input()
         return summary
 
     def _done(self) -> set[int]:

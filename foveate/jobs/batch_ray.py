@@ -19,8 +19,10 @@ from typing import Any, Protocol
 
 from foveate.assets import EMBEDDED
 from foveate.errors import FoveateError, InputError
-from foveate.jobs.batch_answerer import BatchAnswerer, BatchSettings, Outcome
-from foveate.jobs.batch_input import LinePlace
+from foveate.jobs.batch_answerer import BatchAnswerer
+from foveate.jobs.batch_input import LineFile, LinePlace
+from foveate.jobs.batch_settings import BatchSettings
+from foveate.jobs.outcome import Outcome
 
 __all__ = ["Answerer", "RayAnswers", "transformers_answerer"]
 
@@ -41,12 +43,12 @@ class Answerer(Protocol):
         """What became of each line, in order. A FoveateError ends the job."""
 
 
-MakeAnswerer = Callable[[BatchSettings, Path], Answerer]
+MakeAnswerer = Callable[[BatchSettings, LineFile], Answerer]
 
 
-def transformers_answerer(settings: BatchSettings, input_path: Path) -> Answerer:
+def transformers_answerer(settings: BatchSettings, lines: LineFile) -> Answerer:
     """Load the model that the settings name."""
-    return BatchAnswerer(settings.load(), settings, input_path)
+    return BatchAnswerer.load(settings, lines)
 
 
 class RayAnswers:
@@ -54,7 +56,7 @@ class RayAnswers:
 
     Args:
         settings: what answers.
-        input_path: the file with the lines, under that name on all machines.
+        lines: the input, under that name on all machines.
         workers: actors, each with a model, and a GPU if the cluster has any.
         check_model: called with the facts of every model that answers.
         make: how an actor gets its answerer.
@@ -66,7 +68,7 @@ class RayAnswers:
     def __init__(
         self,
         settings: BatchSettings,
-        input_path: Path,
+        lines: LineFile,
         *,
         workers: int,
         check_model: Callable[[Mapping[str, Any]], None],
@@ -84,7 +86,7 @@ class RayAnswers:
         if settings.model != EMBEDDED and model.exists():  # actors have other working folders
             settings = replace(settings, model=str(model.resolve()))
         self.settings = settings
-        self.input_path = input_path.resolve()
+        self.lines = lines.resolved()
         self.workers = workers
         self.check_model = check_model
         self.make = make
@@ -125,7 +127,7 @@ class RayAnswers:
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=self.workers),
             num_gpus=self._gpus(ray.cluster_resources()),
-            fn_constructor_args=(self.make, self.settings, self.input_path),
+            fn_constructor_args=(self.make, self.settings, self.lines),
         )
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         return (json.loads(row["said"]) for row in made.iter_rows())
@@ -137,10 +139,10 @@ class RayAnswers:
 class _Worker:
     """An actor's part: JSON in and out, so that what travels does not depend on Arrow's types."""
 
-    def __init__(self, make: MakeAnswerer, settings: BatchSettings, input_path: Path) -> None:
+    def __init__(self, make: MakeAnswerer, settings: BatchSettings, lines: LineFile) -> None:
         self.answerer: Answerer | None = None
         try:
-            self.answerer = make(settings, input_path)
+            self.answerer = make(settings, lines)
         except FoveateError as error:  # a raised one would come back inside Ray's traceback
             self.stop = str(error)
 

@@ -15,8 +15,10 @@ from foveate.carve.answerer import Answerer
 from foveate.carve.spec import parse_method
 from foveate.core.budget import Budget
 from foveate.errors import InputError, NotFiredError
-from foveate.jobs.batch_answerer import BatchAnswerer, BatchSettings, Outcome
+from foveate.jobs.batch_answerer import BatchAnswerer
 from foveate.jobs.batch_input import InputFile
+from foveate.jobs.batch_settings import BatchSettings
+from foveate.jobs.outcome import Outcome
 from foveate.models.load import load_vlm
 from foveate.models.vlm import VisionLanguageModel
 from foveate.tasks.named import load_questions
@@ -53,7 +55,7 @@ def outcomes(
     path = folder / "in.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     questions = InputFile(path)
-    answerer = BatchAnswerer(vlm, settings, path)
+    answerer = BatchAnswerer(vlm, settings, questions.lines)
     size = settings.batch_size
     batches = [questions.places(i, i + size) for i in range(0, len(questions), size)]
     return [outcome for made in answerer.answers(batches) for outcome in made]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 from PIL import Image
 
 from foveate.errors import InputError
-from foveate.jobs.batch_input import InputFile, read_row, row_turns
+from foveate.jobs.batch_input import InputFile, read_row
+from foveate.jobs.batch_row import row_turns
+from foveate.jobs.image_source import ImageSource
 
 
 @pytest.fixture
@@ -44,6 +47,10 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
         ({"image": "red.png", "question": "what?"}, [("user", [RED, "what?"])]),
         ({"question": "what?"}, [("user", ["what?"])]),
         ({"images": [], "question": "what?"}, [("user", ["what?"])]),
+        ({"image": None, "text_only": True, "question": "what?"}, [("user", ["what?"])]),
+        ({"image": "", "text_only": True, "question": "what?"}, [("user", ["what?"])]),
+        ({"image": "red.png", "text_only": False, "question": "what?", "messages": None},
+         [("user", [RED, "what?"])]),
         (
             {"images": ["red.png", "blue.png"], "question": "from <image> to <image>?"},
             [("user", ["from ", RED, " to ", BLUE, "?"])],
@@ -75,12 +82,30 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 )  # fmt: skip
 def test_what_a_line_asks(folder: Path, row: dict[str, Any], wanted: Any) -> None:
     _, read = read_row(json.dumps(row).encode())
-    assert shown(row_turns(read, folder)) == wanted
+    assert shown(row_turns(read, ImageSource(folder))) == wanted
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image", "url": "red.png"},
+        {"type": "image", "path": "red.png", "url": None, "image": None},
+        {"type": "image", "base64": "DATA"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,DATA", "detail": "low"}},
+        {"type": "image_url", "image_url": "red.png"},
+    ],
+)
+def test_parts_that_others_write(folder: Path, part: dict[str, Any]) -> None:
+    """OpenAI's `image_url`, and the keys of transformers."""
+    data = base64.b64encode((folder / "red.png").read_bytes()).decode()
+    part = json.loads(json.dumps(part).replace("DATA", data))
+    row = {"messages": [{"role": "user", "content": [part, {"type": "text", "text": "what?"}]}]}
+    assert shown(row_turns(row, ImageSource(folder))) == [("user", [RED, "what?"])]
 
 
 def test_absolute_paths(folder: Path, tmp_path: Path) -> None:
     row = {"image": str(folder / "red.png"), "question": "what?"}
-    assert shown(row_turns(row, Path("elsewhere"))) == [("user", [RED, "what?"])]
+    assert shown(row_turns(row, ImageSource(Path("elsewhere")))) == [("user", [RED, "what?"])]
 
 
 @pytest.mark.parametrize(
@@ -111,6 +136,37 @@ USER = {"role": "user", "content": "what?"}
         ({"question": " "}, "'question' is empty or not a text"),
         ({"question": 3}, "'question' is empty or not a text"),
         ({"image": 3, "question": "what?"}, "'image' is not a path"),
+        ({"image": None, "question": "what?"}, "'image' is null; give the image, or say"),
+        ({"images": None, "question": "what?"}, "'images' is null; give the image, or say"),
+        ({"images": [None], "question": "what?"}, "'images' no list of paths"),
+        ({"text_only": "yes", "question": "what?"}, "'text_only' is 'yes'; write true"),
+        ({"text_only": True, "image": "red.png", "question": "what?"}, "and there is 'image'"),
+        (
+            {
+                "text_only": True,
+                "messages": [{"role": "user", "content": [{"type": "image", "image": "red.png"}]}],
+            },
+            "and 'messages' has images",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "image": None}]}]},
+            "of type 'image' that cannot be used",
+        ),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "image", "image": "red.png", "url": "blue.png"}],
+                    }
+                ]
+            },
+            "cannot be used",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "of type 'image_url' that cannot be used",
+        ),
         ({"image": "red.png", "images": [], "question": "what?"}, "has both 'image' and 'images'"),
         ({"image": "gone.png", "question": "what?"}, "image 'gone.png' does not exist"),
         ({"image": "", "question": "what?"}, "'image' is not a path"),
@@ -135,7 +191,7 @@ USER = {"role": "user", "content": "what?"}
 )
 def test_rows_that_cannot_be_asked(folder: Path, row: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError) as caught:
-        row_turns(row, folder)
+        row_turns(row, ImageSource(folder))
     assert words in str(caught.value)
     assert str(folder) not in str(caught.value)
 
