@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from foveate.errors import InputError
+from foveate.errors import InputError, check_unicode
 from foveate.image_file import open_image, to_rgb
 
 __all__ = [
@@ -81,6 +81,9 @@ def chat_tensors(
         InputError: the processor cannot take what it was given, an image cannot be read, or there
             is no chat template and more than one user turn.
     """
+    for part in (part for turns in conversations for turn in turns for part in turn["content"]):
+        if isinstance(part.get("text"), str):
+            check_unicode("the question", part["text"])
     shown = [[_opened(turn) for turn in turns] for turns in conversations]
     try:
         if _has_chat_template(processor):

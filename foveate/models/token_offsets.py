@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.errors import InputError
+from foveate.errors import InputError, check_unicode
 
 
 class Tokens(NamedTuple):
@@ -26,9 +26,10 @@ def tokenise(tokenizer: Any, text: str) -> Tokens:
     """Tokens of a text of any length; no special tokens are added.
 
     Raises:
-        InputError: the tokenizer gives no offsets.
+        InputError: the tokenizer gives no offsets, or the text holds half a character.
     """
     check_offsets(tokenizer)
+    check_unicode("the text", text)
     # verbose=False: a text may well be longer than the model's window.
     found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return Tokens(
