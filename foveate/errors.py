@@ -63,3 +63,16 @@ def check_least(error: type[FoveateError], settings: object, **least: int) -> No
         value = getattr(settings, name)
         if value < low:
             raise error(f"{name}={value} is below {low}; raise it.")
+
+
+def check_unicode(what: str, text: str) -> None:
+    """Raise InputError if a text holds half a character, which no tokenizer takes.
+
+    Bytes of a command line that are no UTF-8 become such halves, and JSON can write them.
+    """
+    half = next((mark for mark in text if "\ud800" <= mark <= "\udfff"), None)
+    if half is not None:
+        raise InputError(
+            f"{what} holds U+{ord(half):04X}, half a character: it is no UTF-8, or was cut; write "
+            "it anew."
+        )

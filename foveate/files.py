@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,8 +12,9 @@ from typing import BinaryIO
 
 from foveate.errors import InputError
 
-__all__ = ["NO_LINK", "fsync_folder", "is_file", "is_folder", "is_there", "open_regular",
-           "refuse_link", "replacing"]  # fmt: skip
+__all__ = ["NO_LINK", "check_writable", "fsync_folder", "is_file", "is_folder", "is_there",
+           "make_folder", "open_regular", "refuse_link", "replacing",
+           "replacing_by_name", "replacing_folder", "write_text"]  # fmt: skip
 
 # A link at the very end of a path is not followed; Windows has no such flag.
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -70,8 +72,10 @@ def replacing(path: Path, *, mark: str = "") -> Iterator[BinaryIO]:
         mark: tells apart drafts of several processes.
 
     Raises:
+        InputError: something that is no regular file stands at `path`.
         OSError: it cannot be written.
     """
+    _check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}{mark}.draft")
     with suppress(FileNotFoundError):
@@ -89,6 +93,88 @@ def replacing(path: Path, *, mark: str = "") -> Iterator[BinaryIO]:
     fsync_folder(path.parent)
 
 
+@contextmanager
+def replacing_by_name(path: Path, *, mark: str = "") -> Iterator[Path]:
+    """As `replacing`, for libraries that write a file by its name: that of the draft."""
+    with replacing(path, mark=mark):
+        draft = path.with_name(f"{path.name}{mark}.draft")
+        yield draft
+        _fsync(draft)  # which may be another file now than the one that was opened
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A draft folder to fill with files; at the end they are on the disk and it takes its place.
+
+    The draft starts with a dot; what an interrupted run left under that name is removed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}")
+    if draft.is_symlink() or draft.is_file():
+        draft.unlink()
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        for file in draft.iterdir():
+            _fsync(file)
+        fsync_folder(draft)
+        if path.exists():
+            shutil.rmtree(path)
+        draft.replace(path)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def make_folder(folder: str | Path) -> Path:
+    """A folder to write to, made if needed. Raises InputError where that is impossible."""
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"{str(path)!r} cannot be a folder to write to ({reason}); choose another."
+        ) from error
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write or replace a text file as `replacing` does. Raises what that raises."""
+    with replacing(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def check_writable(path: Path) -> None:
+    """Raise InputError, before any work, where a file could not be written at `path`."""
+    try:
+        _check_replaceable(path)
+        folder = path.parent
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent  # the missing ones are made
+        if not folder.is_dir():
+            raise InputError(f"{str(path)!r} cannot be written: {str(folder)!r} is no folder.")
+        draft = folder / f".{os.getpid()}.foveate-draft"
+        os.close(os.open(draft, _DRAFT, 0o600))  # permissions do not tell all, a disk may be full
+        draft.unlink()
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{str(path)!r} cannot be written ({reason}); choose another.") from error
+
+
+def _check_replaceable(path: Path) -> None:
+    """A device, a pipe or a folder is not replaced by a file."""
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "a pipe, a device or a socket"
+        raise InputError(f"{str(path)!r} is {what}; give the name of a file to write.")
+
+
 def refuse_link(path: Path) -> None:
     """Raise InputError where a file or folder that we made ourselves has become a link."""
     if path.is_symlink():
@@ -99,9 +185,12 @@ def refuse_link(path: Path) -> None:
 
 def fsync_folder(folder: Path) -> None:
     """Put names of new and renamed files on the disk."""
-    if os.name == "nt":  # folders cannot be opened there
-        return
-    handle = os.open(folder, os.O_RDONLY)
+    if os.name != "nt":  # folders cannot be opened there
+        _fsync(folder)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | NO_LINK)
     try:
         os.fsync(handle)
     finally:

@@ -94,12 +94,13 @@ def decode_image(file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> 
 def to_rgb(image: Image.Image) -> Image.Image:
     """The image as 8-bit RGB; transparent parts become white."""
     if image.mode.startswith(("I", "F")):
-        grey = np.asarray(image, dtype=np.float32)
+        grey = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
         top = float(grey.max(initial=0.0))
-        # "I" and "F" do not say their range: 16 bit unless the values fit 8 bit, or [0, 1].
-        if image.mode.startswith("I;16") or 255.0 < top <= 65535.0:
+        # "I" and "F" do not say their range: whole numbers are of 16 bit unless they fit 8 bit or
+        # exceed it; others run up to their largest, unless they fit 8 bit or [0, 1].
+        if image.mode.startswith("I") and (";16" in image.mode or 255.0 < top <= 65535.0):
             grey = grey / 65535.0 * 255.0
-        elif top > 65535.0:
+        elif top > 255.0:
             grey = grey / top * 255.0
         elif image.mode == "F" and top <= 1.0:
             grey = grey * 255.0

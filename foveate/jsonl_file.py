@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from foveate.errors import InputError
+from foveate.files import open_regular
 
 __all__ = ["JsonRow", "parse_row", "read_rows", "row_at"]
 
@@ -70,11 +72,13 @@ def read_rows(file: Path, *, fix: str) -> Iterator[JsonRow]:
         InputError: the file cannot be read, or a line (named) is no JSON object.
     """
     try:
-        with file.open(encoding="utf-8-sig") as lines:
+        with io.TextIOWrapper(open_regular(file), encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield row_at(line, file, number, fix=fix)
-    except (OSError, UnicodeDecodeError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
         raise InputError(f"{str(file)!r} cannot be read as UTF-8 text: {error}.") from error
 
 
@@ -100,7 +104,8 @@ def parse_row(line: str | bytes, *, fix: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8 text ({error.reason}); save the file as UTF-8.") from error
     except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", "") or str(error)
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else ""
+        reason = reason or getattr(error, "msg", "") or str(error)
         raise InputError(f"not JSON ({reason}); {fix}") from error
     if not isinstance(row, dict):
         raise InputError(f"got {type(row).__name__}, not an object; {fix}")

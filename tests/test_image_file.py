@@ -144,3 +144,13 @@ def test_limit_is_inclusive(tmp_path: Path) -> None:
     assert open_image(tmp_path / "a.png", max_pixels=100).size == (10, 10)
     with pytest.raises(InputError, match="10 x 10 = 100 pixels, above the limit of 99"):
         open_image(tmp_path / "a.png", max_pixels=99)
+
+
+def test_a_float_image_runs_up_to_its_largest_value(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 300, 16, dtype=np.float32).reshape(4, 4)
+    ramp[0, 0] = np.nan
+    Image.fromarray(ramp).save(tmp_path / "ramp.tiff")
+    seen = np.asarray(open_image(tmp_path / "ramp.tiff"))[..., 0]
+    assert seen.max() == 255
+    assert seen[0, 0] == 0
+    assert abs(int(seen[2, 2]) - round(ramp[2, 2] * 255 / 300)) <= 1

@@ -9,6 +9,7 @@ from foveate.errors import InputError
 __all__ = [
     "EMBEDDED",
     "EMBEDDED_MODEL",
+    "EMBEDDED_READS",
     "model_folder",
     "text_encoder_path",
     "vist_path",
@@ -20,6 +21,11 @@ __all__ = [
 EMBEDDED = "embedded"
 # What outputs and manifests call it: its folder would only say where foveate is installed.
 EMBEDDED_MODEL = "embedded model"
+# Said with its answers: it answers about anything, and is right about these alone.
+EMBEDDED_READS = (
+    "The embedded model reads foveate's own pages (words with colour, price and stock) and single "
+    "shapes; about any other image its answers are made up, and --model names another model."
+)
 
 
 def model_folder(name: str | Path) -> str:

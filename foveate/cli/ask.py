@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from foveate.cli.console import err, out, print_json
-from foveate.cli.options import AsJson, Device, Keep, MaxNewTokens, Method, Model, PruneLayer
-from foveate.cli.pictures import draw_run, save_picture
+from foveate.cli.options import (
+    AsJson,
+    Device,
+    Keep,
+    MaxNewTokens,
+    Method,
+    Model,
+    PruneLayer,
+    asked,
+)
+from foveate.cli.pictures import check_picture, draw_run, save_picture
 from foveate.errors import InputError
 from foveate.files import is_file
+
+if TYPE_CHECKING:
+    from foveate.core.report import Report
+    from foveate.models.vlm import VisionLanguageModel
 
 
 def ask(
@@ -38,9 +51,12 @@ def ask(
     *paths, question = items
     if is_file(question):
         raise InputError(f"the last argument, {question!r}, is a file; put the question last.")
+    question = asked(question)
     from foveate.image_file import open_image
 
     images = [open_image(path) for path in paths]
+    if overlay is not None:
+        check_picture(overlay)
     from foveate.cli.method import build_method
     from foveate.cli.model import load_model
 
@@ -54,9 +70,6 @@ def ask(
         with foveate.attach(vlm.model, compressor) as run:
             carved = vlm.answer(inputs, max_new_tokens=max_new_tokens)[0]
     unknown = vlm.unknown_words(question)
-    if overlay is not None:
-        title = f'"{question}" {compressor}: {carved}'
-        save_picture(draw_run(vlm, run, images, 0, title), overlay)
     assert run.report is not None
     if as_json:
         result: dict[str, Any] = {
@@ -66,21 +79,36 @@ def ask(
             "answer": full,
             "answer_compressed": carved,
             "unknown_words": unknown,
+            "caution": vlm.caution,
             "report": run.report.to_dict(),
             "overlay": str(overlay) if overlay is not None else None,
         }
         print_json(result)
-        return
+    else:
+        _show(vlm, unknown, (full, carved), str(compressor), run.report)
+    if overlay is not None:  # last: the answers are out, should the disk be full
+        title = f'"{question}" {compressor}: {carved}'
+        save_picture(draw_run(vlm, run, images, 0, title), overlay)
+        if not as_json:
+            out.print(f"picture        {overlay}", soft_wrap=True, markup=False)
+
+
+def _show(
+    vlm: VisionLanguageModel,
+    unknown: list[str],
+    answers: tuple[str, str],
+    method: str,
+    report: Report,
+) -> None:
+    """Both answers, what the model does not know, and the report."""
     if unknown:
-        out.print(
-            f"[yellow]The model does not know: {', '.join(unknown)}; its answer may be "
-            "meaningless.[/yellow]"
-        )
-    labels = ("all visual tokens", str(compressor))
-    for label, said in zip(labels, (full, carved), strict=True):
+        words = f"The model does not know: {', '.join(unknown)}; its answer may be meaningless."
+        out.print(words, style="yellow", markup=False, soft_wrap=True)
+    labels = ("all visual tokens", method)
+    for label, said in zip(labels, answers, strict=True):
         out.print(f"{label:<{max(map(len, labels))}}  ", style="bold", markup=False, end="")
         out.print(said or "(nothing)", markup=False, soft_wrap=True)
+    if vlm.caution:
+        out.print(vlm.caution, style="yellow", markup=False, soft_wrap=True)
     out.print()
-    out.print(str(run.report), soft_wrap=True, markup=False)
-    if overlay is not None:
-        out.print(f"picture        {overlay}", soft_wrap=True, markup=False)
+    out.print(str(report), soft_wrap=True, markup=False)

@@ -12,10 +12,11 @@ from foveate.cli.compare_output import comparison_table, write_comparison
 from foveate.cli.compare_run import launched_on, parts_folder, run_comparison, run_share
 from foveate.cli.console import err, show_results
 from foveate.cli.eval_options import share_of
-from foveate.cli.options import AsJson, Device, MaxNewTokens, Model, Share
+from foveate.cli.options import AsJson, Device, MaxNewTokens, Model, Share, random_seed
 from foveate.errors import InputError
 
 LISTS = ("--keep", "--methods")
+TRAINED_ON = ("reading", "easy-vqa")  # data whose kind the embedded model knows
 
 
 class ListOptions(TyperCommand):
@@ -91,7 +92,9 @@ def compare(
     batch_size: Annotated[int, typer.Option(help="Questions per batch.")] = 16,
     max_new_tokens: MaxNewTokens = 16,
     rounds: Annotated[int, typer.Option(help="Timing rounds; 0 measures no time.")] = 7,
-    seed: Annotated[int, typer.Option(help="Of random pruning and of the intervals.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of random pruning and of the intervals.", callback=random_seed)
+    ] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -139,5 +142,9 @@ def compare(
     if processes.is_main and (processes.count > 1 or not is_part):
         result = run_comparison(vlm, questions, settings, data, folder=folder)
         files = write_comparison(result, output, answers=answers)
-        show_results(result.to_dict(), [comparison_table(result)], files, as_json=as_json)
+        caution = vlm.caution if data not in TRAINED_ON else ""
+        facts = {**result.to_dict(), **({"caution": caution} if caution else {})}
+        show_results(facts, [comparison_table(result)], files, as_json=as_json)
+        if caution:
+            err.print(caution, style="yellow", markup=False, soft_wrap=True)
     processes.close()

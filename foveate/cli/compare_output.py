@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from foveate.cli.console import results_in, titled_table
+from foveate.files import write_text
 
 if TYPE_CHECKING:
     from foveate.carve.compare.comparison import Comparison, Row
@@ -131,8 +132,8 @@ def write_comparison(result: Comparison, folder: Path, *, answers: bool = False)
     facts = result.manifest
     records = result.answers(in_full=answers)
     with results_in(folder):
-        files[0].write_text(comparison_markdown(result))
-        files[1].write_text("".join(json.dumps(record) + "\n" for record in records))
+        write_text(files[0], comparison_markdown(result))
+        write_text(files[1], "".join(json.dumps(record) + "\n" for record in records))
         draw_accuracy(
             [point(row) for row in result.rows[1:-1]],
             full=point(result.rows[0]),
@@ -140,5 +141,5 @@ def write_comparison(result: Comparison, folder: Path, *, answers: bool = False)
             title=f"{facts['model']} on {facts['data']}, {facts['num_questions']} questions",
             path=files[2],
         )
-        files[3].write_text(json.dumps(result.to_dict(), indent=2) + "\n")
+        write_text(files[3], json.dumps(result.to_dict(), indent=2) + "\n")
     return files

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,25 +22,97 @@ from foveate.errors import InputError
 if TYPE_CHECKING:
     from foveate.measure.progress import Progress as Told
 
+SAY_EVERY = 10.0  # seconds, where there is no terminal to draw on
+
+
+class _Stderr(Console):
+    """What takes long shows a spinner on a terminal, and says so every ten seconds elsewhere."""
+
+    def status(self, status: Any, **more: Any) -> Any:
+        if self.is_terminal:
+            return super().status(status, **more)
+        return self._say_from_time_to_time(str(status))
+
+    @contextmanager
+    def _say_from_time_to_time(self, what: str) -> Iterator[None]:
+        done, begun = threading.Event(), time.monotonic()
+
+        def say() -> None:
+            while not done.wait(SAY_EVERY):
+                seconds = time.monotonic() - begun
+                self.print(f"{what}: {seconds:.0f} s so far", markup=False, soft_wrap=True)
+
+        thread = threading.Thread(target=say, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+class _Lines:
+    """A progress bar's stand-in where there is no terminal: a line every ten seconds."""
+
+    def __init__(self) -> None:
+        self._tasks: list[dict[str, Any]] = []
+        self._said = time.monotonic()
+
+    def add_task(self, description: str, total: int) -> int:
+        self._tasks.append({"description": description, "total": total, "completed": 0})
+        return len(self._tasks) - 1
+
+    def update(self, task: int, **what: Any) -> None:
+        held = self._tasks[task]
+        held.update(what)
+        if time.monotonic() - self._said >= SAY_EVERY:
+            self._said = time.monotonic()
+            line = "{description}: {completed} of {total}".format(**held)
+            err.print(line, markup=False, soft_wrap=True)
+
+
 out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+err = _Stderr(stderr=True, highlight=False)
 
 
 def print_json(data: Any) -> None:
-    """The only thing on stdout under --json."""
-    print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+    """The only thing on stdout under --json; escaped where a terminal cannot show it."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(data, indent=2, allow_nan=False)
+    print(text)
+
+
+def show_anything() -> None:
+    """Let stdout and stderr escape characters that their encoding lacks, instead of raising."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def drop_unwritten() -> None:
+    """Forget what stdout could not take, which the interpreter would try to write once more."""
+    with suppress(OSError, ValueError):
+        handle = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(handle, sys.stdout.fileno())
+        os.close(handle)
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar on stderr that disappears when done; silent where stderr is not a terminal."""
+def progress_bar() -> Iterator[Progress | _Lines]:
+    """A bar on stderr that disappears when done; lines from time to time outside a terminal."""
+    if not err.is_terminal:
+        yield _Lines()
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with Progress(*columns, console=err, transient=True) as progress:
         yield progress
 
 

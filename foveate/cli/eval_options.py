@@ -15,8 +15,9 @@ import typer
 from foveate.cli.console import err, progress_of, show_results
 from foveate.cli.eval_output import rich_table, split_list, write_result
 from foveate.cli.eval_subjects import DEFAULT_HEAD, load_subjects, model_facts
-from foveate.cli.options import AsJson, Device
+from foveate.cli.options import AsJson, Device, random_seed
 from foveate.errors import InputError
+from foveate.files import open_regular
 
 if TYPE_CHECKING:
     from foveate.measure.parts import Parts
@@ -31,7 +32,7 @@ Resume = Annotated[
         "--resume", help="Keep each part in OUTPUT/TASK-parts as it is done, and go on there."
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.", callback=random_seed)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +154,9 @@ def parts_of(common: Evaluation, name: str, resume: bool, share: str) -> Parts:
 
 def text_of(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with open_regular(file) as opened:
+            return opened.read().decode("utf-8")
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
         raise InputError(f"{str(file)!r} cannot be read as UTF-8 text: {error}.") from error

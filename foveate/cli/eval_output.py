@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from foveate.cli.console import results_in, titled_table
+from foveate.files import write_text
 
 if TYPE_CHECKING:
     from foveate.vist.eval.result import EvalResult, Table
@@ -26,11 +27,11 @@ def write_result(result: EvalResult, folder: Path) -> list[Path]:
     with results_in(folder):
         for file in files:
             if file.suffix == ".json":
-                file.write_text(json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n")
+                write_text(file, json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n")
             elif file.suffix == ".md":
-                file.write_text(result.markdown())
+                write_text(file, result.markdown())
             elif file.suffix == ".jsonl":
-                file.write_text("".join(json.dumps(row) + "\n" for row in result.samples))
+                write_text(file, "".join(json.dumps(row) + "\n" for row in result.samples))
             else:
                 draw_arms(
                     [

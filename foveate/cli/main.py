@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +13,7 @@ from typer.core import TyperGroup
 from foveate.cli.ask import ask
 from foveate.cli.check import check
 from foveate.cli.compare import ListOptions, compare
+from foveate.cli.console import drop_unwritten, show_anything
 from foveate.cli.demo import demo
 from foveate.cli.eval import eval_app
 from foveate.cli.knockout import knockout
@@ -28,14 +31,36 @@ from foveate.version import __version__
 
 
 class _Commands(TyperGroup):
-    """Commands whose FoveateErrors end as one sentence on stderr, exit code 2, no traceback."""
+    """Commands whose mistakes end as one sentence on stderr and an exit code, no traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        show_anything()
+        try:
+            try:
+                return super().main(*args, **kwargs)
+            finally:
+                sys.stdout.flush()  # a full disk shows here, not when the interpreter ends
+        except OSError as error:
+            drop_unwritten()
+            if error.errno == errno.EPIPE:  # whoever read it has read enough
+                sys.exit(1)
+            place = f" ({error.filename})" if error.filename else ""
+            _say(f"cannot go on: {error.strerror or error}{place}.")
+        except MemoryError:
+            _say("out of memory; use a smaller input, batch or model.")
+        sys.exit(2)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except FoveateError as error:
-            print(f"foveate: {error}", file=sys.stderr)
+            _say(str(error))
             raise typer.Exit(2) from None
+
+
+def _say(sentence: str) -> None:
+    with suppress(OSError):  # nobody may listen there either
+        print(f"foveate: {sentence}", file=sys.stderr)
 
 
 app = typer.Typer(

@@ -6,6 +6,42 @@ from typing import Annotated
 
 import typer
 
+from foveate.errors import InputError, check_unicode
+
+MOST_NEW_TOKENS = 1_000_000
+MOST_SEED = 2**31
+
+
+def new_tokens(count: int) -> int:
+    """The longest answer. Raises InputError, before anything is loaded, where it cannot be."""
+    if count < 1:
+        raise InputError(f"max_new_tokens={count} is below 1; ask for at least one.")
+    if count > MOST_NEW_TOKENS:
+        raise InputError(
+            f"max_new_tokens={count} is above the limit of {MOST_NEW_TOKENS:,}; lower it."
+        )
+    return count
+
+
+def random_seed(seed: int) -> int:
+    """A seed that every generator takes. Raises InputError for others."""
+    if not 0 <= seed < MOST_SEED:
+        raise InputError(f"--seed {seed} is outside 0 to {MOST_SEED - 1:,}; choose another.")
+    return seed
+
+
+def asked(question: str) -> str:
+    """A question without blanks around it.
+
+    Raises:
+        InputError: it is blank, or holds bytes that are no text.
+    """
+    check_unicode("the question", question)
+    if not question.strip():
+        raise InputError("the question is empty; ask something.")
+    return question.strip()
+
+
 TextFile = Annotated[str, typer.Argument(metavar="FILE", help="Text file, or - for stdin.")]
 Encoding = Annotated[str, typer.Option("--encoding", help="Encoding of the text.")]
 Model = Annotated[
@@ -34,7 +70,9 @@ PruneLayer = Annotated[
         "--prune-layer", help="First decoder layer that runs short; default: the method's."
     ),
 ]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Longest answer.")]
+MaxNewTokens = Annotated[
+    int, typer.Option("--max-new-tokens", help="Longest answer.", callback=new_tokens)
+]
 NoCompare = Annotated[bool, typer.Option("--no-compare", help="Do not also run the text as text.")]
 Fonts = Annotated[
     list[str] | None,

@@ -19,9 +19,12 @@ from foveate.cli.options import (
     Method,
     NoCompare,
     TextFile,
+    asked,
 )
-from foveate.cli.text_input import open_text, read_at_most
+from foveate.cli.pictures import save_picture
+from foveate.cli.text_input import check_not_blank, open_text, read_at_most
 from foveate.errors import InputError
+from foveate.files import check_writable
 
 if TYPE_CHECKING:
     from foveate.carve.pages.reader import PageAnswer, PageReader
@@ -90,7 +93,10 @@ def pages(
     as_json: AsJson = False,
 ) -> None:
     """Answer a question about a long text, shown as carved pages to a vision-language model."""
-    chunks = open_text(file, encoding)
+    question = asked(ask)
+    chunks = check_not_blank(open_text(file, encoding), file)
+    if save_pages is not None:
+        check_writable(save_pages / "page-001.png")
     size = parse_page(page)
     with err.status("Loading the libraries"):
         from foveate.carve.pages.defaults import PageDefaults
@@ -119,29 +125,33 @@ def pages(
     text = read_at_most(chunks, reader.most_chars)
     with err.status("Reading"):
         answer = reader.read(
-            text, ask, max_new_tokens=max_new_tokens, or_text=or_text, compare=not no_compare
+            text, question, max_new_tokens=max_new_tokens, or_text=or_text, compare=not no_compare
         )
-    files = save_images(answer, save_pages)
-    unknown = reader.vlm.unknown_words(ask)
+    unknown = reader.vlm.unknown_words(question)
+    said = notes(reader, text, unknown)
+    files = page_files(answer, save_pages)
     if as_json:
         result: dict[str, Any] = {
-            "question": ask,
+            "question": question,
             "model": reader.vlm.name,
             "family": reader.vlm.family.title,
             "answer": answer.answer,
             "unknown_words": unknown,
+            "notes": said,
             "report": answer.report.to_dict(),
             "pages": [str(path) for path in files],
         }
         print_json(result)
+        save_images(answer, files)
         return
-    for note in notes(reader, text, unknown):
-        out.print(f"[yellow]{note}[/yellow]")
+    for note in said:
+        out.print(note, style="yellow", markup=False, soft_wrap=True)
     out.print(answer.answer or "(nothing)", markup=False, soft_wrap=True)
     out.print()
     out.print(str(answer.report), soft_wrap=True, markup=False)
+    save_images(answer, files)
     for path in files:
-        out.print(str(path), style="dim", soft_wrap=True)
+        out.print(str(path), style="dim", markup=False, soft_wrap=True)
 
 
 def proofreader() -> Any:
@@ -176,21 +186,17 @@ def parse_page(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2] or match[1])
 
 
-def save_images(answer: PageAnswer, folder: Path | None) -> list[Path]:
-    """Write the pages that were shown, as page-001.png and so on."""
+def page_files(answer: PageAnswer, folder: Path | None) -> list[Path]:
+    """Where the pages that were shown go: page-001.png and so on."""
     if folder is None:
         return []
-    paths = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for number, image in enumerate(answer.images, start=1):
-            paths.append(folder / f"page-{number:03d}.png")
-            image.save(paths[-1])
-    except OSError as error:
-        raise InputError(
-            f"pages cannot be written to {str(folder)!r} ({error.strerror}); choose another folder."
-        ) from error
-    return paths
+    return [folder / f"page-{number + 1:03d}.png" for number in range(len(answer.images))]
+
+
+def save_images(answer: PageAnswer, files: list[Path]) -> None:
+    """Write the pages to these files."""
+    for image, path in zip(answer.images, files, strict=bool(files)):
+        save_picture(image, path)
 
 
 def notes(reader: PageReader, text: str, unknown: list[str]) -> list[str]:

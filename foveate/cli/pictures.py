@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from foveate.carve.engine.run import Run
     from foveate.models.vlm import VisionLanguageModel
 
-__all__ = ["draw_run", "save_picture"]
+__all__ = ["check_picture", "draw_run", "picture_format", "save_picture"]
 
 
 def draw_run(
@@ -44,12 +44,42 @@ def draw_run(
     )
 
 
+def check_picture(path: Path) -> None:
+    """Raise InputError, before any work, where a picture could not be written."""
+    from foveate.files import check_writable
+
+    picture_format(path)
+    check_writable(path)
+
+
+def picture_format(path: Path) -> str:
+    """What Pillow calls the format of a file's name. Raises InputError where it knows none."""
+    from PIL import Image
+
+    name = Image.registered_extensions().get(path.suffix.lower())
+    if name is None or name not in Image.SAVE:
+        raise InputError(f"picture {str(path)!r} has no name of a picture; use a .png.")
+    return name
+
+
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a picture, making its folder; InputError where that is impossible."""
+    """Write a picture whole or not at all, making its folder.
+
+    Raises:
+        InputError: that is impossible.
+    """
+    from foveate.files import replacing
+
+    name = picture_format(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
-    except (OSError, ValueError) as error:
+        with replacing(path) as file:
+            picture.save(file, format=name)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"picture {str(path)!r} cannot be written ({reason}).") from error
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
-            f"picture {str(path)!r} cannot be written ({error}); use a .png."
+            f"picture {str(path)!r} cannot be written as {name} ({error}); use a .png."
         ) from error

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from foveate.cli.console import err, out, print_json
-from foveate.cli.options import AsJson, Device, Encoding, MaxNewTokens, TextFile
-from foveate.cli.text_input import open_text, read_at_most
+from foveate.cli.options import AsJson, Device, Encoding, MaxNewTokens, TextFile, asked
+from foveate.cli.text_input import check_not_blank, open_text, read_at_most
 from foveate.errors import InputError
 from foveate.files import is_folder
 
@@ -53,6 +55,13 @@ def read(
     compare: Annotated[
         bool, typer.Option("--compare", help="Also run the whole text as text, where it fits.")
     ] = False,
+    allow_lost: Annotated[
+        bool,
+        typer.Option(
+            "--allow-lost",
+            help="Answer even where a fifth of the text's characters or more cannot be shown.",
+        ),
+    ] = False,
     encoding: Encoding = "utf-8",
     max_new_tokens: MaxNewTokens = 32,
     device: Device = "auto",
@@ -67,11 +76,18 @@ def read(
         raise InputError(
             "--latents is for --continue; for a question, --look 0 reads latents only."
         )
+    question = None if ask is None else asked(ask)
+    if recent is not None and recent < (1 if continue_ else 0):
+        raise InputError(
+            f"--recent {recent} is below {int(continue_)}; raise it"
+            + (": a text goes on from raw tokens." if continue_ else ".")
+        )
     share = None if look == "auto" else _share(look)
-    chunks = open_text(file, encoding)
+    chunks = check_not_blank(open_text(file, encoding), file)
     with err.status("Loading the libraries"):
         import foveate.assets
         from foveate.models.load import quiet_transformers
+        from foveate.vist.encoder.lost_text import MOST_LOST
         from foveate.vist.run.document_reader import DocumentReader
         from foveate.vist.run.vist import Vist
 
@@ -87,30 +103,74 @@ def read(
         vist = Vist.from_pretrained(folder, base=base, device=place)
     reader = DocumentReader(vist, recent=recent)
     text = read_at_most(chunks, vist.config.max_pages * CHARS_PER_STRIP)
+    shown = _Shown()
     settings: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "compare": compare,
-        "stream": None if as_json else _show,
+        "stream": None if as_json else shown.piece,
+        "stream_raw": None if as_json else shown.raw_piece,
+        "most_lost": 1.0 if allow_lost else MOST_LOST,
     }
-    if ask is None:
-        answer = reader.go_on(text, grow=not latents, **settings)
-    else:
-        answer = reader.ask(text, ask, fixate=share, **settings)
+    with shown.waiting("Reading"):
+        if question is None:
+            answer = reader.go_on(text, grow=not latents, **settings)
+        else:
+            answer = reader.ask(text, question, fixate=share, **settings)
     if as_json:
-        print_json({"question": ask, "answer": answer.text, "report": answer.report.to_dict()})
+        print_json({"question": question, "answer": answer.text, "report": answer.report.to_dict()})
         return
-    out.print("" if answer.text else "(nothing)", markup=False)
+    if not answer.text:
+        out.print("(nothing)", markup=False)
+    shown.end_line()
     out.print()
-    if answer.report.answer_before is not None:
-        out.print("On raw text:", style="dim")
-        out.print(answer.report.answer_before or "(nothing)", markup=False, soft_wrap=True)
-        out.print()
     out.print(str(answer.report), soft_wrap=True, markup=False)
 
 
-def _show(piece: str) -> None:
-    """Print a piece of an answer at once."""
-    out.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+class _Shown:
+    """Answers on the terminal as they are written, a spinner before the first piece of each."""
+
+    def __init__(self) -> None:
+        self._status: Any = None
+        self._open = False  # a line that has not ended
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Show that something is done until the first piece comes."""
+        self._begin(what)
+        try:
+            yield
+        finally:
+            self._stop()
+
+    def piece(self, text: str) -> None:
+        """Print a piece of an answer at once."""
+        self._stop()
+        out.print(text, end="", markup=False, highlight=False, soft_wrap=True)
+        self._open = True
+
+    def raw_piece(self, text: str) -> None:
+        """The same of the raw run, which begins with an empty piece."""
+        if text:
+            self.piece(text)
+            return
+        self._stop()
+        self.end_line()
+        out.print("\nOn raw text:", style="dim")
+        self._begin("Reading the text as text")
+
+    def end_line(self) -> None:
+        if self._open:
+            out.print()
+        self._open = False
+
+    def _begin(self, what: str) -> None:
+        self._status = err.status(what)
+        self._status.__enter__()
+
+    def _stop(self) -> None:
+        if self._status is not None:
+            self._status.__exit__(None, None, None)
+        self._status = None
 
 
 def _share(text: str) -> float:

@@ -65,11 +65,13 @@ def render(
     """
     from foveate.carve.pages.layout import line_height
     from foveate.errors import InputError
+    from foveate.files import check_writable
     from foveate.text_image.font_file import find_fonts
     from foveate.text_image.render import Renderer, StripStyle
 
     if output.suffix.lower() != ".png":
         raise InputError(f"output {str(output)!r} is no .png; strips are only written as PNG.")
+    check_writable(output)
     fonts = [*(font or ()), *(find_fonts() if installed_fonts else ())]
     settings: dict[str, Any] = {"font_px": font_px, "patch": patch, "fonts": tuple(fonts)}
     line = line_height(font_px)

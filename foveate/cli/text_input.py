@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from itertools import chain
 
-__all__ = ["open_text", "read_at_most"]
+from foveate.errors import InputError
+
+__all__ = ["check_not_blank", "open_text", "read_at_most"]
 
 STDIN = "-"
+BLANK_CHUNKS = 256  # of 64 kB: 16 MB of blanks are no text
 
 
 def open_text(file: str, encoding: str) -> Iterator[str]:
@@ -32,3 +36,15 @@ def read_at_most(chunks: Iterator[str], most: int | None) -> str:
         if most is not None and length > most:
             break
     return "".join(pieces)
+
+
+def check_not_blank(chunks: Iterator[str], file: str) -> Iterator[str]:
+    """The same text. Raises InputError, before anything is loaded, where it is blank."""
+    held = []
+    for chunk in chunks:
+        held.append(chunk)
+        if chunk.strip():
+            return chain(held, chunks)
+        if len(held) == BLANK_CHUNKS:
+            break
+    raise InputError(f"{file!r} holds nothing but blanks; there is nothing to read.")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foveate.files import replacing
+
 __all__ = ["Point", "draw_accuracy"]
 
 # Okabe-Ito without yellow; with as many markers and dashes, methods are told apart in grey too.
@@ -68,7 +70,8 @@ def draw_accuracy(
     figure.suptitle(title, fontsize=11)
     handles, labels = several[0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=8.5, frameon=False, loc="outside right center")
-    figure.savefig(path)
+    with replacing(Path(path)) as file:
+        figure.savefig(file, format=Path(path).suffix[1:])
 
 
 def _draw_panel(

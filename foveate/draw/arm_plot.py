@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foveate.draw.accuracy_plot import COLOURS
+from foveate.files import replacing
 
 __all__ = ["ArmCurve", "draw_arms"]
 
@@ -103,7 +104,8 @@ def draw_arms(
     axes.grid(axis="y", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path)
+    with replacing(Path(path)) as file:
+        figure.savefig(file, format=Path(path).suffix[1:])
 
 
 def _family(name: str) -> str:

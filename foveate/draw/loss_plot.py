@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from foveate.files import replacing
+
 __all__ = ["draw_losses", "smoothed"]
 
 # What a record holds besides losses.
@@ -56,7 +58,8 @@ def draw_losses(records: Sequence[Mapping[str, Any]], *, title: str, path: str |
         )
     panels[-1].set_xlabel("step")
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    figure.savefig(path)
+    with replacing(Path(path)) as file:
+        figure.savefig(file, format=Path(path).suffix[1:])
 
 
 def smoothed(values: Sequence[float], memory: float = 0.95) -> list[float]:

@@ -13,7 +13,7 @@ from transformers import StoppingCriteria
 
 from foveate.errors import InputError
 
-__all__ = ["Answer", "AnswerToken", "end_ids", "generate"]
+__all__ = ["Answer", "AnswerToken", "end_ids", "generate", "whole_characters"]
 
 # A letter takes four tokens at most (a byte each), and the end of a stop text may share its token
 # with what follows.
@@ -130,7 +130,7 @@ def generate(
         if probabilities:
             logits = [step[row] for step in output.logits[: len(ids)]]
             tokens = tuple(_tokens(tokenizer, ids, logits))
-        said = _cut(text, stop).strip()
+        said = whole_characters(_cut(text, stop)).strip()
         answers.append(Answer(text=said, ids=tuple(ids), seconds=seconds, tokens=tokens))
     return answers
 
@@ -175,6 +175,11 @@ def _tokens(tokenizer: Any, ids: Sequence[int], logits: Sequence[Tensor]) -> lis
         )
         said = longer
     return tokens
+
+
+def whole_characters(text: str) -> str:
+    """The text without the bytes at its end that are only the beginning of a character."""
+    return text.rstrip("\N{REPLACEMENT CHARACTER}")
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:

@@ -93,6 +93,8 @@ def pick_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
+        if place.type == "meta":
+            raise RuntimeError("it computes nothing")
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from foveate.errors import InputError
+from foveate.errors import InputError, check_unicode
 from foveate.image_file import open_image, to_rgb
 from foveate.models.special_tokens import check_no_marks
 
@@ -89,6 +89,8 @@ def chat_tensors(
         for part in turn["content"]
         if part["type"] == "text"
     ]
+    for text in texts:
+        check_unicode("the question", text)
     check_no_marks(texts, processor)
     shown = [[_opened(turn) for turn in turns] for turns in conversations]
     try:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.errors import InputError
+from foveate.errors import InputError, check_unicode
 from foveate.models.special_tokens import special_tokens
 
 
@@ -30,9 +30,11 @@ def tokenise(tokenizer: Any, text: str) -> Tokens:
     out: a document must not end the user's turn.
 
     Raises:
-        InputError: the tokenizer gives no offsets, or cannot spell out a mark that the text holds.
+        InputError: the tokenizer gives no offsets, the text holds half a character, or a mark that
+            the tokenizer cannot spell out.
     """
     check_offsets(tokenizer)
+    check_unicode("the text", text)
     found = tokenizer(
         text,
         add_special_tokens=False,

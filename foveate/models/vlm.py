@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from foveate.assets import EMBEDDED_MODEL, EMBEDDED_READS
 from foveate.models.anatomy import anatomy_of
 from foveate.models.family import Family
 from foveate.models.generation import Answer, generate
@@ -51,6 +52,11 @@ class VisionLanguageModel:
     @property
     def dtype(self) -> str:
         return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def caution(self) -> str:
+        """What a user of its answers has to know; "" for all models but the embedded one."""
+        return EMBEDDED_READS if self.name == EMBEDDED_MODEL else ""
 
     @property
     def attention(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foveate.errors import InputError
+from foveate.files import is_there, open_regular
 from foveate.jsonl_file import read_rows
 
 __all__ = ["Document", "data_files", "load_documents"]
@@ -77,11 +78,16 @@ def data_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     Raises:
         InputError: there is none.
     """
-    if not path.exists():
+    if not is_there(path):
         raise InputError(f"data {str(path)!r} does not exist; check the path.")
     if path.is_file():
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix in suffixes)
+    if not path.is_dir():
+        raise InputError(f"data {str(path)!r} is a pipe, a device or a socket; give a file.")
+    try:
+        files = sorted(file for file in path.iterdir() if file.suffix in suffixes)
+    except OSError as error:
+        raise InputError(f"folder {str(path)!r} cannot be read ({error.strerror}).") from error
     if not files:
         raise InputError(f"folder {str(path)!r} has no {', '.join(suffixes)} file.")
     return files
@@ -92,7 +98,8 @@ def _texts(file: Path, block_chars: int) -> Iterator[str]:
         yield from (row.text("text") for row in read_rows(file, fix='write {"text": "..."}.'))
         return
     try:
-        text = file.read_text(encoding="utf-8")
+        with open_regular(file) as opened:
+            text = opened.read().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{str(file)!r} cannot be read as UTF-8 text: {error}.") from error
     starts = [match.start() for match in _ARTICLE.finditer(text)]

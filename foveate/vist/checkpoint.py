@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from foveate.core.decoder_shape import DecoderShape
 from foveate.core.eight_bit import MARK, pack, unpack
 from foveate.errors import ConfigError, InputError
-from foveate.files import open_regular
+from foveate.files import make_folder, open_regular, write_text
 from foveate.vist.config import MOST_LAYERS, MOST_SIZE, VistConfig
+from foveate.vist.tensor_file import save_tensors
 
 ABOUT, WEIGHTS = "vist.json", "vist.safetensors"
 FLOATS = ("F16", "BF16", "F32")
@@ -101,8 +102,7 @@ def save_checkpoint(
     Raises:
         InputError: a weight is not finite, or too large for fp16.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     weights = {}
     for name, value in parts.state_dict().items():
         if name.startswith(OWN_FILE):
@@ -115,7 +115,7 @@ def save_checkpoint(
             )
         weights[name] = half
     # The weights first: a folder with a vist.json is complete.
-    save_file(pack(weights) if eight_bit else weights, str(folder / WEIGHTS))
+    save_tensors(folder / WEIGHTS, pack(weights) if eight_bit else weights)
     content = {
         "format": EIGHT_BIT_FORMAT if eight_bit else FORMAT,
         "config": about.config.to_dict(),
@@ -125,7 +125,7 @@ def save_checkpoint(
         "training": dict(about.training),
     }
     text = json.dumps(content, indent=2, default=dict) + "\n"
-    (folder / ABOUT).write_text(text, encoding="utf-8")
+    write_text(folder / ABOUT, text)
     return folder
 
 

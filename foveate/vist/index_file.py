@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from foveate.core.eight_bit import pack, unpack
 from foveate.errors import ConfigError, InputError
 from foveate.files import open_regular
 from foveate.vist.latents.index_head import IndexConfig, IndexHead
+from foveate.vist.tensor_file import save_tensors
 
 __all__ = ["INDEX", "load_index", "save_index"]
 
@@ -46,7 +46,7 @@ def save_index(head: IndexHead, path: str | Path, *, encoder: str, base: str) ->
             f"weight {broken[0]} of the index holds values that fp16 cannot; the training diverged?"
         )
     about = {"config": head.config.to_dict(), "encoder": encoder, "base": base}
-    save_file(pack(weights), str(path), metadata={_KEY: json.dumps(about)})
+    save_tensors(path, pack(weights), {_KEY: json.dumps(about)})
 
 
 def load_index(

@@ -137,3 +137,61 @@ def test_method_with_settings(foveate: Foveate, checkpoint: Path, picture: Path)
         "ask", "--model", checkpoint, picture, "what?", "--method", "fastv(depth=3)", ok=False
     )
     assert "fastv has no setting 'depth'; it has" in refused.stderr
+
+
+def test_the_embedded_model_says_what_it_reads(foveate: Foveate, picture: Path) -> None:
+    said = foveate("ask", picture, "what is the price of tea ?").stdout
+    assert EMBEDDED_READS in said
+    data = json.loads(foveate("ask", picture, "what is the price of tea ?", "--json").stdout)
+    assert data["caution"] == EMBEDDED_READS
+
+
+def test_another_model_needs_no_caution(foveate: Foveate, picture: Path, checkpoint: Path) -> None:
+    said = foveate("ask", picture, QUESTION, "--model", checkpoint, "--json").stdout
+    assert json.loads(said)["caution"] == ""
+
+
+def test_a_full_disk_keeps_the_old_picture_and_the_answer(
+    foveate: Foveate,
+    picture: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    overlay = tmp_path / "kept.png"
+    overlay.write_bytes(b"old")
+
+    def full(self: Image.Image, file: Any, format: str) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    options = ("--model", checkpoint, "--overlay", overlay)
+    done = foveate("ask", picture, QUESTION, *options, code=2)
+    assert "all visual tokens" in done.stdout
+    assert "cannot be written (No space left on device)" in done.stderr
+    assert overlay.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [overlay]
+
+
+@pytest.mark.parametrize(
+    ("question", "overlay", "words"),
+    [
+        (" ", None, "the question is empty"),
+        ("a\udcff", None, "U+DCFF, half a character"),
+        (QUESTION, "/proc/kept.png", "cannot be written"),
+        (QUESTION, "/dev/full", "has no name of a picture"),
+    ],
+)
+def test_what_can_be_known_is_refused_before_loading(
+    foveate: Foveate,
+    picture: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    question: str,
+    overlay: str | None,
+    words: str,
+) -> None:
+    monkeypatch.setattr("foveate.cli.model.load_model", None)  # calling it fails the test
+    options = ("--overlay", overlay) if overlay else ()
+    done = foveate("ask", picture, question, *options, code=2)
+    assert words in done.stderr

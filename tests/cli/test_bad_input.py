@@ -89,7 +89,7 @@ def test_budgets(
         (("--prune-layer", "0"), "prune_layer=0 has none"),
         (("--max-new-tokens", "0"), "max_new_tokens=0 is below 1"),
         (("--device", "abacus"), "device 'abacus' cannot be used here"),
-        (("--overlay", "picture.xyz"), "picture 'picture.xyz' cannot be written"),
+        (("--overlay", "picture.xyz"), "picture 'picture.xyz' has no name of a picture"),
     ],
 )
 def test_options(

@@ -49,6 +49,38 @@ def test_a_look_is_a_share_of_a_text_that_is_asked(
     assert words in refusal(foveate, "read", text, *options).replace("\n", " ")
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--ask", " "), "the question is empty"),
+        (("--ask", "a\ud800"), "U+D800, half a character"),
+        (("--ask", "x", "--max-new-tokens", "0"), "max_new_tokens=0 is below 1"),
+        (("--ask", "x", "--max-new-tokens", "9" * 20), "above the limit of 1,000,000"),
+        (("--continue", "--recent", "0"), "--recent 0 is below 1"),
+        (("--ask", "x", "--recent", "-1"), "--recent -1 is below 0"),
+    ],
+)
+def test_options_are_checked_before_anything_is_loaded(
+    foveate: Foveate,
+    text: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    words: str,
+) -> None:
+    monkeypatch.setattr("foveate.vist.run.vist.Vist.from_pretrained", None)
+    assert words in refusal(foveate, "read", text, *options)
+
+
+@pytest.mark.parametrize("command", ["read", "pages"])
+def test_a_blank_text(
+    foveate: Foveate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr("foveate.vist.run.vist.Vist.from_pretrained", None)
+    monkeypatch.setattr("foveate.carve.pages.reader.load_vlm", None)
+    (tmp_path / "blank.txt").write_text(" \n" * 9)
+    assert "nothing but blanks" in refusal(foveate, command, tmp_path / "blank.txt", "--ask", "x")
+
+
 @pytest.mark.parametrize("option", ["--vlm", "--keep", "--save-pages"])
 def test_options_of_pages_are_not_taken(foveate: Foveate, text: Path, option: str) -> None:
     done = foveate("read", text, "--ask", "x", option, "y", ok=False)

@@ -23,7 +23,8 @@ import transformers
 from foveate.carve.check.check import KERNELS, check
 from foveate.carve.check.known import known_results
 from foveate.carve.check.result import Checked
-from foveate.errors import UnsupportedModelError
+from foveate.errors import FoveateError, UnsupportedModelError
+from foveate.files import replacing
 from foveate.models.anatomy import Anatomy
 from foveate.models.families import FAMILIES, TEXT_DECODER
 from foveate.models.family import Family
@@ -157,8 +158,7 @@ def _write() -> None:
         held = {key: why for key, why in {**_read(), **_known}.items() if not why}
         kept = dict(list(held.items())[-_MOST_KNOWN:])
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(kept, indent=1), encoding="utf-8")
-        part.replace(file)  # at once, so that another process never reads half of it
-    except (OSError, RuntimeError) as error:
+        with replacing(file, mark=f".{os.getpid()}") as draft:  # other processes read it
+            draft.write(json.dumps(kept, indent=1).encode())
+    except (OSError, RuntimeError, FoveateError) as error:
         logger.debug("results of twins are not kept: %s", error)

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from foveate.errors import InputError
+from foveate.files import make_folder, write_text
 from foveate.text_image.strip_style import StripStyle
 from foveate.vist.encoder.encoder_config import TextEncoderConfig
 from foveate.vist.encoder.labels import text_of
+from foveate.vist.tensor_file import save_tensors
 
 __all__ = ["TextEncoder", "TextEncoderConfig", "load_text_encoder", "save_text_encoder"]
 
@@ -216,11 +218,10 @@ def _distances(config: TextEncoderConfig) -> torch.Tensor:
 
 def save_text_encoder(encoder: TextEncoder, folder: str | Path) -> None:
     """Write `config.json` and `model.safetensors` (float16) into a folder."""
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "config.json").write_text(json.dumps(encoder.config.to_dict(), indent=2) + "\n")
+    path = make_folder(folder)
+    write_text(path / "config.json", json.dumps(encoder.config.to_dict(), indent=2) + "\n")
     tensors = {name: t.half().contiguous() for name, t in encoder.state_dict().items()}
-    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(path / "model.safetensors", tensors, {"format": "pt"})
 
 
 def load_text_encoder(folder: str | Path) -> TextEncoder:

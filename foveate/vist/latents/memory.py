@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from foveate.errors import InputError
 from foveate.files import open_regular
 from foveate.vist.latents.held_states import HeldStates
+from foveate.vist.tensor_file import save_tensors
 
 MOST_TOKENS = 1 << 40  # that a memory can say it stands for
 TENSORS = ("latents", "positions", "tokens", "segments", "index")
@@ -154,14 +154,14 @@ class Memory:
         return replace(self, **{**moved, "latents": self.latents.to(device, dtype)})
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file."""
+        """Write one safetensors file. Raises InputError where that is impossible."""
         tensors = {k: v.detach().cpu().contiguous() for k, v in self._tensors().items()}
         about = {k: v for k, v in vars(self).items() if k not in (*TENSORS, "states")}
         if self.states is not None:
             held = {k: v.detach().cpu().contiguous() for k, v in self.states.tensors().items()}
             tensors |= held
             about["head_ids"], about["model"] = self.states.head_ids, self.states.model
-        save_file(tensors, str(path), metadata={"foveate_memory": json.dumps(about)})
+        save_tensors(path, tensors, {"foveate_memory": json.dumps(about)})
 
     @classmethod
     def load(cls, path: str | Path) -> Memory:

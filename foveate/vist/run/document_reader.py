@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 from transformers import TextStreamer
 
-from foveate.errors import InputError, WindowError
+from foveate.errors import InputError, WindowError, check_unicode
 from foveate.models.chat_frame import chat_frame
+from foveate.models.generation import whole_characters
 from foveate.models.token_offsets import tokenise
+from foveate.vist.encoder.lost_text import MOST_LOST, check_lost, lost_characters
 from foveate.vist.fixation.look import Fixation
 from foveate.vist.fixation.report import Look
 from foveate.vist.fusion.kv_prefix import EmbeddingPrefix
@@ -84,6 +87,8 @@ class DocumentReader:
         fixate: float | Fixation | None = None,
         compare: bool = False,
         stream: Callable[[str], None] | None = None,
+        stream_raw: Callable[[str], None] | None = None,
+        most_lost: float = MOST_LOST,
     ) -> DocumentAnswer:
         """Answer a question about a text.
 
@@ -95,14 +100,18 @@ class DocumentReader:
                 at least LEAST_LOOK.
             compare: also run the whole text raw, where it fits.
             stream: is given the answer piece by piece, as it is written.
+            stream_raw: the same of the raw run: "" as it begins, then its pieces.
+            most_lost: share of the far part's characters that its pictures may fail to show.
 
         Raises:
-            InputError: text or question is empty, or the model has no chat template.
+            InputError: text or question is empty, more than `most_lost` is lost, or the model has
+                no chat template.
             UnsupportedModeError: this form of Vist cannot look again.
         """
         reading = self.split(text, question)
         if not reading.far:
             return self._raw_only(reading, max_new_tokens, stream)
+        lost = self._lost(reading, most_lost)
         begun = time.perf_counter()
         memory = self.vist.read(reading.far)
         seconds_read = time.perf_counter() - begun
@@ -123,6 +132,8 @@ class DocumentReader:
             latents=memory.num_latents if look is None else look.num_latents,
             look=look,
             note=note,
+            lost=lost,
+            stream_raw=stream_raw,
             seconds_read=seconds_read,
             seconds_after=seconds,
         )
@@ -136,6 +147,8 @@ class DocumentReader:
         grow: bool = True,
         compare: bool = False,
         stream: Callable[[str], None] | None = None,
+        stream_raw: Callable[[str], None] | None = None,
+        most_lost: float = MOST_LOST,
     ) -> DocumentAnswer:
         """Continue a text.
 
@@ -146,12 +159,14 @@ class DocumentReader:
                 and leave the rest unread. Measured, this continues a text better than latents, or
                 than looking again, at the same number of entries. False reads the latents.
             compare: also run the whole text raw, where it fits.
-            stream: is given the continuation piece by piece, as it is written.
+            stream, stream_raw: are given the continuations piece by piece, as in `ask`.
+            most_lost: as in `ask`, with `grow=False`.
 
         Raises:
-            InputError: the text is empty.
+            InputError: the text is empty, or more than `most_lost` is lost.
         """
         reading, note = self.split(text), ""
+        lost: Counter[str] = Counter()
         if not reading.far:
             return self._raw_only(reading, max_new_tokens, stream)
         begun = time.perf_counter()
@@ -159,6 +174,7 @@ class DocumentReader:
         if grow:
             reading, note = self._grown(text, reading, max_new_tokens)
         else:
+            lost = self._lost(reading, most_lost)
             memory = self.vist.read(reading.far)
         seconds_read = time.perf_counter() - begun
         begun = time.perf_counter()
@@ -175,6 +191,8 @@ class DocumentReader:
             seconds_read=seconds_read,
             seconds_after=seconds,
             note=note,
+            lost=lost,
+            stream_raw=stream_raw,
         )
         return DocumentAnswer(text=answer, report=report)
 
@@ -283,7 +301,13 @@ class DocumentReader:
             )
         return self._generate(reading.prompt, max_new_tokens, stream)
 
-    def in_full(self, reading: Reading, max_new_tokens: int) -> str:
+    def in_full(
+        self,
+        reading: Reading,
+        max_new_tokens: int,
+        *,
+        stream: Callable[[str], None] | None = None,
+    ) -> str:
         """The same from the whole text, uncompressed.
 
         Raises:
@@ -295,7 +319,9 @@ class DocumentReader:
                 f"the raw text ({len(whole):,} tokens) does not fit the model's window of "
                 f"{self.vist.window:,}"
             )
-        return self._generate(whole, max_new_tokens)
+        if stream is not None:
+            stream("")
+        return self._generate(whole, max_new_tokens, stream)
 
     def kv_bytes(self, num_entries: int) -> int:
         """Of a KV cache that holds so many tokens and latents."""
@@ -307,6 +333,7 @@ class DocumentReader:
         """Token ids before the document and after it; marks count in the chat template alone."""
         if question is None:
             return self._ids(""), self._ids("")
+        check_unicode("the question", question)
         if not question.strip():
             raise InputError("the question is empty; ask something.")
         frame = chat_frame(self.tokenizer)
@@ -336,13 +363,15 @@ class DocumentReader:
         latents: int,
         note: str = "",
         look: Look | None = None,
+        lost: Mapping[str, int] | None = None,
+        stream_raw: Callable[[str], None] | None = None,
         **seconds: float,
     ) -> ReadReport:
         said, raw_seconds = None, None
         if compare:
             try:
                 begun = time.perf_counter()
-                said = self.in_full(reading, max_new_tokens)
+                said = self.in_full(reading, max_new_tokens, stream=stream_raw)
                 raw_seconds = time.perf_counter() - begun
             except WindowError as error:
                 note = f"{note}; {error}" if note else str(error)
@@ -360,8 +389,15 @@ class DocumentReader:
             seconds_before=raw_seconds,
             answer_before=said,
             note=note,
+            missing=lost or {},
             **seconds,
         )
+
+    def _lost(self, reading: Reading, most: float) -> Counter[str]:
+        """What pictures of the far part do not show. Raises InputError where that is too much."""
+        lost = lost_characters(self.vist.encoder, reading.far)
+        check_lost(lost, len(reading.far), most)
+        return lost
 
     def _raw_only(
         self, reading: Reading, max_new_tokens: int, stream: Callable[[str], None] | None
@@ -388,6 +424,8 @@ class DocumentReader:
     def _generate(
         self, prompt: Tensor, max_new_tokens: int, stream: Callable[[str], None] | None = None
     ) -> str:
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens={max_new_tokens} is below 1; ask for at least one.")
         model: Any = self.vist.model
         settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False}
         if model.generation_config.pad_token_id is None:
@@ -396,7 +434,8 @@ class DocumentReader:
             settings["streamer"] = _Pieces(self.tokenizer, stream)
         ids = prompt[None].to(self.vist.device)
         out = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
-        return str(self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)).strip()
+        said = str(self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+        return whole_characters(said).strip()
 
     def _ids(self, text: str) -> Tensor:
         return torch.from_numpy(tokenise(self.tokenizer, text).ids)
@@ -415,5 +454,6 @@ class _Pieces(TextStreamer):
         self._give = give
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        text = whole_characters(text) if stream_end else text
         if text:
             self._give(text)

@@ -17,7 +17,13 @@ from foveate.assets import text_encoder_path
 from foveate.core.decoder_shape import DecoderShape
 from foveate.errors import InputError
 from foveate.files import is_there
-from foveate.models.load import check_kernel, check_safetensors, first_line, looks_like_path
+from foveate.models.load import (
+    check_kernel,
+    check_safetensors,
+    first_line,
+    looks_like_path,
+    pick_device,
+)
 from foveate.models.smollm2 import EMBEDDED_LLM, smollm2_path
 from foveate.vist.checkpoint import (
     Checkpoint,
@@ -198,7 +204,7 @@ def load_base(
         name = str(smollm2_path())
     check_safetensors(name)
     check_kernel(name, _from_base(AutoConfig, name, revision=revision, **access))
-    place = torch.device(device) if device is not None else torch.device("cpu")
+    place = pick_device(str(device)) if device is not None else torch.device("cpu")
     model = _from_base(
         AutoModelForCausalLM,
         name,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from typing_extensions import Self
 
+from foveate.files import write_text
 from foveate.models.anatomy import Anatomy
 from foveate.vist.checkpoint import Checkpoint, Reference, save_checkpoint
 from foveate.vist.config import VistConfig
@@ -207,5 +208,5 @@ class Pretrained:
                 num_weights=sum(p.numel() for p in self.parts.parameters()),
                 license=license,
             )
-            (folder / CARD).write_text(text, encoding="utf-8")
+            write_text(folder / CARD, text)
         return folder

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from foveate.vist.fixation.report import Look
@@ -27,6 +28,7 @@ class ReadReport:
         seconds_before: the same on raw text; None where that was not run.
         answer_before: on raw text; None where that was not run.
         note: why something was not done, or "".
+        missing: characters of the far part that its pictures could not show, with their counts.
     """
 
     text_tokens: int
@@ -42,10 +44,15 @@ class ReadReport:
     answer_before: str | None = None
     look: Look | None = None
     note: str = ""
+    missing: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-ready."""
-        return {**asdict(self), "look": self.look and self.look.to_dict()}
+        return {
+            **asdict(self),
+            "look": self.look and self.look.to_dict(),
+            "missing": dict(self.missing),
+        }
 
     def __str__(self) -> str:
         times = f"{self.seconds_read:.2f} s to read, {self.seconds_after:.2f} s to answer"
@@ -58,9 +65,16 @@ class ReadReport:
             f"KV cache  {self.kv_bytes_before / 1e6:.1f} MB -> {self.kv_bytes_after / 1e6:.1f} MB",
             f"time      {times}",
         ]
+        if self.missing:
+            lines.append(f"lost      {self._lost()}")
         if self.note:
             lines.append(f"note      {self.note}")
         return "\n".join(lines + ([str(self.look)] if self.look is not None else []))
+
+    def _lost(self) -> str:
+        total, shown = sum(self.missing.values()), list(self.missing)[:8]
+        named = ", ".join(f"U+{ord(char):04X} {self.missing[char]:,}x" for char in shown)
+        return f"{total:,} characters cannot be shown to the model: {named}"
 
 
 @dataclass(frozen=True, kw_only=True)

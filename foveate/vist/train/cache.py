@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from foveate.errors import InputError
+from foveate.files import replacing, replacing_by_name
 
 __all__ = ["FrozenCache"]
 
@@ -60,7 +61,8 @@ class FrozenCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not about.exists():
-                _write_whole(about, text)
+                with replacing(about, mark=f".{os.getpid()}") as file:
+                    file.write(text.encode())
             found = about.read_text(encoding="utf-8")
         except OSError as error:
             raise InputError(
@@ -119,14 +121,7 @@ class FrozenCache:
         about = {key: json.dumps(sorted(held)) for key, held in self._waiting.items()}
         digest = hashlib.sha256("".join(sorted(about)).encode()).hexdigest()[:16]
         path = self.folder / f"{self.writer:03d}-{digest}.safetensors"
-        work = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file(tensors, str(work), metadata=about)
-        os.replace(work, path)
+        with replacing_by_name(path, mark=f".{os.getpid()}") as draft:
+            save_file(tensors, str(draft), metadata=about)
         self._shards.update(dict.fromkeys(self._waiting, path))
         self._waiting, self._waiting_bytes = {}, 0
-
-
-def _write_whole(path: Path, text: str) -> None:
-    work = path.with_suffix(f".{os.getpid()}.tmp")
-    work.write_text(text, encoding="utf-8")
-    os.replace(work, path)

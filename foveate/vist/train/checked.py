@@ -15,6 +15,9 @@ from foveate.errors import ConfigError
 
 __all__ = ["checked"]
 
+MOST = 2**31 - 1  # of any number
+MOST_DEEP = 16
+
 _Settings = TypeVar("_Settings")
 
 
@@ -26,6 +29,7 @@ def checked(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:
     Raises:
         ConfigError: names, with dots, every field that is unknown, missing or of the wrong type.
     """
+    _check_plain(values, "")
     # As JSON, because a strict reader of Python's objects takes no list for a tuple.
     text = pydantic_core.to_json(values, inf_nan_mode="constants")
     try:
@@ -33,6 +37,23 @@ def checked(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:
     except pydantic.ValidationError as error:
         sentences = _sentences(kind, error.errors(include_url=False))
         raise ConfigError(" ".join(sentences)) from error
+
+
+def _check_plain(value: Any, where: str, depth: int = 0) -> None:
+    """Raise ConfigError for nesting, sizes and numbers that no settings have."""
+    if depth > MOST_DEEP:
+        raise ConfigError(f"{where[:60]} ... is nested more than {MOST_DEEP} deep; no setting is.")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_plain(inner, f"{where}.{key}" if where else str(key), depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for place, inner in enumerate(value):
+            _check_plain(inner, f"{where}.{place}", depth + 1)
+    elif isinstance(value, (int, float)) and not abs(value) <= MOST:
+        raise ConfigError(
+            f"{where[:60]} = {str(value)[:40]} is no number that a setting can have; use one from "
+            f"-{MOST:,} to {MOST:,}."
+        )
 
 
 def _sentences(kind: Any, mistakes: Sequence[Any]) -> list[str]:

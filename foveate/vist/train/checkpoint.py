@@ -8,7 +8,6 @@ continued by another number of processes: it keeps the optimiser's state by posi
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shutil
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from foveate.errors import InputError
+from foveate.files import make_folder, replacing_folder
 
 __all__ = [
     "Snapshot",
@@ -66,20 +66,21 @@ def write_snapshot(folder: Path, snapshot: Snapshot, keep_last: int) -> Path:
     The folder appears under its name when it is complete; an interrupted write leaves a folder that
     starts with a dot, which the next one removes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for left in folder.glob(".step-*"):
         shutil.rmtree(left, ignore_errors=True)
-    name = f"step-{snapshot.state['step']:08d}"
-    work = folder / f".{name}"
-    work.mkdir()
-    for part in PARTS:
-        tensors = {k: t.contiguous() for k, t in getattr(snapshot, part).items()}
-        save_file(tensors, str(work / f"{part}.safetensors"))
-    (work / STATE).write_text(json.dumps(snapshot.state, indent=1) + "\n", encoding="utf-8")
-    target = folder / name
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(work, target)
+    target = folder / f"step-{snapshot.state['step']:08d}"
+    try:
+        with replacing_folder(target) as work:
+            for part in PARTS:
+                tensors = {k: t.contiguous() for k, t in getattr(snapshot, part).items()}
+                save_file(tensors, str(work / f"{part}.safetensors"))
+            state = json.dumps(snapshot.state, indent=1) + "\n"
+            (work / STATE).write_text(state, encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"checkpoint {target} cannot be written ({error}); make room, and go on with --resume."
+        ) from error
     for old in _complete(folder)[:-keep_last]:
         shutil.rmtree(old, ignore_errors=True)
     return target

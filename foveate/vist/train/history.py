@@ -9,6 +9,7 @@ from typing import Any
 
 from foveate.draw.loss_plot import draw_losses
 from foveate.errors import InputError
+from foveate.files import write_text
 
 __all__ = ["History", "read_history"]
 
@@ -36,7 +37,7 @@ class History:
         self.plot_every = plot_every
         self.records = [r for r in read_history(folder) if r["step"] <= first_step]
         lines = "".join(json.dumps(record) + "\n" for record in self.records)
-        self.path.write_text(lines, encoding="utf-8")
+        write_text(self.path, lines)
         self._board = _board(folder / "tensorboard") if tensorboard else None
 
     def add(self, record: Mapping[str, Any]) -> None:

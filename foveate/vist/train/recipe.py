@@ -32,6 +32,7 @@ else:
 __all__ = ["Recipe", "find_recipe", "load_recipe", "recipe_names"]
 
 MOST_BYTES = 1 << 20  # of a recipe
+MOST_DEEP = 16  # parts of a dotted key
 FOLDER = Path(__file__).parent / "recipes"
 
 
@@ -223,6 +224,11 @@ def _apply(setting: str, values: dict[str, Any]) -> None:
     with contextlib.suppress(ValueError, RecursionError):
         value = tomllib.loads(f"value = {written}")["value"]
     *parents, last = key.strip().split(".")
+    if len(parents) >= MOST_DEEP:
+        raise ConfigError(
+            f"--set got a key of {len(parents) + 1:,} parts, and no field of a recipe lies deeper "
+            f"than {MOST_DEEP}."
+        )
     here: Any = values
     for part in parents:
         place = _place(part, here, setting)

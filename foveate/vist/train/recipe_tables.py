@@ -156,7 +156,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         names = ("batch", "micro_batch", "save_every", "keep_last", "plot_every")
-        _at_least("run", self, dict.fromkeys(names, 1))
+        _at_least("run", self, {**dict.fromkeys(names, 1), "seed": 0})
 
 
 def _at_least(owner: str, config: Any, limits: Mapping[str, int]) -> None:

@@ -7,10 +7,10 @@ from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from foveate.errors import InputError
+from foveate.vist.tensor_file import save_tensors
 
 __all__ = ["TokenCounts"]
 
@@ -81,7 +81,7 @@ class TokenCounts:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file."""
-        save_file(self.state(), str(path), metadata={"unit": self.unit})
+        save_tensors(path, self.state(), {"unit": self.unit})
 
     @classmethod
     def load(cls, path: str | Path) -> TokenCounts:
