@@ -1,11 +1,11 @@
 """Whether a mean lies below a limit, told by betting: valid however often, and whenever, one looks.
 
 A gambler bets against "the mean is at least the limit". Were that true, no strategy would let the
-wealth grow on average, and by Ville's inequality it would ever reach 1 / level with a probability of
-at most `level`. So wealth is evidence, also when one stops because of it (Waudby-Smith and Ramdas,
-"Estimating means of bounded random variables by betting", JRSS B 2024, arXiv:2010.09686, section 4;
-drawing without replacement: section 5). Several bet sizes are played side by side, and their mean
-wealth counts, which is a wealth again.
+wealth grow on average, and by Ville's inequality it would ever reach 1 / level with a probability
+of at most `level`. So wealth is evidence, also when one stops because of it (Waudby-Smith and
+Ramdas, "Estimating means of bounded random variables by betting", JRSS B 2024, arXiv:2010.09686,
+section 4; drawing without replacement: section 5). Several bet sizes are played side by side, and
+their mean wealth counts, which is a wealth again.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any
 from foveate.carve.compare.answering import Answering
 from foveate.carve.compare.comparison import Arm
 from foveate.core.report import Report
+from foveate.models.generation import AnswerToken
 
 __all__ = ["Likelihoods"]
 
@@ -41,10 +42,7 @@ class Likelihoods(Answering):
                 inputs, probabilities=True, max_new_tokens=self.max_new_tokens
             )
             entries = [
-                {
-                    "ids": list(answer.ids),
-                    "probability": _mean([t.probability for t in answer.tokens]),
-                }
+                {"ids": list(answer.ids), "probability": _mean(answer.tokens)}
                 for answer in written.rows
             ]
             self.recall(first_image, entries)
@@ -55,6 +53,6 @@ class Likelihoods(Answering):
         return [{"probability": math.exp(-row.loss)} for row in scored.rows], scored.reports
 
 
-def _mean(probabilities: Sequence[float]) -> float:
-    """Geometric."""
-    return math.exp(fmean(math.log(max(p, 1e-300)) for p in probabilities))
+def _mean(tokens: Sequence[AnswerToken]) -> float:
+    """Geometric, of their probabilities."""
+    return math.exp(fmean(math.log(max(token.probability, 1e-300)) for token in tokens))

@@ -1,9 +1,9 @@
 """Which settings lose too much, and the cheapest one that does not: questions asked as needed.
 
 First a part of the questions is asked of every setting, and what clearly loses too much is dropped.
-Of the rest, one setting of each class of cost goes on, in the order from the dearest to the cheapest;
-all other questions prove them, each in turn. What the first part decided is settled when the second
-begins, so the proof need not pay for how many settings there were. This file knows no model.
+Of the rest, one setting of each class of cost goes on, in order from the dearest to the cheapest,
+and all other questions prove them, each in turn. What the first part decided is settled when the
+second begins, so the proof need not pay for how many settings there were. No model is known here.
 """
 
 from __future__ import annotations

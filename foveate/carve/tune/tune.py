@@ -120,8 +120,8 @@ class Tuned:
             )
         cost = row.costs[settings.cost]
         return (
-            f"{where}, {row.method} loses less than {allowed} points of {_LOST[settings.by]} "
-            f"against the full model, with {100 * settings.confidence:.3g} % confidence, and takes "
+            f"{where}, {row.method} loses less than {allowed} points of {_LOST[settings.by]}, "
+            f"with {100 * settings.confidence:.3g} % confidence, and takes "
             f"{100 * cost:.0f} % of its {COSTS[settings.cost]}."
         )
 
@@ -149,7 +149,7 @@ class Tuned:
 
 
 _LOST = {
-    "accuracy": "accuracy",
+    "accuracy": "the full model's accuracy",
     "agreement": "agreement with the full model's answers",
     "likelihood": "likelihood of the full model's answers",
 }
