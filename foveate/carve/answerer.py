@@ -82,10 +82,18 @@ class Answerer:
         return self._said(answers)
 
     def score(
-        self, inputs: dict[str, Any], continuations: Sequence[Sequence[int]]
+        self,
+        inputs: dict[str, Any],
+        continuations: Sequence[Sequence[int]],
+        *,
+        first_image: int | None = None,
     ) -> Said[Continuation]:
-        """How likely each row's continuation is, see `score_continuations`."""
-        with self._on(None):
+        """How likely each row's continuation is, see `score_continuations`.
+
+        Args:
+            first_image: as for `answer`.
+        """
+        with self._on(first_image):
             scores = score_continuations(self.vlm, inputs, continuations)
         return self._said(scores)
 

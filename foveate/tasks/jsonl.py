@@ -11,12 +11,14 @@ from foveate.errors import InputError
 from foveate.image_file import open_image
 from foveate.jsonl_file import read_rows
 from foveate.tasks.documents import data_files
-from foveate.tasks.question import Question
+from foveate.tasks.question import NO_ANSWER, Question
 
 __all__ = ["jsonl_questions"]
 
 
-def jsonl_questions(path: str | Path, *, limit: int | None = None) -> Iterator[Question]:
+def jsonl_questions(
+    path: str | Path, *, limit: int | None = None, needs_answers: bool = True
+) -> Iterator[Question]:
     """Yield the questions of a .jsonl file, or of all .jsonl files in a folder, in order of name.
 
     A line is an object with `image` (path relative to the file), `question`, `answers` (a text or a
@@ -25,6 +27,7 @@ def jsonl_questions(path: str | Path, *, limit: int | None = None) -> Iterator[Q
     Args:
         path: the file or folder.
         limit: at most this many questions; None = all.
+        needs_answers: refuse a line without `answers`; otherwise NO_ANSWER stands for them.
 
     Raises:
         InputError: nothing to read, or a bad line (named by file and line number).
@@ -37,7 +40,8 @@ def jsonl_questions(path: str | Path, *, limit: int | None = None) -> Iterator[Q
         for row in read_rows(file, fix=f"write {_EXAMPLE}"):
             name = row.text("image", can_be_blank=False)
             question = row.text("question", can_be_blank=False)
-            answers = row.texts("answers")
+            is_blank = not needs_answers and "answers" not in row.fields
+            answers = (NO_ANSWER,) if is_blank else row.texts("answers")
             image_path = file.parent / name
             if last is None or last[0] != image_path:  # questions about one image come in a row
                 try:

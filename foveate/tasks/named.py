@@ -37,13 +37,16 @@ DATASETS: dict[str, Callable[[int], Iterator[Question]]] = {
 }
 
 
-def load_questions(name: str, *, limit: int, columns: Columns | None = None) -> list[Question]:
+def load_questions(
+    name: str, *, limit: int, columns: Columns | None = None, needs_answers: bool = True
+) -> list[Question]:
     """Up to `limit` questions of a data set.
 
     Args:
         name: one of DATASETS, a .jsonl file or folder, or `hub:NAME[:SPLIT[:CONFIG]]`.
         limit: at most this many.
         columns: of a `hub:` data set.
+        needs_answers: whether lines of a .jsonl file have to have some, see `jsonl_questions`.
 
     Raises:
         InputError: an unknown name, a missing package, or a bad file.
@@ -60,7 +63,7 @@ def load_questions(name: str, *, limit: int, columns: Columns | None = None) -> 
                 f"data {name!r} is neither {' nor '.join(DATASETS)} nor an existing .jsonl file or "
                 f"folder; check the name or path, or write {HUB}OWNER/NAME for the Hub."
             )
-        return list(jsonl_questions(name, limit=limit))
+        return list(jsonl_questions(name, limit=limit, needs_answers=needs_answers))
     try:
         return list(DATASETS[name](limit))
     except ModuleNotFoundError as error:

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-__all__ = ["Question"]
+__all__ = ["NO_ANSWER", "Question"]
+
+# Stands as the one accepted answer of a question that came without any.
+NO_ANSWER = "(no answer given)"
 
 
 @dataclass(frozen=True, kw_only=True)

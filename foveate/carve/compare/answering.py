@@ -72,6 +72,9 @@ class Answering:
         batch_size: questions at a time.
         max_new_tokens: longest answer.
         on_step: called after every batch of every arm.
+
+    Attributes:
+        answerers: by the arm's key.
     """
 
     def __init__(
@@ -88,14 +91,14 @@ class Answering:
         self.max_new_tokens = max_new_tokens
         self.on_step = on_step
         self._cache = ImageCache(vlm.model)
-        self._answerers = {arm.key: Answerer(vlm, arm.method, images=self._cache) for arm in arms}
+        self.answerers = {arm.key: Answerer(vlm, arm.method, images=self._cache) for arm in arms}
         anatomy = anatomy_of(vlm.model, with_explicit_mask=False)
         self._num_layers = len(anatomy.layers)
         self._visual_ids = tuple(visual_token_ids(anatomy).values())
 
     def answer(self, chunk: Chunk, arms: Sequence[Arm]) -> dict[str, dict[str, Any]]:
         """{arm's key: its answers, what it saved, seconds}, JSON-ready."""
-        said: dict[str, list[str]] = {arm.key: [] for arm in arms}
+        said: dict[str, list[Any]] = {arm.key: [] for arm in arms}
         seconds = dict.fromkeys(said, 0.0)
         reports: dict[str, list[Report]] = {arm.key: [] for arm in arms}
         text = visual = 0
@@ -110,13 +113,11 @@ class Answering:
                 started = time.perf_counter()
                 # Random choices follow from the image's number in the data set, one image a
                 # question, whichever process or run answers it.
-                made = self._answerers[arm.key].answer(
-                    blind if arm.name == BLIND else inputs,
-                    first_image=chunk.start + offset,
-                    max_new_tokens=self.max_new_tokens,
+                rows, own = self.ask(
+                    arm, blind if arm.name == BLIND else inputs, first_image=chunk.start + offset
                 )
-                said[arm.key] += [answer.text for answer in made.rows]
-                reports[arm.key] += made.reports
+                said[arm.key] += rows
+                reports[arm.key] += own
                 seconds[arm.key] += time.perf_counter() - started
                 self.on_step()
         self._cache.clear()
@@ -129,6 +130,20 @@ class Answering:
             }
             for arm in arms
         }
+
+    def ask(
+        self, arm: Arm, inputs: dict[str, Any], *, first_image: int
+    ) -> tuple[list[Any], Sequence[Report]]:
+        """What an arm says to each question of a batch, JSON-ready, and the reports.
+
+        Args:
+            inputs: of the batch.
+            first_image: number of its first image in the data set.
+        """
+        made = self.answerers[arm.key].answer(
+            inputs, first_image=first_image, max_new_tokens=self.max_new_tokens
+        )
+        return [answer.text for answer in made.rows], made.reports
 
     def _inputs(self, batch: Sequence[Question]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Inputs with and without the images."""

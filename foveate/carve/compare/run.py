@@ -20,7 +20,7 @@ from foveate.models.vlm import VisionLanguageModel
 from foveate.tasks.hub import HUB, public_hub_name
 from foveate.tasks.question import Question
 
-__all__ = ["answer_share", "compare"]
+__all__ = ["answer_share", "compare", "described"]
 
 
 def compare(
@@ -57,7 +57,7 @@ def compare(
     commits = {part["commit"] for several in found.values() for part in several}
     seen = manifest(
         seed=settings.seed,
-        **_described(vlm, data),
+        **described(vlm, data),
         num_questions=len(questions),
         num_images=len({question.image_id for question in questions}),
         batch_size=settings.batch_size,
@@ -104,7 +104,7 @@ def _answer(
         raise InputError("there are no questions to compare on; choose another data set.")
     now = manifest(seed=settings.seed)
     facts = {
-        **_described(vlm, data),
+        **described(vlm, data),
         "device": vlm.device.type,
         "batch_size": settings.batch_size,
         "max_new_tokens": settings.max_new_tokens,
@@ -185,7 +185,7 @@ def _times(
     return {key: PrefillRatio.from_dict(values) for key, values in held.items()}
 
 
-def _described(vlm: VisionLanguageModel, data: str) -> dict[str, Any]:
+def described(vlm: VisionLanguageModel, data: str) -> dict[str, Any]:
     """Model and data, without places on this machine."""
     return {
         "model": public_name(vlm.name),

@@ -1,0 +1,1 @@
+"""The cheapest setting that is proven to lose no more than allowed."""
