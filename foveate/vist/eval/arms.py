@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class Subjects:
             again where the question points; None where the model cannot.
         looking_apart: the same, with what is read at its own positions, gaps in between.
         looking_at_pictures: as looking, from tokens as they were read off the pictures.
+        forms: arm of FORM_ARMS -> a share of the far tokens -> who reads that many entries.
     """
 
     raw: Subject
@@ -45,6 +46,7 @@ class Subjects:
     looking: Callable[[float], Subject] | None = None
     looking_apart: Callable[[float], Subject] | None = None
     looking_at_pictures: Callable[[float], Subject] | None = None
+    forms: Mapping[str, Callable[[float], Subject]] = field(default_factory=dict)
 
     def set_head(self, head: str) -> None:
         """Another text before everything, in every arm; for models of `DecoderSubject`."""
