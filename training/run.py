@@ -50,7 +50,7 @@ def trained_weights(folder: Path, name: str, prefix: str = "") -> dict[str, Tens
 class Run:
     """One training, continued from the newest checkpoint in `folder`/`name`, if there is one.
 
-    Writes `folder`/`name`/step-N (the last one only) and `folder`/`name`.log (JSON lines).
+    Writes `folder`/`name`/step-N (the last ones only) and `folder`/`name`.log (JSON lines).
 
     Args:
         folder, name: see there.
@@ -64,6 +64,7 @@ class Run:
         minutes: limit of this call, in wall-clock time.
         max_steps: limit of the whole run, 0 is none.
         save_every: seconds between checkpoints.
+        keep_last: checkpoints that stay.
         kind: "muon", or "adamw" for everything.
         cpu: leave accelerators alone.
         mixed_precision: of accelerate, "no" or "bf16".
@@ -90,6 +91,7 @@ class Run:
         minutes: float = math.inf,
         max_steps: int = 0,
         save_every: float = 120.0,
+        keep_last: int = 1,
         kind: Literal["adamw", "muon"] = "muon",
         cpu: bool = True,
         mixed_precision: str = "no",
@@ -98,6 +100,7 @@ class Run:
         self.folder, self.name, self.kept = folder, name, kept
         self.adam_lr, self.clip = adam_lr, clip
         self.minutes, self.max_steps, self.save_every = minutes, max_steps, save_every
+        self.keep_last = keep_last
         self.accelerator = Accelerator(
             cpu=cpu,
             mixed_precision=mixed_precision,
@@ -217,4 +220,4 @@ class Run:
             weights=weight_tensors(self.kept),
             optimizer=optimizer_tensors(self.kept, self.optimizer.optimizer),
         )
-        write_snapshot(self.folder / self.name, snapshot, keep_last=1)
+        write_snapshot(self.folder / self.name, snapshot, keep_last=self.keep_last)

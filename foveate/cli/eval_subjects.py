@@ -32,6 +32,7 @@ def load_subjects(
         from foveate.models.load import quiet_transformers
         from foveate.vist.eval.arms import Subjects
         from foveate.vist.eval.fixation_subject import looking_readers
+        from foveate.vist.eval.form_subject import form_readers
         from foveate.vist.eval.subjects import RawSubject, VistSubject
 
         quiet_transformers()
@@ -51,12 +52,14 @@ def load_subjects(
         vist=(skimmer := VistSubject(vist, head)),
         cepe=VistSubject(text_encoder, head) if text_encoder is not None else None,
         **looking_readers(skimmer),
+        forms=form_readers(skimmer),
     )
 
 
 def with_latents(subjects: Subjects, num_latents: int) -> Subjects:
     """The same models with another number of latents per strip; raw text is read as before."""
     from foveate.vist.eval.fixation_subject import looking_readers
+    from foveate.vist.eval.form_subject import form_readers
 
     skimmer = _other_latents(subjects.vist, num_latents)
     return replace(
@@ -64,6 +67,7 @@ def with_latents(subjects: Subjects, num_latents: int) -> Subjects:
         vist=skimmer,
         cepe=_other_latents(subjects.cepe, num_latents) if subjects.cepe is not None else None,
         **looking_readers(skimmer),
+        forms=form_readers(skimmer),
     )
 
 

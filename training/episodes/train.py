@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--lr", type=float, default=5e-4, help="at its peak")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--save-every", type=float, default=120.0, help="seconds")
+    parser.add_argument("--keep-last", type=int, default=1, help="checkpoints; a curve needs many")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.batch % options.micro:
@@ -80,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         state={"settings": {"form": options.form, "cut": options.cut, "rank": options.rank}},
         minutes=options.minutes,
         max_steps=options.steps,
+        save_every=options.save_every,
+        keep_last=options.keep_last,
         cpu=options.device == "cpu",
     )
     micros = options.batch // options.micro

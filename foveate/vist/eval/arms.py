@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class Subjects:
         looking_once: the same, each place read once.
         looking_apart: the same, with what is read at its own positions, gaps in between.
         looking_at_pictures: as looking, from tokens as they were read off the pictures.
+        forms: arm of FORM_ARMS -> a share of the far tokens -> who reads that many entries.
     """
 
     raw: Subject
@@ -47,6 +48,7 @@ class Subjects:
     looking_once: Callable[[float], Subject] | None = None
     looking_apart: Callable[[float], Subject] | None = None
     looking_at_pictures: Callable[[float], Subject] | None = None
+    forms: Mapping[str, Callable[[float], Subject]] = field(default_factory=dict)
 
     def set_frame(self, head: str, tail: str) -> None:
         """Other texts before everything and after every prompt; for models of `DecoderSubject`."""

@@ -11,6 +11,7 @@ import numpy as np
 from foveate.errors import InputError
 from foveate.vist.eval.arms import Subjects
 from foveate.vist.eval.context import FarContext, Subject
+from foveate.vist.eval.form_subject import FORM_ARMS
 from foveate.vist.eval.looked_up import Lookup
 
 __all__ = ["BUDGET_ARMS", "budget_names", "budget_view", "check_budgets", "reader_of", "split_name"]
@@ -59,6 +60,9 @@ def reader_of(name: str, subjects: Subjects) -> Subject | None:
         "apart": subjects.looking_apart,
         "pictures": subjects.looking_at_pictures,
     }
+    if family in FORM_ARMS:
+        make = subjects.forms.get(family)
+        return make(share or 1.0) if make is not None else None
     if family in looking:
         make = looking[family]
         return make(share or 1.0) if make is not None else None

@@ -66,17 +66,16 @@ class DecoderSubject(Subject):
         rows = [self.encode(option).ids for option in options]
         if not asked or not all(rows):
             raise InputError("a prompt or an option has no tokens; give text in both.")
-        ids, depth, allowed = _tree(asked, rows)
+        ids, depth, allowed, place = _tree(asked, rows)
         # From the prompt's last token on.
         keep = len(ids) - len(asked) + 1
         log_probs = self._logits(far, ids, depth, allowed, keep).float().log_softmax(dim=-1)
-        scores, at = [], 1
+        scores = []
         for row in rows:
-            # An option's first token is foretold by the prompt's last, its others by their own.
-            before = torch.tensor([0, *range(at, at + len(row) - 1)], device=log_probs.device)
-            picked = log_probs[before, torch.tensor(row, device=log_probs.device)]
+            # What comes before a token foretells it: the prompt, or the beginning of the option.
+            before = torch.tensor([place[row[:i]] for i in range(len(row))])
+            picked = log_probs[before.to(log_probs.device), torch.tensor(row).to(log_probs.device)]
             scores.append(Score(nats=-float(picked.double().sum()), tokens=len(row)))
-            at += len(row)
         return scores
 
     @torch.no_grad()
@@ -185,19 +184,31 @@ class DecoderSubject(Subject):
         return "\n" in text.lstrip("\n")
 
 
-def _tree(prompt: Sequence[int], options: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids [S], depths [S] and who sees whom [S, S] of a prompt with all options behind it."""
-    ids = list(prompt)
-    depth = list(range(len(prompt)))
-    owner = [-1] * len(prompt)
-    for number, option in enumerate(options):
-        ids += option
-        depth += range(len(prompt), len(prompt) + len(option))
-        owner += [number] * len(option)
-    owners = torch.tensor(owner)
-    is_own = (owners[:, None] == owners[None]) | (owners[None] == -1)
-    causal = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
-    return torch.tensor(ids), torch.tensor(depth), is_own & causal
+def _tree(
+    prompt: Sequence[int], options: Sequence[tuple[int, ...]]
+) -> tuple[Tensor, Tensor, Tensor, dict[tuple[int, ...], int]]:
+    """Ids [S], depths [S] and who sees whom [S, S] of a prompt with all options behind it.
+
+    Options that begin alike share their beginning, and none has its last token here: it foretells
+    nothing that is scored. Also returned: beginning of an option -> its last token's place, counted
+    from the prompt's last token.
+    """
+    ids, depth = list(prompt), list(range(len(prompt)))
+    place: dict[tuple[int, ...], int] = {(): 0}
+    for option in options:
+        for count in range(1, len(option)):
+            if option[:count] not in place:
+                place[option[:count]] = len(place)
+                ids.append(option[count - 1])
+                depth.append(len(prompt) + count - 1)
+    allowed = torch.zeros(len(ids), len(ids), dtype=torch.bool)
+    allowed[:, : len(prompt)] = True
+    allowed[: len(prompt), : len(prompt)].tril_()
+    last = len(prompt) - 1
+    for begin, at in place.items():
+        for count in range(1, len(begin) + 1):
+            allowed[last + at, last + place[begin[:count]]] = True
+    return torch.tensor(ids), torch.tensor(depth), allowed, place
 
 
 def _head_ids(tokenizer: Any, head: str | None) -> tuple[int, ...]:

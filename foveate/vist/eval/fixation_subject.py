@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import StoppingCriteriaList
 
 from foveate.errors import InputError
 from foveate.vist.encoder.characters import reads_characters
 from foveate.vist.eval.context import FarContext, Score, Subject
-from foveate.vist.eval.subjects import StopAtLine, VistSubject
+from foveate.vist.eval.subjects import Recent, StopAtLine, VistSubject
 from foveate.vist.fixation.choose import WEIGHTS
-from foveate.vist.fixation.look import Fixation
-from foveate.vist.fixation.placing import Placing
+from foveate.vist.fixation.look import Fixation, Looker
+from foveate.vist.fusion.fusion import PrefixCache, fit_span
 from foveate.vist.fusion.kv_prefix import EmbeddingPrefix
 from foveate.vist.latents.memory import Memory
 from foveate.vist.run.read_document import TokensOf
@@ -34,10 +33,10 @@ class FixationSubject(VistSubject):
     The question is the far context's own; one without a question is refused.
 
     Args:
-        skimmer: reads the same memories as latents only; its memories are shared.
+        skimmer: reads the same memories without looking; its memories are shared, of any form.
         share: entries in all, as a share of the far context's tokens.
-        placing: how places stand, see Fixation; None is its default.
         tokens: "read" looks at what the encoder read off the pictures, as if there were no text.
+        settings: further ones of Fixation.
     """
 
     def __init__(
@@ -45,32 +44,50 @@ class FixationSubject(VistSubject):
         skimmer: VistSubject,
         share: float,
         tokens: TokensOf = "source",
-        *,
-        placing: Placing | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(skimmer.vist, num_latents=skimmer.num_latents)
+        self.skimmer = skimmer
         self.head_ids, self.tail_ids = skimmer.head_ids, skimmer.tail_ids
         self.share, self.tokens = share, tokens
-        self.fixation = Fixation(share=share, placing=placing)
-        self._memories = skimmer._memories if tokens == "source" else skimmer._pictures
+        self.fixation = Fixation(share=share, **settings)
+        self._looker: Looker | None = None
+        self._skims = Recent[Hashable, PrefixCache](4)
         self._looked: dict[tuple[str, str], int] = {}
 
     def memory(self, far: FarContext) -> Memory:
         if self.tokens == "source":
-            return super().memory(far)
-        return self._memories.get(
+            return self.skimmer.memory(far)
+        return self.skimmer._pictures.get(
             far.text, lambda: self.vist.read(far.text, self.num_latents, tokens=self.tokens)
         )
 
     def num_entries(self, far: FarContext) -> int:
         """Latents and raw tokens that the far context's question left."""
-        key = (far.text, _question(far))
+        key = self._key(far)
         if key not in self._looked:
-            ids = torch.tensor([[*self.head_ids, self.head_ids[-1]]], device=self.device)
-            with torch.no_grad(), self._looking([far]):
-                self.model(ids, use_cache=False)
-                self._note([far])
+            self._prefix(far, len(self.head_ids) + 1)
         return self._looked[key]
+
+    def _key(self, far: FarContext) -> tuple[str, str]:
+        return far.text, _question(far)
+
+    @torch.no_grad()
+    def _compute(self, far: FarContext, memory: Memory, raw_length: int) -> PrefixCache:
+        """As an attached run does, but the document is skimmed once for all questions."""
+        span = fit_span(memory.num_tokens, raw_length, self.vist.window)
+        skim = self._skims.get(
+            (far.text, span), lambda: super(FixationSubject, self)._compute(far, memory, raw_length)
+        )
+        if self._looker is None:
+            self._looker = self.vist._looker(self.fixation, [memory])
+            assert self._looker is not None
+        head = self.vist.embed(torch.tensor([self.head_ids], device=self.device))
+        prefix, look = self.vist._look(
+            self._looker, memory, _question(far), skim, head, span, tuple(self.head_ids)
+        )
+        self._looked[self._key(far)] = look.num_latents + look.num_raw
+        return prefix
 
     def answer(self, far: FarContext | None, prompt: str, max_new_tokens: int) -> str:
         (said,) = self.answers([far], [prompt], max_new_tokens)
@@ -144,17 +161,7 @@ class FixationSubject(VistSubject):
             return
         for far, latents, look in zip(fars, report.num_latents, report.looks, strict=True):
             if far is not None and look is not None:
-                self._looked[far.text, look.question] = latents + look.num_raw
-
-    def _logits(
-        self, far: FarContext | None, ids: Tensor, depth: Tensor, allowed: Tensor, keep: int
-    ) -> Tensor:
-        if far is None:
-            return super()._logits(None, ids, depth, allowed, keep)
-        with self._looking([far]):
-            logits = self._attached_logits(ids, depth, allowed, keep)
-            self._note([far])
-        return logits
+                self._looked[self._key(far)] = latents + look.num_raw
 
 
 def looking_readers(skimmer: VistSubject) -> dict[str, Callable[[float], Subject] | None]:

@@ -12,13 +12,18 @@ from foveate.tasks.icl import Demonstration, IclSet, shuffle_labels
 from foveate.vist.eval.arms import ARMS, Subjects
 from foveate.vist.eval.budget_arms import BUDGET_ARMS, budget_names, reader_of, split_name
 from foveate.vist.eval.context import FarContext, Subject
+from foveate.vist.eval.form_subject import FORM_ARMS, LOOK
 from foveate.vist.eval.shots import SHOT_ARMS, Shots
 
 __all__ = ["ICL_ARMS", "OTHER_SET", "FarShots", "far_demonstrations", "icl_arms"]
 
 OTHER_SET = "vist-other"
 # Arms with a budget run once for each share of the far tokens: "bm25@0.4".
-WITH_BUDGET = {**SHOT_ARMS, **{name: BUDGET_ARMS[name] for name in ("fixate", "apart")}}
+WITH_BUDGET = {
+    **SHOT_ARMS,
+    **{name: BUDGET_ARMS[name] for name in ("fixate", "apart")},
+    **FORM_ARMS,
+}
 _ALONE = ("none", "random", OTHER_SET)  # no arm of these with shuffled labels
 _PLAIN = {
     **{name: said for name, said in ARMS.items() if not name.endswith("-shuffled")},
@@ -123,7 +128,7 @@ class FarShots:
                 self.seed,
             )
             return subject, shots.views(family, share, questions)
-        if family in ("fixate", "apart"):
+        if family in ("fixate", "apart") or family.endswith(LOOK):
             return subject, [replace(far, question=question) for question in questions]
         if family in ("truncated", "random"):
             count = self.subjects.vist.num_entries(far)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from foveate.vist.fusion.fusion import PrefixCache, fit_span
 from foveate.vist.latents.memory import Memory
 from foveate.vist.run.vist import Vist
 
-__all__ = ["RawSubject", "StopAtLine", "VistSubject"]
+__all__ = ["RawSubject", "Recent", "StopAtLine", "VistSubject"]
 
 _T = TypeVar("_T")
 _K = TypeVar("_K")
@@ -38,7 +38,7 @@ class RawSubject(DecoderSubject):
         self, model: Any, tokenizer: Any, head: str | None = None, *, kept: int = 1
     ) -> None:
         super().__init__(model, tokenizer, head)
-        self._caches = _Recent[Any, Prefilled](kept)
+        self._caches = Recent[Any, Prefilled](kept)
 
     def num_entries(self, far: FarContext) -> int:
         return len(far.ids)
@@ -159,10 +159,10 @@ class VistSubject(DecoderSubject):
         super().__init__(vist.model, vist.tokenizer, head)
         self.vist = vist
         self.num_latents = num_latents
-        self._memories = _Recent[str, Memory](kept)
-        self._pictures = _Recent[str, Memory](kept)  # that know their tokens as they were read
-        self._prefixes = _Recent[Any, PrefixCache](4)
-        self._starts = _Recent[Any, Prefilled](2)
+        self._memories = Recent[str, Memory](kept)
+        self._pictures = Recent[str, Memory](kept)  # that know their tokens as they were read
+        self._prefixes = Recent[Any, PrefixCache](4)
+        self._starts = Recent[Any, Prefilled](2)
         self._entries: dict[str, int] = {}
 
     def memory(self, far: FarContext) -> Memory:
@@ -219,10 +219,17 @@ class VistSubject(DecoderSubject):
         # Prompts of other lengths share a prefix, as long as its positions need no other scale.
         span = fit_span(memory.num_tokens, raw_length, self.vist.window)
         prefix = self._prefixes.get(
-            (far.text, span),
-            lambda: self.vist.prefill(memory, list(self.head_ids), raw_length=raw_length),
+            (self._key(far), span), lambda: self._compute(far, memory, raw_length)
         )
         return prefix, span
+
+    def _key(self, far: FarContext) -> Hashable:
+        """Of far contexts that are read alike."""
+        return far.text
+
+    def _compute(self, far: FarContext, memory: Memory, raw_length: int) -> PrefixCache:
+        """What the memory of a far context is read as."""
+        return self.vist.prefill(memory, list(self.head_ids), raw_length=raw_length)
 
     def _prefilled(self, far: FarContext | None, raw_length: int) -> Prefilled:
         """KV cache of the head and, behind it, the memory's own keys and values."""
@@ -233,12 +240,14 @@ class VistSubject(DecoderSubject):
             cache = _prefill(self.model, heads, list(range(len(heads))))
             for i, layer in enumerate(cache.layers if prefix is not None else ()):
                 assert prefix is not None
-                layer.keys = torch.cat([layer.keys, prefix.keys[i].to(layer.keys)], dim=2)
-                layer.values = torch.cat([layer.values, prefix.values[i].to(layer.values)], dim=2)
+                seen = prefix.mask[0]
+                keys, values = prefix.keys[i][:, :, seen], prefix.values[i][:, :, seen]
+                layer.keys = torch.cat([layer.keys, keys.to(layer.keys)], dim=2)
+                layer.values = torch.cat([layer.values, values.to(layer.values)], dim=2)
             length = cache.get_seq_length()
             return Prefilled(cache=cache, base=len(heads) + span, length=length)
 
-        return self._starts.get((far.text if far is not None else None, span), fill)
+        return self._starts.get((self._key(far) if far is not None else None, span), fill)
 
     def _start(self, far: FarContext | None, prompt: str, raw_length: int) -> Prefilled | None:
         if self.vist.parts.fusion.prefix is None:
@@ -274,7 +283,7 @@ class VistSubject(DecoderSubject):
         return logits
 
 
-class _Recent(OrderedDict[_K, _T]):
+class Recent(OrderedDict[_K, _T]):
     """The last few values that were made."""
 
     def __init__(self, size: int) -> None:

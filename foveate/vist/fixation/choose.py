@@ -15,7 +15,7 @@ Scores = NDArray[np.float64]
 # On the even articles of XQuAD more weight for the index's words finds more in other words (+3 to 4
 # points of recall at 5 %), but brings neighbours of a key beside it, which answers suffer from.
 # Attention is another kind of number: a share of the best segment's evidence, found there too.
-EVIDENCE = {"words": 1.0, "index-words": 1.0, "index-pictures": 1.0}
+EVIDENCE = {"words": 1.0, "index-words": 1.0, "index-pictures": 1.0, "index-states": 1.0}
 ATTENTION = 0.25
 WEIGHTS = {**EVIDENCE, "attention": ATTENTION}
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -14,7 +15,15 @@ from foveate.text_image.strips import Strips
 from foveate.vist.latents.index_head import IndexHead
 from foveate.vist.latents.memory import Memory
 
-__all__ = ["above_middle", "entries_of_words", "index_scores", "patches_of_segments"]
+__all__ = [
+    "above_middle",
+    "entries_of_words",
+    "index_scores",
+    "patches_of_segments",
+    "state_scores",
+]
+
+TEMPERATURE = 0.1  # of cosines of standardised states; makes them nats about as large as BM25's
 
 
 def index_scores(memory: Memory, head: IndexHead, question: Tensor) -> Tensor:
@@ -54,6 +63,35 @@ def index_scores(memory: Memory, head: IndexHead, question: Tensor) -> Tensor:
         entries = memory.index.float()
         logits = entries @ asked[0].to(entries.device) / head.config.temperature
         return above_middle(logits, (entries == 0).all(dim=1))
+
+
+def state_scores(entries: Tensor, asked: Tensor) -> Tensor:
+    """What speaks for each segment's being meant by a question, as `index_scores`: [S] float32.
+
+    Every direction counts by how much the document's segments differ in it: a few of a state's
+    numbers are large whatever the text says.
+
+    Args:
+        entries: [S, hidden_size], see `foveate.vist.forms.state_index`; zeros say nothing.
+        asked: [hidden_size], the question's.
+
+    Raises:
+        InputError: the two are of different widths.
+    """
+    if entries.shape[1] != len(asked):
+        raise InputError(
+            f"the memory's index has width {entries.shape[1]} and this model's states have "
+            f"{len(asked)}; read the document again."
+        )
+    entries, asked = entries.float(), asked.float().to(entries.device)
+    blank = (entries == 0).all(dim=1)
+    told = entries[~blank]
+    if len(told) < 2:  # nothing to tell apart
+        return entries.new_zeros(len(entries))
+    centre, spread = told.mean(dim=0), told.std(dim=0).clamp_min(1e-6)
+    rows = F.normalize((entries - centre) / spread, dim=1)
+    cosines = rows @ F.normalize((asked - centre) / spread, dim=0)
+    return above_middle(cosines / TEMPERATURE, blank)
 
 
 def above_middle(logits: Tensor, blank: Tensor | None = None) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, get_args
 
@@ -16,7 +17,7 @@ from foveate.models.anatomy import Anatomy
 from foveate.models.token_offsets import tokenise
 from foveate.vist.fixation.attention import question_attention
 from foveate.vist.fixation.choose import Scores, added_up, choose_segments, weighted
-from foveate.vist.fixation.index import index_scores
+from foveate.vist.fixation.index import index_scores, state_scores
 from foveate.vist.fixation.lexical import Bm25
 from foveate.vist.fixation.placing import (
     Placing,
@@ -99,6 +100,8 @@ class Looker:
         tokenizer: of the decoder.
         fixation: how much.
         index: what made the index of memories that have one; None goes without.
+        state_of: a question's token ids [T] and the head before it [1, H, hidden_size] -> its mean
+            state [hidden_size], for memories whose index is of states; None goes without.
     """
 
     def __init__(
@@ -107,8 +110,9 @@ class Looker:
         tokenizer: Any,
         fixation: Fixation,
         index: IndexHead | None = None,
+        state_of: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
-        self._anatomy, self._index = anatomy, index
+        self._anatomy, self._index, self._state_of = anatomy, index, state_of
         self.tokenizer, self.fixation = tokenizer, fixation
         self._level: OrderedDict[int, tuple[PrefixCache, Tensor]] = OrderedDict()
         self._words: OrderedDict[int, tuple[Tensor, list[str], Bm25]] = OrderedDict()
@@ -213,12 +217,16 @@ class Looker:
             sums = torch.zeros(len(memory.segments), dtype=torch.float64)
             sums.index_add_(0, segment_of_latents(memory).cpu(), seen)
             found["attention"] = sums.clamp_min(0).numpy()
-        if memory.index is not None and self._index is not None:
-            asked = torch.from_numpy(ids).to(head.device)
+        asked = torch.from_numpy(ids).to(head.device)
+        if memory.index is not None and memory.index_side == "states":
+            if self._state_of is not None:
+                told = state_scores(memory.index, self._state_of(asked, head))
+                found["index-states"] = told.double().cpu().numpy()
+        elif memory.index is not None and self._index is not None:
             base: Any = self._anatomy.base
             meant = base.get_input_embeddings()(asked).float()
-            told = index_scores(memory, self._index, meant).double().cpu().numpy()
-            found[f"index-{memory.index_side}"] = told
+            told = index_scores(memory, self._index, meant)
+            found[f"index-{memory.index_side}"] = told.double().cpu().numpy()
         return found
 
     def _attention(self, skim: PrefixCache, question: str, head: Tensor) -> Tensor:

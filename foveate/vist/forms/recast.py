@@ -14,6 +14,7 @@ from foveate.models.anatomy import Anatomy
 from foveate.vist.forms.carved import read_lower
 from foveate.vist.forms.choose import Carver, check_carver, ends_of_units, rows_of_plan
 from foveate.vist.forms.layers import check_layers
+from foveate.vist.forms.state_index import state_entries
 from foveate.vist.forms.states import hold_states
 from foveate.vist.fusion.kv_prefix import rotate
 from foveate.vist.latents.held_states import HeldStates
@@ -56,7 +57,7 @@ class Recast:
         else:
             check_carver(carver)
             rows = self._chosen(tokens, cut, carver)
-        return _made(memory, rows, "carved", None)
+        return _made(self._indexed(memory), rows, "carved", None)
 
     @torch.no_grad()
     def held(self, memory: Memory, share: float) -> Memory:
@@ -71,7 +72,16 @@ class Recast:
         states = hold_states(
             self.anatomy, head, embeds, (tokens >= 0)[None], self.head_ids, self.model
         )
-        return _made(memory, _ends(memory, share), "states", states)
+        return _made(self._indexed(memory), _ends(memory, share), "states", states)
+
+    def _indexed(self, memory: Memory) -> Memory:
+        """With an index of the LLM's states, which finds more than words and pictures do."""
+        assert memory.segments is not None
+        tokens = _tokens_of(memory)
+        first = self._embeds(tokens)[0][:, :1]  # the sink is enough, whatever else the head says
+        parts = tokens.tensor_split(memory.segments.tolist()[1:])
+        index = state_entries(self.anatomy, first, parts)
+        return replace(memory, index=index.to(tokens.device), index_side="states")
 
     def _embeds(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Of the head and of the tokens, [1, H, hidden_size] and [1, N, hidden_size]."""

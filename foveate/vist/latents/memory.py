@@ -20,7 +20,7 @@ from foveate.vist.tensor_file import save_tensors
 MOST_TOKENS = 1 << 40  # that a memory can say it stands for
 TENSORS = ("latents", "positions", "tokens", "segments", "index")
 FORMS = ("latents", "carved", "states")
-INDEX_SIDES = ("pictures", "words")
+INDEX_SIDES = ("pictures", "words", "states")
 UNREAD = -1  # a token that could not be read
 
 
@@ -41,7 +41,8 @@ class Memory:
             0; see foveate.vist.fixation.segments.
         index: [S, E] float, what each segment is found by.
         index_side: what the index was made of. "words": the segments' own tokens, where there was a
-            text. "pictures": the CLS of their pictures, where there was none.
+            text. "pictures": the CLS of their pictures, where there was none. "states": the LLM's
+            mean states of each segment, in forms that the LLM reads.
         form: what its entries are. "latents": of the resampler. "carved" and "states": rows of the
             document's own tokens, those that `positions` names; `latents` has no width then. See
             foveate.vist.forms.

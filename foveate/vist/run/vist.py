@@ -22,6 +22,7 @@ from foveate.vist.fixation.report import Look
 from foveate.vist.forms.carved import Lower, carved_prefix, lower_of
 from foveate.vist.forms.choose import Carver
 from foveate.vist.forms.recast import Recast
+from foveate.vist.forms.state_index import state_entries
 from foveate.vist.forms.states import states_prefix
 from foveate.vist.fusion.fusion import PrefixCache, empty_prefix, fit_span, stack_prefixes
 from foveate.vist.fusion.kv_prefix import EmbeddingPrefix
@@ -495,7 +496,13 @@ class Vist(Pretrained):
             if memory is not None:
                 check_memory(memory, num_words)
         fixation = fixate if isinstance(fixate, Fixation) else Fixation(share=fixate)
-        return Looker(self.anatomy, self.tokenizer, fixation, self.parts.index)
+        return Looker(
+            self.anatomy, self.tokenizer, fixation, self.parts.index, state_of=self._state_of
+        )
+
+    def _state_of(self, ids: Tensor, head: Tensor) -> Tensor:
+        """Of a question after the first token of a head, [hidden_size]; see `state_entries`."""
+        return state_entries(self.anatomy, head[:, :1], [ids])[0]
 
     def _look(
         self,
