@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from foveate.errors import InputError
@@ -149,14 +150,12 @@ def read_pictures(
         raise InputError("read_pictures got no strips; give at least one.")
     _check_pages(len(pixels), reader.parts.config.max_pages)
     pages = list(reader.encode(pixels, patch_mask))
-    strips, text = place_characters(
+    strips, text, unread = place_characters(
         reader.encoder, [found for found, _ in pages], pixels, patch_mask
     )
-    if not text:
-        raise InputError("the pictures show no character that can be read; is it the style drawn?")
     found = tokenise(reader.tokenizer, text)
     names = TokenReader(reader.tokenizer)
-    memory = _part(reader, names, strips, text, found, iter(pages), num_latents, "read")
+    memory = _part(reader, names, strips, text, found, iter(pages), num_latents, "read", unread)
     # Nobody knows what was drawn, so nobody can say what was misread.
     return replace(memory, misread=None)
 
@@ -170,8 +169,9 @@ def _part(
     pages: Iterable[tuple[Tensor, Tensor]],
     num_latents: int | None,
     tokens: TokensOf,
+    unread: NDArray[np.bool_] | None = None,
 ) -> Memory:
-    """The memory of some strips."""
+    """The memory of some strips; `unread` are characters [C] that nobody can make out."""
     parts, device = reader.parts, reader.device
     characters: list[Characters] = []
     latents, masks, seen = [], [], []
@@ -188,7 +188,8 @@ def _part(
         first += len(features)
     read: ReadTokens | None = None
     if characters:
-        read = names.read(join_characters(characters), source.offsets)
+        drawn = join_characters(characters)
+        read = names.read(drawn if unread is None else drawn.without(unread), source.offsets)
     if parts.is_pointed:
         assert read is not None
         glances = parts.glances(strips, source.offsets, num_latents).to(device)
