@@ -28,6 +28,7 @@ from foveate.vist.fixation.index import entries_of_words, patches_of_segments
 from foveate.vist.fixation.segments import segment_starts
 from foveate.vist.latents.memory import UNREAD, Memory, concat
 from foveate.vist.parts import VistParts
+from foveate.vist.sizes import check_latents
 
 PAGES_AT_A_TIME = 32
 CHARS_AT_A_TIME = 32768
@@ -100,7 +101,7 @@ def read_document(
         raise InputError(f"tokens={tokens!r} is unknown; use 'source' or 'read'.")
     if tokens == "read":
         check_reads(reader.encoder)
-    _check_count(num_latents)
+    check_latents(num_latents)
     pieces = _pieces([text] if isinstance(text, str) else text)
     renderer = Renderer(reader.encoder.style)
     most = reader.parts.config.max_pages
@@ -140,7 +141,7 @@ def read_pictures(
         InputError: the encoder reads no characters, or the pictures show none or are too many.
     """
     check_reads(reader.encoder)
-    _check_count(num_latents)
+    check_latents(num_latents)
     for name, value in (("pixels", pixels), ("patch_mask", patch_mask)):
         if not isinstance(value, np.ndarray):
             raise InputError(
@@ -244,15 +245,6 @@ def count_latents(text: str, encoder: Any, parts: VistParts, tokenizer: Any) -> 
             kept = parts.resampler.latent_mask(torch.from_numpy(strips.patch_mask))
         total += int(kept.sum())
     return total
-
-
-def _check_count(num_latents: int | None) -> None:
-    is_count = isinstance(num_latents, int) and not isinstance(num_latents, bool)
-    if num_latents is not None and (not is_count or num_latents < 1):
-        raise InputError(
-            f"num_latents={num_latents!r}; use a whole number of at least 1, or None for the "
-            "trained one."
-        )
 
 
 def _pieces(pieces: Iterable[str]) -> Iterator[str]:
