@@ -52,21 +52,22 @@ RULES: dict[str, str] = {
     "carve/compare": "core tasks measure models carve/method carve/spec carve/engine "
     "carve/answerer",
     # Vist: far text as latents.
-    "vist/config": "",
-    "vist/checkpoint": "core vist/config",
+    "vist/sizes": "",
+    "vist/config": "vist/sizes",
+    "vist/checkpoint": "core vist/sizes vist/config",
     "vist/encoder": "text_image models",
-    "vist/latents": "text_image vist/config",
+    "vist/latents": "text_image vist/sizes vist/config",
     "vist/fusion": "core models vist/config vist/latents",
     "vist/forms": "core models vist/latents vist/fusion",
     "vist/parts": "core text_image vist/config vist/latents vist/fusion",
     "vist/index_file": "core vist/latents",
     "vist/fixation": "models text_image vist/latents vist/fusion",
-    "vist/run": "assets core text_image models vist/config vist/checkpoint vist/encoder "
+    "vist/run": "assets core text_image models vist/sizes vist/config vist/checkpoint vist/encoder "
     "vist/latents vist/fusion vist/forms vist/index_file vist/parts vist/fixation",
     "vist/train": "assets jsonl_file text_image draw models vist/config vist/checkpoint "
     "vist/encoder vist/latents vist/fusion vist/parts vist/run",
-    "vist/cepe": "core text_image models vist/config vist/checkpoint vist/latents vist/fusion "
-    "vist/parts vist/run vist/train",
+    "vist/cepe": "core text_image models vist/sizes vist/config vist/checkpoint vist/latents "
+    "vist/fusion vist/parts vist/run vist/train",
     "vist/eval": "tasks measure text_image models vist/encoder vist/latents vist/fusion "
     "vist/fixation vist/run",
     # Where both are put to work.

@@ -23,7 +23,8 @@ from foveate.core.decoder_shape import DecoderShape
 from foveate.core.eight_bit import MARK, pack, unpack
 from foveate.errors import ConfigError, InputError
 from foveate.files import make_folder, open_regular, write_text
-from foveate.vist.config import MOST_LAYERS, MOST_SIZE, VistConfig
+from foveate.vist.config import VistConfig
+from foveate.vist.sizes import check_size
 from foveate.vist.tensor_file import save_tensors
 
 ABOUT, WEIGHTS = "vist.json", "vist.safetensors"
@@ -213,14 +214,9 @@ def _notes(values: Any) -> dict[str, Any]:
 
 def _shape(values: Mapping[str, Any]) -> DecoderShape:
     for name, value in values.items():
-        most = MOST_LAYERS if name == "num_layers" else MOST_SIZE
-        is_count = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
         is_rms = name == "embedding_rms" and isinstance(value, float) and 0 < value < math.inf
-        if not (is_count or is_rms or (name == "gated" and isinstance(value, bool))):
-            raise ConfigError(
-                f"the shape of the decoder got {name}={repr(value)[:40]}; use a positive number "
-                f"of at most {most:,}."
-            )
+        if not (is_rms or (name == "gated" and isinstance(value, bool))):
+            check_size("the shape of the decoder", name, value)
     return DecoderShape(**values)
 
 

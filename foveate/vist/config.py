@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 from foveate.errors import ConfigError
+from foveate.vist.sizes import check_size, most_of
 
 FORMS = ("kv_prefix", "cross_attention")
 SOURCES = ("embeddings", "states")
 BIASES = ("none", "window")
-MOST_SIZE, MOST_LAYERS, MOST_SCALE = 1 << 20, 1 << 10, 1000
+MOST_SCALE = 1000
 _Config = TypeVar("_Config", bound="_Dictable")
 
 
@@ -65,11 +66,11 @@ class ResamplerConfig(_Dictable):
 
     def __post_init__(self) -> None:
         for name in ("input_width", "width", "num_latents", "layers", "heads", "head_dim"):
-            _check_positive("ResamplerConfig", name, getattr(self, name))
-        _check_positive("ResamplerConfig", "ff_mult", self.ff_mult)
+            check_size("ResamplerConfig", name, getattr(self, name))
+        check_size("ResamplerConfig", "ff_mult", self.ff_mult)
         _check_choice("ResamplerConfig", "local_bias", self.local_bias, BIASES)
         if self.local_bias == "window":
-            _check_positive("ResamplerConfig", "window", self.window)
+            check_size("ResamplerConfig", "window", self.window)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +101,9 @@ class GlanceConfig(_Dictable):
 
     def __post_init__(self) -> None:
         for name in ("input_width", "width", "num_latents", "inner", "heads", "pack_width", "run"):
-            _check_positive("GlanceConfig", name, getattr(self, name))
+            check_size("GlanceConfig", name, getattr(self, name))
         for name in ("packed", "group_tokens"):
-            _check_count("GlanceConfig", name, getattr(self, name))
-            if getattr(self, name) < 0:
-                raise ConfigError(f"GlanceConfig got {name}={getattr(self, name)}; use 0 or more.")
+            check_size("GlanceConfig", name, getattr(self, name), least=0)
         _check_choice("GlanceConfig", "choice", self.choice, ("runs", "random", "rare", "all"))
         if self.inner % self.heads:
             raise ConfigError(
@@ -152,7 +151,7 @@ class FusionConfig(_Dictable):
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
             for layer in self.layers:
-                _check_count("FusionConfig", "layers", layer)
+                check_size("FusionConfig", "layers", layer, least=-most_of("layers"))
             if self.form == "kv_prefix":
                 raise ConfigError(
                     f"FusionConfig got layers={self.layers} with form='kv_prefix', which acts in "
@@ -163,7 +162,7 @@ class FusionConfig(_Dictable):
                     f"FusionConfig got layers={self.layers}; name each layer once, and at least "
                     "one (None is every layer)."
                 )
-        _check_count("FusionConfig", "lora_rank", self.lora_rank)
+        check_size("FusionConfig", "lora_rank", self.lora_rank, least=0)
         scale = self.lora_scale
         is_number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
         if not is_number or not 0 < scale <= MOST_SCALE:
@@ -173,8 +172,6 @@ class FusionConfig(_Dictable):
             )
         if not isinstance(self.rotary, bool):
             raise ConfigError(f"FusionConfig got rotary={self.rotary!r}; use true or false.")
-        if self.lora_rank < 0:
-            raise ConfigError(f"FusionConfig got lora_rank={self.lora_rank}; use 0 or more.")
         if self.lora_rank and (self.form, self.source) != ("kv_prefix", "embeddings"):
             raise ConfigError(
                 f"FusionConfig got lora_rank={self.lora_rank} with form={self.form!r}, "
@@ -202,15 +199,7 @@ class CarvedConfig(_Dictable):
 
     def __post_init__(self) -> None:
         for name in ("layer", "lora_rank"):
-            value = getattr(self, name)
-            _check_count("CarvedConfig", name, value)
-            if value < 0:
-                raise ConfigError(f"CarvedConfig got {name}={value}; use 0 or more.")
-        if self.layer > MOST_LAYERS:
-            raise ConfigError(
-                f"CarvedConfig got layer={self.layer}, above the limit of {MOST_LAYERS:,}; use a "
-                "lower one."
-            )
+            check_size("CarvedConfig", name, getattr(self, name), least=0)
         for name, most in (("share", 1), ("lora_scale", MOST_SCALE)):
             value = getattr(self, name)
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -238,7 +227,7 @@ class VistConfig(_Dictable):
     max_pages: int = 4096
 
     def __post_init__(self) -> None:
-        _check_positive("VistConfig", "max_pages", self.max_pages)
+        check_size("VistConfig", "max_pages", self.max_pages)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> VistConfig:
@@ -253,21 +242,6 @@ class VistConfig(_Dictable):
         if parts.get("carved") is not None:
             parts["carved"] = CarvedConfig.from_dict(parts["carved"])
         return super().from_dict(parts)
-
-
-def _check_positive(owner: str, name: str, value: Any) -> None:
-    _check_count(owner, name, value)
-    if value < 1:
-        raise ConfigError(f"{owner} got {name}={value!r}; use a positive integer.")
-
-
-def _check_count(owner: str, name: str, value: Any) -> None:
-    """A whole number from 0 to what no sound file exceeds: sizes are multiplied later."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ConfigError(f"{owner} got {name}={repr(value)[:40]}; use a positive integer.")
-    most = MOST_LAYERS if name == "layers" else MOST_SIZE
-    if value > most:
-        raise ConfigError(f"{owner} got {name}={value}, above the limit of {most:,}; lower it.")
 
 
 def _check_choice(owner: str, name: str, value: Any, choices: tuple[str, ...]) -> None:

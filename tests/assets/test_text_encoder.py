@@ -12,8 +12,11 @@ import torch
 from safetensors import safe_open
 
 from foveate.assets import text_encoder_path
+from foveate.errors import InputError
 from foveate.text_image.render import Renderer, Strips
-from foveate.vist.encoder.labels import edit_distance
+from foveate.text_image.strip_style import StripStyle
+from foveate.vist.encoder.labels import UNREADABLE, edit_distance
+from foveate.vist.encoder.pictures import PlacedText, place_characters
 from foveate.vist.encoder.text_encoder import TextEncoder, load_text_encoder
 
 PARAGRAPH = (
@@ -110,3 +113,58 @@ def test_the_card_quotes_the_scores() -> None:
         assert f"| {domain} | {100 * row['character_accuracy']['value']:.2f} " in card, domain
         if domain != "exact strings, mixed":  # with accents, rare signs and runs of blanks
             assert row["character_accuracy"]["value"] >= 0.99, domain
+
+
+def placed(encoder: TextEncoder, pixels: np.ndarray, mask: np.ndarray) -> PlacedText:
+    features = encoder(torch.from_numpy(pixels), torch.from_numpy(mask))
+    return place_characters(encoder, [features], pixels, mask)
+
+
+def test_pictures_of_text_are_placed_to_the_letter(encoder: TextEncoder) -> None:
+    strips = Renderer(encoder.style).render(PARAGRAPH * 2)
+    found = placed(encoder, strips.pixels, strips.patch_mask)
+    assert found.text == PARAGRAPH * 2
+    assert not found.unread.any()
+    # The same with blank paper behind the end, said to hold text: not the hundreds of blanks there
+    # is room for.
+    loose = placed(encoder, strips.pixels, np.ones_like(strips.patch_mask))
+    assert loose.text.rstrip(" ") == found.text.rstrip(" ")
+    assert len(loose.text) <= len(found.text) + 8
+
+
+def paper(kind: str, style: StripStyle) -> np.ndarray:
+    """Two strips that show no text."""
+    shape = (2, style.height, style.width)
+    rng = np.random.default_rng(0)
+    made = {
+        "white": np.full(shape, 255),
+        "black": np.zeros(shape),
+        "noise": rng.integers(0, 256, shape),
+        "specks": np.where(rng.random(shape) < 0.03, 0, 255),
+        "gradient": np.broadcast_to(np.arange(style.width) % 256, shape),
+        "inverted": 255 - Renderer(style).render(PARAGRAPH).pixels[:2],
+        "upside down": Renderer(style).render(PARAGRAPH).pixels[:2, ::-1],
+    }
+    return np.ascontiguousarray(made[kind].astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    "kind", ["white", "black", "noise", "specks", "gradient", "inverted", "upside down"]
+)
+def test_pictures_without_text_invent_none(encoder: TextEncoder, kind: str) -> None:
+    pixels = paper(kind, encoder.style)
+    mask = np.ones((len(pixels), encoder.patches), dtype=bool)
+    with pytest.raises(InputError, match=r"show no character that can be read .* of dark text"):
+        placed(encoder, pixels, mask)
+    # Beside strips of text its signs, if it has any, are unread ones and counted.
+    strips = Renderer(encoder.style).render(PARAGRAPH)
+    both = placed(
+        encoder,
+        np.concatenate([strips.pixels, pixels]),
+        np.concatenate([strips.patch_mask, mask]),
+    )
+    assert both.text.startswith(PARAGRAPH)
+    rest = both.text[len(PARAGRAPH) :]
+    assert set(rest) <= {UNREADABLE, " "}
+    assert both.unread.sum() == rest.count(UNREADABLE)
+    assert (kind == "white") == (not rest)

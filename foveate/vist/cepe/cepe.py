@@ -27,6 +27,7 @@ from foveate.vist.latents.memory import Memory
 from foveate.vist.parts import weights_hash
 from foveate.vist.run.load import check_pinned, load_base
 from foveate.vist.run.vist import Vist
+from foveate.vist.sizes import check_latents
 
 __all__ = ["Cepe"]
 
@@ -72,8 +73,10 @@ class Cepe(Vist):
                 each token, whatever is asked for.
 
         Raises:
-            InputError: the text is empty, or fills more chunks than config.max_pages.
+            InputError: the text is empty, or fills more chunks than config.max_pages; num_latents
+                is none.
         """
+        check_latents(num_latents)
         whole = text if isinstance(text, str) else "".join(text)
         if not whole:
             raise InputError("the text is empty; there is nothing to remember.")

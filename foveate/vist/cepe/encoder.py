@@ -26,11 +26,11 @@ from foveate.errors import ConfigError
 from foveate.vist.config import (
     ResamplerConfig,
     VistConfig,
-    _check_positive,
     _Dictable,
 )
 from foveate.vist.latents.resampler import PerceiverResampler
 from foveate.vist.parts import VistParts, latent_positions
+from foveate.vist.sizes import check_size
 
 # (ids, [C] token index of each character as float64) of a text
 Tokenise = Callable[[str], tuple[NDArray[np.int64], NDArray[np.float64]]]
@@ -53,7 +53,7 @@ class ChunkEncoderConfig(_Dictable):
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "ff_mult", "chunk"):
-            _check_positive("ChunkEncoderConfig", name, getattr(self, name))
+            check_size("ChunkEncoderConfig", name, getattr(self, name))
         if self.width % self.heads:
             raise ConfigError(
                 f"ChunkEncoderConfig got heads={self.heads}, which does not divide "

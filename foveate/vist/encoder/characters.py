@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,12 @@ class Characters:
     def text(self) -> str:
         """One symbol for each; `UNREADABLE` for what is outside of the alphabet."""
         return symbols_of(self.classes[:, 0])
+
+    def without(self, unread: npt.NDArray[np.bool_]) -> Characters:
+        """The same, some [C] of them unknown."""
+        classes = self.classes.copy()
+        classes[unread, 0] = OTHER
+        return replace(self, classes=classes)
 
     @property
     def unreadable(self) -> npt.NDArray[np.bool_]:

@@ -9,10 +9,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from foveate.errors import ConfigError
+from foveate.vist.sizes import check_size
 
 __all__ = ["AttentionPool", "IndexConfig", "IndexHead"]
-
-MOST_WIDTH = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +42,7 @@ class IndexConfig:
     def __post_init__(self) -> None:
         sizes = {name: value for name, value in vars(self).items() if name != "temperature"}
         for name, value in sizes.items():
-            is_count = isinstance(value, int) and not isinstance(value, bool)
-            if not is_count or not 1 <= value <= MOST_WIDTH:
-                raise ConfigError(
-                    f"IndexConfig got {name}={repr(value)[:40]}; use a whole number from 1 to "
-                    f"{MOST_WIDTH:,}."
-                )
+            check_size("IndexConfig", name, value)
         if not isinstance(self.temperature, (int, float)) or not 0 < self.temperature <= 1:
             raise ConfigError(
                 f"IndexConfig got temperature={repr(self.temperature)[:40]}; use a number above 0 "

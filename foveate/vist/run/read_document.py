@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from foveate.errors import InputError
@@ -27,6 +28,7 @@ from foveate.vist.fixation.index import entries_of_words, patches_of_segments
 from foveate.vist.fixation.segments import segment_starts
 from foveate.vist.latents.memory import UNREAD, Memory, concat
 from foveate.vist.parts import VistParts
+from foveate.vist.sizes import check_latents
 
 PAGES_AT_A_TIME = 32
 CHARS_AT_A_TIME = 32768
@@ -99,7 +101,7 @@ def read_document(
         raise InputError(f"tokens={tokens!r} is unknown; use 'source' or 'read'.")
     if tokens == "read":
         check_reads(reader.encoder)
-    _check_count(num_latents)
+    check_latents(num_latents)
     pieces = _pieces([text] if isinstance(text, str) else text)
     renderer = Renderer(reader.encoder.style)
     most = reader.parts.config.max_pages
@@ -139,7 +141,7 @@ def read_pictures(
         InputError: the encoder reads no characters, or the pictures show none or are too many.
     """
     check_reads(reader.encoder)
-    _check_count(num_latents)
+    check_latents(num_latents)
     for name, value in (("pixels", pixels), ("patch_mask", patch_mask)):
         if not isinstance(value, np.ndarray):
             raise InputError(
@@ -149,14 +151,12 @@ def read_pictures(
         raise InputError("read_pictures got no strips; give at least one.")
     _check_pages(len(pixels), reader.parts.config.max_pages)
     pages = list(reader.encode(pixels, patch_mask))
-    strips, text = place_characters(
+    strips, text, unread = place_characters(
         reader.encoder, [found for found, _ in pages], pixels, patch_mask
     )
-    if not text:
-        raise InputError("the pictures show no character that can be read; is it the style drawn?")
     found = tokenise(reader.tokenizer, text)
     names = TokenReader(reader.tokenizer)
-    memory = _part(reader, names, strips, text, found, iter(pages), num_latents, "read")
+    memory = _part(reader, names, strips, text, found, iter(pages), num_latents, "read", unread)
     # Nobody knows what was drawn, so nobody can say what was misread.
     return replace(memory, misread=None)
 
@@ -170,8 +170,9 @@ def _part(
     pages: Iterable[tuple[Tensor, Tensor]],
     num_latents: int | None,
     tokens: TokensOf,
+    unread: NDArray[np.bool_] | None = None,
 ) -> Memory:
-    """The memory of some strips."""
+    """The memory of some strips; `unread` are characters [C] that nobody can make out."""
     parts, device = reader.parts, reader.device
     characters: list[Characters] = []
     latents, masks, seen = [], [], []
@@ -188,7 +189,8 @@ def _part(
         first += len(features)
     read: ReadTokens | None = None
     if characters:
-        read = names.read(join_characters(characters), source.offsets)
+        drawn = join_characters(characters)
+        read = names.read(drawn if unread is None else drawn.without(unread), source.offsets)
     if parts.is_pointed:
         assert read is not None
         glances = parts.glances(strips, source.offsets, num_latents).to(device)
@@ -243,15 +245,6 @@ def count_latents(text: str, encoder: Any, parts: VistParts, tokenizer: Any) -> 
             kept = parts.resampler.latent_mask(torch.from_numpy(strips.patch_mask))
         total += int(kept.sum())
     return total
-
-
-def _check_count(num_latents: int | None) -> None:
-    is_count = isinstance(num_latents, int) and not isinstance(num_latents, bool)
-    if num_latents is not None and (not is_count or num_latents < 1):
-        raise InputError(
-            f"num_latents={num_latents!r}; use a whole number of at least 1, or None for the "
-            "trained one."
-        )
 
 
 def _pieces(pieces: Iterable[str]) -> Iterator[str]:

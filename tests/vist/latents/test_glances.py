@@ -164,7 +164,7 @@ def test_every_weight_learns(strips: Strips, glances: Glances) -> None:
     [
         ({"inner": 15}, "inner=15 for heads=2; use a multiple"),
         ({"run": 3}, "num_latents=8 with run=3; use a multiple of run"),
-        ({"packed": -1}, "packed=-1; use 0 or more"),
+        ({"packed": -1}, "packed=-1; use a whole number, 0 or more"),
         ({"choice": "pooled"}, "choice='pooled'; use one of runs, random, rare, all"),
         ({"pack_width": 0}, "pack_width=0; use a positive integer"),
     ],

@@ -13,6 +13,7 @@ from foveate.errors import InputError
 from foveate.models.token_offsets import tokenise
 from foveate.text_image.render import Renderer
 from foveate.vist.config import FusionConfig, GlanceConfig, VistConfig
+from foveate.vist.encoder.labels import UNREADABLE, character_classes
 from foveate.vist.latents.memory import UNREAD, Memory, concat
 from foveate.vist.run import read_document
 from foveate.vist.run.vist import Vist
@@ -88,6 +89,29 @@ def test_pictures_alone_are_read_as_their_text(tokenizer: Any) -> None:
         assert torch.equal(getattr(memory, name), getattr(known, name)), name
     assert memory.misread is None  # nobody knows what was drawn
     assert memory.unreadable == 0
+
+
+def test_signs_that_are_guessed_are_counted_as_unread(tokenizer: Any) -> None:
+    encoder = SightedEncoder(TEXT)
+    vist = pointed(tokenizer, encoder)
+    pixels, mask = encoder.strips.pixels, encoder.strips.patch_mask
+    whole = vist.read_pictures(pixels, mask)
+    sure = encoder.slot_logits
+
+    def unsure(features: torch.Tensor) -> torch.Tensor:
+        logits = sure(features)
+        is_guess = features[..., None] == int(character_classes(";")[0])
+        return torch.where(is_guess, logits / 3, logits)
+
+    encoder.slot_logits = unsure  # type: ignore[method-assign]
+    memory = vist.read_pictures(pixels, mask)
+    assert memory.tokens is not None
+    signs = len(tokenise(tokenizer, UNREADABLE).ids) * TEXT.count(";")
+    assert memory.unreadable == int((memory.tokens == UNREAD).sum()) == signs > 0
+    assert whole.unreadable == 0
+    encoder.slot_logits = lambda features: sure(features) / 9  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"pictures show no character .* cannot make out"):
+        vist.read_pictures(pixels, mask)
 
 
 def test_a_stream_is_read_as_a_whole(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
