@@ -50,8 +50,10 @@ def reading_counts_html(state: TextReading) -> str:
 def _become(state: TextReading) -> str:
     if state.look is None:
         return f"{state.latents:,} latents"
+    look = state.look
+    again = f" ({look.num_again:,} of them a second time)" if look.num_again else ""
     return (
-        f"{state.look.num_raw:,} tokens looked at in {len(state.look.places)} places and "
+        f"{look.num_raw:,} tokens looked at{again} in {len(look.places)} places and "
         f"{state.latents:,} latents"
     )
 

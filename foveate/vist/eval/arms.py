@@ -158,8 +158,11 @@ _OF_RAW_TEXT = ("model", "dtype", "prompt", "head_tokens")
 
 def facts_of(arm: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts that an arm's answers depend on: raw text is read alike with any trained parts."""
-    family = arm.partition("@")[0].split("-")[0]
-    reads_memories = family in ("vist", "cepe", "fixate", "once", "apart", "pictures")
+    name = arm.partition("@")[0]
+    family = name.split("-")[0]
+    reads_memories = name == "bm25-read" or family in (
+        "vist", "cepe", "fixate", "once", "apart", "pictures"
+    )  # fmt: skip
     return {key: facts[key] for key in facts if reads_memories or key in _OF_RAW_TEXT}
 
 

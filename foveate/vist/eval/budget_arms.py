@@ -14,13 +14,22 @@ from foveate.vist.eval.context import FarContext, Subject
 from foveate.vist.eval.form_subject import FORM_ARMS
 from foveate.vist.eval.looked_up import Lookup
 
-__all__ = ["BUDGET_ARMS", "budget_names", "budget_view", "check_budgets", "reader_of", "split_name"]
+__all__ = [
+    "BUDGET_ARMS",
+    "at_hand",
+    "budget_names",
+    "budget_view",
+    "check_budgets",
+    "reader_of",
+    "split_name",
+]
 
 BUDGET_ARMS = {
     "truncated": "its last tokens, raw",
     "segments": "whole segments of it drawn at random, raw",
     "bm25": "whole segments chosen by BM25 with the question, raw: the rival without pictures",
-    "bm25-twice": "bm25 in half of the budget, all of it twice: the rival that reads as fixate does",
+    "bm25-twice": "bm25 in half of the budget, all of it twice: the rival reads as fixate does",
+    "bm25-read": "bm25 where only pictures of the text are at hand: the words as they were read",
     "fixate": "what the question points at as raw text, twice where the budget has room; latents "
     "where it points at nothing",
     "fixate-shuffled": "the same of another document",
@@ -28,6 +37,9 @@ BUDGET_ARMS = {
     "apart": "as fixate, with what is read at its own positions, gaps in between",
     "pictures": "as fixate, where only pictures of the text are at hand: tokens as they were read",
 }
+
+
+READ = "bm25-read"
 
 
 def budget_names(arms: Sequence[str], shares: Sequence[float]) -> list[str]:
@@ -66,9 +78,21 @@ def reader_of(name: str, subjects: Subjects) -> Subject | None:
     if family in looking:
         make = looking[family]
         return make(share or 1.0) if make is not None else None
+    if arm == READ and subjects.looking_at_pictures is None:
+        return None
     if family == "cepe":
         return subjects.cepe
     return subjects.vist if family == "vist" else subjects.raw
+
+
+def at_hand(name: str, far: FarContext, subjects: Subjects) -> FarContext:
+    """The far context that an arm has: for some, only what was read off its pictures."""
+    if split_name(name)[0] != READ:
+        return far
+    assert subjects.looking_at_pictures is not None
+    reader: Any = subjects.looking_at_pictures(1.0)
+    read: FarContext = reader.as_read(far)
+    return read
 
 
 def budget_view(
@@ -91,6 +115,6 @@ def budget_view(
     if arm == "bm25-twice":
         found = Lookup(far).by_words(question, budget // 2)
         return found.keep([*range(len(found.ids))] * 2) if found is not None else None
-    if arm == "bm25":
+    if arm in ("bm25", READ):
         return Lookup(far).by_words(question, budget)
     return replace(far, question=question)

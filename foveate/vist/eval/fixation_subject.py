@@ -18,7 +18,7 @@ from foveate.vist.fixation.choose import WEIGHTS
 from foveate.vist.fixation.look import Fixation, Looker
 from foveate.vist.fusion.fusion import PrefixCache, fit_span
 from foveate.vist.fusion.kv_prefix import EmbeddingPrefix
-from foveate.vist.latents.memory import Memory
+from foveate.vist.latents.memory import UNREAD, Memory
 from foveate.vist.run.read_document import TokensOf
 from foveate.vist.run.text_rows import pad_left
 
@@ -61,6 +61,13 @@ class FixationSubject(VistSubject):
         return self.skimmer._pictures.get(
             far.text, lambda: self.vist.read(far.text, self.num_latents, tokens=self.tokens)
         )
+
+    def as_read(self, far: FarContext) -> FarContext:
+        """The text that the memory's tokens say, those that could not be read left out."""
+        tokens = self.memory(far).tokens
+        assert tokens is not None
+        text = str(self.tokenizer.decode(tokens[tokens != UNREAD].tolist()))
+        return FarContext(source=self.encode(text))
 
     def num_entries(self, far: FarContext) -> int:
         """Latents and raw tokens that the far context's question left."""

@@ -20,12 +20,13 @@ from foveate.tasks.long_questions import PassageDocument
 from foveate.vist.eval.arms import Subjects, facts_of, shuffled_name
 from foveate.vist.eval.budget_arms import (
     BUDGET_ARMS,
+    at_hand,
     budget_names,
     budget_view,
     check_budgets,
     reader_of,
 )
-from foveate.vist.eval.context import FarContext, Subject
+from foveate.vist.eval.context import FarContext
 from foveate.vist.eval.result import Curve, EvalResult, Table, json_ready, shown_percent
 
 __all__ = ["QUESTION_ARMS", "QuestionSettings", "evaluate_questions", "question_arms"]
@@ -193,7 +194,7 @@ def _ask(
     document = documents[number]
     subject = reader_of(name, subjects)
     assert subject is not None
-    fars = _views(name, documents, number, subjects.raw, settings.seed)
+    fars = _views(name, documents, number, subjects, settings.seed)
     said = subject.answers(
         fars, [prompt_of(q.question) for q in document.questions], settings.max_new_tokens
     )
@@ -205,17 +206,17 @@ def _ask(
 
 
 def _views(
-    name: str, documents: Sequence[PassageDocument], number: int, raw: Subject, seed: int
+    name: str, documents: Sequence[PassageDocument], number: int, subjects: Subjects, seed: int
 ) -> list[FarContext | None]:
     """What is far for each question of a document."""
-    questions = documents[number].questions
+    questions, raw = documents[number].questions, subjects.raw
     if name == "none":
         return [None] * len(questions)
     if name == "passage":
         return [FarContext(source=raw.encode(q.passage)) for q in questions]
     is_shuffled = "-shuffled" in name
     document = _partner(documents, number) if is_shuffled else documents[number]
-    far = FarContext(source=raw.encode(document.text))
+    far = at_hand(name, FarContext(source=raw.encode(document.text)), subjects)
     generator = np.random.default_rng([seed, number])
     return [budget_view(name, far, q.question, generator) for q in questions]
 

@@ -19,6 +19,7 @@ from foveate.vist.eval.accuracy import accuracy_rows, accuracy_table
 from foveate.vist.eval.arms import ARMS, Subjects, arm_runs, derangement, facts_of
 from foveate.vist.eval.budget_arms import (
     BUDGET_ARMS,
+    at_hand,
     budget_names,
     budget_view,
     check_budgets,
@@ -223,7 +224,7 @@ def _ask(
             partner = derangement(ids, seed=settings.seed, groups=kinds)
         generator = np.random.default_rng(settings.seed)
         views = [
-            budget_view(job.arm, fars[j], item.prompt, generator)
+            budget_view(job.arm, at_hand(job.arm, fars[j], subjects), item.prompt, generator)
             for j, item in zip(partner, items, strict=True)
         ]
     else:

@@ -401,11 +401,11 @@ class Vist(Pretrained):
                 for each prompt), e.g. the chat's opening. At least 1. Padding does not count.
                 Ignored in the cross-attention form, where a memory comes before all text.
             fixate: share of a memory's tokens (0.1 = a tenth) that may be read in its place, or a
-                Fixation: the places that the question points at are read as text at their own
-                positions in place of latents; latents stay beside them as Fixation.skim says, and
-                where there is no such place. Both together are never more. None or 0 reads all
-                latents and nothing else. What the first
-                prompt of a KV cache looked at stays in it; a new question needs a new cache.
+                Fixation: the places that the question points at are read as text in place of
+                latents, where and how often Fixation.placing says; latents stay beside them as
+                Fixation.skim says, and where there is no such place. All together are never more.
+                None or 0 reads all latents and nothing else. What the first prompt of a KV cache
+                looked at stays in it; a new question needs a new cache.
             question: what to look for, one for each prompt or one for all; None is the text of the
                 prompt after the memory. Give it where the prompt has more in it than the question.
 

@@ -10,8 +10,9 @@ import torch
 
 from foveate.errors import InputError
 from foveate.vist.eval import fixation_subject
+from foveate.vist.eval.arms import facts_of
 from foveate.vist.eval.context import FarContext
-from foveate.vist.eval.fixation_subject import FixationSubject
+from foveate.vist.eval.fixation_subject import FixationSubject, looking_facts
 from foveate.vist.eval.subjects import RawSubject, VistSubject
 from foveate.vist.fixation.placing import Placing, closed_up
 from foveate.vist.latents.memory import MemoryBatch
@@ -126,6 +127,16 @@ def test_batch_is_single(
     assert said[2] == skimmer.answer(None, prompts[2], 6)
 
 
+def test_kept_answers_depend_on_how_places_stand() -> None:
+    facts = {"model": "m", "fixation": looking_facts()}
+    assert facts["fixation"]["placing"] == "twice"
+    assert looking_facts("states")["placing"] == "apart"
+    for arm in ("fixate@0.1", "fixate-shuffled@0.1", "once@0.1", "pictures@0.1", "bm25-read@0.1"):
+        assert facts_of(arm, facts) == facts
+    for arm in ("raw", "bm25@0.1", "bm25-twice@0.1"):
+        assert facts_of(arm, facts) == {"model": "m"}
+
+
 def test_without_a_question(skimmer: VistSubject, far: FarContext) -> None:
     looking: Any = FixationSubject(skimmer, 0.3)
     with pytest.raises(InputError, match=r"needs FarContext\(question=...\)"):
@@ -148,6 +159,7 @@ def test_pictures_are_looked_at_as_they_were_read() -> None:
         assert held is not None
         assert (held.tolist() == list(far.ids)) is not bool(swaps)
         assert pictures.num_entries(far) <= 0.5 * len(far.ids)
+        assert (pictures.as_read(far).text == text) is not bool(swaps)
         found.append(
             [s.option_nll(far, "the eye", [" reads", " words"]) for s in (source, pictures)]
         )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from foveate.errors import InputError
 from foveate.measure.parts import Parts
 from foveate.tasks.long_questions import PassageQuestion, make_documents
 from foveate.vist.eval.arms import Subjects
+from foveate.vist.eval.budget_arms import budget_view
 from foveate.vist.eval.context import FarContext
 from foveate.vist.eval.question_prompt import asking
 from foveate.vist.eval.questions import QuestionSettings, evaluate_questions
@@ -78,7 +80,7 @@ def test_arms(subjects: Subjects) -> None:
     assert list(rows) == [
         "none", "raw", "raw-shuffled", "passage", "vist", "vist-shuffled", "truncated@0.1",
         "truncated@0.25", "segments@0.1", "segments@0.25", "bm25@0.05", "bm25@0.1", "bm25@0.25",
-        "bm25@0.5",
+        "bm25@0.5", "bm25-twice@0.1", "bm25-twice@0.25",
         "fixate@0.1", "fixate@0.25", "fixate-shuffled@0.1", "fixate-shuffled@0.25",
     ]  # fmt: skip
     right = {name: row["contained"]["value"] for name, row in rows.items()}
@@ -117,6 +119,34 @@ def test_looking_is_told_the_question(subjects: Subjects) -> None:
     assert {far.question for one in looking for _, far, *_ in one.seen if far} == {
         q.question for q in questions() if int(q.article[1]) % 2
     }
+
+
+def test_bm25_twice_reads_the_same_segments_twice_in_its_budget(subjects: Subjects) -> None:
+    far = FarContext(source=subjects.raw.encode(documents()["330"][0].text))
+    question, draws = "what is the code of N10", np.random.default_rng(0)
+    once = budget_view("bm25@0.1", far, question, draws)
+    twice = budget_view("bm25-twice@0.2", far, question, draws)
+    assert once is not None
+    assert twice is not None
+    assert twice.ids == once.ids * 2
+    assert twice.text == once.text * 2
+    assert len(twice.ids) <= 0.2 * len(far.ids)
+
+
+def test_bm25_read_has_only_what_was_read(subjects: Subjects) -> None:
+    class Reader(Finder):
+        def as_read(self, far: FarContext) -> FarContext:
+            return FarContext(source=self.encode(far.text.replace("code", "cope")))
+
+    words = subjects.raw.words  # type: ignore[attr-defined]
+    blind = replace(subjects, looking_at_pictures=lambda _: Reader(words=words))
+    wanted = {"arms": ("bm25", "bm25-read"), "budgets": (0.1,), "rival_budgets": ()}
+    evaluate(blind, **wanted)
+    seen = [far.text for _, far, *_ in subjects.raw.seen if far]  # type: ignore[attr-defined]
+    assert any("cope" in text for text in seen)
+    assert not any("cope" in text and "code" in text for text in seen)
+    with pytest.raises(InputError, match="cannot run the arms bm25-read"):
+        evaluate(subjects, arms=("bm25-read",))
 
 
 def test_shuffled_documents_lack_the_passage(subjects: Subjects) -> None:

@@ -117,8 +117,8 @@ def test_looking_again_within_a_budget() -> None:
     }
     assert list(rows) == [
         "none", "raw", "truncated@0.2", "truncated@0.5", "segments@0.2", "segments@0.5",
-        "bm25@0.2", "bm25@0.5", "fixate@0.2", "fixate@0.5", "fixate-shuffled@0.2",
-        "fixate-shuffled@0.5",
+        "bm25@0.2", "bm25@0.5", "bm25-twice@0.2", "bm25-twice@0.5", "fixate@0.2", "fixate@0.5",
+        "fixate-shuffled@0.2", "fixate-shuffled@0.5",
     ]  # fmt: skip
     right = {name: row["accuracy"]["value"] for name, row in rows.items()}
     # The key's sentence is found, whatever the budget; another document does not know the value.
@@ -133,8 +133,8 @@ def test_looking_again_within_a_budget() -> None:
 def test_each_arm_is_asked_once() -> None:
     subjects = subjects_of()
     evaluate(subjects)
-    # Of the raw reader: none and raw, 3 arms at 2 budgets, 2 arms at 2 numbers of latents.
-    assert len(subjects(64).raw.seen) == 6 * (2 + 3 * 2 + 2 * 2)
+    # Of the raw reader: none and raw, 4 arms at 2 budgets, 2 arms at 2 numbers of latents.
+    assert len(subjects(64).raw.seen) == 6 * (2 + 4 * 2 + 2 * 2)
 
 
 def test_shares_say_what_one_run_says(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from foveate.errors import ConfigError, InputError, UnsupportedModeError
 from foveate.vist.fixation.attention import question_attention
-from foveate.vist.fixation.look import Fixation
+from foveate.vist.fixation.look import Fixation, Looker
 from foveate.vist.fixation.placing import mixed, read_again, segment_of_latents
 from foveate.vist.fusion.fusion import PrefixCache
 from foveate.vist.latents.memory import UNREAD, Memory, concat
@@ -99,6 +99,45 @@ def test_the_mixed_memory_keeps_order_and_budget() -> None:
     everything = mixed(mem, [2, 7], 60)
     outside = ~torch.isin(segment_of_latents(mem), torch.tensor([2, 7]))
     assert torch.equal(everything.latents[0][everything.tokens[0] == UNREAD], mem.latents[outside])
+
+
+def test_places_are_read_again_behind_all_of_them() -> None:
+    mem = known(12, 60)
+    assert mem.tokens is not None
+    mem.tokens[13] = UNREAD
+    row = mixed(mem, [2, 7], 12)
+    more = read_again(row, mem, [7, 2])
+    assert row.tokens is not None
+    assert more.tokens is not None
+    count = row.tokens.shape[1]
+    assert torch.equal(more.tokens[:, :count], row.tokens)
+    assert torch.equal(more.latents[:, :count], row.latents)
+    again = [12, 14, 15, 16, 17, *range(42, 48)]  # in reading order, without what is unread
+    assert more.tokens[0, count:].tolist() == mem.tokens[again].tolist()
+    assert more.positions[0, count:].tolist() == again
+    assert bool(more.mask.all())
+    assert read_again(row, mem, []).tokens.shape == row.tokens.shape  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("share", "again"), [(0.2, 6), (0.15, 0), (0.1, 0)])
+def test_a_place_is_read_twice_where_the_budget_has_room(
+    llama: Any, share: float, again: int
+) -> None:
+    vist, mem = tiny_vist.vist(llama, "lora"), known(12, 60)
+    assert mem.tokens is not None
+    mem.tokens[12:18] = torch.tensor([90, 91, 92, 93, 94, 95])
+    words = said(mem.tokens[12:18])
+    looks = {}
+    for placing in ("twice", "close"):
+        fixation = Fixation(share=share, floor=1.0, placing=placing)
+        with vist.attach(mem, fixate=fixation, question=words) as run:
+            logits = llama(ids(5)[None]).logits
+        looks[placing] = (run.report.looks[0], logits)
+    look = looks["twice"][0]
+    assert (look.num_raw, look.num_again) == (6 + again, again)
+    assert look.num_entries <= look.budget == int(share * 60)
+    assert torch.equal(looks["twice"][1], looks["close"][1]) is not bool(again)
+    assert ("6 of them a second time" in str(look)) is bool(again)
 
 
 def test_the_segment_with_the_questions_words_is_looked_at(llama: Any) -> None:
@@ -246,6 +285,12 @@ def test_what_cannot_be_looked_at_is_refused(llama: Any) -> None:
     for skim in (1.0, "none", True):
         with pytest.raises(ConfigError, match="a skim from 0 to below 1"):
             Fixation(share=0.1, skim=skim)  # type: ignore[arg-type]
+    for placing in ("near", True):
+        with pytest.raises(ConfigError, match="use twice, close, apart or None"):
+            Fixation(share=0.1, placing=placing)  # type: ignore[arg-type]
+    looker: Any = Looker(vist.anatomy, vist.tokenizer, Fixation(share=0.3, placing="twice"))
+    with pytest.raises(InputError, match="holds states of tokens at their own positions"):
+        looker.look(replace(mem, form="carved", latents=torch.zeros(12, 0)), "a", None, None)
     for question in (3, [3], b"why"):
         with pytest.raises(InputError, match="give a text, or a list of one"):
             vist.attach(mem, fixate=0.1, question=question)  # type: ignore[arg-type]
