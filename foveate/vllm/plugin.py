@@ -57,7 +57,7 @@ def _say_refusals() -> None:
         if refusal is None:
             show(kind, error, traceback)
         else:
-            print(f"foveate: {refusal}", file=sys.stderr)
+            sys.stderr.write(f"foveate: {refusal}\n")
 
     sys.excepthook = say_or_show
 
