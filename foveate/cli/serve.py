@@ -12,7 +12,6 @@ import typer
 
 from foveate.assets import model_folder
 from foveate.cli.console import err
-from foveate.cli.options import Keep
 
 
 def serve(
@@ -20,7 +19,20 @@ def serve(
     model: Annotated[
         str, typer.Argument(help="Local folder or hub id; 'embedded' for the embedded model.")
     ],
-    keep: Keep = "25%",
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep", help="Visual tokens to keep of each image: 64, 25% or 0.25; 25% unless said."
+        ),
+    ] = None,
+    ages: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of --keep: shares that images keep by their age in a conversation, "
+            "newest first: 100%,25%,10%."
+        ),
+    ] = None,
+    age_step: Annotated[int, typer.Option(help="Images that age together.", min=1)] = 1,
     method: Annotated[
         str, typer.Option(help="One that needs no text, settings in brackets; see docs/serving.md.")
     ] = "tokencarve",
@@ -30,14 +42,23 @@ def serve(
     Listens on loopback only unless --host says otherwise. /metrics has foveate_images_total,
     foveate_visual_tokens_total and foveate_kept_tokens_total.
     """
-    from foveate.core.budget import parse_budget
+    from foveate.core.budget import Budget, parse_budget
+    from foveate.errors import BudgetError
+    from foveate.vllm.budgets import parse_ages
     from foveate.vllm.command import check_installed, serve_command
     from foveate.vllm.expectation import expected_saving
     from foveate.vllm.settings import method_of, to_settings
 
     model = model_folder(model)
-    budget = parse_budget(keep)
-    command = serve_command(model, method, budget, context.args)
+    if keep is not None and ages is not None:
+        raise BudgetError(
+            f"--keep {keep} and --ages {ages} are given; give one: the first of the ages is what "
+            "new images keep."
+        )
+    by_age = None if ages is None else parse_ages(ages, age_step)
+    newest = None if by_age is None else Budget(keep_ratio=by_age.shares[0])
+    budget = newest or parse_budget(keep or "25%")
+    command = serve_command(model, method, budget, context.args, by_age)
     check_installed(os.environ)
     config = _config(model)
     chosen = method_of(to_settings(method, budget))

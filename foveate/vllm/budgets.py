@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from foveate.carve.method import Method
-from foveate.core.budget import Budget
+from foveate.core.budget import Budget, parse_budget
 from foveate.core.frames import Frames
 from foveate.core.settings import plain_setting
 from foveate.errors import BudgetError
@@ -30,6 +30,7 @@ __all__ = [
     "budgets_asked",
     "kept",
     "methods_of_items",
+    "parse_ages",
     "read_ages",
     "read_budgets",
     "with_budget",
@@ -91,6 +92,22 @@ class Ages:
         newest = (num_images - 1) // self.step
         ages = (newest - i // self.step for i in range(num_images))
         return [Budget(keep_ratio=self.shares[min(age, len(self.shares) - 1)]) for age in ages]
+
+
+def parse_ages(text: str, step: int = 1) -> Ages:
+    """Read shares as people write them: "100%,25%,10%" or "1.0,0.25,0.1".
+
+    Raises:
+        BudgetError: one is no share, or see `Ages`.
+    """
+    budgets = [parse_budget(part) for part in text.split(",")]
+    for part, budget in zip(text.split(","), budgets, strict=True):
+        if budget.keep_ratio is None:
+            raise BudgetError(
+                f"ages {text!r} has {part.strip()!r}, which is no share of an image's tokens; "
+                "write e.g. 100%,25%,10%."
+            )
+    return Ages(shares=tuple(budget.keep_ratio or 0.0 for budget in budgets), step=step)
 
 
 def budgets_asked(asked: Any, num_images: int) -> tuple[list[Budget] | None, Budget | None]:

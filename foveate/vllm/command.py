@@ -10,6 +10,7 @@ from typing import Any
 
 from foveate.core.budget import Budget
 from foveate.errors import ConfigError, InputError
+from foveate.vllm.budgets import Ages
 from foveate.vllm.settings import KEY, method_of, to_settings
 
 __all__ = ["LOOPBACK", "check_installed", "serve_command"]
@@ -19,19 +20,22 @@ GROUP = "vllm.general_plugins"
 _ADDITIONAL = "--additional-config"
 
 
-def serve_command(model: str, method: str, budget: Budget, options: Sequence[str]) -> list[str]:
+def serve_command(
+    model: str, method: str, budget: Budget, options: Sequence[str], ages: Ages | None = None
+) -> list[str]:
     """What follows the Python interpreter: `vllm serve` with the plugin switched on.
 
     Args:
         model: local folder or hub id.
         method: as people type it, see `parse_method`.
         options: vLLM's; they go on as they are. Without --host the server listens on loopback only.
+        ages: what images keep by their age, in place of the budget.
 
     Raises:
         ConfigError: options that name another model, or "foveate" settings of their own.
         MethodError, BudgetError: the method cannot act in vLLM.
     """
-    settings = to_settings(method, budget)
+    settings = to_settings(method, budget, ages)
     method_of(settings)
     if options and not options[0].startswith("-"):
         raise ConfigError(f"got {options[0]!r} behind the model {model!r}; serve one model.")

@@ -37,6 +37,7 @@ class ServedFamily:
         positions: of kept tokens; "renumbered" where vLLM counts the tokens of the prompt.
         modalities: what is compressed; requests with others are refused.
         takes_any_tower: a checkpoint says which tower it has, and what of it is used.
+        reads_tower: methods that read the tower are held to what they read in transformers.
     """
 
     title: str
@@ -44,6 +45,7 @@ class ServedFamily:
     positions: Literal["original", "renumbered"]
     modalities: tuple[str, ...] = ("image",)
     takes_any_tower: bool = False
+    reads_tower: bool = True
 
 
 _LLAVA = "foveate.vllm.llava"
@@ -70,9 +72,11 @@ FAMILIES: Mapping[str, ServedFamily] = {
         "Qwen3-VL", f"{_QWEN}:CarvedQwen3VL", "original"
     ),
     "Qwen3_5ForConditionalGeneration": ServedFamily(
-        "Qwen3.5", f"{_QWEN}:CarvedQwen3_5", "original"
+        "Qwen3.5", f"{_QWEN}:CarvedQwen3_5", "original", reads_tower=False
     ),
-    "Glm4vForConditionalGeneration": ServedFamily("GLM-4V", f"{_QWEN}:CarvedGlm4v", "original"),
+    "Glm4vForConditionalGeneration": ServedFamily(
+        "GLM-4V", f"{_QWEN}:CarvedGlm4v", "original", reads_tower=False
+    ),
     "Gemma3ForConditionalGeneration": ServedFamily(
         "Gemma 3", f"{_VIEWS}:CarvedGemma3", "renumbered"
     ),
@@ -134,6 +138,11 @@ def configure(vllm_config: Any) -> Method | None:
         method = replace(method, positions="renumbered")
         if family.takes_any_tower:
             _check_tower(family, hf_config, method)
+    if method.needs & OF_THE_TOWER and not family.reads_tower:
+        raise UnsupportedModelError(
+            f"{method.name} reads the vision tower, and that of {family.title} is not known to "
+            "foveate; use a method that does not read it, e.g. divprune."
+        )
     _check_options(vllm_config, method)
     if isinstance(method, FrameMethod) and "video" not in family.modalities:
         raise MethodError(

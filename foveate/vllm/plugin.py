@@ -57,15 +57,13 @@ def _say_refusals() -> None:
         if refusal is None:
             show(kind, error, traceback)
         else:
-            print(f"foveate: {refusal}", file=sys.stderr)
+            sys.stderr.write(f"foveate: {refusal}\n")
 
     sys.excepthook = say_or_show
 
 
 def _refusal_in(error: BaseException) -> FoveateError | None:
     """The error of ours behind one that vLLM ends with; its configuration wraps what is raised."""
-    from pydantic import ValidationError
-
     seen: set[int] = set()
     left: list[Any] = [error]
     while left:
@@ -76,8 +74,9 @@ def _refusal_in(error: BaseException) -> FoveateError | None:
             continue
         seen.add(id(found))
         left += [found.__cause__, found.__context__]
-        if isinstance(found, ValidationError):
-            left += [(one.get("ctx") or {}).get("error") for one in found.errors()]
+        errors = getattr(found, "errors", None)  # of pydantic, which keeps what validators raise
+        if callable(errors):
+            left += [(one.get("ctx") or {}).get("error") for one in errors()]
     return None
 
 

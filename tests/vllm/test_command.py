@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -230,12 +231,66 @@ def test_without_an_entry_nothing_is_touched() -> None:
 
 def test_a_model_that_cannot_be_compressed() -> None:
     with pytest.raises(UnsupportedModelError) as caught:
-        configure(engine("Gemma3ForConditionalGeneration"))
+        configure(engine("Gemma4ForConditionalGeneration"))
     assert str(caught.value) == (
-        "--additional-config asks for foveate, and Gemma3ForConditionalGeneration cannot be "
+        "--additional-config asks for foveate, and Gemma4ForConditionalGeneration cannot be "
         "compressed in vLLM; serve one of LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL, "
-        "Qwen2.5-VL, Qwen3-VL, or leave foveate out."
+        "Qwen2.5-VL, Qwen3-VL, Qwen3.5, GLM-4V, Gemma 3, Idefics3, SmolVLM, InternVL, or leave "
+        "foveate out."
     )
+
+
+def test_a_family_that_people_ask_for() -> None:
+    """Why it is not served is part of the sentence."""
+    with pytest.raises(UnsupportedModelError, match=r"in vLLM \(its prompts have a mark behind"):
+        configure(engine("Mistral3ForConditionalGeneration"))
+
+
+@pytest.mark.parametrize("architecture", ["Glm4v", "Qwen3_5"])
+def test_a_tower_that_methods_cannot_read(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in = SimpleNamespace(announce_pruning=lambda config: None)
+    monkeypatch.setitem(sys.modules, "foveate.vllm.pruning_config", stand_in)
+    name = f"{architecture}ForConditionalGeneration"
+    with pytest.raises(UnsupportedModelError, match="tokencarve reads the vision tower, and that"):
+        configure(engine(name))
+    entry = {"foveate": {"method": "divprune", "keep_ratio": 0.25}}
+    assert configure(engine(name, entry)) is not None
+
+
+def test_a_request_s_budget_in_the_server_s_options() -> None:
+    config = engine("LlavaForConditionalGeneration")
+    config.model_config.multimodal_config.mm_processor_kwargs = {"foveate": {"keep_ratio": 0.1}}
+    with pytest.raises(ConfigError) as caught:
+        configure(config)
+    assert str(caught.value) == (
+        "--mm-processor-kwargs has 'foveate', which is for requests; the server's own budget goes "
+        "into --additional-config."
+    )
+
+
+def test_what_is_refused_ends_without_a_traceback() -> None:
+    """However deep vLLM has wrapped it; errors that are not ours keep theirs."""
+    source = """
+import sys
+from foveate.errors import BudgetError
+from foveate.vllm.plugin import _say_refusals
+_say_refusals()
+try:
+    raise {"ours": BudgetError, "other": ValueError}[sys.argv[1]]("too little.")
+except Exception as error:
+    raise RuntimeError("the engine did not start") from error
+"""
+    for kind in ("ours", "other"):
+        done = subprocess.run(
+            [sys.executable, "-c", source, kind], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        if kind == "ours":
+            assert done.stderr == "foveate: too little.\n"
+        else:
+            assert "Traceback" in done.stderr
 
 
 def test_a_tower_that_is_spread_over_devices_by_image() -> None:

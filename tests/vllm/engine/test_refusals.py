@@ -50,8 +50,8 @@ def test_a_model_that_cannot_be_compressed(tmp_path: Path) -> None:
     tokenizer().save_pretrained(tmp_path)
     assert (
         "--additional-config asks for foveate, and LlamaForCausalLM cannot be compressed in vLLM; "
-        "serve one of LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, or "
-        "leave foveate out."
+        "serve one of LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, "
+        "Qwen3.5, GLM-4V, Gemma 3, Idefics3, SmolVLM, InternVL, or leave foveate out."
     ) in refusal(tmp_path, {"keep_ratio": 0.25})
     assert configure(tmp_path, None).model_config.architecture == "LlamaForCausalLM"
 
@@ -70,6 +70,44 @@ def test_options_that_go_past_the_plugin(tiny: Callable[[str], Path]) -> None:
     assert "cannot be read once it is compiled" in refusal(
         folder, entry, compilation_config={"compile_mm_encoder": True}
     )
+
+
+def test_a_tower_that_is_not_known(tiny: Callable[[str], Path]) -> None:
+    text = refusal(tiny("glm4v"), {"keep_ratio": 0.25})
+    assert "tokencarve reads the vision tower, and that of GLM-4V is not known to foveate" in text
+    assert configure(tiny("glm4v"), {"method": "divprune", "keep_ratio": 0.25})
+
+
+def test_a_budget_for_requests_in_the_server_s_own_settings(tiny: Callable[[str], Path]) -> None:
+    text = refusal(
+        tiny("qwen2_vl"), {"keep_ratio": 0.25}, mm_processor_kwargs={"foveate": {"keep_ratio": 0.1}}
+    )
+    assert "--mm-processor-kwargs has 'foveate', which is for requests" in text
+
+
+def test_a_refusal_in_a_validator_ends_without_a_traceback() -> None:
+    import subprocess
+    import sys
+
+    source = """
+from pydantic import BaseModel, model_validator
+from foveate.errors import BudgetError
+from foveate.vllm.plugin import _say_refusals
+_say_refusals()
+class Config(BaseModel):
+    @model_validator(mode="after")
+    def check(self):
+        raise BudgetError("too little.")
+try:
+    Config()
+except Exception as error:
+    raise RuntimeError("the engine did not start") from error
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == "foveate: too little.\n"
 
 
 def test_positions_that_the_family_does_not_have(tiny: Callable[[str], Path]) -> None:
@@ -144,7 +182,6 @@ def test_videos_of_a_family_whose_videos_are_not_compressed() -> None:
 def test_caches_know_images_by_the_method_too(tiny: Callable[[str], Path]) -> None:
     """The same image kept otherwise is another thing to caches that several engines share."""
     from vllm.multimodal import MULTIMODAL_REGISTRY
-    from vllm.multimodal.processing.inputs import ProcessorInputs
 
     folder = tiny("qwen2_vl")
     image = Image.new("RGB", (112, 112), (200, 30, 30))
@@ -153,10 +190,15 @@ def test_caches_know_images_by_the_method_too(tiny: Callable[[str], Path]) -> No
         model_config = configure(folder, entry).model_config
         processor = MULTIMODAL_REGISTRY.create_processor(model_config)
         items = processor.info.parse_mm_data({"image": [image]})
-        (name,) = processor._get_mm_hashes(ProcessorInputs([], items))["image"]
-        found.append(name)
-    assert len(set(found[:3])) == 3
-    assert found[1] == found[3]
+        prompt = "user: <|vision_start|> <|image_pad|> <|vision_end|> w1"
+        for asked in ({}, {"foveate": {"keep_ratio": 0.25}}) if entry else ({},):
+            made = processor(prompt, items, hf_processor_mm_kwargs=asked)
+            (name,) = made["mm_hashes"]["image"]
+            found.append(name)
+    off, quarter, asked_quarter, half, asked_of_half, again, _ = found
+    assert len({off, quarter, half}) == 3
+    # A budget of a request is that of a server with it.
+    assert quarter == asked_quarter == asked_of_half == again
 
 
 def test_images_that_touch_each_other() -> None:

@@ -163,20 +163,31 @@ def processor_of(family: str, config: Any) -> Any:
 
 def save_tiny(family: str, folder: Path) -> Path:
     """A random model of the family in a folder, the same one every time."""
+    from tests.vllm.engine import tiny_views as more
+
     torch.manual_seed(11)
-    config = config_of(family)
+    is_here = family not in more.IMAGES
+    config = config_of(family) if is_here else more.config_of(family)
     model = tf.AutoModelForImageTextToText.from_config(config)
     with torch.no_grad():
         for key, weight in model.named_parameters():
             # Random defaults are so small that attention is flat; make it matter.
-            if any(part in key for part in ("q_proj", "k_proj", "qkv")) and weight.ndim == 2:
+            if "projection_weight" in key:  # zeros by default
+                weight.normal_(0, 0.5)
+            elif any(part in key for part in ("q_proj", "k_proj", "qkv")) and weight.ndim == 2:
                 weight.mul_(6)
+            elif config.tie_word_embeddings and ("o_proj" in key or "down_proj" in key):
+                weight.mul_(12)  # tied embeddings would say again what comes in
             elif "embed_tokens" in key or "lm_head" in key or "projector" in key:
-                weight.mul_(8)
+                weight.mul_(1 if config.tie_word_embeddings else 8)
     model.generation_config.eos_token_id = 1
     model.save_pretrained(folder)
-    processor_of(family, config).save_pretrained(folder)
-    if not family.startswith("qwen"):
+    if is_here:
+        processor_of(family, config).save_pretrained(folder)
+    else:
+        template = TEMPLATE.format(image=more.IMAGES[family])
+        more.processor_of(family, template).save_pretrained(folder)
+    if family.startswith("llava"):
         _rename(folder, model)
     return folder
 
