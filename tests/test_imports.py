@@ -75,7 +75,7 @@ RULES: dict[str, str] = {
     "__init__": "core tasks models carve/method carve/registry carve/methods carve/stack "
     "carve/text_share carve/two_stage carve/engine carve/attach carve/pages vist/run",
     "jobs": "assets core image_file jsonl_file measure models carve/method carve/spec "
-    "carve/answerer __init__",
+    "carve/answerer vllm __init__",
     "app": "assets core image_file tasks text_image draw models carve/method carve/registry "
     "carve/methods carve/spec carve/engine carve/attach carve/answerer carve/compare "
     "vist/fixation vist/run",
