@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -117,7 +118,10 @@ class RayAnswers:
         return (json.loads(row["said"]) for row in made.iter_rows())
 
     def _gpus(self, resources: Mapping[str, float]) -> int:
-        return int(self.settings.device != "cpu" and resources.get("GPU", 0) > 0)
+        if self.settings.device == "cpu" or not resources.get("GPU"):
+            return 0
+        spread = ("tensor_parallel_size", "pipeline_parallel_size")
+        return math.prod(int(self.settings.options.get(name, 1)) for name in spread)
 
 
 class _Worker:

@@ -76,6 +76,9 @@ class VllmAnswerer:
         for name, fix in TAKEN.items():
             if name in settings.options:
                 raise ConfigError(f"--engine-options has {name!r}; leave it out: {fix}.")
+        # A scheduler in a process of its own outlives one that is killed, and keeps its memory; in
+        # this process it goes with it, and its workers on other devices see that and go too.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         from vllm import LLM
         from vllm.platforms import current_platform
 
@@ -140,9 +143,7 @@ class VllmAnswerer:
                 f"vLLM's engine ended at lines {batch[0].number} to {batch[-1].number} "
                 f"({first_line(error)}); run the same again, what is done is kept."
             ) from error
-        outcomes += [
-            self._outcome(output, *line) for output, line in zip(said, asked, strict=True)
-        ]
+        outcomes += [self._outcome(output, *line) for output, line in zip(said, asked, strict=True)]
         return sorted(outcomes, key=lambda outcome: outcome.line)
 
     def _outcome(self, output: Any, line: LineRequest, before: int, kept: int) -> Outcome:
