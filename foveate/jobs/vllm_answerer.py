@@ -113,6 +113,7 @@ class VllmAnswerer:
             InputError: the engine ended.
         """
         from vllm import RequestOutput
+        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         ready, outcomes = self._reader.read(batch)
@@ -126,7 +127,7 @@ class VllmAnswerer:
                         _sampling(self.engine, line.generation),
                         use_tqdm=False,
                     )
-                except (ValueError, TypeError) as error:  # FoveateErrors of the plugin too
+                except (VLLMClientError, ValueError, TypeError) as error:  # the plugin's too
                     outcomes.append(Outcome(line=line.line, error=first_line(error)))
                     continue
                 now_before, now_kept = _counted()

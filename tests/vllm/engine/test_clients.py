@@ -38,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def answers(server: Server, questions: list[Question]) -> list[str]:
     """As plain requests get them."""
-    return [server.ask([q.image], q.question).text for q in questions]
+    return [server.ask([q.image], q.question, max_tokens=16).text for q in questions]
 
 
 def messages(question: Question) -> list[dict[str, Any]]:
@@ -57,26 +57,26 @@ def test_the_openai_package(server: Server, questions: list[Question], answers: 
     before = server.counters()
     for question, answer in zip(questions, answers, strict=True):
         said = client.chat.completions.create(
-            model="served", messages=messages(question), max_tokens=8, temperature=0
+            model="served", messages=messages(question), max_tokens=16, temperature=0
         )
         assert said.choices[0].message.content.strip() == answer
         assert KEEP < said.usage.prompt_tokens < 196
     counted = server.counters()
     assert counted["kept_tokens"] - before["kept_tokens"] == KEEP * NUM_QUESTIONS
     pieces = client.chat.completions.create(
-        model="served", messages=messages(questions[0]), max_tokens=8, temperature=0, stream=True
+        model="served", messages=messages(questions[0]), max_tokens=16, temperature=0, stream=True
     )
     text = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
     assert text.strip() == answers[0]
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(
-            model="served", messages=[{"role": "user", "content": "what? " * 4000}], max_tokens=8
+            model="served", messages=[{"role": "user", "content": "what? " * 4000}], max_tokens=16
         )
 
 
 def test_langchain(server: Server, questions: list[Question], answers: list[str]) -> None:
     chat = pytest.importorskip("langchain_openai")
-    model: Any = chat.ChatOpenAI(model="served", temperature=0, max_tokens=8, **base(server))
+    model: Any = chat.ChatOpenAI(model="served", temperature=0, max_tokens=16, **base(server))
     said = model.batch([messages(question) for question in questions])
     assert [one.content.strip() for one in said] == answers
     streamed = "".join(piece.content for piece in model.stream(messages(questions[0])))
