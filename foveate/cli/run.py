@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from contextlib import redirect_stdout
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,14 +19,23 @@ from foveate.cli.options import AsJson, Device, Keep, MaxNewTokens, Method
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
+    from foveate.carve.method import Method as CarveMethod
     from foveate.jobs.batch_job import BatchJob
     from foveate.jobs.batch_settings import BatchSettings
     from foveate.measure.launched import Launched
 
 
+class Engine(str, Enum):
+    transformers = "transformers"
+    vllm = "vllm"
+
+
 class Backend(str, Enum):
     transformers = "transformers"
     ray = "ray"
+
+
+BATCH_SIZES = {Engine.transformers: 8, Engine.vllm: 64}
 
 
 def run(
@@ -44,12 +55,22 @@ def run(
     ] = EMBEDDED,
     method: Method = "tokencarve",
     keep: Keep = "25%",
-    batch_size: Annotated[int, typer.Option(help="Lines per batch; may change on resuming.")] = 8,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Lines per batch; may change on resuming. Default: 8, of vLLM 64."),
+    ] = None,
     max_new_tokens: MaxNewTokens = 64,
     device: Device = "auto",
     dtype: Annotated[
         str, typer.Option(help="float32, float16, bfloat16 or auto (float32 on a CPU).")
     ] = "auto",
+    engine: Annotated[
+        Engine, typer.Option(help="What runs the model; vllm needs the extra vllm.")
+    ] = Engine.transformers,
+    engine_options: Annotated[
+        str,
+        typer.Option(help="Of --engine vllm, JSON by vLLM's names: '{\"max_model_len\": 4096}'."),
+    ] = "{}",
     backend: Annotated[
         Backend,
         typer.Option(help="ray: Ray Data, on this machine or a cluster; needs the extra ray."),
@@ -78,20 +99,33 @@ def run(
         from foveate.jobs.batch_settings import BatchSettings
         from foveate.jobs.input_spool import STDIN, open_input
 
+    on_vllm = engine is Engine.vllm
     settings = BatchSettings(
-        method=build_method(method, keep),
+        method=_method_of_vllm(method, keep) if on_vllm else build_method(method, keep),
         model=model,
-        batch_size=batch_size,
+        batch_size=batch_size if batch_size is not None else BATCH_SIZES[engine],
         max_new_tokens=max_new_tokens,
         device=device,
         dtype=dtype,
         allow_http=allow_http,
+        engine=engine.value,
+        spelled=method,
+        options=_options(engine_options),
     )
+    if on_vllm:
+        _prepare_vllm(settings)
+    elif settings.options:
+        raise InputError("--engine-options are of --engine vllm; leave them out.")
     files = JobFiles(
         output=output, errors=errors or output.with_name(f"{output.name}.errors.jsonl")
     )
     processes = launched_on(device)
     on_ray = backend is Backend.ray
+    if on_vllm and processes.count > 1:
+        raise InputError(
+            "--engine vllm spreads over devices itself (tensor_parallel_size in --engine-options); "
+            "leave out accelerate launch, or use --backend ray for several engines."
+        )
     if on_ray and processes.count > 1:
         raise InputError("--backend ray has workers of its own; leave out accelerate launch.")
     if not on_ray and workers != 1:
@@ -107,7 +141,7 @@ def run(
         questions,
         files,
         settings.facts(),
-        batch_size=batch_size,
+        batch_size=settings.batch_size,
         index=processes.index,
         count=processes.count,
     )
@@ -134,9 +168,42 @@ def run(
         raise typer.Exit(1)
 
 
+def _method_of_vllm(name: str, keep: str) -> CarveMethod:
+    """The method as it acts in vLLM."""
+    from foveate.core.budget import parse_budget
+    from foveate.vllm.settings import method_of, to_settings
+
+    method = method_of(to_settings(name, parse_budget(keep)))
+    assert method is not None
+    return method
+
+
+def _options(text: str) -> dict[str, Any]:
+    try:
+        options = json.loads(text)
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise InputError(
+            f"--engine-options {text!r} is no JSON object; write '{{\"max_model_len\": 4096}}'."
+        )
+    return options
+
+
+def _prepare_vllm(settings: BatchSettings) -> None:
+    """For this process and those it starts: vLLM's log stays off stdout, and is short."""
+    if settings.device != "auto":
+        raise InputError(
+            f"--device {settings.device} is of --engine transformers; vLLM runs on what it was "
+            "built for."
+        )
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+
 def _work(job: BatchJob, settings: BatchSettings, processes: Launched) -> None:
     """All that is left to answer, by all processes."""
-    from foveate.jobs.batch_answerer import BatchAnswerer
+    from foveate.jobs.engines import answerer_of
     from foveate.models.load import quiet_transformers
 
     first = job.begin() if processes.is_main else None
@@ -146,7 +213,7 @@ def _work(job: BatchJob, settings: BatchSettings, processes: Launched) -> None:
         if job.has_work():
             quiet_transformers()
             with err.status("Loading the model"):
-                answerer = BatchAnswerer.load(settings, job.questions.lines)
+                answerer = answerer_of(settings, job.questions.lines)
             if processes.is_main:
                 job.check_model(answerer.facts)
         processes.wait()  # now the first one has written down what it loaded

@@ -4,27 +4,28 @@ Ray Data maps the batches over a pool of actors, on one machine or on a cluster 
 the folder of the input. Actors get places in the file, not its text, and read the lines themselves.
 The driver alone writes the journal, as outcomes arrive, in any order.
 
-An actor holds an Answerer. The one here is BatchAnswerer, the model of transformers; another engine
-is another function from (settings, input) to an object with `facts` and `answer`.
+An actor holds a JobAnswerer: the model in transformers, or an engine of vLLM of its own. Ray's own
+stage for vLLM (ray.data.llm) is not used: see docs/batch.md.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from foveate.assets import EMBEDDED
 from foveate.errors import FoveateError, InputError
-from foveate.jobs.batch_answerer import BatchAnswerer
 from foveate.jobs.batch_input import LineFile, LinePlace
 from foveate.jobs.batch_settings import BatchSettings
+from foveate.jobs.engines import JobAnswerer, answerer_of
 from foveate.jobs.outcome import Outcome
 
-__all__ = ["Answerer", "RayAnswers", "transformers_answerer"]
+__all__ = ["RayAnswers"]
 
 # Outcomes come back a task at a time: few batches, so that a kill loses little; more than one, so
 # that millions of batches do not become as many tasks.
@@ -32,23 +33,7 @@ BATCHES_PER_TASK = 8
 LARGE_JOB = 1024
 
 
-class Answerer(Protocol):
-    """What an actor holds."""
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """Of the loaded model, JSON-ready: answers with other facts are another model's."""
-
-    def answer(self, batch: Sequence[LinePlace]) -> list[Outcome]:
-        """What became of each line, in order. A FoveateError ends the job."""
-
-
-MakeAnswerer = Callable[[BatchSettings, LineFile], Answerer]
-
-
-def transformers_answerer(settings: BatchSettings, lines: LineFile) -> Answerer:
-    """Load the model that the settings name."""
-    return BatchAnswerer.load(settings, lines)
+MakeAnswerer = Callable[[BatchSettings, LineFile], JobAnswerer]
 
 
 class RayAnswers:
@@ -72,7 +57,7 @@ class RayAnswers:
         *,
         workers: int,
         check_model: Callable[[Mapping[str, Any]], None],
-        make: MakeAnswerer = transformers_answerer,
+        make: MakeAnswerer = answerer_of,
     ) -> None:
         if workers < 1:
             raise InputError(f"workers={workers} is below 1; use at least 1.")
@@ -133,14 +118,17 @@ class RayAnswers:
         return (json.loads(row["said"]) for row in made.iter_rows())
 
     def _gpus(self, resources: Mapping[str, float]) -> int:
-        return int(self.settings.device != "cpu" and resources.get("GPU", 0) > 0)
+        if self.settings.device == "cpu" or not resources.get("GPU"):
+            return 0
+        spread = ("tensor_parallel_size", "pipeline_parallel_size")
+        return math.prod(int(self.settings.options.get(name, 1)) for name in spread)
 
 
 class _Worker:
     """An actor's part: JSON in and out, so that what travels does not depend on Arrow's types."""
 
     def __init__(self, make: MakeAnswerer, settings: BatchSettings, lines: LineFile) -> None:
-        self.answerer: Answerer | None = None
+        self.answerer: JobAnswerer | None = None
         try:
             self.answerer = make(settings, lines)
         except FoveateError as error:  # a raised one would come back inside Ray's traceback

@@ -84,7 +84,7 @@ def load_vlm(
         name=title,
         model=model.to(place).eval(),
         processor=processor,
-        weights=_fingerprint(name) or str(getattr(config, "_commit_hash", None) or ""),
+        weights=weights_fingerprint(name) or str(getattr(config, "_commit_hash", None) or ""),
     )
 
 
@@ -208,7 +208,7 @@ def _weights_error(name: str, error: Exception) -> FoveateError:
     )
 
 
-def _fingerprint(name: str) -> str:
+def weights_fingerprint(name: str) -> str:
     """Hash of the ends of all local weight files: cheap for any size, and training changes both."""
     digest = hashlib.sha256()
     files = sorted(Path(name).glob("*.safetensors")) if is_folder(name) else []

@@ -21,7 +21,7 @@ from foveate.models.prompt import (
     conversations_of,
 )
 
-__all__ = ["VisionLanguageModel"]
+__all__ = ["VisionLanguageModel", "unknown_words"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,17 +129,7 @@ class VisionLanguageModel:
 
         Tokenizers that spell any word from pieces have none; the embedded model's has many.
         """
-        tokenizer = self.tokenizer
-        unknown = getattr(tokenizer, "unk_token_id", None)
-        if unknown is None:
-            return []
-
-        def is_known(word: str) -> bool:
-            ids = tokenizer(word, add_special_tokens=False)["input_ids"]
-            return bool(ids) and unknown not in ids  # some tokenizers drop what they cannot write
-
-        words = dict.fromkeys(re.findall(r"\w+(?:'\w+)?", text))
-        return [word for word in words if not is_known(word)]
+        return unknown_words(self.tokenizer, text)
 
     # --- answers ---
 
@@ -164,3 +154,17 @@ class VisionLanguageModel:
     @property
     def _model_type(self) -> str:
         return str(self.model.config.model_type)
+
+
+def unknown_words(tokenizer: Any, text: str) -> list[str]:
+    """Words of `text` that a tokenizer can only write as its unknown token, without repeats."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is None:
+        return []
+
+    def is_known(word: str) -> bool:
+        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+        return bool(ids) and unknown not in ids  # some tokenizers drop what they cannot write
+
+    words = dict.fromkeys(re.findall(r"\w+(?:'\w+)?", text))
+    return [word for word in words if not is_known(word)]
