@@ -1,1 +1,1 @@
-"""Anything at all on the command line, in files and on terminals: `make fuzz`, a part in `make test`."""
+"""Anything at all on the command line, in files and on terminals; `make fuzz` tries most."""

@@ -138,14 +138,12 @@ def _given(option: Any, command: str) -> st.SearchStrategy[list[str]]:
         return values.map(lambda value: [value])
     name = max(option.opts, key=len)
     chance = 1.0 if name in ALWAYS.get(command, ()) else LIKELY.get(name, 0.15)
-    if option.is_flag:
+    if getattr(option, "is_flag", False):
         typed = st.just([name])
     else:
         own = OWN_VALUES.get(name)
-        kind = content.WEIRD_NUMBERS if "int" in str(option.type) else content.WEIRD_TEXTS
-        values = st.sampled_from(own) if own else st.one_of(st.sampled_from(kind))
-        if own is None and "int" not in str(option.type):
-            values = st.one_of(st.sampled_from(content.WEIRD_NUMBERS), content.weird_text)
+        anything = st.one_of(st.sampled_from(content.WEIRD_NUMBERS), content.weird_text)
+        values = st.sampled_from(own) if own else anything
         typed = values.map(lambda value: [name, value])
     left_out: st.SearchStrategy[list[str]] = st.just([])
     if name == "--help":

@@ -1,4 +1,4 @@
-"""Files as strangers give them: images, texts, JSON, recipes and fonts, whole, spoilt or nothing."""
+"""Files as strangers give them: images, texts, JSON, recipes and fonts, whole or spoilt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECIPE = ROOT / "foveate" / "vist" / "train" / "recipes" / "vist-smollm2-cpu.tom
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 
 WEIRD_TEXTS = (
-    "", " ", "\n", "a", "what color is the shape?", "東京タワー", "\U0001f600" * 3, "\x1b[31mred\x1b[0m",
+    "", " ", "\n", "a", "what color is the shape?", "東京タワー", "\U0001f600" * 3, "\x1b[31mred",
     "a\u0301" * 20, "\u202e\u200b", "[bold]x[/nope]", "%s {0} $HOME", "'\"\\", "-", "--", "../../x",
     "x" * 5000, "\udcff", "nan", "<image>", "/(a+)+$/", "/[/", "\t",
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
@@ -57,7 +58,7 @@ def test_a_traceback_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_torn_file_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def torn(picture: object, path: object) -> None:
-        open("old.png", "wb").write(b"half")
+        Path("old.png").write_bytes(b"half")
         raise InputError("disk full")
 
     monkeypatch.setattr("foveate.cli.pictures.save_picture", torn)
