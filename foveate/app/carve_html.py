@@ -23,7 +23,8 @@ __all__ = [
 
 LEGEND = (
     '<p class="legend"><span><span class="swatch kept"></span> kept: {kept}</span>'
-    '<span><span class="swatch merged"></span> merged into a kept one (point at it): {merged}</span>'
+    '<span><span class="swatch merged"></span> merged into a kept one: {merged} '
+    "(pointing at one draws its line)</span>"
     '<span><span class="swatch dropped"></span> dropped: {dropped}</span></p>'
 )
 

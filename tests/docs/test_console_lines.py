@@ -28,7 +28,7 @@ SHOWN = {
     "foveate models": ("qwen3_vl",),
     "foveate check qwen3_vl": ("in the language model", "yes"),
     "foveate compare --data reading --methods tokencarve fastv divprune --keep 50% 25% 12.5%": (
-        "tokencarve(keep=12.5%)", "blind",
+        "tokencarve", "blind", "out/compare.md",
     ),
 }  # fmt: skip
 READ = {
