@@ -25,7 +25,7 @@ RIVAL_VENV := .venv-rival
 VLLM := .venv-vllm
 VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo play test test-zoo test-lmms test-ray test-vllm test-web test-gpu bench-gpu pack-gpu \
+.PHONY: demo play test fuzz test-zoo test-lmms test-ray test-vllm test-web test-gpu bench-gpu pack-gpu \
 	bench-rival bench-rival-accuracy docs figures notebooks lint bench clean
 
 demo: $(VENV)/.installed-demo $(VENV)/.installed-play
@@ -36,6 +36,10 @@ play: $(VENV)/.installed-demo $(VENV)/.installed-play
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(JOBS)
+
+# Anything on the command line, in files and on terminals: no traceback, no torn file.
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(JOBS) tests/fuzz --inputs 10000
 
 # Every image-text-to-text type of the installed transformers, on tiny twins. What is found of them is
 # written anew by python -m benchmarks.zoo.

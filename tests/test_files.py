@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,16 +21,20 @@ from foveate.files import (
 from foveate.vist.tensor_file import save_tensors
 
 
+def fill(write: Callable[[bytes], int]) -> None:
+    """Write, until the disk is full."""
+    write(b"half")
+    raise OSError(28, "disk full")
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
     with pytest.raises(OSError, match="full"), replacing(path) as file:
-        file.write(b"half")
-        raise OSError(28, "disk full")
+        fill(file.write)
     assert path.read_text() == "old"
     with pytest.raises(OSError, match="full"), replacing_by_name(path) as draft:
-        draft.write_bytes(b"half")
-        raise OSError(28, "disk full")
+        fill(draft.write_bytes)
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
@@ -40,8 +45,7 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
         (draft / "a").write_text("old")
     (tmp_path / ".step").symlink_to(tmp_path / "elsewhere")  # planted
     with pytest.raises(OSError, match="full"), replacing_folder(folder) as draft:
-        (draft / "a").write_text("new")
-        raise OSError(28, "disk full")
+        fill((draft / "a").write_bytes)
     assert (folder / "a").read_text() == "old"
     with replacing_folder(folder) as draft:
         (draft / "b").write_text("new")

@@ -28,6 +28,9 @@ from foveate.models.vlm import VisionLanguageModel
 __all__ = ["Carver", "Carving", "suitable_methods"]
 
 # The full answer stands beside every result, and what is made of methods is typed, not picked.
+SURE = 0.5  # the least likely token of an answer that the model means
+# Pixels of the images that the embedded model was trained on: pages, and single shapes.
+EMBEDDED_SIZES = ((224, 224), (64, 64))
 NOT_OFFERED = ("noop", "stack", "text-share")
 
 
@@ -47,6 +50,7 @@ class Carving:
         steps: scores behind the decision, step by step.
         seen: the part of the image that the model sees, in px.
         unknown: words of the question that the model cannot read.
+        caution: what to know about all answers of the model, "" for nothing.
     """
 
     image: Image.Image = field(repr=False)
@@ -63,6 +67,19 @@ class Carving:
     steps: tuple[StepScores, ...] = field(repr=False)
     seen: Box
     unknown: tuple[str, ...]
+    caution: str = ""
+
+    @property
+    def doubt(self) -> str:
+        """Why it says little that both answers agree; "" where nothing speaks against it."""
+        if self.unknown:
+            return "the model does not know all words of the question."
+        if self.caution and self.image.size not in EMBEDDED_SIZES:
+            return self.caution
+        least = min((token.probability for token in self.full.tokens), default=0.0)
+        if least < SURE:
+            return f"the model is not sure of it (a token of {100 * least:.0f} %)."
+        return ""
 
     @property
     def is_same(self) -> bool:
@@ -176,6 +193,7 @@ class Carver:
             steps=step_scores(run),
             seen=seen_box(self.vlm.processor, image.size),
             unknown=tuple(self.vlm.unknown_words(question)),
+            caution=self.vlm.caution,
         )
 
     def agreement(self, carving: Carving) -> Iterator[Agreement]:

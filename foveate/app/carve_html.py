@@ -23,7 +23,8 @@ __all__ = [
 
 LEGEND = (
     '<p class="legend"><span><span class="swatch kept"></span> kept: {kept}</span>'
-    '<span><span class="swatch merged"></span> merged into a kept one: {merged}</span>'
+    '<span><span class="swatch merged"></span> merged into a kept one: {merged} '
+    "(pointing at one draws its line)</span>"
     '<span><span class="swatch dropped"></span> dropped: {dropped}</span></p>'
 )
 
@@ -37,16 +38,21 @@ def answers_html(carving: Carving) -> str:
     """Both answers side by side, and whether they agree."""
     report, before = carving.report, carving.span.num_tokens
     kept = report.kept if report.fired else before
-    if carving.is_same:
+    if carving.is_same and carving.doubt:
+        verdict = (
+            f"Both answers are the same from {kept} of {before} visual tokens, which says little: "
+            f"{escape(carving.doubt)}"
+        )
+    elif carving.is_same:
         verdict = f"<strong>The same answer</strong> from {kept} of {before} visual tokens."
     else:
         verdict = f"<strong>Another answer</strong> from {kept} of {before} visual tokens."
     if not report.fired:
         verdict += f" Nothing was compressed: {escape(report.reason)}"
-    notes = ""
+    notes = f'<p class="note">{escape(carving.caution)}</p>' if carving.caution else ""
     if carving.unknown:
         words = escape(", ".join(carving.unknown))
-        notes = (
+        notes += (
             f'<p class="note">The model does not know: {words}; its answer may be meaningless.</p>'
         )
     cards = _card(
@@ -99,8 +105,8 @@ def map_html(carving: Carving) -> str:
     )
 
 
-def agreement_html(points: Sequence[Agreement], chosen: float) -> str:
-    """The plot, as far as it is measured."""
+def agreement_html(points: Sequence[Agreement], chosen: float, doubt: str = "") -> str:
+    """The plot, as far as it is measured; no budget is praised where the answer is in doubt."""
     plot = agreement_plot(
         [
             BudgetPoint(keep_ratio=p.keep_ratio, probability=p.probability, is_same=p.is_same)
@@ -110,7 +116,9 @@ def agreement_html(points: Sequence[Agreement], chosen: float) -> str:
     )
     done = f" (measured {len(points)} of {len(BUDGETS)})" if len(points) < len(BUDGETS) else ""
     same = [p.keep_ratio for p in points if p.is_same]
-    lowest = f" Lowest budget with it: {100 * min(same):g} %." if same and not done else ""
+    lowest = (
+        f" Lowest budget with it: {100 * min(same):g} %." if same and not (done or doubt) else ""
+    )
     return (
         f"<h3>The same question at every budget</h3>{plot}"
         "<p>Probability that the carved model gives the full answer, a token at a time; "

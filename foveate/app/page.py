@@ -141,10 +141,12 @@ def _carve_tab(carver: Carver, limits: Limits, uploads: Uploads) -> None:
         progress(0.1, desc="Answering")
         carving = carver.carve(*asked, name, percent / 100, max_new_tokens=longest_answer)
         points: list[Agreement] = []
-        yield "", answers_html(carving), map_html(carving), agreement_html(points, percent / 100)
+        ratio, doubt = percent / 100, carving.doubt
+        shown = answers_html(carving), map_html(carving)
+        yield "", *shown, agreement_html(points, ratio, doubt)
         for point in carver.agreement(carving):
             points.append(point)
-            yield gr.skip(), gr.skip(), gr.skip(), agreement_html(points, percent / 100)
+            yield gr.skip(), gr.skip(), gr.skip(), agreement_html(points, ratio, doubt)
 
     example.change(pick, example, [image, question])
     image.upload(_in_sentences(checked, 1), image, error, **QUEUE)

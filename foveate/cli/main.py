@@ -29,6 +29,13 @@ from foveate.cli.train import train
 from foveate.errors import FoveateError
 from foveate.version import __version__
 
+# How an interrupted command goes on.
+RESUMED = {
+    "run": "; the same command goes on where it stopped",
+    "compare": "; the same command with --resume goes on where it stopped",
+    "train": "; the same command with --resume goes on from the last checkpoint",
+}
+
 
 class _Commands(TyperGroup):
     """Commands whose mistakes end as one sentence on stderr and an exit code, no traceback."""
@@ -56,6 +63,10 @@ class _Commands(TyperGroup):
         except FoveateError as error:
             _say(str(error))
             raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            how = RESUMED.get(ctx.invoked_subcommand or "", "")
+            _say(f"interrupted{how}.")
+            raise typer.Exit(130) from None
 
 
 def _say(sentence: str) -> None:

@@ -16,7 +16,8 @@ import foveate
 from foveate.app.carve import Carver, suitable_methods
 from foveate.app.carve_html import agreement_html, answers_html, map_html, token_texts
 from foveate.app.examples import ImageExample, image_examples
-from foveate.carve.compare.agreement import BUDGETS
+from foveate.assets import EMBEDDED_READS
+from foveate.carve.compare.agreement import BUDGETS, Agreement
 from foveate.carve.method import METHODS
 from foveate.errors import BudgetError, InputError
 from foveate.models.load import load_vlm
@@ -152,3 +153,26 @@ def test_the_model_is_unchanged_afterwards(carver: Carver, example: ImageExample
     list(carver.agreement(first))
     assert carver.carve(example.image, example.question, "fastv", 0.9).full.ids == first.full.ids
     assert "generate" not in vars(carver.vlm.model)
+
+
+def test_agreement_on_what_the_model_was_not_made_for_is_not_praised(
+    carver: Carver, example: ImageExample
+) -> None:
+    strange = Image.new("RGB", (300, 500), "white")
+    found = carver.carve(strange, example.question, "tokencarve", 1.0)
+    assert found.is_same
+    assert EMBEDDED_READS in found.doubt
+    shown = answers_html(found)
+    assert "which says little" in shown
+    assert "The same answer" not in shown
+    points = [Agreement(keep_ratio=ratio, probability=1.0, is_same=True) for ratio in BUDGETS]
+    assert "Lowest budget" in agreement_html(points, 0.5)
+    assert "Lowest budget" not in agreement_html(points, 0.5, found.doubt)
+
+
+def test_an_unsure_answer_is_not_praised(carver: Carver, example: ImageExample) -> None:
+    found = carver.carve(example.image, example.question, "tokencarve", 1.0)
+    assert found.doubt == ""
+    unsure = tuple(dataclasses.replace(token, probability=0.3) for token in found.full.tokens)
+    found = dataclasses.replace(found, full=dataclasses.replace(found.full, tokens=unsure))
+    assert found.doubt == "the model is not sure of it (a token of 30 %)."

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from foveate.assets import vlm_path
+from foveate.assets import EMBEDDED_READS, vlm_path
 from foveate.tasks.named import load_questions
 from tests.cli.conftest import Foveate
 from tests.cli.vlm_folder import NUM_VISUAL, save_tiny_vlm
@@ -191,7 +192,7 @@ def test_what_can_be_known_is_refused_before_loading(
     overlay: str | None,
     words: str,
 ) -> None:
-    monkeypatch.setattr("foveate.cli.model.load_model", None)  # calling it fails the test
+    monkeypatch.setattr("foveate.models.load.load_vlm", None)  # calling it fails the test
     options = ("--overlay", overlay) if overlay else ()
     done = foveate("ask", picture, question, *options, code=2)
     assert words in done.stderr

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from foveate.cli import console
+from tests.cli.conftest import Foveate
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,3 +84,26 @@ def test_what_is_quick_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with console.err.status("Loading"), console.progress_of() as told:
         told("Answering", 1, 4)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("run", "--input", "a", "--output", "b"), "; the same command goes on where it stopped."),
+        (("compare", "--data", "a"), "; the same command with --resume goes on"),
+        (("train", "vist-smollm2-cpu"), "; the same command with --resume goes on from the last"),
+        (("methods",), "foveate: interrupted."),
+    ],
+)
+def test_an_interrupt_says_how_to_go_on(
+    foveate: Foveate, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], words: str
+) -> None:
+    def interrupt(*given: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("jobs.batch_input.InputFile", "tasks.named.load_questions",
+                 "vist.train.recipe.load_recipe", "carve.registry.all_methods"):  # fmt: skip
+        monkeypatch.setattr(f"foveate.{name}", interrupt)
+    done = foveate(*command, code=130)
+    assert words in done.stderr
+    assert done.stderr.startswith("foveate: interrupted")
