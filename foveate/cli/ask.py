@@ -8,13 +8,23 @@ from typing import Annotated, Any
 import typer
 
 from foveate.cli.console import err, out, print_json
-from foveate.cli.options import AsJson, Device, Keep, MaxNewTokens, Method, Model, PruneLayer
+from foveate.cli.options import (
+    AsJson,
+    Device,
+    Keep,
+    MaxNewTokens,
+    Method,
+    Model,
+    Profile,
+    PruneLayer,
+)
 from foveate.cli.pictures import draw_run, save_picture
 from foveate.errors import InputError
 from foveate.files import is_file
 
 
 def ask(
+    context: typer.Context,
     items: Annotated[
         list[str],
         typer.Argument(metavar='IMAGE... "QUESTION"', help="Image files, then the question."),
@@ -23,6 +33,7 @@ def ask(
     method: Method = "tokencarve",
     keep: Keep = "25%",
     prune_layer: PruneLayer = None,
+    profile: Profile = None,
     overlay: Annotated[
         Path | None, typer.Option(help="Write a picture of the kept, merged and dropped tokens.")
     ] = None,
@@ -41,11 +52,13 @@ def ask(
     from foveate.image_file import open_image
 
     images = [open_image(path) for path in paths]
-    from foveate.cli.method import build_method
+    from foveate.cli.method import build_method, check_profile, profile_instead
     from foveate.cli.model import load_model
 
-    compressor = build_method(method, keep, prune_layer=prune_layer)
+    chosen = profile_instead(context, profile, "method", "keep", "prune_layer")
+    compressor = chosen.method if chosen else build_method(method, keep, prune_layer=prune_layer)
     vlm = load_model(model, device=device)
+    check_profile(chosen, vlm)
     import foveate
 
     with err.status("Answering"):

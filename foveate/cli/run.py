@@ -13,7 +13,7 @@ import typer
 from foveate.assets import EMBEDDED
 from foveate.cli.compare_run import launched_on
 from foveate.cli.console import err, out, print_json, progress_of
-from foveate.cli.options import AsJson, Device, Keep, MaxNewTokens, Method
+from foveate.cli.options import AsJson, Device, Keep, MaxNewTokens, Method, Profile
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Backend(str, Enum):
 
 
 def run(
+    context: typer.Context,
     input_path: Annotated[
         Path,
         typer.Option(
@@ -42,6 +43,7 @@ def run(
     ] = EMBEDDED,
     method: Method = "tokencarve",
     keep: Keep = "25%",
+    profile: Profile = None,
     batch_size: Annotated[int, typer.Option(help="Lines per batch; may change on resuming.")] = 8,
     max_new_tokens: MaxNewTokens = 64,
     device: Device = "auto",
@@ -66,14 +68,16 @@ def run(
     the processes share the lines.
     """
     with err.status("Loading the libraries"):
-        from foveate.cli.method import build_method
+        from foveate.cli.method import build_method, profile_instead
         from foveate.jobs.batch_answerer import BatchSettings
         from foveate.jobs.batch_files import JobFiles
         from foveate.jobs.batch_input import InputFile
         from foveate.jobs.batch_job import BatchJob
 
+    chosen = profile_instead(context, profile, "method", "keep")
     settings = BatchSettings(
-        method=build_method(method, keep),
+        method=chosen.method if chosen else build_method(method, keep),
+        profile=chosen,
         model=model,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,

@@ -14,6 +14,7 @@ from foveate import __version__
 from foveate.assets import EMBEDDED
 from foveate.carve.answerer import Answerer
 from foveate.carve.method import Method
+from foveate.carve.profile import Profile
 from foveate.core.report import ImageReport, Report
 from foveate.errors import BudgetError, InputError, WindowError
 from foveate.jobs.batch_input import LinePlace, read_row, row_turns
@@ -40,6 +41,7 @@ class BatchSettings:
         batch_size: lines that are answered at once.
         max_new_tokens: longest answer.
         device, dtype: as for foveate.models.load.load_vlm.
+        profile: that the method is of; no other model than its own answers.
 
     Raises:
         InputError: a number below 1.
@@ -51,6 +53,7 @@ class BatchSettings:
     max_new_tokens: int = 64
     device: str = "auto"
     dtype: str = "auto"
+    profile: Profile | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_new_tokens"):
@@ -107,6 +110,8 @@ class BatchAnswerer:
     """
 
     def __init__(self, vlm: VisionLanguageModel, settings: BatchSettings, input_path: Path) -> None:
+        if settings.profile is not None:
+            settings.profile.check_model(str(vlm.model.config.model_type), vlm.weights)
         self.vlm = vlm
         self.settings = settings
         self.input_path = input_path

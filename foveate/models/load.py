@@ -84,7 +84,7 @@ def load_vlm(
         name=title,
         model=model.to(place).eval(),
         processor=processor,
-        weights=_fingerprint(name) or str(getattr(config, "_commit_hash", None) or ""),
+        weights=weights_of_files(name, config),
     )
 
 
@@ -218,6 +218,23 @@ def _fingerprint(name: str) -> str:
             file.seek(max(0, size - ENDS))
             digest.update(file.read(ENDS))
     return digest.hexdigest()[:16] if files else ""
+
+
+def weights_of(model: Any) -> str:
+    """What tells a loaded model's checkpoint apart, as VisionLanguageModel.weights; "" if unknown.
+
+    The files it was loaded from are looked at, not its parameters: training in memory goes unseen.
+    """
+    return weights_of_files(str(getattr(model.config, "_name_or_path", "")), model.config)
+
+
+def weights_of_files(name: str, config: Any) -> str:
+    """The same of what `name`, a folder or a hub id, would be loaded from.
+
+    Args:
+        config: that `load_config` read there.
+    """
+    return _fingerprint(name) or str(getattr(config, "_commit_hash", None) or "")
 
 
 def _only_safetensors(name: str, got: str) -> str:
