@@ -77,8 +77,8 @@ RULES: dict[str, str] = {
     "carve/registry carve/spec",
     "__init__": "core tasks models carve/method carve/registry carve/methods carve/stack "
     "carve/text_share carve/two_stage carve/profile carve/engine carve/attach carve/pages vist/run",
-    "jobs": "assets core image_file jsonl_file measure models carve/method carve/profile carve/spec "
-    "carve/answerer __init__",
+    "jobs": "assets core image_file jsonl_file measure models carve/method carve/profile "
+    "carve/spec carve/answerer __init__",
     "app": "assets core image_file tasks text_image draw models carve/method carve/registry "
     "carve/methods carve/profile carve/spec carve/engine carve/attach carve/answerer "
     "carve/compare vist/fixation vist/run",

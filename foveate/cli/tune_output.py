@@ -83,7 +83,7 @@ def profile_of(tuned: Tuned, vlm: VisionLanguageModel) -> Profile | None:
 
 
 def write_tuned(tuned: Tuned, vlm: VisionLanguageModel, folder: Path) -> list[Path]:
-    """tune.png, profile.toml where a setting is safe (else an old one goes) and, last, tune.json."""
+    """tune.png, profile.toml where a setting is safe (else an old one goes), last tune.json."""
     from foveate.carve.tune.tune import COSTS
     from foveate.draw.tune_plot import LossPoint, draw_losses
 

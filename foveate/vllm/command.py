@@ -46,8 +46,8 @@ def serve_command(
     others, additional = _without_additional(options)
     if KEY in additional:
         raise ConfigError(
-            f"{_ADDITIONAL} has {KEY!r} settings already; give them with --method and --keep or --profile, or "
-            "start `vllm serve` itself."
+            f"{_ADDITIONAL} has {KEY!r} settings already; give them with --method and --keep, or "
+            "--profile, or start `vllm serve` itself."
         )
     if not any(option.split("=")[0] == "--host" for option in others):
         others = ["--host", LOOPBACK, *others]
