@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from foveate.carve.method import Method as Method
     from foveate.carve.methods import *  # noqa: F403
     from foveate.carve.pages.reader import PageReader as PageReader
+    from foveate.carve.profile import Profile as Profile
+    from foveate.carve.profile import load_profile as load_profile
     from foveate.carve.registry import method as method
     from foveate.carve.stack import Stack as Stack
     from foveate.carve.text_share import TextShare as TextShare
@@ -36,6 +38,8 @@ _HOMES = {
     "Report": "foveate.core.report",
     "METHODS": "foveate.carve.method",
     "Method": "foveate.carve.method",
+    "Profile": "foveate.carve.profile",
+    "load_profile": "foveate.carve.profile",
     "method": "foveate.carve.registry",
     "Stack": "foveate.carve.stack",
     "TwoStage": "foveate.carve.two_stage",

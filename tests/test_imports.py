@@ -23,6 +23,7 @@ RULES: dict[str, str] = {
     "core": "",
     "image_file": "",
     "jsonl_file": "",
+    "toml_file": "",
     "tasks": "image_file jsonl_file",
     "text_image": "",
     "measure": "core",
@@ -45,12 +46,14 @@ RULES: dict[str, str] = {
     "carve/tower": "core models carve/needs carve/method carve/tower_method",
     "carve/engine": "core models carve/needs carve/method carve/tower",
     "carve/check": "assets models carve/method carve/methods carve/engine",
-    "carve/attach": "core models carve/method carve/spec carve/engine carve/check",
+    "carve/profile": "toml_file carve/method carve/registry",
+    "carve/attach": "core models carve/method carve/spec carve/profile carve/engine carve/check",
     "carve/answerer": "core models carve/method carve/engine carve/check",
     "carve/pages": "assets core tasks text_image models carve/method carve/methods carve/spec "
     "carve/attach",
     "carve/compare": "core tasks measure models carve/method carve/spec carve/engine "
     "carve/answerer",
+    "carve/tune": "core tasks measure models carve/method carve/spec carve/compare",
     # Vist: far text as latents.
     "vist/sizes": "",
     "vist/config": "vist/sizes",
@@ -74,14 +77,15 @@ RULES: dict[str, str] = {
     "vllm": "core measure carve/composed carve/needs carve/method carve/frame_method "
     "carve/registry carve/spec",
     "__init__": "core tasks models carve/method carve/registry carve/methods carve/stack "
-    "carve/text_share carve/two_stage carve/engine carve/attach carve/pages vist/run",
-    "jobs": "assets core image_file jsonl_file measure models carve/method carve/spec "
-    "carve/answerer vllm __init__",
+    "carve/text_share carve/two_stage carve/profile carve/engine carve/attach carve/pages vist/run",
+    "jobs": "assets core image_file jsonl_file measure models carve/method carve/profile "
+    "carve/spec carve/answerer vllm __init__",
     "app": "assets core image_file tasks text_image draw models carve/method carve/registry "
-    "carve/methods carve/spec carve/engine carve/attach carve/answerer carve/compare "
-    "vist/fixation vist/run",
+    "carve/methods carve/profile carve/spec carve/engine carve/attach carve/answerer "
+    "carve/compare vist/fixation vist/run",
     "cli": "assets core image_file tasks text_image measure draw models carve/method "
-    "carve/registry carve/spec carve/engine carve/check carve/pages carve/compare vist/parts "
+    "carve/registry carve/spec carve/profile carve/engine carve/check carve/pages carve/compare "
+    "carve/tune vist/parts "
     "vist/encoder vist/run vist/train vist/cepe vist/eval vist/index_file vllm __init__ jobs app",
     "__main__": "cli",
 }

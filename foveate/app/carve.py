@@ -14,6 +14,7 @@ from foveate.carve.compare.agreement import Agreement, agreement_over_budgets
 from foveate.carve.engine.token_scores import StepScores, step_scores
 from foveate.carve.method import Method
 from foveate.carve.methods import NoOp
+from foveate.carve.profile import Profile
 from foveate.carve.registry import all_methods
 from foveate.carve.spec import parse_method
 from foveate.core.budget import Budget
@@ -28,6 +29,7 @@ from foveate.models.vlm import VisionLanguageModel
 __all__ = ["Carver", "Carving", "suitable_methods"]
 
 # The full answer stands beside every result, and what is made of methods is typed, not picked.
+USUAL = "tokencarve"
 SURE = 0.5  # the least likely token of an answer that the model means
 # Pixels of the images that the embedded model was trained on: pages, and single shapes.
 EMBEDDED_SIZES = ((224, 224), (64, 64))
@@ -107,16 +109,29 @@ class Carver:
     Args:
         vlm: the model.
         more: methods to offer beside those that `foveate methods` lists, as --method writes them.
+        profile: a setting to offer too, whose budget is its own.
+
+    Attributes:
+        methods: the choices.
+        initial: the one to begin with.
 
     Raises:
         FoveateError: one of `more` cannot be put on the model.
     """
 
-    def __init__(self, vlm: VisionLanguageModel, more: Sequence[str] = ()) -> None:
+    def __init__(
+        self, vlm: VisionLanguageModel, more: Sequence[str] = (), profile: Profile | None = None
+    ) -> None:
         self.vlm = vlm
+        self._tuned: dict[str, Method] = {}
+        if profile is not None:
+            attach(vlm.model, profile).detach()
+            self._tuned[f"profile: {profile.method}"] = profile.method
         for text in more:
             attach(vlm.model, text, keep=0.5).detach()
-        self.methods = list(dict.fromkeys([*suitable_methods(vlm), *more]))
+        self.methods = list(dict.fromkeys([*self._tuned, *suitable_methods(vlm), *more]))
+        usual = USUAL if USUAL in self.methods else self.methods[0]
+        self.initial = next(iter(self._tuned), usual)
         # A model holds one run at a time.
         self._lock = threading.Lock()
 
@@ -126,7 +141,7 @@ class Carver:
             self.vlm.answer(self.vlm.inputs("warm up", image), max_new_tokens=1)
 
     def method(self, name: str, keep_ratio: float) -> Method:
-        """A method of the list at a budget.
+        """A method of the list at a budget, which a profile has of its own.
 
         Raises:
             InputError: it is not in the list.
@@ -137,6 +152,8 @@ class Carver:
                 f"method {name!r} is not offered for this model; choose one of "
                 f"{', '.join(self.methods)}."
             )
+        if name in self._tuned:
+            return self._tuned[name]
         return parse_method(name, Budget(keep_ratio=keep_ratio))
 
     def carve(
@@ -197,7 +214,9 @@ class Carver:
         )
 
     def agreement(self, carving: Carving) -> Iterator[Agreement]:
-        """The same question and method at all budgets, one after the other."""
+        """The same question and method at all budgets, one after the other; none of a profile."""
+        if carving.choice in self._tuned:
+            return
         with self._lock:
             inputs = self.vlm.inputs(carving.question, carving.image)
             yield from agreement_over_budgets(

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 # One model, one request at a time; the others wait in Gradio's queue, which shows their place.
 QUEUE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
 UPLOADS_STAY = (600, 3600)  # seconds: how often to look for old uploads, when they are old
-METHOD, KEEP = "tokencarve", 50
+KEEP = 50
 MAX_RECENT = 1024
 BROKEN = "something went wrong in the playground; its terminal says what."
 
@@ -96,11 +96,11 @@ def _carve_tab(carver: Carver, limits: Limits, uploads: Uploads) -> None:
             question = gr.Textbox(label="Question", lines=1, max_length=limits.question_chars)
             method = gr.Dropdown(
                 carver.methods,
-                value=METHOD if METHOD in carver.methods else carver.methods[0],
+                value=carver.initial,
                 label="Method",
                 filterable=False,
             )
-            about = gr.Markdown(_about(METHOD))
+            about = gr.Markdown(_about(carver.initial))
             keep = gr.Slider(1, 100, value=KEEP, step=1, label="Visual tokens to keep, %")
             longest = gr.Slider(
                 1, limits.new_tokens, value=min(16, limits.new_tokens), step=1,

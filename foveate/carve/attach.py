@@ -7,17 +7,19 @@ from torch import Tensor, nn
 from foveate.carve.check.gate import check_trust
 from foveate.carve.engine.run import Run
 from foveate.carve.method import Method
+from foveate.carve.profile import Profile
 from foveate.carve.spec import parse_method
 from foveate.core.budget import parse_budget
 from foveate.errors import BudgetError, MethodError
 from foveate.models.anatomy import anatomy_of
+from foveate.models.load import weights_of
 
 __all__ = ["attach"]
 
 
 def attach(
     model: nn.Module,
-    method: Method | str,
+    method: Method | Profile | str,
     *,
     keep: str | int | float | None = None,
     visual_mask: Tensor | None = None,
@@ -35,7 +37,7 @@ def attach(
             all at layer 0.
         method: what to keep, e.g. `foveate.TokenCarve(keep_tokens=128)`, or as the command line's
             --method writes it: "tokencarve", "fastv(prune_layer=3)", "divprune:50%+tokencarve",
-            "package.module:Class".
+            "package.module:Class". Or a profile, see `foveate.load_profile`, of this very model.
         keep: budget of a method given as text: "25%" or 0.25 of the visual tokens, "128" or 128 of
             them, "information=95%" of what they hold. A method object has its own.
         visual_mask: [B, S] bool, True at visual tokens, for callers who pass `inputs_embeds` (token
@@ -53,6 +55,7 @@ def attach(
         MethodError: prune_layer does not fit the model, the text names no method, or a method
             object comes with `keep`.
         BudgetError: an impossible budget, or none.
+        InputError: a profile of another model.
         AttachError: the model has a run attached already.
 
     Example:
@@ -60,6 +63,9 @@ def attach(
             out = model.generate(**inputs, max_new_tokens=64)
         print(run.report)
     """
+    if isinstance(method, Profile):
+        method.check_model(str(getattr(model.config, "model_type", "")), weights_of(model))
+        method = method.method
     method = _with_budget(method, keep)
     check_trust(anatomy_of(model, with_explicit_mask=visual_mask is not None))
     run = Run(model, method, visual_mask=visual_mask)

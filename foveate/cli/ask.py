@@ -15,6 +15,7 @@ from foveate.cli.options import (
     MaxNewTokens,
     Method,
     Model,
+    Profile,
     PruneLayer,
     asked,
 )
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 def ask(
+    context: typer.Context,
     items: Annotated[
         list[str],
         typer.Argument(metavar='IMAGE... "QUESTION"', help="Image files, then the question."),
@@ -36,6 +38,7 @@ def ask(
     method: Method = "tokencarve",
     keep: Keep = "25%",
     prune_layer: PruneLayer = None,
+    profile: Profile = None,
     overlay: Annotated[
         Path | None, typer.Option(help="Write a picture of the kept, merged and dropped tokens.")
     ] = None,
@@ -57,11 +60,13 @@ def ask(
     images = [open_image(path) for path in paths]
     if overlay is not None:
         check_picture(overlay)
-    from foveate.cli.method import build_method
+    from foveate.cli.method import build_method, check_profile, profile_instead
     from foveate.cli.model import load_model
 
-    compressor = build_method(method, keep, prune_layer=prune_layer)
+    chosen = profile_instead(context, profile, "method", "keep", "prune_layer")
+    compressor = chosen.method if chosen else build_method(method, keep, prune_layer=prune_layer)
     vlm = load_model(model, device=device)
+    check_profile(chosen, vlm)
     import foveate
 
     with err.status("Answering"):

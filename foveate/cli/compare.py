@@ -12,7 +12,7 @@ from foveate.cli.compare_output import comparison_table, write_comparison
 from foveate.cli.compare_run import launched_on, parts_folder, run_comparison, run_share
 from foveate.cli.console import err, show_results
 from foveate.cli.eval_options import share_of
-from foveate.cli.options import AsJson, Device, MaxNewTokens, Model, Share, random_seed
+from foveate.cli.options import AsJson, Device, MaxNewTokens, Model, Profile, Share, random_seed
 from foveate.errors import InputError
 
 LISTS = ("--keep", "--methods")
@@ -48,6 +48,7 @@ def expand_lists(args: list[str]) -> list[str]:
 
 
 def compare(
+    context: typer.Context,
     data: Annotated[
         str,
         typer.Option(
@@ -69,6 +70,7 @@ def compare(
             "`foveate ask`."
         ),
     ] = None,
+    profile: Profile = None,
     against: Annotated[
         str, typer.Option(help="A method to compare the others with, budget by budget.")
     ] = "",
@@ -104,14 +106,22 @@ def compare(
     """
     with err.status("Loading the libraries"):
         from foveate.carve.compare.comparison import CompareSettings
+        from foveate.cli.method import check_profile, profile_instead
         from foveate.cli.model import load_model
         from foveate.core.budget import parse_budget
         from foveate.tasks.hub import Columns
         from foveate.tasks.named import load_questions
 
+    chosen = profile_instead(context, profile, "methods", "keep")
+    if chosen is None:
+        methods = methods or ["tokencarve", "fastv", "divprune"]
+        budgets = tuple(parse_budget(text) for text in keep or ("50%", "25%", "12.5%"))
+    else:
+        budgets = (chosen.method.budget,)
     settings = CompareSettings(
-        methods=tuple(methods or ("tokencarve", "fastv", "divprune")),
-        budgets=tuple(parse_budget(text) for text in keep or ("50%", "25%", "12.5%")),
+        methods=tuple(methods or ()),
+        budgets=budgets,
+        given=chosen.method if chosen else None,
         against=against,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
@@ -134,6 +144,7 @@ def compare(
     processes.wait()
     folder = parts_folder(output, resume=True)
     vlm = load_model(model, device=device)
+    check_profile(chosen, vlm)
     if is_part:
         run_share(vlm, questions, settings, data, folder=folder, share=own)
         processes.wait()

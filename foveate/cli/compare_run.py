@@ -19,23 +19,29 @@ if TYPE_CHECKING:
 PARTS = "compare-parts"
 
 
-def parts_folder(output: Path, *, resume: bool) -> Path:
+def parts_folder(output: Path, *, resume: bool, parts: str = PARTS, done: str = DONE) -> Path:
     """The folder of a run's parts, emptied if an earlier run there is finished and done with.
+
+    Args:
+        output: folder of the run's results.
+        resume: go on with what there is.
+        parts: name of the folder in it.
+        done: name of the file that a finished run writes last.
 
     Raises:
         InputError: it holds an unfinished run, and `resume` does not say to go on with it.
     """
-    folder, done = output / PARTS, output / DONE
+    folder, last = output / parts, output / done
     if resume or not (folder / "manifest.json").exists():
         return folder
-    if not done.exists():
+    if not last.exists():
         raise InputError(
-            f"{folder} holds an unfinished comparison; go on with --resume, choose another "
+            f"{folder} holds an unfinished run; go on with --resume, choose another "
             "--output, or delete the folder."
         )
     try:
         shutil.rmtree(folder)
-        done.unlink()  # a finished run is one whose parts and table are there
+        last.unlink()  # a finished run is one whose parts and table are there
     except OSError as error:
         raise InputError(
             f"{folder} cannot be emptied ({error}); choose another --output."

@@ -26,6 +26,7 @@ from foveate.cli.render import render
 from foveate.cli.run import run
 from foveate.cli.serve import serve
 from foveate.cli.train import train
+from foveate.cli.tune import tune
 from foveate.errors import FoveateError
 from foveate.version import __version__
 
@@ -84,6 +85,7 @@ app = typer.Typer(
 )
 app.command()(ask)
 app.command(cls=ListOptions)(compare)
+app.command(cls=ListOptions)(tune)
 for command in (check, demo, knockout, methods, models, pages, play, read, render, run, train):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -68,6 +69,12 @@ PruneLayer = Annotated[
     int | None,
     typer.Option(
         "--prune-layer", help="First decoder layer that runs short; default: the method's."
+    ),
+]
+Profile = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile", help="A setting that `foveate tune` wrote, instead of --method and --keep."
     ),
 ]
 MaxNewTokens = Annotated[

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foveate.cli.console import err, out
-from foveate.cli.options import Device
+from foveate.cli.method import check_profile, profile_instead
+from foveate.cli.options import Device, Profile
 from foveate.errors import FoveateError, InputError
 
 if TYPE_CHECKING:
+    import foveate
     from foveate.app.carve import Carver
     from foveate.app.read import TextReader
 
@@ -25,6 +27,7 @@ INSTALL = "run `make play` in a clone, or pip install 'foveate[play]'"
 
 
 def play(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -42,6 +45,7 @@ def play(
             "settings in brackets, stages joined by +. May be repeated."
         ),
     ] = None,
+    profile: Profile = None,
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 7860,
     host: Annotated[
         str, typer.Option(help="Address to bind to; the default is reached from here only.")
@@ -61,7 +65,10 @@ def play(
 
     limits = Limits(file_bytes=int(max_upload * MB), pixels=int(max_pixels * 1e6))
     check_host(host)
-    carver, reader, no_reader = load_models(model, vist, device, methods=method or ())
+    tuned = profile_instead(context, profile, "method")
+    carver, reader, no_reader = load_models(
+        model, vist, device, methods=method or (), profile=tuned
+    )
     with err.status("Starting"):
         from foveate.app.guard import is_private
         from foveate.app.page import build_page
@@ -106,7 +113,12 @@ def check_host(host: str) -> None:
 
 
 def load_models(
-    model: str | None, vist: Path | None, device: str, *, methods: Sequence[str] = ()
+    model: str | None,
+    vist: Path | None,
+    device: str,
+    *,
+    methods: Sequence[str] = (),
+    profile: foveate.Profile | None = None,
 ) -> tuple[Carver, TextReader | None, str]:
     """Both models, warmed up, and why there is no reader where there is none."""
     import torch
@@ -117,12 +129,13 @@ def load_models(
     from foveate.cli.model import load_model
 
     vlm = load_model(model, device=device)
+    check_profile(profile, vlm)
     with err.status("Warming up"):
         from foveate.app.carve import Carver
         from foveate.app.examples import image_examples
         from foveate.carve.registry import broken_packages
 
-        carver = Carver(vlm, methods)
+        carver = Carver(vlm, methods, profile)
         carver.warm_up(image_examples()[0].image)
     for sentence in broken_packages():
         err.print(sentence, markup=False, style="yellow")

@@ -15,11 +15,12 @@ import typer
 from foveate.assets import EMBEDDED
 from foveate.cli.compare_run import launched_on
 from foveate.cli.console import err, out, print_json, progress_of
-from foveate.cli.options import AsJson, Device, Keep, MaxNewTokens, Method
+from foveate.cli.options import AsJson, Device, Keep, MaxNewTokens, Method, Profile
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
     from foveate.carve.method import Method as CarveMethod
+    from foveate.carve.profile import Profile as TunedProfile
     from foveate.jobs.batch_job import BatchJob
     from foveate.jobs.batch_settings import BatchSettings
     from foveate.measure.launched import Launched
@@ -39,6 +40,7 @@ BATCH_SIZES = {Engine.transformers: 8, Engine.vllm: 64}
 
 
 def run(
+    context: typer.Context,
     input_path: Annotated[
         Path,
         typer.Option(
@@ -55,6 +57,7 @@ def run(
     ] = EMBEDDED,
     method: Method = "tokencarve",
     keep: Keep = "25%",
+    profile: Profile = None,
     batch_size: Annotated[
         int | None,
         typer.Option(help="Lines per batch; may change on resuming. Default: 8, of vLLM 64."),
@@ -93,15 +96,21 @@ def run(
     `accelerate launch -m foveate run ...` the processes share the lines.
     """
     with err.status("Loading the libraries"):
-        from foveate.cli.method import build_method
+        from foveate.cli.method import build_method, profile_instead
         from foveate.jobs.batch_files import JobFiles
         from foveate.jobs.batch_job import BatchJob
         from foveate.jobs.batch_settings import BatchSettings
         from foveate.jobs.input_spool import STDIN, open_input
 
+    chosen = profile_instead(context, profile, "method", "keep")
     on_vllm = engine is Engine.vllm
+    if on_vllm:
+        compressor = _method_of_vllm(method, keep, chosen)
+    else:
+        compressor = chosen.method if chosen else build_method(method, keep)
     settings = BatchSettings(
-        method=_method_of_vllm(method, keep) if on_vllm else build_method(method, keep),
+        method=compressor,
+        profile=chosen,
         model=model,
         batch_size=batch_size if batch_size is not None else BATCH_SIZES[engine],
         max_new_tokens=max_new_tokens,
@@ -168,12 +177,15 @@ def run(
         raise typer.Exit(1)
 
 
-def _method_of_vllm(name: str, keep: str) -> CarveMethod:
+def _method_of_vllm(name: str, keep: str, profile: TunedProfile | None) -> CarveMethod:
     """The method as it acts in vLLM."""
     from foveate.core.budget import parse_budget
-    from foveate.vllm.settings import method_of, to_settings
+    from foveate.vllm.settings import method_of, profile_settings, to_settings
 
-    method = method_of(to_settings(name, parse_budget(keep)))
+    if profile is not None:
+        method = method_of(profile_settings(profile.method))
+    else:
+        method = method_of(to_settings(name, parse_budget(keep)))
     assert method is not None
     return method
 

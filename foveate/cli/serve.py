@@ -12,6 +12,7 @@ import typer
 
 from foveate.assets import model_folder
 from foveate.cli.console import err
+from foveate.cli.options import Profile
 
 
 def serve(
@@ -36,20 +37,23 @@ def serve(
     method: Annotated[
         str, typer.Option(help="One that needs no text, settings in brackets; see docs/serving.md.")
     ] = "tokencarve",
+    profile: Profile = None,
 ) -> None:
     """Serve a model with vLLM, its images compressed. All other options go to `vllm serve`.
 
     Listens on loopback only unless --host says otherwise. /metrics has foveate_images_total,
     foveate_visual_tokens_total and foveate_kept_tokens_total.
     """
+    from foveate.cli.method import profile_instead
     from foveate.core.budget import Budget, parse_budget
     from foveate.errors import BudgetError
     from foveate.vllm.budgets import parse_ages
     from foveate.vllm.command import check_installed, serve_command
     from foveate.vllm.expectation import expected_saving
-    from foveate.vllm.settings import method_of, to_settings
+    from foveate.vllm.settings import method_of, profile_settings, to_settings
 
     model = model_folder(model)
+    tuned = profile_instead(context, profile, "method", "keep", "ages", "age_step")
     if keep is not None and ages is not None:
         raise BudgetError(
             f"--keep {keep} and --ages {ages} are given; give one: the first of the ages is what "
@@ -58,10 +62,15 @@ def serve(
     by_age = None if ages is None else parse_ages(ages, age_step)
     newest = None if by_age is None else Budget(keep_ratio=by_age.shares[0])
     budget = newest or parse_budget(keep or "25%")
-    command = serve_command(model, method, budget, context.args, by_age)
+    command = serve_command(model, tuned.method if tuned else method, budget, context.args, by_age)
     check_installed(os.environ)
+    if tuned is not None:
+        from foveate.models.load import load_config, weights_of_files
+
+        found = load_config(model)
+        tuned.check_model(str(found.model_type), weights_of_files(model, found))
     config = _config(model)
-    chosen = method_of(to_settings(method, budget))
+    chosen = method_of(profile_settings(tuned.method) if tuned else to_settings(method, budget))
     if config is not None and chosen is not None:
         err.print(f"foveate: {expected_saving(config, chosen)}", soft_wrap=True, markup=False)
     # vLLM takes this process over, so that signals and the exit code are its own.

@@ -199,8 +199,8 @@ class Report(Listed):
             )
         )
         if steps := self._counted_layers():
-            mean = sum(self.tokens_per_layer) / len(self.tokens_per_layer)
-            out.append(("a layer", f"{mean:.1f} visual tokens of an image: {steps}"))
+            kept = sum(self.tokens_per_layer) / len(self.tokens_per_layer)
+            out.append(("a layer", f"{kept:.1f} visual tokens of an image: {steps}"))
         out += [("but", remark) for remark in self.remarks]
         if len(self.images) > 1:
             for image in self.images:

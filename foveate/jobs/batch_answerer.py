@@ -43,6 +43,8 @@ class BatchAnswerer:
     """
 
     def __init__(self, vlm: VisionLanguageModel, settings: BatchSettings, lines: LineFile) -> None:
+        if settings.profile is not None:
+            settings.profile.check_model(str(vlm.model.config.model_type), vlm.weights)
         self.vlm = vlm
         self.settings = settings
         self.facts = {

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from foveate.assets import EMBEDDED
 from foveate.carve.method import Method
+from foveate.carve.profile import Profile
 from foveate.errors import InputError
 from foveate.measure.manifest import public_name
 
@@ -31,6 +32,7 @@ class BatchSettings:
         engine: what runs the model.
         spelled: the method as it was written; of the engine "vllm".
         options: of the engine "vllm", by their names in vLLM.
+        profile: that the method is of; no other model than its own answers.
 
     Raises:
         InputError: a number below 1.
@@ -46,6 +48,7 @@ class BatchSettings:
     engine: Engine = "transformers"
     spelled: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    profile: Profile | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_new_tokens"):

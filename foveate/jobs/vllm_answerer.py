@@ -20,11 +20,11 @@ from foveate.jobs.batch_settings import BatchSettings
 from foveate.jobs.generation_settings import GenerationSettings
 from foveate.jobs.line_requests import LineReader, LineRequest
 from foveate.jobs.outcome import Outcome
-from foveate.models.load import check_safetensors, first_line, weights_fingerprint
+from foveate.models.load import check_safetensors, first_line, weights_of_files
 from foveate.models.prompt import Turn, num_images
 from foveate.models.vlm import unknown_words
 from foveate.vllm.command import check_installed
-from foveate.vllm.settings import to_settings
+from foveate.vllm.settings import profile_settings, to_settings
 
 __all__ = ["VllmAnswerer"]
 
@@ -55,9 +55,11 @@ class VllmAnswerer:
         self._reader = LineReader(lines, settings)
         self._tokenizer = engine.get_tokenizer()
         config = engine.model_config
+        weights = weights_of_files(model_folder(settings.model), config.hf_config)
+        if settings.profile is not None:
+            settings.profile.check_model(str(config.hf_config.model_type), weights)
         self.facts = {
-            "weights": weights_fingerprint(model_folder(settings.model))
-            or str(getattr(config.hf_config, "_commit_hash", None) or ""),
+            "weights": weights,
             "loaded dtype": str(config.dtype).removeprefix("torch."),
             "foveate": __version__,
             **{name: importlib.metadata.version(name) for name in ("torch", "transformers")},
@@ -89,7 +91,10 @@ class VllmAnswerer:
             if settings.dtype == "auto":  # as in transformers: half precision is slow there
                 options["dtype"] = "float32"
             options["enforce_eager"] = True  # compiling costs more than a job on a CPU saves
-        entry = to_settings(settings.spelled, settings.method.budget)
+        if settings.profile is not None:
+            entry = profile_settings(settings.profile.method)
+        else:
+            entry = to_settings(settings.spelled, settings.method.budget)
         try:
             engine = LLM(model=model, additional_config=entry, **{**options, **settings.options})
         except FoveateError:

@@ -84,7 +84,7 @@ def load_vlm(
         name=title,
         model=model.to(place).eval(),
         processor=processor,
-        weights=weights_fingerprint(name) or str(getattr(config, "_commit_hash", None) or ""),
+        weights=weights_of_files(name, config),
     )
 
 
@@ -208,7 +208,7 @@ def _weights_error(name: str, error: Exception) -> FoveateError:
     )
 
 
-def weights_fingerprint(name: str) -> str:
+def _fingerprint(name: str) -> str:
     """Hash of the ends of all local weight files: cheap for any size, and training changes both."""
     digest = hashlib.sha256()
     files = sorted(Path(name).glob("*.safetensors")) if is_folder(name) else []
@@ -220,6 +220,23 @@ def weights_fingerprint(name: str) -> str:
             file.seek(max(0, size - ENDS))
             digest.update(file.read(ENDS))
     return digest.hexdigest()[:16] if files else ""
+
+
+def weights_of(model: Any) -> str:
+    """What tells a loaded model's checkpoint apart, as VisionLanguageModel.weights; "" if unknown.
+
+    The files it was loaded from are looked at, not its parameters: training in memory goes unseen.
+    """
+    return weights_of_files(str(getattr(model.config, "_name_or_path", "")), model.config)
+
+
+def weights_of_files(name: str, config: Any) -> str:
+    """The same of what `name`, a folder or a hub id, would be loaded from.
+
+    Args:
+        config: that `load_config` read there.
+    """
+    return _fingerprint(name) or str(getattr(config, "_commit_hash", None) or "")
 
 
 def _only_safetensors(name: str, got: str) -> str:

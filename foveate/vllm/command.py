@@ -8,10 +8,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from foveate.carve.method import Method
 from foveate.core.budget import Budget
 from foveate.errors import ConfigError, InputError
 from foveate.vllm.budgets import Ages
-from foveate.vllm.settings import KEY, method_of, to_settings
+from foveate.vllm.settings import KEY, method_of, profile_settings, to_settings
 
 __all__ = ["LOOPBACK", "check_installed", "serve_command"]
 
@@ -21,13 +22,18 @@ _ADDITIONAL = "--additional-config"
 
 
 def serve_command(
-    model: str, method: str, budget: Budget, options: Sequence[str], ages: Ages | None = None
+    model: str,
+    method: str | Method,
+    budget: Budget | None,
+    options: Sequence[str],
+    ages: Ages | None = None,
 ) -> list[str]:
     """What follows the Python interpreter: `vllm serve` with the plugin switched on.
 
     Args:
         model: local folder or hub id.
-        method: as people type it, see `parse_method`.
+        method: as people type it, see `parse_method`; or one that was tuned.
+        budget: of a typed one.
         options: vLLM's; they go on as they are. Without --host the server listens on loopback only.
         ages: what images keep by their age, in place of the budget.
 
@@ -35,7 +41,11 @@ def serve_command(
         ConfigError: options that name another model, or "foveate" settings of their own.
         MethodError, BudgetError: the method cannot act in vLLM.
     """
-    settings = to_settings(method, budget, ages)
+    if isinstance(method, Method):
+        settings = profile_settings(method)
+    else:
+        assert budget is not None
+        settings = to_settings(method, budget, ages)
     method_of(settings)
     if options and not options[0].startswith("-"):
         raise ConfigError(f"got {options[0]!r} behind the model {model!r}; serve one model.")
@@ -43,7 +53,7 @@ def serve_command(
     if KEY in additional:
         raise ConfigError(
             f"{_ADDITIONAL} has {KEY!r} settings already; give them with --method and --keep, or "
-            "start `vllm serve` itself."
+            "--profile, or start `vllm serve` itself."
         )
     if not any(option.split("=")[0] == "--host" for option in others):
         others = ["--host", LOOPBACK, *others]

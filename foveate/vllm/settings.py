@@ -11,6 +11,7 @@ from foveate.carve.composed import Composed
 from foveate.carve.method import Method
 from foveate.carve.needs import Need
 from foveate.carve.registry import all_methods
+from foveate.carve.registry import method as build
 from foveate.carve.spec import parse_method
 from foveate.core.budget import BUDGET, Budget
 from foveate.core.settings import plain_setting
@@ -22,6 +23,7 @@ __all__ = [
     "Served",
     "check_method",
     "method_of",
+    "profile_settings",
     "servable_methods",
     "served_of",
     "to_settings",
@@ -114,6 +116,8 @@ def served_of(additional_config: Any) -> Served | None:
                 f'"method": "tokencarve(attention_weight=0.3)".'
             )
     name = entry.get("method", DEFAULT_METHOD)
+    if isinstance(name, Mapping):
+        return Served(_tuned(name, entry))
     if not isinstance(name, str):
         raise ConfigError(f'"method": {name!r} is no text; write e.g. "{DEFAULT_METHOD}".')
     given = {key: entry.get(key) for key in BUDGET}
@@ -148,6 +152,34 @@ def to_settings(method: str, budget: Budget, ages: Ages | None = None) -> dict[s
         return {KEY: {"method": method, "ages": list(ages.shares), "age_step": ages.step}}
     given = {key: value for key, value in asdict(budget).items() if value is not None}
     return {KEY: {"method": method, **given}}
+
+
+def profile_settings(method: Method) -> dict[str, Any]:
+    """The entry that `method_of` reads, of a method as a profile has it.
+
+    Raises:
+        MethodError, BudgetError: it cannot act in vLLM as it was tuned.
+    """
+    settings = {KEY: {"method": method.to_dict()}}
+    method_of(settings)
+    return settings
+
+
+def _tuned(settings: Mapping[str, Any], entry: Mapping[str, Any]) -> Method:
+    """A method that was tuned, which has to act as it did then."""
+    if set(entry) != {"method"}:
+        raise ConfigError(
+            f'"{KEY}" in --additional-config has a method with settings, which say the budget too; '
+            "leave out the rest."
+        )
+    tuned = build(**settings)
+    if tuned.layers(_DEEP, 0) != (0,):
+        raise MethodError(
+            f"{tuned} cuts behind decoder layer 0, and in vLLM it would cut before it, which is "
+            "not what was tuned; tune methods that cut there, e.g. --methods divprune "
+            "'tokencarve(where=encoder)', or use this one in transformers (`foveate run`)."
+        )
+    return check_method(tuned)
 
 
 def check_method(method: Method) -> Method:

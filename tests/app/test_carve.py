@@ -19,6 +19,7 @@ from foveate.app.examples import ImageExample, image_examples
 from foveate.assets import EMBEDDED_READS
 from foveate.carve.compare.agreement import BUDGETS, Agreement
 from foveate.carve.method import METHODS
+from foveate.carve.profile import ModelId, Profile
 from foveate.errors import BudgetError, InputError
 from foveate.models.load import load_vlm
 from foveate.models.vlm import VisionLanguageModel
@@ -36,6 +37,23 @@ def test_methods_that_a_family_refuses_are_not_offered() -> None:
     assert {"tokencarve", "fastv", "divprune"} <= set(offered)
     assert not {"tome", "prune-and-merge", "resize"} & set(offered)
     assert "generate" not in vars(model)
+
+
+def test_a_profile_is_offered_first_and_has_its_own_budget(
+    carver: Carver, example: ImageExample
+) -> None:
+    method = foveate.DivPrune(keep_tokens=50)
+    vlm = carver.vlm
+    model = ModelId(name=vlm.name, type="llava", weights=vlm.weights)
+    tuned = Carver(vlm, profile=Profile(method=method, model=model))
+    assert tuned.initial == tuned.methods[0] == "profile: divprune(keep=50 tokens)"
+    found = tuned.carve(example.image, example.question, tuned.initial, 0.9, max_new_tokens=2)
+    assert found.method == method
+    assert not list(tuned.agreement(found))
+    other = ModelId(name="another", type="llava", weights="0")
+    with pytest.raises(InputError, match="load the model as it was tuned"):
+        Carver(vlm, profile=Profile(method=method, model=other))
+    assert carver.initial == "tokencarve"
 
 
 def test_both_answers_are_those_of_the_model(carver: Carver, example: ImageExample) -> None:

@@ -78,7 +78,7 @@ def test_a_killed_run_goes_on(
     monkeypatch.setattr(Answering, "answer", real)
     refused = foveate(*command, ok=False)
     assert refused.exit_code == 2
-    assert "holds an unfinished comparison; go on with --resume" in refused.stderr
+    assert "holds an unfinished run; go on with --resume" in refused.stderr
     refused = foveate(*command, "--resume", "--batch-size", "4", ok=False)
     assert "was made with another batch_size; restore the options" in refused.stderr
     foveate(*command, "--resume")

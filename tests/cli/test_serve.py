@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
+import foveate as package
+from foveate.assets import vlm_path
+from foveate.carve.profile import ModelId, Profile
 from foveate.cli import serve as module
+from foveate.models.load import load_config, weights_of_files
 from foveate.vllm import command
+from foveate.vllm.settings import method_of
 from tests.cli.conftest import Foveate
 
 
@@ -69,4 +75,46 @@ def test_ages_that_cannot_be(
     done = foveate("serve", "embedded", *options, ok=False)
     assert done.exit_code == 2
     assert text in done.stderr
+    assert not started
+
+
+def profile(path: Path, method: package.Method, weights: str = "") -> Path:
+    own = weights_of_files(str(vlm_path()), load_config(str(vlm_path())))
+    model = ModelId(name="embedded model", type="llava", weights=weights or own)
+    Profile(method=method, model=model).save(path / "profile.toml")
+    return path / "profile.toml"
+
+
+def test_a_profile(foveate: Foveate, started: list[list[str]], tmp_path: Path) -> None:
+    """vLLM gets the very settings that were tuned."""
+    method = package.DivPrune(keep_tokens=50)
+    foveate("serve", "embedded", "--profile", profile(tmp_path, method))
+    (words,) = started
+    settings = json.loads(words[-1])
+    assert settings == {"foveate": {"method": method.to_dict()}}
+    served = method_of(settings)
+    assert served is not None
+    assert served.budget == method.budget
+    with pytest.raises(package.FoveateError, match="say the budget too"):
+        method_of({"foveate": {**settings["foveate"], "keep_ratio": 0.5}})
+
+
+@pytest.mark.parametrize(
+    ("method", "weights", "words"),
+    [
+        (package.FastV(keep_ratio=0.5), "", "cuts behind decoder layer 0, and in vLLM it would"),
+        (package.TokenCarve(keep_ratio=0.5), "", "cuts behind decoder layer 0"),
+        (package.DivPrune(keep_ratio=0.5), "beef", "load the model as it was tuned"),
+    ],
+)
+def test_a_profile_that_cannot_be_served(
+    foveate: Foveate,
+    started: list[list[str]],
+    tmp_path: Path,
+    method: package.Method,
+    weights: str,
+    words: str,
+) -> None:
+    done = foveate("serve", "embedded", "--profile", profile(tmp_path, method, weights), code=2)
+    assert words in done.stderr
     assert not started

@@ -67,7 +67,7 @@ def test_other_additional_config_stays(form: list[str]) -> None:
         (
             ["--additional-config", json.dumps(ENTRY)],
             "--additional-config has 'foveate' settings already; give them with --method and "
-            "--keep, or start `vllm serve` itself.",
+            "--keep, or --profile, or start `vllm serve` itself.",
         ),
         (["--additional-config", "[1]"], "--additional-config got '[1]'; it takes a JSON object."),
         (["--additional-config"], "--additional-config got nothing; it takes a JSON object."),

@@ -13,7 +13,7 @@ from foveate.errors import InputError, check_least
 from foveate.measure.quality import Interval
 from foveate.tasks.question import Question
 
-FULL, BLIND = "full", "blind"
+FULL, BLIND, GIVEN = "full", "blind", "profile"
 CONTROLS = ("random", "uniform")  # no method's number stands without them
 
 
@@ -45,6 +45,7 @@ class CompareSettings:
         methods: descriptions that `foveate.carve.spec.parse_method` reads: names, names with
             settings, stacks. The controls are added.
         budgets: each method runs at each of them.
+        given: a setting that is built already, with its budget; its arm is called GIVEN.
         against: a method that every other one is compared with at the same budget; added if it is
             not among the methods. "" for none.
         max_new_tokens: longest answer.
@@ -60,6 +61,7 @@ class CompareSettings:
 
     methods: tuple[str, ...] = ("tokencarve",)
     budgets: tuple[Budget, ...] = (Budget(keep_ratio=0.25),)
+    given: Method | None = None
     against: str = ""
     max_new_tokens: int = 16
     batch_size: int = 16
@@ -80,10 +82,12 @@ class CompareSettings:
 
     def arms(self) -> list[Arm]:
         """Full, every method at every budget with the controls, blind; no-op is the full run."""
-        given = [*self.methods, *([self.against] if self.against else []), *CONTROLS]
-        names = dict.fromkeys(spec_name(name) for name in given)
+        named = [*self.methods, *([self.against] if self.against else []), *CONTROLS]
+        names = dict.fromkeys(spec_name(name) for name in named)
+        built = [] if self.given is None else [self.given]
         return [
             Arm(name=FULL),
+            *(Arm(name=GIVEN, budget=str(each.budget), method=each) for each in built),
             *(
                 Arm(
                     name=name,

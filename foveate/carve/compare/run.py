@@ -66,6 +66,7 @@ def compare(
         bootstrap_resamples=settings.resamples,
         interval="95 %, bootstrap over images",
         against=settings.against or None,
+        **({} if settings.given is None else {"profile": str(settings.given)}),
     )
     if commits != {seen["commit"]}:
         seen["commits_of_answers"] = sorted(map(str, commits))

@@ -233,6 +233,7 @@ class _Proof:
 
     def __init__(self, trial: Trial, rest: int, rules: Rules) -> None:
         self._trial, self._rest = trial, rest
+        self._seen, self._evidence = -1, 0.0
         self._needed = math.log(1 / rules.level)
         self._limit = rules.max_loss
         self._population = None
@@ -245,7 +246,11 @@ class _Proof:
     def evidence(self) -> float:
         if self._limit >= 1:
             return math.inf
-        return evidence_below(self._trial.tested, self._limit, population=self._population)
+        tested = self._trial.tested
+        if self._seen != len(tested):
+            self._seen = len(tested)
+            self._evidence = evidence_below(tested, self._limit, population=self._population)
+        return self._evidence
 
     @property
     def is_proven(self) -> bool:
@@ -257,6 +262,7 @@ class _Proof:
         if self.is_proven:
             return False
         tested, missing = self._trial.tested, self._rest - len(self._trial.tested)
+        if evidence_above(tested, self._limit, population=self._population) >= math.log(20):
+            return True
         best = evidence_below([*tested, *[0.0] * missing], self._limit, population=self._population)
-        against = evidence_above(tested, self._limit, population=self._population)
-        return best < self._needed or against >= math.log(20)
+        return best < self._needed
