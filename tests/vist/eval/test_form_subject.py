@@ -1,4 +1,4 @@
-"""Readers of memories of every form: budgets, oracles, and that a plain cache is an attached run."""
+"""Readers of memories of every form: budgets, oracles; a plain cache is an attached run."""
 
 from __future__ import annotations
 
