@@ -1,4 +1,4 @@
-"""What training on episodes teaches, checkpoint by checkpoint, on episodes that were held out.
+"""What training on episodes teaches, checkpoint by checkpoint, on episodes of another draw.
 
     python -m training.episodes.curve --data held-out.jsonl --run run/latents --count 40
 
@@ -36,7 +36,7 @@ Scores = list[dict[str, float]]  # of each episode
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, score what has not been scored, and write the page."""
     parser = argparse.ArgumentParser(prog="python -m training.episodes.curve", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="episodes that were held out")
+    parser.add_argument("--data", type=Path, required=True, help="episodes of another draw")
     parser.add_argument("--vist", default=str(vist_path()), help="what the run began from")
     parser.add_argument("--run", type=Path, required=True, help="FOLDER/FORM of a run")
     parser.add_argument("--every", type=int, default=1, help="score one of so many checkpoints")
@@ -118,11 +118,12 @@ def _write(out: Path, points: Sequence[dict[str, Any]], *, episodes: int, form: 
     lines = [
         "# What training on episodes teaches",
         "",
-        f"{episodes} episodes that were held out: 18 demonstrations or facts far, their labels and "
-        "values asked for near. Divergence: of the answers' distributions from those with the far "
-        "text raw, nats a token, 0 is raw. Right: answers' tokens that are the likeliest ones. "
-        "Brackets: 95 % interval over episodes. none: no far text. step 0: the form as it is "
-        f"shipped, {form}. Two episodes a step; core minutes of the run as its process counted "
+        f"{episodes} episodes of another draw than those trained on: demonstrations or facts far, "
+        "labels and values asked for near. Divergence: of the answers' distributions from those "
+        "with the far text raw, nats a token, 0 is raw. Right: answers' tokens that are the "
+        "likeliest ones. Brackets: 95 % interval over episodes. none: no far text. step 0: the form "
+        "as the run began with it, "
+        f"{form}. Two episodes a step; core minutes of the run as its process counted "
         "them.",
         "",
         "| | core minutes | divergence | less than step 0 | nats | right % |",
