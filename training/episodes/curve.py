@@ -121,10 +121,8 @@ def _write(out: Path, points: Sequence[dict[str, Any]], *, episodes: int, form: 
         f"{episodes} episodes of another draw than those trained on: demonstrations or facts far, "
         "labels and values asked for near. Divergence: of the answers' distributions from those "
         "with the far text raw, nats a token, 0 is raw. Right: answers' tokens that are the "
-        "likeliest ones. Brackets: 95 % interval over episodes. none: no far text. step 0: the form "
-        "as the run began with it, "
-        f"{form}. Two episodes a step; core minutes of the run as its process counted "
-        "them.",
+        "likeliest ones. Brackets: 95 % interval over episodes. none: no far text. step 0: the "
+        f"{form} that the run began with. Core minutes of the run as its process counted them.",
         "",
         "| | core minutes | divergence | less than step 0 | nats | right % |",
         "|---|---:|---:|---:|---:|---:|",

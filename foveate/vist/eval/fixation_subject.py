@@ -184,7 +184,8 @@ def looking_facts() -> dict[str, Any]:
     return {
         "floor": chosen.floor,
         "skim": chosen.skim,
-        "weights": dict(WEIGHTS),
+        # States are an index of other forms only; form_facts has their weight.
+        "weights": {name: weight for name, weight in WEIGHTS.items() if name != "index-states"},
     }
 
 

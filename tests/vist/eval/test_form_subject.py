@@ -10,10 +10,10 @@ import torch
 
 from foveate.errors import InputError
 from foveate.vist.config import CarvedConfig
-from foveate.vist.eval.arms import Subjects
+from foveate.vist.eval.arms import FORM_ARMS, Subjects, facts_of
 from foveate.vist.eval.context import FarContext
 from foveate.vist.eval.fixation_subject import FixationSubject
-from foveate.vist.eval.form_subject import FORM_ARMS, FormSubject, form_readers
+from foveate.vist.eval.form_subject import FormSubject, form_readers
 from foveate.vist.eval.icl_arms import icl_arms
 from foveate.vist.eval.subjects import RawSubject, VistSubject
 from foveate.vist.run.vist import Vist
@@ -46,6 +46,14 @@ def test_every_arm_has_a_reader(skimmer: VistSubject) -> None:
     )  # fmt: skip
     with pytest.raises(InputError, match="cannot run the arms states; leave them out"):
         icl_arms(("states",), replace(subjects, forms={}), (0.4,), 1)
+
+
+def test_kept_answers_depend_on_what_made_them() -> None:
+    facts = {"model": "m", "parts_sha256": "p", "fixation": {}, "forms": {"cut": 2}}
+    assert facts_of("raw-shuffled", facts) == facts_of("nearest@0.4", facts) == {"model": "m"}
+    assert facts_of("states+look-shuffled@0.4", facts) == facts_of("carved@0.4", facts) == facts
+    without = {key: value for key, value in facts.items() if key != "forms"}
+    assert facts_of("vist", facts) == facts_of("fixate@0.4", facts) == without
 
 
 def test_forms_that_a_vist_has_not() -> None:
