@@ -45,6 +45,7 @@ class FormShape:
         cut: first layer that a carved memory enters with its share.
         question, answer: tokens of a question, and decoded after it.
         tokens_per_strip: of text.
+        segment: of a unit that is looked at as a whole.
         value: bytes of one.
     """
 
@@ -58,6 +59,7 @@ class FormShape:
     question: int = 24
     answer: int = 16
     tokens_per_strip: float = 190.0
+    segment: int = 24
     value: int = 2
 
     @property
@@ -114,6 +116,17 @@ def pictures_flops(shape: FormShape, tokens: int) -> float:
     return reader_piece(CostShape().reader, strips).flops
 
 
+def index_flops(shape: FormShape, tokens: int) -> float:
+    """Segments through half of the layers, each by itself, to be found by."""
+    one = rows_flops(shape, shape.segment, 0, shape.llm.num_layers / 2)
+    return tokens / shape.segment * one
+
+
+def index_bytes(shape: FormShape, tokens: int) -> int:
+    """A mean state of each segment, in float32."""
+    return round(tokens / shape.segment) * shape.llm.hidden_size * 4
+
+
 def _raw_again(shape: FormShape, n: int) -> Bill:
     return Bill(
         read=0.0,
@@ -157,8 +170,13 @@ def _latents(shape: FormShape, n: int) -> Bill:
 
 
 def _looked(shape: FormShape, skim: Bill, k: int, layers: int) -> Bill:
-    """The same with a look: the question's attention on the skim, then its own entries anew."""
+    """The same with a look: the question's attention on the skim, then its own entries anew.
+
+    In forms that the LLM reads the question's mean state too, through half of the layers.
+    """
     asked = rows_flops(shape, shape.question, skim.entries) + rows_flops(shape, k, 0, layers)
+    if layers < shape.llm.num_layers:
+        asked += rows_flops(shape, shape.question, 0, shape.llm.num_layers / 2)
     return Bill(
         read=skim.read,
         ask=asked + answer_flops(shape, k),
@@ -178,11 +196,11 @@ def _carved(shape: FormShape, n: int) -> Bill:
     lower = rows_flops(shape, n, 0, shape.cut)
     upper = rows_flops(shape, m, 0, shape.llm.num_layers - shape.cut)
     return Bill(
-        read=pictures_flops(shape, n) + lower + upper,
+        read=pictures_flops(shape, n) + lower + upper + index_flops(shape, n),
         ask=answer_flops(shape, m),
         entries=m,
         device=m * shape.row_bytes,
-        host=8 * n,
+        host=8 * n + index_bytes(shape, n),
         exact=n <= shape.window,
     )
 
@@ -199,11 +217,11 @@ def _carved_look(shape: FormShape, n: int) -> Bill:
 def _states_look(shape: FormShape, n: int) -> Bill:
     anchors, k = round(shape.anchors * n), round(shape.look * n)
     skim = Bill(
-        read=pictures_flops(shape, n) + rows_flops(shape, n, 0),
+        read=pictures_flops(shape, n) + rows_flops(shape, n, 0) + index_flops(shape, n),
         ask=answer_flops(shape, anchors),
         entries=anchors,
         device=anchors * shape.row_bytes,
-        host=n * shape.row_bytes,
+        host=n * shape.row_bytes + index_bytes(shape, n),
         exact=n <= shape.window,
     )
     return _looked(shape, skim, k, 0)
@@ -215,9 +233,12 @@ ARMS: dict[str, tuple[str, Callable[[FormShape, int], Bill]]] = {
     "BM25 + raw": ("the best segments by their words, raw: the rival", _bm25),
     "latents": ("of the resampler, through the LLM", _latents),
     "latents + look": ("the same, and a tenth of the tokens for what is looked at", _latents_look),
-    "carved": ("all tokens below layer 15, a third above", _carved),
+    "carved": ("all tokens below layer 15, a third above; each segment's states", _carved),
     "carved + look": ("the same, and a tenth for what is looked at", _carved_look),
-    "states + look": ("all tokens once, held on the host, a tenth on the device", _states_look),
+    "states + look": (
+        "all tokens once, held on the host, a tenth on the device; each segment's states",
+        _states_look,
+    ),
 }
 
 

@@ -104,6 +104,7 @@ def model_facts(subjects: Subjects, model: str | None, cepe: str | None) -> dict
     """What a manifest says about the models."""
     from foveate.measure.manifest import public_name
     from foveate.vist.eval.fixation_subject import looking_facts
+    from foveate.vist.eval.form_subject import form_facts
     from foveate.vist.parts import weights_hash
 
     vist: Any = subjects.vist
@@ -117,5 +118,6 @@ def model_facts(subjects: Subjects, model: str | None, cepe: str | None) -> dict
         "form": config.fusion.form,
         "source": config.fusion.source,
         "fixation": looking_facts() if subjects.looking is not None else None,
+        "forms": form_facts(vist.vist) if subjects.forms else None,
         "latents_per_strip": vist.num_latents or config.resampler.num_latents,
     }

@@ -12,6 +12,7 @@ from benchmarks.vist_forms import (
     Bill,
     FormShape,
     bill,
+    index_flops,
     pays_after,
     rows_flops,
     seconds_table,
@@ -47,7 +48,10 @@ def test_forms_stand_as_they_must() -> None:
         assert raw.ask == pytest.approx(kept.read + kept.ask)
         assert carved.read < states.read
         assert carved.device == pytest.approx(kept.device / 3, rel=0.01)
-        assert states.host == kept.device
+        assert kept.device < states.host < 1.01 * kept.device  # the index is small beside it
+        index = index_flops(shape, tokens)
+        assert 0.3 < index / (tokens / 1024 * bill(shape, "raw, kept", 1024).read) < 0.5
+        assert states.read > kept.read + index
         assert states.device < kept.device / 4
         assert bill(shape, "latents + look", tokens).ask > bill(shape, "latents", tokens).ask
     assert bill(shape, "raw, kept", 8192).exact

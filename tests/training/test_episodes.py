@@ -16,12 +16,17 @@ from foveate.vist.config import CarvedConfig
 from foveate.vist.run.vist import Vist
 from foveate.vist.train.build import MadeUpText, tiny_recipe, tiny_vist
 from foveate.vist.train.recipe import load_recipe
-from training.episodes import export, train
+from training.episodes import curve, export, train
 from training.episodes.batches import EpisodeBatches, unit_starts
 from training.episodes.draw import Episode, Episodes, read_episodes
 from training.episodes.draw import main as draw
 from training.episodes.sources import Labelled, labelled_texts
-from training.episodes.trainee import CarvedTrainee, EpisodeTrainee, LatentsTrainee
+from training.episodes.trainee import (
+    CarvedTrainee,
+    EpisodeTrainee,
+    LatentsTrainee,
+    NothingTrainee,
+)
 
 
 def packages(path: Path) -> Path:
@@ -194,7 +199,59 @@ def test_steps_lower_the_losses(form: str, episodes: list[Episode]) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, vist.model.parameters(), strict=True))
 
 
+def test_nothing_is_the_near_text_alone(vist: Vist, episodes: list[Episode]) -> None:
+    batch = batches(vist, episodes)[0]
+    trainee = NothingTrainee(vist)
+    found = losses(trainee, batch)
+    first = batch.near.shape[1] - batch.near_mask.sum(dim=1)
+    wanted = []
+    for row, skip in enumerate(first.tolist()):
+        ids = torch.cat([torch.tensor([1]), batch.near[row, skip:]])[None]
+        with torch.no_grad():
+            nats = vist.model(ids).logits[0, :-1].log_softmax(-1)
+        is_answer = batch.is_answer[row, skip:]
+        wanted.append(-nats[torch.arange(len(nats)), ids[0, 1:]][is_answer])
+    assert found["nll"] == pytest.approx(float(torch.cat(wanted).mean()), abs=1e-4)
+    assert found["divergence"] > 0
+    assert found["distance"] == 0
+    assert not list(trainee.parameters())
+
+
 # --- the commands ---
+
+
+def test_a_curve_has_every_checkpoint(
+    tmp_path: Path, episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vist = made()
+    data = tmp_path / "episodes.jsonl"
+    data.write_text("".join(json.dumps(dataclasses.asdict(e)) + "\n" for e in episodes))
+    monkeypatch.setattr(Vist, "from_pretrained", lambda *args, **kwargs: vist)
+    monkeypatch.setattr(vist.model, "to", lambda *args, **kwargs: vist.model)
+    run = ["--data", str(data), "--folder", str(tmp_path / "run"), "--form", "latents"]
+    train.main([*run, "--steps", "3", "--lr", "0.02", "--save-every", "0", "--keep-last", "9"])
+    # What trains here is the Vist's own; the curve begins with parts that did not.
+    fresh = made()
+    monkeypatch.setattr(Vist, "from_pretrained", lambda *args, **kwargs: fresh)
+    monkeypatch.setattr(fresh.model, "to", lambda *args, **kwargs: fresh.model)
+    command = ["--data", str(data), "--run", str(tmp_path / "run" / "latents"), "--count", "3"]
+    command += ["--scored", str(tmp_path / "scored.jsonl"), "--out", str(tmp_path / "out")]
+    curve.main(command)
+    page = json.loads((tmp_path / "out" / "vist-episodes.json").read_text())
+    rows = {row["name"]: row for row in page["points"]}
+    assert list(rows) == ["none", "step 0", "step 1", "step 2", "step 3", "raw"]
+    assert rows["step 0"]["saved"]["value"] == 0
+    change = rows["step 0"]["divergence"]["value"] - rows["step 3"]["divergence"]["value"]
+    assert rows["step 3"]["saved"]["value"] == pytest.approx(change, abs=1e-6)
+    assert change != 0
+    assert rows["step 3"]["core_minutes"] >= 0
+    text = (tmp_path / "out" / "vist-episodes.md").read_text()
+    curve.main(command)  # from what was scored
+    again = (tmp_path / "out" / "vist-episodes.md").read_text()
+    assert again.split("Made by")[0] == text.split("Made by")[0]
+    assert len((tmp_path / "scored.jsonl").read_text().splitlines()) == 5
+    with pytest.raises(SystemExit, match="holds no checkpoint"):
+        curve.main([*command[:2], "--run", str(tmp_path)])
 
 
 def test_a_run_is_resumed_and_exported(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from foveate.vist.forms.carved import Lower, carve, read_lower
 from foveate.vist.fusion.fuse import Fuser
-from foveate.vist.fusion.fusion import PrefixCache
+from foveate.vist.fusion.fusion import PrefixCache, empty_prefix, stack_prefixes
 from foveate.vist.fusion.kv_prefix import Lora
 from foveate.vist.fusion.prefix import compute_prefix
 from foveate.vist.latents.glance_resampler import GlanceResampler
@@ -20,7 +20,14 @@ from foveate.vist.latents.memory import MemoryBatch
 from foveate.vist.run.vist import Vist
 from training.episodes.batches import EpisodeBatch
 
-__all__ = ["TRAINEES", "CarvedTrainee", "EpisodeTrainee", "LatentsTrainee", "trainee_of"]
+__all__ = [
+    "TRAINEES",
+    "CarvedTrainee",
+    "EpisodeTrainee",
+    "LatentsTrainee",
+    "NothingTrainee",
+    "trainee_of",
+]
 
 
 class EpisodeTrainee(nn.Module):
@@ -215,6 +222,31 @@ class LatentsTrainee(EpisodeTrainee):
             for start, module in named.items()
             for name, value in module.state_dict().items()
         }
+
+
+class NothingTrainee(EpisodeTrainee):
+    """No far text at all: what there is to gain, nothing to learn.
+
+    Args:
+        vist, weights: see EpisodeTrainee.
+    """
+
+    def __init__(self, vist: Vist, **settings: Any) -> None:
+        super().__init__(vist, cut=len(vist.anatomy.layers), **settings)
+
+    def memory(self, batch: EpisodeBatch, lower: Lower, spans: tuple[int, ...]) -> PrefixCache:
+        nothing = empty_prefix(self.vist.parts.fusion, self.vist.embed(self._head(batch)[:1]))
+        return stack_prefixes([nothing] * len(batch.far))
+
+    def places(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
+        nothing = torch.zeros(len(batch.far), 1, dtype=torch.long, device=batch.far.device)
+        return nothing, nothing.bool()
+
+    def exported(self) -> Mapping[str, Tensor]:
+        return {}
+
+    def _distance(self, prefix: PrefixCache, raw: PrefixCache, batch: EpisodeBatch) -> Tensor:
+        return prefix.keys[0].new_zeros(()).float()  # no entries, nothing to be apart
 
 
 TRAINEES = ("carved", "latents")

@@ -23,6 +23,13 @@ ARMS = {
     "cepe": "what a text encoder in place of renderer and vision encoder made of it",
     "cepe-shuffled": "the same of another document of the same length",
 }
+FORM_ARMS = {
+    "latents+look": "what the question points at as raw text, as much as fits, and latents",
+    "carved": "all its tokens through the lower layers, the ends of its units above",
+    "carved+look": "the same, what the question points at whole, of the rest the ends of units",
+    "states": "the ends of its units, keys and values of one run over all of it",
+    "states+look": "the same, what the question points at whole, of the rest the ends of units",
+}
 ALIASES = {"grown": "truncated"}
 
 
@@ -156,14 +163,17 @@ def _as_long(other: FarContext, own: FarContext) -> FarContext:
 _OF_RAW_TEXT = ("model", "dtype", "prompt", "head_tokens")
 
 
+# Arms that read no memory.
+_RAW = ("none", "raw", "truncated", "random", "segments", "bm25", "shots", "nearest")
+
+
 def facts_of(arm: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts that an arm's answers depend on: raw text is read alike with any trained parts."""
     name = arm.partition("@")[0]
     family = name.split("-")[0]
-    reads_memories = name == "bm25-read" or family in (
-        "vist", "cepe", "fixate", "once", "apart", "pictures"
-    )  # fmt: skip
-    return {key: facts[key] for key in facts if reads_memories or key in _OF_RAW_TEXT}
+    if family in _RAW and name != "bm25-read":  # that one searches what the encoder read
+        return {key: facts[key] for key in facts if key in _OF_RAW_TEXT}
+    return {key: facts[key] for key in facts if key != "forms" or family in FORM_ARMS}
 
 
 def shuffled_name(arm: str) -> str:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from foveate.errors import InputError
-from foveate.vist.eval.arms import Subjects
+from foveate.vist.eval.arms import FORM_ARMS, Subjects
 from foveate.vist.eval.context import FarContext, Subject
-from foveate.vist.eval.form_subject import FORM_ARMS
 from foveate.vist.eval.looked_up import Lookup
 
 __all__ = [

@@ -193,7 +193,8 @@ def looking_facts(form: str = "latents") -> dict[str, Any]:
         "placing": chosen.placing_in(form),
         "floor": chosen.floor,
         "skim": chosen.skim,
-        "weights": dict(WEIGHTS),
+        # States are an index of other forms only; form_facts has their weight.
+        "weights": {name: weight for name, weight in WEIGHTS.items() if name != "index-states"},
     }
 
 

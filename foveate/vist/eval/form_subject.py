@@ -9,20 +9,14 @@ from typing import Any
 from foveate.vist.eval.context import FarContext, Subject
 from foveate.vist.eval.fixation_subject import FixationSubject
 from foveate.vist.eval.subjects import VistSubject
+from foveate.vist.fixation.choose import WEIGHTS
 from foveate.vist.fusion.kv_prefix import EmbeddingPrefix
 from foveate.vist.latents.memory import Memory
 from foveate.vist.run.vist import Vist
 
-__all__ = ["FORM_ARMS", "LOOK", "FormSubject", "form_readers"]
+__all__ = ["LOOK", "FormSubject", "form_facts", "form_readers"]
 
 LOOK = "+look"
-FORM_ARMS = {
-    "latents+look": "what the question points at as raw text, as much as fits, and latents",
-    "carved": "all its tokens through the lower layers, the ends of its units above",
-    "carved+look": "the same, what the question points at whole, of the rest the ends of units",
-    "states": "the ends of its units, keys and values of one run over all of it",
-    "states+look": "the same, what the question points at whole, of the rest the ends of units",
-}
 # Of demonstrations all that fit are looked at, not only those about as good as the best: each one
 # teaches. A quarter of the entries says which labels there are.
 FLOOR, SKIM = 0.0, 0.25
@@ -77,6 +71,17 @@ def form_readers(skimmer: VistSubject) -> dict[str, Callable[[float], Subject]]:
         made[form] = plain = partial(_plain, skimmer, form)
         made[form + LOOK] = partial(_looking_at_more, plain)
     return made
+
+
+def form_facts(vist: Vist) -> dict[str, Any]:
+    """What a manifest says about how other forms than latents are read."""
+    carved = vist.config.carved
+    return {
+        "cut": carved.layer if carved is not None else None,
+        "floor": FLOOR,
+        "skim": SKIM,
+        "states": WEIGHTS["index-states"],
+    }
 
 
 def _plain(skimmer: VistSubject, form: str, share: float) -> FormSubject:

@@ -9,10 +9,10 @@ import numpy as np
 
 from foveate.errors import InputError
 from foveate.tasks.icl import Demonstration, IclSet, shuffle_labels
-from foveate.vist.eval.arms import ARMS, Subjects
+from foveate.vist.eval.arms import ARMS, FORM_ARMS, Subjects
 from foveate.vist.eval.budget_arms import BUDGET_ARMS, budget_names, reader_of, split_name
 from foveate.vist.eval.context import FarContext, Subject
-from foveate.vist.eval.form_subject import FORM_ARMS, LOOK
+from foveate.vist.eval.form_subject import LOOK
 from foveate.vist.eval.shots import SHOT_ARMS, Shots
 
 __all__ = ["ICL_ARMS", "OTHER_SET", "FarShots", "far_demonstrations", "icl_arms"]
