@@ -164,7 +164,7 @@ _OF_RAW_TEXT = ("model", "dtype", "prompt", "head_tokens")
 
 
 # Arms that read no memory.
-_RAW = ("none", "raw", "truncated", "random", "segments", "bm25", "shots", "nearest")
+_RAW = ("none", "raw", "passage", "truncated", "random", "segments", "bm25", "shots", "nearest")
 
 
 def facts_of(arm: str, facts: Mapping[str, Any]) -> dict[str, Any]:
