@@ -26,6 +26,14 @@ _SHORT = re.compile(
     r"\b[A-Za-z]\.[A-Za-z])\.$"
 )
 
+# No line ends so by itself: the next one goes on, whatever it begins with.
+_OPEN_END = re.compile(
+    r"\b(?:a|an|the|of|to|in|on|at|by|for|from|with|into|and|or|but|as|than|that|which|who|"
+    r"is|are|was|were|be|been|has|had|have|his|her|its|their|our|your|this|these|not|"
+    r"Mr|Mrs|Ms|Dr|Prof|St)\.?\s*$"
+)
+SURE_JOINTS = 3  # lines that surely go on, before their margin is believed
+
 
 def segment_starts(text: str, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where the units of a text begin, in tokens.
@@ -73,15 +81,42 @@ def _units(text: str, ends: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         if text[at:stop].strip():
             blocks.append((at, text[at:stop]))
         at = border.end() if border else stop
+    margin = _margin([block for _, block in blocks])
     firsts = Counter(_key_of(block.lstrip("\n")) for _, block in blocks)
     for at, block in blocks:
         size = int(np.searchsorted(ends, at + len(block)) - np.searchsorted(ends, at))
         is_one_of_many = firsts[_key_of(block.lstrip("\n"))] > 1
         limit = LONGEST_PAIR if is_one_of_many else LONGEST
-        yield from _block(block, at, is_whole=size <= limit)
+        yield from _block(block, at, margin, is_whole=size <= limit)
 
 
-def _block(block: str, at: int, *, is_whole: bool) -> Iterator[tuple[int, int]]:
+def _margin(blocks: list[str]) -> int:
+    """Longest line of a hard-wrapped text, where its lines are as full as they can be; else 0.
+
+    Lines that go on in lower case tell of it. Those that go on with a name or a number are as full.
+    """
+    sure = [
+        (len(line), len(line) + 1 + len(after.split()[0]))
+        for block in blocks
+        for line, after in itertools.pairwise(filter(str.strip, block.split("\n")))
+        if after.lstrip()[0].islower() and not _STOPPED.search(line) and not _ITEM.match(after)
+    ]
+    longest = max((size for size, _ in sure), default=0)
+    full = sum(needed > longest for _, needed in sure)
+    is_wrapped = len(sure) >= SURE_JOINTS and 40 <= longest <= 130 and full >= 0.9 * len(sure)
+    return longest if is_wrapped else 0
+
+
+def _goes_on(line: str, after: str, margin: int) -> bool:
+    """Whether a line ends where it does only because its next word did not fit."""
+    if _STOPPED.search(line) and not _OPEN_END.search(line):
+        return False
+    first = after.split()[0]
+    is_full = len(line) >= 40 and len(line) <= margin < len(line) + 1 + len(first)
+    return first[0].islower() or is_full or (len(line) >= 40 and bool(_OPEN_END.search(line)))
+
+
+def _block(block: str, at: int, margin: int, *, is_whole: bool) -> Iterator[tuple[int, int]]:
     """Units of lines without a blank one between them; `is_whole` is for those about keys."""
     lines = [(m.start(), m.group()) for m in re.finditer(r"[^\n]+", block) if m.group().strip()]
     keys = [_key_of(line) for _, line in lines]
@@ -91,11 +126,11 @@ def _block(block: str, at: int, *, is_whole: bool) -> Iterator[tuple[int, int]]:
             if key == keys[0] or start == lines[0][0]:
                 yield at + _inked(start, line), LONGEST_PAIR
         return
-    if _is_wrapped([line for _, line in lines]):
+    if _is_wrapped([line for _, line in lines], margin):
         yield from _sentences(block, at)
         return
     is_opened = False
-    for start, line in _joined(lines):
+    for start, line in _joined(lines, margin):
         if is_opened and not _ITEM.match(line):
             is_opened = False  # the value of the line before
             continue
@@ -108,24 +143,23 @@ def _key_of(line: str) -> str | None:
     return found.group(1) if found else None
 
 
-def _joined(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
+def _joined(lines: list[tuple[int, str]], margin: int) -> list[tuple[int, str]]:
     """Lines, those that go on in the next one together with it: wrapped list items, say."""
     made = lines[:1]
     for (_, before), (start, line) in itertools.pairwise(lines):
         first, opened = made[-1]
-        goes_on = len(before) >= 40 and (
-            before.rstrip()[-1].isalnum() or before.rstrip()[-1] == ","
-        )
+        is_open = before.rstrip()[-1].isalnum() or before.rstrip()[-1] in ",."
+        goes_on = len(before) >= 40 and is_open and _goes_on(before, line, margin)
         # Where lines begin in lower case anyway, that says nothing.
         is_prose = not opened.lstrip()[0].islower()
-        if goes_on and is_prose and line.lstrip()[0].islower() and not _ITEM.match(line):
+        if goes_on and is_prose and not _ITEM.match(line):
             made[-1] = (first, opened + " " * (start - first - len(opened)) + line)
         else:
             made.append((start, line))
     return made
 
 
-def _is_wrapped(lines: list[str]) -> bool:
+def _is_wrapped(lines: list[str], margin: int) -> bool:
     """Whether lines end where a margin was, in the middle of sentences."""
     if len(lines) < 2 or any(_ITEM.match(line) for line in lines[1:]):
         return False
@@ -133,8 +167,8 @@ def _is_wrapped(lines: list[str]) -> bool:
     if not 40 <= longest <= 130 or min(map(len, lines[:-1])) < 0.6 * longest:
         return False
     pairs = itertools.pairwise(lines)
-    joints = [after.lstrip()[0] for line, after in pairs if not _STOPPED.search(line)]
-    return bool(joints) and sum(c.islower() for c in joints) >= 0.5 * len(joints)
+    joints = [_goes_on(*pair, margin) for pair in pairs if not _STOPPED.search(pair[0])]
+    return bool(joints) and sum(joints) >= 0.5 * len(joints)
 
 
 def _sentences(text: str, at: int) -> Iterator[tuple[int, int]]:

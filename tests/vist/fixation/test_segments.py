@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 
 import numpy as np
 import pytest
@@ -39,6 +40,29 @@ LOWER = """sshd accepted a password for the keeper from 10.0.0.7
 sshd is idle
 sshd closed the connection of the keeper from 10.0.0.7"""
 
+OPEN_ENDS = """The lamp was lit in the evening of the fourth of
+May by its keeper, who was called Ada Hay and
+Bergen was her home."""
+PARAGRAPHS = (
+    "The harbour of the town was dredged in the year that the old lighthouse fell, and for two "
+    "winters no boat could enter it. In those winters the fishermen landed at Stavanger, where the "
+    "quays belonged to a company of merchants from Bremen and to the heirs of its founder.",
+    "At the end of the second winter the council asked old Doctor Magnus Aas to survey the wreck, "
+    "and wrote to the engineer Harald Lund, whose plans for a breakwater had been refused.",
+)
+FILLED = (
+    "\n\n".join(textwrap.fill(paragraph, 60) for paragraph in PARAGRAPHS)
+    + """
+
+- The first contract was given to the brothers from Arendal
+  Nils and Per Dahl, who had built the mole of the fortress.
+- The second one was not given to anybody
+  Later it was torn up."""
+)
+NAMES = """Anna Maria Larsen of the parish of Saint Olaf, widow
+Bernt Olsen of the same parish, a rope maker by trade
+Carl Magnus Lie of the upper town, a clerk of the court"""
+
 
 @pytest.mark.parametrize(
     ("text", "expected"),
@@ -55,11 +79,27 @@ sshd closed the connection of the keeper from 10.0.0.7"""
         (SHORT_SENTENCES, SHORT_SENTENCES.replace(". ", ".|").split("|")),
         (ITEMS, ITEMS.replace("must. ", "must.|").replace("\n- ", "|- ").split("|")),
         (LOWER, LOWER.split("\n")),
+        (OPEN_ENDS, [OPEN_ENDS]),
+        (NAMES, NAMES.split("\n")),
         ("| a | 1 |\n| b | 2 |", ["| a | 1 |", "| b | 2 |"]),
     ],
 )
 def test_units(text: str, expected: list[str]) -> None:
     assert units(text) == expected
+
+
+def test_wrapped_lines_that_go_on_with_a_name_are_no_units() -> None:
+    assert FILLED.count("old Doctor\nMagnus") == 1  # the place this is about
+    found = [" ".join(unit.split()) for unit in units(FILLED)]
+    first, second = (paragraph.replace(". ", ".|").split("|") for paragraph in PARAGRAPHS)
+    assert found == [
+        *first,
+        *second,
+        "- The first contract was given to the brothers from Arendal Nils and Per Dahl, who had "
+        "built the mole of the fortress.",
+        "- The second one was not given to anybody",
+        "Later it was torn up.",
+    ]
 
 
 def test_a_long_sentence_is_cut_where_it_pauses() -> None:
