@@ -18,7 +18,7 @@ from foveate.files import (
     replacing_folder,
     write_text,
 )
-from foveate.vist.tensor_file import save_tensors
+from foveate.tensor_file import save_tensors
 
 
 def fill(write: Callable[[bytes], int]) -> None:

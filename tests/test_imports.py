@@ -89,7 +89,7 @@ RULES: dict[str, str] = {
     "vist/encoder vist/run vist/train vist/cepe vist/eval vist/index_file vllm __init__ jobs app",
     "__main__": "cli",
 }
-GROUND = ("errors", "files", "version")
+GROUND = ("errors", "files", "tensor_file", "version")
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -101,3 +102,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         list(read_rows(tmp_path / "none.jsonl", fix=FIX))
     with pytest.raises(InputError, match="cannot be read as UTF-8 text"):
         list(read_rows(write(tmp_path, b'{"text": "\xff"}\n'), fix=FIX))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is a pipe, a device or a socket"):
+        next(read_rows(tmp_path / "pipe", fix=FIX))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from foveate.app.carve import Carver
     from foveate.app.read import TextReader
 
+MOST_SIZE = 100_000  # MB, megapixels
 INSTALL = "run `make play` in a clone, or pip install 'foveate[play]'"
 
 
@@ -63,6 +64,9 @@ def play(
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     from foveate.app.limits import MB, Limits
 
+    for option, size in (("--max-upload", max_upload), ("--max-pixels", max_pixels)):
+        if not size <= MOST_SIZE:
+            raise InputError(f"{option} {size:g} is no size; use one up to {MOST_SIZE:,}.")
     limits = Limits(file_bytes=int(max_upload * MB), pixels=int(max_pixels * 1e6))
     check_host(host)
     tuned = profile_instead(context, profile, "method")

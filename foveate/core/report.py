@@ -212,9 +212,10 @@ class Report(Listed):
                     )
                 )
         out.append(("sequence", f"{self.length_before} -> {self.length_after} tokens"))
-        mean = f"on average {self.average_tokens:.0f} of {self.before} visual tokens a layer"
-        last = self.num_layers - 1
-        out.append(("layers", f"{self.prune_layer}..{last} of {self.num_layers} run short; {mean}"))
+        short = f"{self.prune_layer}..{self.num_layers - 1} of {self.num_layers} run short"
+        if self.tokens_per_layer:
+            short += f"; on average {self.average_tokens:.0f} tokens of an image a layer"
+        out.append(("layers", short))
         if self.kv_bytes is not None and self.kv_ratio is not None:
             assert self.kv_bytes_uncompressed is not None
             out.append(

@@ -23,9 +23,9 @@ from foveate.core.decoder_shape import DecoderShape
 from foveate.core.eight_bit import MARK, pack, unpack
 from foveate.errors import ConfigError, InputError
 from foveate.files import make_folder, open_regular, write_text
+from foveate.tensor_file import save_tensors
 from foveate.vist.config import VistConfig
 from foveate.vist.sizes import check_size
-from foveate.vist.tensor_file import save_tensors
 
 ABOUT, WEIGHTS = "vist.json", "vist.safetensors"
 FLOATS = ("F16", "BF16", "F32")

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from foveate.core.eight_bit import pack, unpack
 from foveate.errors import ConfigError, InputError
 from foveate.files import open_regular
+from foveate.tensor_file import save_tensors
 from foveate.vist.latents.index_head import IndexConfig, IndexHead
-from foveate.vist.tensor_file import save_tensors
 
 __all__ = ["INDEX", "load_index", "save_index"]
 

@@ -29,6 +29,8 @@ def test_without_gradio(foveate: Foveate, monkeypatch: pytest.MonkeyPatch) -> No
     [
         (["--port", "70000"], "port 70000 does not exist; choose 1 to 65535"),
         (["--max-upload", "0"], "file_bytes=0 is below 1"),
+        (["--max-upload", "nan"], "--max-upload nan is no size"),
+        (["--max-pixels", "inf"], "--max-pixels inf is no size"),
         (["no-such-folder/model"], "model 'no-such-folder/model'"),
         (["--vist", "no-such-folder"], "no-such-folder"),
     ],

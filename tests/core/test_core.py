@@ -206,7 +206,7 @@ def test_report_text() -> None:
     text = str(report)
     assert "576 -> 128 kept (64 merged into them, 384 dropped) in 1 image" in text
     assert "652 -> 204 tokens" in text
-    assert "2..31 of 32 run short; on average " in text
+    assert "2..31 of 32 run short" in text
     assert "2.0 KiB instead of 4.0 KiB (50.0 %)" in text
     assert report.to_dict()["kv_ratio"] == 0.5
     assert report.to_markdown().startswith("| | |\n|---|---|\n| method |")

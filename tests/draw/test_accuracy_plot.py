@@ -34,9 +34,9 @@ def panels(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
     save = matplotlib.figure.Figure.savefig
 
-    def look(figure: Any, path: Any) -> None:
+    def look(figure: Any, path: Any, **more: Any) -> None:
         seen.append(figure)
-        save(figure, path)
+        save(figure, path, **more)
 
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", look)
     return seen

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from foveate.errors import ConfigError
+from foveate.vist.train.recipe import load_recipe
 from tests.cli.conftest import Foveate
 
 LONG = "a sentence that somebody pasted where a file belongs " * 8
@@ -29,3 +31,19 @@ def test_a_name_that_is_too_long(foveate: Foveate, command: tuple[str, ...]) -> 
 
 def test_a_long_question_is_no_file(foveate: Foveate, checkpoint: Path, picture: Path) -> None:
     foveate("ask", picture, f"what color is it ? {'is it ? ' * 60}", "--model", checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        (".".join(["a"] * 3000) + "=1", "a key of 3,000 parts"),
+        ("data.files=" + "[" * 40 + "]" * 40, "is nested more than 16 deep"),
+        ("vist.resampler.width=999999999999", "is no number that a setting can have"),
+        ("stages.0.lr=inf", "stages.0.lr = inf is no number that a setting can have"),
+        ("run.seed=-1", "run got seed=-1"),
+    ],
+)
+def test_absurd_settings_of_a_recipe(setting: str, words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_recipe("vist-smollm2-cpu", [setting])
+    assert words in str(refused.value)

@@ -19,10 +19,10 @@ from torch import nn
 
 from foveate.errors import InputError
 from foveate.files import make_folder, write_text
+from foveate.tensor_file import save_tensors
 from foveate.text_image.strip_style import StripStyle
 from foveate.vist.encoder.encoder_config import TextEncoderConfig
 from foveate.vist.encoder.labels import text_of
-from foveate.vist.tensor_file import save_tensors
 
 __all__ = ["TextEncoder", "TextEncoderConfig", "load_text_encoder", "save_text_encoder"]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from foveate.errors import InputError
 from foveate.files import open_regular
+from foveate.tensor_file import save_tensors
 from foveate.vist.latents.held_states import HeldStates
-from foveate.vist.tensor_file import save_tensors
 
 MOST_TOKENS = 1 << 40  # that a memory can say it stands for
 TENSORS = ("latents", "positions", "tokens", "segments", "index")

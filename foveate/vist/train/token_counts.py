@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from foveate.errors import InputError
-from foveate.vist.tensor_file import save_tensors
+from foveate.tensor_file import save_tensors
 
 __all__ = ["TokenCounts"]
 
