@@ -209,7 +209,7 @@ class Vist(Pretrained):
         "carved": the LLM's lower layers read all tokens (config.carved.layer of them), a share goes
         on above and is kept. "states": the LLM reads the document whole, its keys and values are
         held on the host; a share is on the device for every question, and the segments that a
-        question looks at are exact.
+        question looks at are exact. Both get an index of the model's states, which looking goes by.
 
         Args:
             memory: that knows its tokens (one that `read` made).
