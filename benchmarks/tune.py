@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.results import write_results
+from benchmarks.results import FOLDER, write_results
 from foveate.assets import EMBEDDED, model_folder
 from foveate.carve.compare.comparison import BLIND, FULL
 from foveate.carve.compare.savings import Savings
@@ -48,7 +48,7 @@ WORLDS = {
     "file": "all questions, claim about the file alone; true is the file's mean",
 }
 DRAWN = {"population": 2000, "large": 8000}
-STEP = 32  # questions between two looks
+STEP = 64  # questions between two looks
 PEEKS = 500  # questions that the control looks at
 
 
@@ -144,6 +144,8 @@ def draw(kept: Kept, by: By, world: str, allowed: float, seed: int) -> Draw:
 
 def _of_images(losses: Losses, units: Sequence[npt.NDArray[np.int64]]) -> Losses:
     """Mean loss of each unit, [settings, units]."""
+    if all(len(unit) == 1 for unit in units):
+        return losses[:, np.concatenate(units)]
     return np.stack([losses[:, unit].mean(axis=1) for unit in units], axis=1)
 
 
@@ -206,20 +208,28 @@ def main() -> None:
     parser.add_argument("--easy-vqa", type=Path)
     parser.add_argument("--limit", type=int, default=2000, help="questions that were asked")
     parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--by", nargs="*", choices=BYS, default=BYS)
+    parser.add_argument("--claims", nargs="*", choices=[*WORLDS], default=[*WORLDS])
+    parser.add_argument("--add", action="store_true", help="to the rows that are there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
     given = {"reading": arguments.reading, "easy-vqa": arguments.easy_vqa}
-    rows, sizes = [], {}
+    rows: list[dict[str, Any]] = []
     with Progress(console=Console(stderr=True)) as progress:
         for data, folder in given.items():
             if folder is None:
                 continue
             kept = Kept.load(folder, data, arguments.limit)
-            sizes[data] = kept.losses["accuracy"].shape
             # Three points need no large file.
             skipped = (ALLOWED[-1], "large")
-            cells = [(b, a, w) for b in BYS for a in ALLOWED for w in WORLDS if (a, w) != skipped]
+            cells = [
+                (b, a, w)
+                for b in arguments.by
+                for a in ALLOWED
+                for w in arguments.claims
+                if (a, w) != skipped
+            ]
             task = progress.add_task(data, total=len(cells) * arguments.draws)
             for by, allowed, world in cells:
                 draws = []
@@ -231,15 +241,28 @@ def main() -> None:
                     if world == "population"
                     else None
                 )
-                rows.append(_row(data, by, allowed, world, draws, kept.costs, control))
+                rows.append(_row(kept, data, by, allowed, world, draws, control))
     if not rows:
         parser.error("give --reading or --easy-vqa, a compare-parts folder.")
+    if arguments.add:
+        rows = _added(rows, json.loads((FOLDER / "tune.json").read_text())["rows"])
+    _write(rows)
+
+
+def _write(rows: Sequence[dict[str, Any]]) -> None:
     write_results(
         "tune",
         "Tuning: is the promise kept, and what does it cost?",
-        f"{arguments.draws} draws each at 95 % confidence, embedded model, a replay of answers "
+        f"{rows[0]['draws']} draws each at 95 % confidence, embedded model, a replay of answers "
         "that `foveate compare` kept ("
-        + "; ".join(f"{d}: {n} settings, {q:,} questions" for d, (n, q) in sizes.items())
+        + "; ".join(
+            sorted(
+                {
+                    f"{r['data']}: {r['settings']} settings, {r['questions']:,} questions"
+                    for r in rows
+                }
+            )
+        )
         + "). *chose*: draws in which some setting was found safe. *beyond*: those whose choice "
         "loses as much as was allowed, or more; at most 5 are promised where the true loss is "
         "known (on held-out images chance adds to it). *calls*: model calls against asking every "
@@ -247,29 +270,43 @@ def main() -> None:
         "how many choices lose too much where an ordinary 95 % interval is looked at on the way. "
         + " ".join(f"**{name}**: {what}." for name, what in WORLDS.items()),
         _table(rows),
-        {"rows": rows, "draws": arguments.draws, "manifest": manifest(seed=0)},
+        {"rows": rows, "manifest": manifest(seed=0)},
     )
 
 
+def _added(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The new rows and the old ones of other cells, in the order of a whole run."""
+
+    def cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        places = ["reading", "easy-vqa"].index(row["data"]), BYS.index(row["by"])
+        return *places, row["allowed"], [*WORLDS].index(row["world"])
+
+    fresh = {cell(row) for row in rows}
+    return sorted([*rows, *(row for row in before if cell(row) not in fresh)], key=cell)
+
+
 def _row(
+    kept: Kept,
     data: str,
     by: By,
     allowed: float,
     world: str,
     draws: Sequence[Draw],
-    costs: Mapping[str, float],
     control: tuple[int, int] | None,
 ) -> dict[str, Any]:
     chosen = [each.chosen for each in draws if each.chosen is not None]
     return {
         "data": data,
+        "settings": len(kept.names),
+        "questions": kept.losses[by].shape[1],
+        "draws": len(draws),
         "by": by,
         "allowed": allowed,
         "world": world,
         "chose": len(chosen),
         "beyond": sum(each.loss >= allowed for each in draws if each.chosen is not None),
         "calls": float(np.mean([each.calls for each in draws])),
-        "flops": float(np.mean([costs[name] for name in chosen])) if chosen else None,
+        "flops": float(np.mean([kept.costs[name] for name in chosen])) if chosen else None,
         "most": Counter(chosen).most_common(3),
         "control": control,
     }

@@ -76,6 +76,17 @@ def test_where_a_question_reads_example() -> None:
     assert names["method"].look_depth == 0.375
 
 
+def test_profile_example(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = python_blocks("docs/tune.md")
+    monkeypatch.chdir(tmp_path)  # it writes a file
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert capsys.readouterr().out.strip()
+    assert names["run"].report.fired
+
+
 def test_rendering_example(capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = python_blocks("docs/rendering.md")
     exec(block, {})
