@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -135,13 +136,18 @@ def sources(place: Path) -> Mapping[str, str]:
 
 def find(text: str, name: str) -> ast.AST | None:
     """A class, function, method or imported name of a module."""
-    found: ast.AST | None = ast.parse(text)
+    found: ast.AST | None = _parsed(text)
     for part in name.split("."):
         inside = _definitions(found)
         found = inside.get(part)
         if found is None:
             return None
     return found
+
+
+@functools.cache
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text)
 
 
 def _definitions(scope: ast.AST | None) -> dict[str, ast.AST]:

@@ -109,7 +109,7 @@ class CarvedTower:
         return kept
 
     def _fit(self, num_pixels: int) -> int:
-        """Images of so many pixels that the tower gets at once: no more than without carving."""
+        """Images of so many pixels for the tower at once: no more than without carving."""
         patches = num_pixels // self._patch_size**2
         return 1 if self._alone else self._most_tokens // max(1, patches)
 

@@ -18,7 +18,8 @@ from tests.vllm.engine.tiny_models import save_tiny
 
 IMAGE = "<|vision_start|> <|image_pad|> <|vision_end|>"
 NUM_ANSWER = 4
-BLOCK = 16
+NUM_WORDS = 16  # of a turn
+BLOCK = 32
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def expect(folder: Path) -> Callable[..., Answer]:
     return ask
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture  # one engine at a time in a process
 def running(folder: Path) -> Iterator[Engine]:
     with engine(folder, {"method": "divprune", "keep_ratio": 0.5}) as made:
         yield made
@@ -134,26 +135,25 @@ def test_a_growing_conversation_stays_in_the_prefix_cache(folder: Path) -> None:
         said: list[dict[str, Any]] = []
         for i in range(num):
             said.append({"type": "image_pil", "image_pil": shots[i]})
-            said.append({"type": "text", "text": f"w{i} w{i + 1} w{i + 2} w{i + 3}"})
+            said.append({"type": "text", "text": " ".join(f"w{i + j}" for j in range(NUM_WORDS))})
         found = running.chat([{"role": "user", "content": said}], NUM_ANSWER, budget)
         text = " ".join(f"{IMAGE} {part['text']}" for part in said[1::2])
         inputs = reference.vlm.processor(
             text=[f"user: {text} assistant:"],
             images=shots[:num],
             return_tensors="pt",
-            return_mm_token_type_ids=True,
         )
         methods = [foveate.DivPrune(keep_ratio=share) for share in shares]
         assert_same(found, reference.answer(inputs, methods, max_tokens=NUM_ANSWER))
         return running.cached, found.prompt_tokens
 
     entry = {"method": "divprune", "ages": list(ages.shares)}
-    old = 2 + 6 + 4  # of a turn whose image has aged: fences, kept tokens, words
+    old = 2 + 6 + NUM_WORDS  # of a turn whose image has aged: fences, kept tokens, words
     with engine(folder, entry, block_size=BLOCK, max_num_batched_tokens=512) as running:
         for num in range(1, 8):
             shares = [budget.keep_ratio or 0.0 for budget in ages.of(num)]
             cached, length = check(running, num, shares)
-            assert length == 2 + (num - 1) * old + 2 + 64 + 4
+            assert length == 2 + (num - 1) * old + 2 + 64 + NUM_WORDS
             # All before the image that was new in the turn before, and nothing behind.
             same = 1 + max(0, num - 2) * old + 1
             assert cached == same // BLOCK * BLOCK

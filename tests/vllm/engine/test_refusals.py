@@ -50,8 +50,8 @@ def test_a_model_that_cannot_be_compressed(tmp_path: Path) -> None:
     tokenizer().save_pretrained(tmp_path)
     assert (
         "--additional-config asks for foveate, and LlamaForCausalLM cannot be compressed in vLLM; "
-        "serve one of LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, "
-        "Qwen3.5, GLM-4V, Gemma 3, Idefics3, SmolVLM, InternVL, or leave foveate out."
+        "serve one of LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, or "
+        "leave foveate out."
     ) in refusal(tmp_path, {"keep_ratio": 0.25})
     assert configure(tmp_path, None).model_config.architecture == "LlamaForCausalLM"
 
@@ -70,12 +70,6 @@ def test_options_that_go_past_the_plugin(tiny: Callable[[str], Path]) -> None:
     assert "cannot be read once it is compiled" in refusal(
         folder, entry, compilation_config={"compile_mm_encoder": True}
     )
-
-
-def test_a_tower_that_is_not_known(tiny: Callable[[str], Path]) -> None:
-    text = refusal(tiny("glm4v"), {"keep_ratio": 0.25})
-    assert "tokencarve reads the vision tower, and that of GLM-4V is not known to foveate" in text
-    assert configure(tiny("glm4v"), {"method": "divprune", "keep_ratio": 0.25})
 
 
 def test_a_budget_for_requests_in_the_server_s_own_settings(tiny: Callable[[str], Path]) -> None:

@@ -10,10 +10,19 @@ from PIL import Image
 
 import foveate
 from foveate.carve.method import Method
+from foveate.vllm.config_hook import CANDIDATES, FAMILIES
 from tests.vllm.engine.in_process import engine
 from tests.vllm.engine.server import Answer
 from tests.vllm.engine.test_families import CASES, A, B, assert_same
 from tests.vllm.engine.tiny_models import save_tiny
+
+
+@pytest.fixture(autouse=True)
+def _candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Served here though refused elsewhere; the engine is in this process."""
+    for architecture, family in CANDIDATES.items():
+        monkeypatch.setitem(FAMILIES, architecture, family)  # type: ignore[misc]
+
 
 SPECS = {"divprune": foveate.DivPrune, "tokencarve": foveate.TokenCarve}
 
