@@ -24,6 +24,7 @@ from foveate.jobs.batch_input import LineFile, LinePlace
 from foveate.jobs.batch_settings import BatchSettings
 from foveate.jobs.engines import JobAnswerer, answerer_of
 from foveate.jobs.outcome import Outcome
+from foveate.models.load import first_line
 
 __all__ = ["RayAnswers"]
 
@@ -86,7 +87,13 @@ class RayAnswers:
 
         is_ours = not ray.is_initialized()
         if is_ours:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)  # or joins RAY_ADDRESS
+            try:
+                ray.init(log_to_driver=False, logging_level=logging.ERROR)  # or joins RAY_ADDRESS
+            except Exception as error:  # a busy machine, a cluster that is not there
+                raise InputError(
+                    f"Ray cannot start ({first_line(error)}); check RAY_ADDRESS and how busy the "
+                    "machine is, and run the same again."
+                ) from error
         try:
             for said in self._said(batches):
                 if "stop" in said:

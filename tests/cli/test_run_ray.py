@@ -100,3 +100,14 @@ def test_workers_that_cannot_be(
 ) -> None:
     refused = foveate(*batch_command, "--output", tmp_path / "out.jsonl", *options, ok=False)
     assert words in refused.stderr
+
+
+@pytest.mark.usefixtures("ray")
+def test_a_cluster_that_is_not_there(batch_command: list[str], tmp_path: Path) -> None:
+    program = subprocess.run(
+        [sys.executable, "-m", "foveate", *batch_command, "--output", str(tmp_path / "out.jsonl"),
+         *RAY], capture_output=True, text=True, timeout=300,
+        env={**QUIET, "RAY_ADDRESS": "nonsense"},
+    )  # fmt: skip
+    assert program.returncode == 2
+    assert "foveate: Ray cannot start (" in program.stderr
