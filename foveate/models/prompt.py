@@ -82,12 +82,11 @@ def chat_tensors(
         InputError: the processor cannot take what it was given, a text holds a mark of the prompt,
             an image cannot be read, or there is no chat template and more than one user turn.
     """
+    # A turn's parts together: templates write them one after the other, and two halves make a mark.
     texts = [
-        str(part["text"])
+        "".join(str(part["text"]) for part in turn["content"] if part["type"] == "text")
         for turns in conversations
         for turn in turns
-        for part in turn["content"]
-        if part["type"] == "text"
     ]
     for text in texts:
         check_unicode("the question", text)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from foveate.errors import InputError
 
 __all__ = ["check_no_marks", "placeholder_marks", "prompt_marks", "special_tokens"]
+
+# Attributes of processors that say what they write around pictures and between their tiles. Others
+# are a user's to write: Kosmos-2's `<grounding>`.
+_OF_PICTURES = re.compile(r"(?:^|_)(?:image|img|video|vision|tile|slice)(?:_|$)")
+# Templates put marks of turns together from these: '<|' + message['role'] + '|>'.
+_ROLE = re.compile(r"(?<![a-z])(?:system|user|assistant)(?![a-z])", re.IGNORECASE)
 
 
 def special_tokens(tokenizer: Any) -> dict[int, str]:
@@ -35,9 +42,16 @@ def prompt_marks(processor: Any) -> tuple[str, ...]:
     tokenizer = getattr(processor, "tokenizer", processor)
     template = getattr(processor, "chat_template", None) or ""
     source = "".join(template.values()) if isinstance(template, Mapping) else str(template)
-    used = {text for text in special_tokens(tokenizer).values() if text in source}
+    special = set(special_tokens(tokenizer).values())
+    used = {text for text in special if text in source or _ROLE.search(text)}
+    around = {
+        str(value)
+        for name, value in getattr(processor, "__dict__", {}).items()
+        if _OF_PICTURES.search(name)
+    }
     named = {getattr(tokenizer, f"{name}_token", None) for name in ("bos", "eos", "pad")}
-    found = used | {str(text) for text in named if text} | placeholder_marks(processor)
+    found = used | (around & special) | {str(text) for text in named if text}
+    found |= placeholder_marks(processor)
     return tuple(sorted(text for text in found if len(text) > 1))
 
 

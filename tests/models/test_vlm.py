@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,26 @@ def test_marks_of_the_prompt_are_refused_in_a_text(mark: str, tmp_path: Path) ->
         vlm.chat_inputs([turns, [system, *turns]])
     apart = f"what color {mark[0]} {mark[1:]} is <unk> <ref> ?"  # no marks of a prompt
     assert (vlm.inputs(apart, RED)["input_ids"] == IMAGE).sum() == NUM_VISUAL
+
+
+@pytest.mark.parametrize("mark", ["<img>", "</img>", "<|user|>", "<|ASSISTANT|>"])
+def test_marks_that_no_template_spells_out_are_refused(mark: str, tmp_path: Path) -> None:
+    """What a processor writes around pictures, and turns put together of '<|' + role + '|>'."""
+    vlm = load_vlm(save_tiny_vlm(tmp_path))
+    marks = ["<img>", "</img>", "<|user|>", "<|ASSISTANT|>", "<phrase>", "<superuser>"]
+    vlm.tokenizer.add_special_tokens({"extra_special_tokens": marks})
+    processor: Any = vlm.processor
+    processor.start_image_token, processor.end_image_token = "<img>", "</img>"
+    processor.bop_token, processor.num_image_tokens = "<phrase>", 4  # what users may write
+    with pytest.raises(InputError, match="the prompt's text holds '" + re.escape(mark)):
+        vlm.inputs(f"what does {mark} mean ?", RED)
+    vlm.inputs("what do 4 <b> <phrase> <superuser> a < b img user and < img> mean ?", RED)
+
+
+def test_two_halves_of_a_mark_are_refused(vlm: VisionLanguageModel) -> None:
+    parts = [{"type": "text", "text": text} for text in ("what is <ima", "ge> ?")]
+    with pytest.raises(InputError, match="the prompt's text holds '<image>'"):
+        vlm.chat_inputs([[{"role": "user", "content": parts}]])
 
 
 def test_tokens_after_a_stop_text_are_not_counted(vlm: VisionLanguageModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -121,7 +122,9 @@ class VistRun(Attachment[VistReport]):
     def _guarded_generate(self, generate: Callable[..., Any]) -> Callable[..., Any]:
         """Know the number of prompts and the final length before the first pass."""
 
-        def guarded(inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
+        def guarded(
+            inputs: Any = None, generation_config: Any = None, *args: Any, **kwargs: Any
+        ) -> Any:
             prompts = inputs if inputs is not None else kwargs.get("input_ids")
             if prompts is None:
                 prompts = kwargs.get("inputs_embeds")
@@ -131,12 +134,17 @@ class VistRun(Attachment[VistReport]):
                     self._here.prompts = prompts
                     self._here.prompt_mask = kwargs.get("attention_mask")
                 length = int(prompts.shape[1])
-                self._here.total_length = length + _new_tokens(self._anatomy.model, length, kwargs)
+                configs = (generation_config, self._anatomy.model.generation_config)
+                self._here.total_length = length + _new_tokens(configs, length, kwargs)
             # A static cache makes transformers compile the forward pass, past the hooks.
-            kwargs.setdefault("disable_compile", True)
+            if generation_config is None:
+                kwargs.setdefault("disable_compile", True)
+            else:  # transformers wants settings in the one or in the other
+                generation_config = copy.copy(generation_config)
+                generation_config.disable_compile = True
             self._here.prefix = None if cache_in(kwargs) is None else self._here.prefix
             try:
-                return generate(inputs, *args, **kwargs)
+                return generate(inputs, generation_config, *args, **kwargs)
             finally:
                 self._here.num_prompts, self._here.total_length = None, 0
                 self._here.prompts, self._here.prompt_mask = None, None
@@ -361,12 +369,15 @@ class VistRun(Attachment[VistReport]):
         )
 
 
-def _new_tokens(model: Any, prompt_length: int, kwargs: dict[str, Any]) -> int:
-    """How many tokens this call of generate may add."""
-    config = kwargs.get("generation_config") or model.generation_config
-    new = kwargs.get("max_new_tokens", getattr(config, "max_new_tokens", None))
+def _new_tokens(configs: Sequence[Any], prompt_length: int, kwargs: dict[str, Any]) -> int:
+    """How many tokens this call of generate may add; what a config leaves open the next one says."""
+
+    def given(name: str) -> int | None:
+        values = [kwargs.get(name), *(getattr(config, name, None) for config in configs)]
+        return next((int(value) for value in values if value is not None), None)
+
+    new, longest = given("max_new_tokens"), given("max_length")
     if new is not None:
-        return int(new)
-    longest = kwargs.get("max_length", getattr(config, "max_length", None))
+        return new
     # 20 is what transformers falls back to.
-    return max(0, int(longest) - prompt_length) if longest else 20
+    return max(0, longest - prompt_length) if longest else 20

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from foveate.errors import AttachError, InputError, UnsupportedModeError
 from foveate.text_image.render import Renderer
@@ -262,6 +264,25 @@ def test_a_document_beyond_the_window_is_scaled(llm: Any, form: str) -> None:
     assert "5000 tokens -> 30 latents, positions scaled to 416 to fit the model's 512" in str(
         run.report
     )
+
+
+@pytest.mark.parametrize("how", ["keyword", "position", "of the model"])
+def test_a_generation_config_says_how_much_is_written(llama: Any, how: str) -> None:
+    """Wherever it stands: positions are left for all that it lets the model write."""
+    vist, prompt = tiny_vist.vist(llama, "lora"), ids(9, 1)[None]
+    config = GenerationConfig(max_new_tokens=90, do_sample=False, pad_token_id=0)
+    given: Any = {"keyword": ((), {"generation_config": config}), "position": ((config,), {})}
+    if how == "of the model":  # what a config leaves open
+        given[how] = ((GenerationConfig(do_sample=False),), {"max_length": 99})
+    args, kwargs = given[how]
+    with vist.attach(memory(30, 5000)) as run, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out = llama.generate(prompt, *args, **kwargs)
+        want = llama.generate(prompt, max_new_tokens=90, do_sample=False)
+    assert out.shape[1] == 9 + 90
+    assert torch.equal(out, want)
+    assert run.reports[0].spans == run.report.spans
+    assert config.disable_compile is not True  # the caller's own stays as it was
 
 
 def test_raw_text_that_fills_the_window_is_refused(llama: Any) -> None:
