@@ -100,7 +100,9 @@ def test_icl(foveate: Foveate, vist: Path, labelled: Path, tmp_path: Path) -> No
         "none", "raw", "raw-shuffled", "truncated", "truncated-shuffled", "random", "vist",
         "vist-shuffled", "shots@0.4", "shots-shuffled@0.4", "bm25@0.4", "bm25-shuffled@0.4",
         "nearest@0.4", "nearest-shuffled@0.4", "fixate@0.4", "fixate-shuffled@0.4",
-        "apart@0.4", "apart-shuffled@0.4", "vist-other",
+        "apart@0.4", "apart-shuffled@0.4", "latents+look@0.4", "latents+look-shuffled@0.4",
+        "states@0.4", "states-shuffled@0.4", "states+look@0.4", "states+look-shuffled@0.4",
+        "vist-other",
     ]  # fmt: skip
 
 

@@ -6,13 +6,16 @@ import json
 import re
 import shlex
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
-from foveate.core.budget import parse_budget
+from foveate.core.budget import Budget, parse_budget
+from foveate.vllm.budgets import budgets_asked
 from foveate.vllm.command import serve_command
 from foveate.vllm.config_hook import FAMILIES
 from foveate.vllm.settings import method_of, servable_methods
+from tests.docs.test_examples import python_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "serving.md").read_text()
@@ -48,6 +51,16 @@ def test_every_configuration_on_the_page_is_taken() -> None:
         method = method_of(json.loads(entry))
         assert method is not None
         assert method.name == "tokencarve"
+
+
+def test_the_request_on_the_page_is_taken() -> None:
+    (block,) = python_blocks("docs/serving.md")
+    client = MagicMock()
+    exec(block, {"client": client})
+    (sent,) = client.chat.completions.create.call_args_list
+    asked = sent.kwargs["extra_body"]["mm_processor_kwargs"]["foveate"]
+    tenth = Budget(keep_ratio=0.1)
+    assert budgets_asked(asked, 2) == ([tenth, tenth], tenth)
 
 
 @pytest.mark.parametrize("spec", re.findall(r"`\"?(tokencarve\(.*?\))\"?`", PAGE))

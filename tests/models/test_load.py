@@ -94,7 +94,7 @@ def test_counts_must_fit(
 
 
 def test_placeholder_inside_a_question_is_refused(vlm: VisionLanguageModel) -> None:
-    with pytest.raises(InputError, match="LlavaProcessor cannot prepare this prompt"):
+    with pytest.raises(InputError, match="holds '<image>', which this model reads as a picture"):
         vlm.inputs("what is <image> <image>?", RED)
 
 

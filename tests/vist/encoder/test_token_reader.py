@@ -120,8 +120,9 @@ def test_places_are_read_from_pictures_alone() -> None:
     strips = encoder.strips
     mask = torch.from_numpy(strips.patch_mask)
     features = encoder(torch.from_numpy(strips.pixels), mask)
-    placed, text = place_characters(encoder, [features], strips.pixels, strips.patch_mask)
+    placed, text, unread = place_characters(encoder, [features], strips.pixels, strips.patch_mask)
     assert text == TEXT
+    assert not unread.any()
     assert np.array_equal(placed.char_page, strips.char_page)
     assert np.array_equal(placed.char_patch, strips.char_patch)
 

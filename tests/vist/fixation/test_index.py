@@ -222,10 +222,10 @@ def test_a_question_without_tokens_asks_no_index(
     class Deaf:
         def __call__(self, text: str, **options: Any) -> Any:
             is_asked = text.strip() == "lamp"
-            return {"input_ids": []} if is_asked else tokenizer(text, **options)
+            return tokenizer("" if is_asked else text, **options)
 
-        def decode(self, ids: Any, **options: Any) -> str:
-            return str(tokenizer.decode(ids, **options))
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tokenizer, name)
 
     monkeypatch.setattr(vist, "tokenizer", Deaf())
     prompt = tiny_vist.ids(6)[None]
