@@ -36,7 +36,9 @@ def read_toml(path: Path, *, what: str) -> dict[str, Any]:
     try:
         with open_regular(path) as file:
             data = file.read(MOST_BYTES + 1)
-    except OSError as error:
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # a name that no file system takes
         raise InputError(f"{where} cannot be read ({error}); check it.") from error
     if len(data) > MOST_BYTES:
         raise InputError(f"{where} has more than {MOST_BYTES:,} bytes; it should be small.")

@@ -97,7 +97,7 @@ def tune(
         from foveate.core.budget import parse_budget
         from foveate.measure.parts import Parts
         from foveate.tasks.hub import Columns
-        from foveate.tasks.named import load_questions
+        from foveate.tasks.named import DATASETS, load_questions
         from foveate.tasks.question import NO_ANSWER
 
     wanted: dict[str, Any] = {
@@ -120,8 +120,22 @@ def tune(
         wanted["budgets"] = tuple(map(parse_budget, keep))
     settings = TuneSettings(**wanted)
     with err.status("Reading the questions"):
+        # One more than asked for tells whether there are more.
+        most = limit if limit < 1 or data in DATASETS else limit + 1
         questions = load_questions(
-            data, limit=limit, columns=Columns.parse(columns), needs_answers=False
+            data, limit=most, columns=Columns.parse(columns), needs_answers=False
+        )
+    if len(questions) > max(limit, 0):
+        questions = questions[:limit]
+        if claim == "file":
+            raise InputError(
+                f"the data has more than the {limit} questions of --limit, and --claim file is "
+                "about all of them; raise --limit, or cut the file."
+            )
+        err.print(
+            f"Only the first {limit} questions are read; where their order is not random, shuffle "
+            "the data, or raise --limit.",
+            soft_wrap=True,
         )
     if not by and all(NO_ANSWER in question.answers for question in questions):
         settings = TuneSettings(**wanted, by="agreement")

@@ -74,6 +74,7 @@ class JobSummary:
         first_error: the first reason; "" without errors.
         unknown_lines: lines with words that the model's tokenizer cannot write.
         unknown: some of these words, the most frequent first.
+        repeated_ids: lines of OpenAI's format whose `custom_id` an earlier line has too.
     """
 
     lines: int
@@ -83,6 +84,7 @@ class JobSummary:
     first_error: str = ""
     unknown_lines: int = 0
     unknown: list[str] = field(default_factory=list)
+    repeated_ids: int = 0
 
     @property
     def all_failed(self) -> bool:
@@ -102,6 +104,11 @@ class JobSummary:
             text += (
                 f"\n{counted(self.unknown_lines, 'line')} with words that the model does not know "
                 f"({', '.join(self.unknown)}); what it says to them may be meaningless"
+            )
+        if self.repeated_ids:
+            text += (
+                f"\n{counted(self.repeated_ids, 'line')} with a custom_id that an earlier line has "
+                "too; tell their results apart by request_id, which has the number of the line"
             )
         if self.all_failed:
             text += f"\nno line was answered; the first: {self.first_error}"
@@ -130,7 +137,8 @@ def merge(questions: InputFile, files: JobFiles, *, model: str) -> JobSummary:
             f"{len(missing)} lines have no record in {files.parts} (first: line {missing[0]}); "
             "check that all machines share the folder, and run the same again."
         )
-    errors = before = kept = unknown_lines = 0
+    errors = before = kept = unknown_lines = repeated_ids = 0
+    ids: set[str] = set()
     first_error = ""
     unknown: Counter[str] = Counter()
     with ExitStack() as stack:
@@ -150,6 +158,9 @@ def merge(questions: InputFile, files: JobFiles, *, model: str) -> JobSummary:
                 bad.write(_error_line(line, outcome))
             else:
                 good.write(_answer_line(line, outcome, model))
+            given = _custom_id(line)
+            repeated_ids += given in ids
+            ids |= {given} - {""}
             before += outcome.before
             kept += outcome.kept
             unknown_lines += bool(outcome.unknown)
@@ -163,6 +174,7 @@ def merge(questions: InputFile, files: JobFiles, *, model: str) -> JobSummary:
         first_error=first_error,
         unknown_lines=unknown_lines,
         unknown=[word for word, _ in unknown.most_common(UNKNOWN_WORDS)],
+        repeated_ids=repeated_ids,
     )
 
 
@@ -222,6 +234,17 @@ def _error_line(line: bytes, outcome: Outcome) -> bytes:
             return _json_line(error_of(row, outcome))
         record["id"] = row["id"]
     return _json_line(record)
+
+
+def _custom_id(line: bytes) -> str:
+    """What a client tells a result in OpenAI's format by; "" of other lines."""
+    if b"custom_id" not in line:  # images make lines long
+        return ""
+    with suppress(InputError):
+        _, row = read_row(line)
+        if is_openai_row(row) and isinstance(row.get("custom_id"), str):
+            return str(row["custom_id"])
+    return ""
 
 
 def _json_line(record: Mapping[str, Any]) -> bytes:

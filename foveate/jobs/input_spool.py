@@ -169,9 +169,11 @@ def _cell(name: str, cell: str) -> Any:
         return cell.lower() == "true"
     if name in LISTS:
         try:
-            return json.loads(cell)
+            value = json.loads(cell)
+            json.dumps(value, allow_nan=False)  # takes NaN no more than a line does
         except (ValueError, RecursionError):  # the line's error says what is missing
             return cell
+        return value
     return cell
 
 
@@ -187,7 +189,11 @@ def _parquet_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
         ) from error
     number = 0
     try:
-        for batch in ParquetFile(file).iter_batches(batch_size=ROWS):
+        table = ParquetFile(file)
+        names = table.schema_arrow.names
+        if len(set(names)) < len(names):
+            raise InputError(f"{str(path)!r} has the columns {names}; name each column once.")
+        for batch in table.iter_batches(batch_size=ROWS):
             for row in batch.to_pylist():
                 number += 1
                 yield _json_line({name: _value(name, value) for name, value in row.items()})

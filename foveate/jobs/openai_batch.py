@@ -56,7 +56,7 @@ def asked_of(
     body = dict(row["body"])
     messages = body.pop("messages", None)
     model = body.pop("model", None)
-    if model is not None and model not in names:
+    if model is not None and model not in list(names):  # it may be of any type
         raise InputError(
             f"asks the model {model!r}, and this job runs {sorted(names)[0]!r}; leave 'model' out, "
             "or write that name."

@@ -102,11 +102,11 @@ def least_draws(limit: float, *, level: float, population: int | None = None) ->
     # The largest bet alone would get there.
     most = math.ceil((needed - math.log(STAKES[-1])) / math.log1p(BETS[-1] * limit / (1 - limit)))
     low, high = 1, most if population is None else min(most, population)
-    if evidence_below([0.0] * high, limit, population=population) < needed:
+    if _evidence_of_zeros(high, limit, population) < needed:
         return None
     while low < high:
         middle = (low + high) // 2
-        enough = evidence_below([0.0] * middle, limit, population=population) >= needed
+        enough = _evidence_of_zeros(middle, limit, population) >= needed
         low, high = (low, middle) if enough else (middle + 1, high)
     return low
 
@@ -123,6 +123,14 @@ def proven_in_order(evidence: Sequence[float], *, level: float) -> int:
     """
     needed = math.log(1 / level)
     return next((n for n, each in enumerate(evidence) if each < needed), len(evidence))
+
+
+def _evidence_of_zeros(count: int, limit: float, population: int | None) -> float:
+    """`evidence_below` of so many; independent ones may be billions, and are not written out."""
+    if population is not None:
+        return evidence_below(np.zeros(count), limit, population=population)
+    gains = np.log1p(BETS * limit / (1 - limit))
+    return float(np.logaddexp.reduce(np.log(STAKES) + count * gains))
 
 
 def _log_wealth(

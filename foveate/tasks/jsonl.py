@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def jsonl_questions(
                 question=question,
                 answers=answers,
                 kind=str(row.fields.get("kind", file.stem)),
-                image_id=name,
+                image_id=os.path.normpath(name),  # "./a.png" is no other image than "a.png"
                 id=str(row.fields.get("id", f"{file.stem}-{row.number}")),
             )
             count += 1

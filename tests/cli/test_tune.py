@@ -170,12 +170,17 @@ def test_nothing_is_safe(
         (("--max-loss", "60%", "--cost", "euros"), "cost='euros' is unknown; use one of flops"),
         (("--max-loss", "60%", "--by", "accuracy"), "80 of 80 questions have no answers"),
         (("--max-loss", "60%", "--claim", "all"), "claim='all' is unknown"),
+        (
+            ("--max-loss", "60%", "--claim", "file", "--limit", 79),
+            "the data has more than the 79 questions of --limit, and --claim file is about all",
+        ),
+        (("--max-loss", "1%", "--limit", 60), "Only the first 60 questions are read; where"),
         (("--max-loss", "60%", "--methods", "no-such"), "unknown method 'no-such'"),
         (("--max-loss", "60%", "--keep", "200%"), "outside (0, 1]"),
     ],
 )
 def test_refused_before_a_model_is_loaded(
-    foveate: Foveate, questions: Path, words: tuple[str, ...], sentence: str
+    foveate: Foveate, questions: Path, words: tuple[Any, ...], sentence: str
 ) -> None:
     done = foveate("tune", "no/such/model", "--data", questions, *words, code=2)
     assert sentence in " ".join(done.stderr.split())

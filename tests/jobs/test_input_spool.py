@@ -112,6 +112,26 @@ def test_parquet(tmp_path: Path, parts: Path) -> None:
     assert [file.name for file in parts.iterdir() if "draft" in file.name] == []
 
 
+def test_parquet_with_a_column_twice(tmp_path: Path, parts: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    cells = [pyarrow.array(["a"]), pyarrow.array(["b"])]
+    table = pyarrow.Table.from_arrays(cells, names=["question", "question"])
+    parquet.write_table(table, tmp_path / "in.parquet")
+    with pytest.raises(InputError, match="name each column once"):
+        open_input(tmp_path / "in.parquet", parts)
+
+
+@pytest.mark.parametrize("cell", ["[NaN]", "[1e999]", "[1"])
+def test_a_cell_that_is_no_json_is_an_error_of_its_line(
+    tmp_path: Path, parts: Path, cell: str
+) -> None:
+    (tmp_path / "in.csv").write_text(f"messages\n{cell}\n")
+    questions = open_input(tmp_path / "in.csv", parts)
+    (line,) = questions.lines.read(questions.places(0, 1))
+    assert json.loads(line) == {"messages": cell}
+
+
 def test_parquet_without_its_package(
     tmp_path: Path, parts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

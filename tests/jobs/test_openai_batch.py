@@ -50,6 +50,7 @@ def test_what_a_request_asks(body: Any, length: int, until: Any) -> None:
     ("line", "words"),
     [
         (row(model="gpt-5"), "asks the model 'gpt-5', and this job runs 'folder/tiny'"),
+        (row(model=["gpt-5"]), "asks the model ['gpt-5'], and this job runs 'folder/tiny'"),
         (row(temperature=0.7), "has temperature=0.7, and a job gives one greedy answer"),
         (row(n=2), "has n=2"),
         (row(stream=True), "has stream=True"),

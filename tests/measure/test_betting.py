@@ -143,6 +143,8 @@ def test_least_draws_are_the_least() -> None:
     with_all = least_draws(0.01, level=LEVEL, population=50)
     assert with_all == 50  # only all of them say that none is lost
     assert least_draws(0.01, level=LEVEL) > 300  # type: ignore[operator]
+    # Counted, not written out: so many would not fit in memory.
+    assert least_draws(1e-9, level=LEVEL) == pytest.approx(3.8e9, rel=0.1)
 
 
 def test_an_order_stops_at_the_first_that_is_not_proven() -> None:

@@ -60,6 +60,8 @@ def test_a_strangers_profile(old: str, new: str, words: str, tmp_path: Path) -> 
 
 def test_a_missing_profile(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
+        load_profile(tmp_path / "a\0b.toml")
+    with pytest.raises(InputError, match="cannot be read"):
         load_profile(tmp_path / "none.toml")
     with pytest.raises(InputError, match=r"cannot be read|is a folder"):
         load_profile(tmp_path)

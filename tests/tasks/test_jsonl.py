@@ -39,6 +39,12 @@ def test_fields_and_defaults(folder: Path) -> None:
     assert first.image_id == second.image_id
 
 
+@pytest.mark.parametrize("name", ["./pictures/red.png", "pictures/../pictures//red.png"])
+def test_one_image_written_in_two_ways_is_one(folder: Path, name: str) -> None:
+    first, second = jsonl_questions(write(folder, GOOD, {**GOOD, "image": name}))
+    assert first.image_id == second.image_id
+
+
 def test_folder_reads_all_files_in_order(folder: Path) -> None:
     write(folder, {**GOOD, "question": "two"}, name="b.jsonl")
     write(folder, {**GOOD, "question": "one"}, name="a.jsonl")

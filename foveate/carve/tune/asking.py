@@ -55,6 +55,7 @@ class Asking:
         progress: Progress = no_progress,
     ) -> None:
         self.calls = 0
+        self._asked = 0  # units
         self._vlm, self._units, self._settings = vlm, units, settings
         self._facts, self._parts, self._progress = dict(facts), parts, progress
         self._arms = {arm.key: arm for arm in arms}
@@ -66,16 +67,19 @@ class Asking:
             max_new_tokens=settings.max_new_tokens,
         )
         self._savings: dict[str, list[dict[str, Any]]] = {key: [] for key in self._arms}
+        self._full: list[bool] = []  # whether each answer of the full model is right, or not empty
 
     def ask(self, start: int, stop: int, names: Sequence[str]) -> dict[str, list[float]]:
         """Losses of units [start, stop) under the settings, against the full model."""
         units = self._units[start:stop]
+        self._asked = max(self._asked, stop)
         chunk = Chunk(
             start=sum(map(len, self._units[:start])),
             questions=[question for unit in units for question in unit],
         )
         said = self._said(chunk, [FULL, *names])
         self.calls += len(chunk.questions) * len(said)
+        self._note_full(said[FULL], chunk.questions)
         found = {}
         for name in names:
             losses = losses_of(said[FULL], said[name], chunk.questions, self._settings.by)
@@ -84,7 +88,12 @@ class Asking:
         return found
 
     def costs(self, names: Sequence[str]) -> dict[str, float]:
-        """Of the settings against the full model, by what the settings say."""
+        """Of the settings against the full model, by what the settings say.
+
+        Raises:
+            InputError: the full model has too little to lose, or no such cost.
+        """
+        self._check_full()
         if self._settings.cost != "prefill":
             return {name: self._cost(name) for name in names}
         times = self._times(names)
@@ -101,6 +110,37 @@ class Asking:
             "tokens": saved.average_tokens * saved.images / max(1, saved.before),
             **({} if saved.kv_ratio is None else {"kv": saved.kv_ratio}),
         }
+
+    @property
+    def full_accuracy(self) -> float | None:
+        """Share of the questions asked that the full model answered right; None unless counted."""
+        return fmean(self._full) if self._full and self._settings.by == "accuracy" else None
+
+    def _note_full(self, said: Sequence[Any], questions: Sequence[Question]) -> None:
+        """How right the full model's answers are, or whether they say anything at all."""
+        if self._settings.by == "accuracy":
+            self._full += [
+                exact_match(answer, question.answers)
+                for answer, question in zip(said, questions, strict=True)
+            ]
+        elif self._settings.by == "agreement":
+            self._full += [bool(answer.strip()) for answer in said]
+
+    def _check_full(self) -> None:
+        """Where the full model gets nothing right, nothing can be lost, and all looks safe."""
+        if not self._full or fmean(self._full) > self._settings.max_loss:
+            return
+        got = f"{sum(self._full)} of the first {len(self._full)} questions"
+        if self._settings.by == "accuracy":
+            raise InputError(
+                f"the full model answers {got} right, so it has no more to lose than is allowed "
+                "and every setting would look safe; look whether its answers and those of the data "
+                "are of one form (foveate compare), raise --max-new-tokens, or use --by agreement."
+            )
+        raise InputError(
+            f"the full model says something to {got} only, and silence agrees with silence; look "
+            "at its answers (foveate compare), or raise --max-new-tokens."
+        )
 
     def _cost(self, name: str) -> float:
         savings = self.savings(name)
@@ -133,8 +173,9 @@ class Asking:
         return said
 
     def _times(self, names: Sequence[str]) -> dict[str, PrefillRatio]:
-        """Measured on the first questions, interleaved."""
-        questions = [q for unit in self._units for q in unit][: self._settings.batch_size]
+        """Measured on the first questions, interleaved; on none that is still to prove anything."""
+        asked = [question for unit in self._units[: self._asked] for question in unit]
+        questions = asked[: self._settings.batch_size]
         methods = [self._arms[name].method for name in names]
         rounds = self._settings.rounds
 

@@ -32,6 +32,7 @@ DEFAULT_METHODS = (
 DEFAULT_BUDGETS = (0.75, 0.5, 0.35, 0.25, 0.125)
 # Of all units, within bounds: enough to tell settings apart, little enough to leave the proof most.
 EXPLORE, FEWEST, MOST = 0.1, 16, 256
+CLOSEST = 1e-9  # of a share to 0 and 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +82,11 @@ class TuneSettings:
     def __post_init__(self) -> None:
         for name in ("max_loss", "confidence"):
             value = getattr(self, name)
-            if not 0 < value < 1:
+            # Beyond, rounding would decide; and no data set is large enough.
+            if not CLOSEST <= value <= 1 - CLOSEST:
                 raise InputError(
-                    f"{name}={value} is outside (0, 1); write 1% or 0.01 for a hundredth."
+                    f"{name}={value} is outside (0, 1), or within {CLOSEST:g} of its ends; write "
+                    "1% or 0.01 for a hundredth."
                 )
         for name, kind in (("cost", CostOf), ("by", By), ("claim", Claim)):
             if getattr(self, name) not in get_args(kind):

@@ -82,6 +82,7 @@ class Tuned:
         calls: questions that the model was asked, the full model's included.
         grid_calls: what asking every setting and the full model everything would have been.
         left_out: methods that the model cannot take, with the reason.
+        full_accuracy: of the full model on what it was asked; None unless that is what is lost.
         manifest: what it was measured on.
     """
 
@@ -94,6 +95,7 @@ class Tuned:
     calls: int
     grid_calls: int
     left_out: Mapping[str, str] = field(default_factory=dict)
+    full_accuracy: float | None = None
     manifest: dict[str, Any]
 
     @property
@@ -143,6 +145,7 @@ class Tuned:
             "grid_calls": self.grid_calls,
             "order": list(self.order),
             "left_out": dict(self.left_out),
+            "full_accuracy": self.full_accuracy,
             "rows": [row.to_dict() for row in self.rows],
             "manifest": self.manifest,
         }
@@ -180,7 +183,8 @@ def tune(
 
     Raises:
         InputError: there are too few questions to prove anything, some have no answers where right
-            ones are counted, or parts are of other settings.
+            ones are counted, the full model gets too few right to lose any, or parts are of other
+            settings.
         FoveateError: a setting that the model cannot take.
     """
     check_questions(questions, settings)
@@ -210,6 +214,7 @@ def tune(
         calls=asking.calls,
         grid_calls=sum(map(len, units)) * len(arms),
         left_out=dict(left_out or {}),
+        full_accuracy=asking.full_accuracy,
         manifest={
             **now,
             **described(vlm, data),

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import foveate
+from foveate.carve.compare.answering import Answering
 from foveate.carve.engine.image_cache import ImageCache
 from foveate.carve.tune.asking import Asking, losses_of
 from foveate.carve.tune.settings import TuneSettings, draw_units
@@ -146,10 +147,33 @@ def test_too_little_to_prove_anything(
 
 
 @pytest.mark.parametrize(
+    ("by", "answer", "words"),
+    [
+        ("accuracy", "no model says this", "the full model answers 0 of the first 8 questions"),
+        ("agreement", NO_ANSWER, "the full model says something to 0 of the first 8 questions"),
+    ],
+)
+def test_nothing_to_lose(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, by: str, answer: str, words: str
+) -> None:
+    """Answers of another form than the data's, or none at all: every setting would look safe."""
+    monkeypatch.setattr(Answering, "ask", lambda self, arm, inputs, **_: (_silent(inputs), ()))
+    asked = [question(f"{n}", n, answer) for n in range(40)]
+    with pytest.raises(InputError, match=words):
+        tune(vlm, asked, settings(by=by, explore=8, batch_size=4))
+
+
+def _silent(inputs: dict[str, Any]) -> list[str]:
+    return [""] * len(inputs["input_ids"])
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"max_loss": 1.5}, "max_loss=1.5 is outside"),
         ({"confidence": 0.0}, "confidence=0.0 is outside"),
+        ({"confidence": 1 - 1e-13}, "or within 1e-09 of its ends"),
+        ({"max_loss": 1e-320}, "or within 1e-09 of its ends"),
         ({"by": "taste"}, "by='taste' is unknown; use one of accuracy, agreement, likelihood"),
         ({"methods": ()}, "no setting to try"),
         ({"batch_size": 0}, "batch_size=0 is below 1"),
