@@ -78,6 +78,9 @@ FAMILIES: Mapping[str, ServedFamily] = {
     "Qwen3VLForConditionalGeneration": ServedFamily(
         "Qwen3-VL", f"{_QWEN}:CarvedQwen3VL", "original"
     ),
+    "InternVLForConditionalGeneration": ServedFamily(
+        "InternVL", f"{_VIEWS}:CarvedInternVL", "renumbered"
+    ),
 }
 # Written, and not yet held to transformers on a running engine: refused. Their tests put them into
 # FAMILIES; what passes moves there.
@@ -96,9 +99,6 @@ CANDIDATES: Mapping[str, ServedFamily] = {
     ),
     "SmolVLMForConditionalGeneration": ServedFamily(
         "SmolVLM", f"{_VIEWS}:CarvedSmolVLM", "renumbered"
-    ),
-    "InternVLForConditionalGeneration": ServedFamily(
-        "InternVL", f"{_VIEWS}:CarvedInternVL", "renumbered"
     ),
 }
 # What else people ask for first, and why it is not served.

@@ -269,7 +269,7 @@ def test_a_model_that_cannot_be_compressed() -> None:
     assert str(caught.value) == (
         "--additional-config asks for foveate, and Gemma4ForConditionalGeneration cannot be "
         "compressed in vLLM; serve one of LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL, "
-        "Qwen2.5-VL, Qwen3-VL, or leave foveate out."
+        "Qwen2.5-VL, Qwen3-VL, InternVL, or leave foveate out."
     )
 
 
