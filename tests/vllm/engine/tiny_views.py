@@ -93,7 +93,8 @@ def config_of(family: str) -> Any:
             "out_hidden_size": 128, "patch_size": 14, "spatial_merge_size": 2,
             "temporal_patch_size": 2, "image_size": 112,
         }  # fmt: skip
-        rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]}
+        # The decoder turns half of a head's width.
+        rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
         return tf.Glm4vConfig(
             text_config={**without_head_dim(WORDS), "rope_parameters": rope},
             vision_config=vision,

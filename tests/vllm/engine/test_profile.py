@@ -1,0 +1,85 @@
+"""A profile served by vLLM: what transformers answers with the same file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import foveate
+from foveate.carve.profile import ModelId, Profile
+from foveate.measure.quality import exact_match
+from foveate.models.load import load_config, weights_of_files
+from foveate.tasks.named import load_questions
+from foveate.tasks.question import Question
+from tests.vllm.engine.reference import Reference
+from tests.vllm.engine.server import EMBEDDED, Answer, Server, serving
+
+NUM_QUESTIONS = 300
+# Rounding: kernels differ, and a near-tie of two tokens' scores may fall the other way.
+NEAR = 2e-3
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `foveate tune` writes it; LLaVA's tokens have no gaps in vLLM."""
+    weights = weights_of_files(str(EMBEDDED), load_config(str(EMBEDDED)))
+    made = Profile(
+        method=foveate.DivPrune(keep_ratio=0.75, positions="renumbered"),
+        model=ModelId(name="embedded", type="llava", weights=weights),
+    )
+    path = tmp_path_factory.mktemp("profile") / "profile.toml"
+    made.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[Question]:
+    return load_questions("reading", limit=NUM_QUESTIONS)
+
+
+@pytest.fixture(scope="module")
+def server(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with serving(["-m", "foveate", "serve", "embedded", "--profile", str(path)], log) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def answers(server: Server, questions: list[Question]) -> list[Answer]:
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(lambda q: server.ask([q.image], q.question, max_tokens=16), questions))
+
+
+@pytest.fixture(scope="module")
+def references(path: Path, questions: list[Question]) -> list[Answer]:
+    model = Reference(EMBEDDED, foveate.load_profile(path))
+    return [model.ask([q.image], q.question, max_tokens=16) for q in questions]
+
+
+def test_answers_are_those_of_transformers(
+    questions: list[Question], answers: list[Answer], references: list[Answer]
+) -> None:
+    assert len(answers) == NUM_QUESTIONS
+    assert [a.prompt_tokens for a in answers] == [r.prompt_tokens for r in references]
+    pairs = list(zip(answers, references, strict=True))
+    other = [(a.text, r.text) for a, r in pairs if a.text != r.text]
+    assert len(other) <= 0.01 * NUM_QUESTIONS, other
+    far = [distance for a, r in pairs if (distance := abs(a.logprobs[0] - r.logprobs[0])) >= NEAR]
+    assert len(far) <= 0.03 * NUM_QUESTIONS, far
+    right = sum(exact_match(a.text, q.answers) for a, q in zip(answers, questions, strict=True))
+    assert right > 0.5 * NUM_QUESTIONS  # it does read
+
+
+def test_another_setting_gives_other_probabilities(
+    questions: list[Question], answers: list[Answer]
+) -> None:
+    """The control of the test above: it would see a method that is not the profile's."""
+    other = Reference(EMBEDDED, foveate.Uniform(keep_ratio=0.75, positions="renumbered"))
+    few = questions[:20]
+    said = [other.ask([q.image], q.question, max_tokens=16) for q in few]
+    far = [abs(a.logprobs[0] - r.logprobs[0]) for a, r in zip(answers, said, strict=False)]
+    assert [r.prompt_tokens for r in said] == [a.prompt_tokens for a in answers[:20]]
+    assert sum(distance >= NEAR for distance in far) >= 10, far
