@@ -128,7 +128,7 @@ def _part(part: Any) -> dict[str, Any]:
         named = {name: place for name, place in given.items() if place is not None}
         name, place = next(iter(named.items()), ("", None))
         if len(named) == 1 and isinstance(place, str) and place:
-            if name == "base64":
+            if name == "base64" and not place.startswith("data:"):  # as transformers has it
                 place = f"data:;base64,{place}"
             return {"type": "image", "image": place}
     if kind == "image_url":

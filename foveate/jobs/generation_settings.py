@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 # lmms-eval's own wrapper of LLaVA takes this where a task says nothing.
 MAX_NEW_TOKENS = 1024
+MOST = (1 << 31) - 1  # of tokens or beams: what torch and vLLM count in 32 bit
 KNOWN = (
     "max_new_tokens",
     "until",
@@ -78,10 +79,11 @@ class GenerationSettings:
         until = given.pop("until", ())
         arguments: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "num_beams": 1, **given}
         for key in ("max_new_tokens", "num_beams"):
-            if not isinstance(arguments[key], int) or arguments[key] < 1:
-                raise InputError(
-                    f"{key}={arguments[key]!r} is not a whole number of at least 1; give one."
-                )
+            value = arguments[key]
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"{key}={value!r} is not a whole number of at least 1; give one.")
+            if value > MOST:
+                raise InputError(f"{key} is above the limit of {MOST:,}; lower it.")
         return cls(
             until=_texts(until),
             arguments=tuple(sorted(_sampling(arguments).items())),

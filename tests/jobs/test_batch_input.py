@@ -91,6 +91,7 @@ def test_what_a_line_asks(folder: Path, row: dict[str, Any], wanted: Any) -> Non
         {"type": "image", "url": "red.png"},
         {"type": "image", "path": "red.png", "url": None, "image": None},
         {"type": "image", "base64": "DATA"},
+        {"type": "image", "base64": "data:image/png;base64,DATA"},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,DATA", "detail": "low"}},
         {"type": "image_url", "image_url": "red.png"},
     ],

@@ -57,6 +57,8 @@ def test_what_a_request_asks(body: Any, length: int, until: Any) -> None:
         (row(tools=[{}]), "has tools="),
         (row(response_format={"type": "json_object"}), "has response_format="),
         (row(max_tokens=0), "is not a whole number of at least 1"),
+        (row(max_tokens=True), "is not a whole number of at least 1"),
+        (row(max_tokens=10**400), "max_new_tokens is above the limit of 2,147,483,647"),
         (row(max_tokens="5"), "is not a whole number of at least 1"),
         (row(max_tokens=5, max_completion_tokens=6), "gives max_completion_tokens and another"),
         (row(stop=3), "has stop=3"),

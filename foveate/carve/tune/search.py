@@ -29,6 +29,7 @@ __all__ = ["Fate", "Found", "Rules", "Trial", "needed_units", "search"]
 Ask = Callable[[int, int, Sequence[str]], Mapping[str, Sequence[float]]]
 Costs = Callable[[Sequence[str]], Mapping[str, float]]
 
+TINY = 1e-12
 Fate = Literal["chosen", "proven", "not proven", "set aside", "saves nothing", "loses too much"]
 
 
@@ -244,7 +245,7 @@ class _Proof:
 
     @property
     def evidence(self) -> float:
-        if self._limit >= 1:
+        if self._limit > 1 + TINY:  # even if all of the rest is lost; at 1 that is the limit itself
             return math.inf
         tested = self._trial.tested
         if self._seen != len(tested):

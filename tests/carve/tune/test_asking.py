@@ -124,7 +124,11 @@ def test_images_are_encoded_once_for_all_settings(
     monkeypatch.setattr(ImageCache, "__init__", counted)
     wanted = settings(methods=("divprune", "fastv"), batch_size=4, explore=4)
     asked = load_questions("easy-vqa", limit=8)
-    tuned = tune(vlm, asked, TuneSettings(**{**vars(wanted), "claim": "file", "max_loss": 0.9}))
+    tuned = tune(
+        vlm,
+        asked,
+        TuneSettings(**{**vars(wanted), "claim": "file", "max_loss": 0.9, "by": "likelihood"}),
+    )
     (cache,) = made
     assert tuned.asked in (4, 8)
     assert cache.num_encoded == tuned.asked // 4

@@ -116,6 +116,15 @@ def test_a_whole_file_is_known_in_the_end() -> None:
     assert World({"cheap": losses}).search(rules()).chosen is None
 
 
+def test_a_file_that_loses_exactly_what_is_allowed_is_not_safe() -> None:
+    """All but the 16 questions of the first part: 84 of 100."""
+    losses = np.concatenate([np.zeros(16), np.ones(84)])
+    wanted = rules(is_whole=True, num_units=100, explore=16, max_loss=0.84)
+    assert World({"cheap": losses}).search(wanted).chosen is None
+    losses[-1] = 0.0
+    assert World({"cheap": losses}).search(wanted).chosen == "cheap"
+
+
 @pytest.mark.parametrize("is_whole", [False, True])
 def test_claims_are_seldom_wrong(is_whole: bool) -> None:
     """Every setting loses just as much as is not allowed; the control takes the best of a look."""
