@@ -370,7 +370,7 @@ class VistRun(Attachment[VistReport]):
 
 
 def _new_tokens(configs: Sequence[Any], prompt_length: int, kwargs: dict[str, Any]) -> int:
-    """How many tokens this call of generate may add; what a config leaves open the next one says."""
+    """How many tokens a call of generate may add; the first of the configs that says it counts."""
 
     def given(name: str) -> int | None:
         values = [kwargs.get(name), *(getattr(config, name, None) for config in configs)]

@@ -24,6 +24,7 @@ from foveate.vist.latents.memory import Memory
 from foveate.vist.run.read_document import count_latents
 from foveate.vist.run.read_report import DocumentAnswer, ReadReport
 from foveate.vist.run.vist import Vist
+from foveate.vist.run.vist_report import VistReport
 
 __all__ = ["DocumentAnswer", "DocumentReader", "ReadReport", "Reading"]
 
@@ -106,8 +107,12 @@ class DocumentReader:
         Raises:
             InputError: text or question is empty, more than `most_lost` is lost, or the model has
                 no chat template.
+            ConfigError: fixate is not a share.
             UnsupportedModeError: this form of Vist cannot look again.
         """
+        _check_length(max_new_tokens)
+        if fixate and not isinstance(fixate, Fixation):
+            fixate = Fixation(share=fixate)  # refused before a long text is read
         reading = self.split(text, question)
         if not reading.far:
             return self._raw_only(reading, max_new_tokens, stream)
@@ -124,6 +129,7 @@ class DocumentReader:
         answer, look = self.with_memory(
             reading, memory, max_new_tokens, fixate=fixate, question=question, stream=stream
         )
+        note = "; ".join(filter(None, (note, _squeezed(self.vist.report))))
         seconds = time.perf_counter() - begun
         report = self._report(
             reading,
@@ -165,6 +171,7 @@ class DocumentReader:
         Raises:
             InputError: the text is empty, or more than `most_lost` is lost.
         """
+        _check_length(max_new_tokens)
         reading, note = self.split(text), ""
         lost: Counter[str] = Counter()
         if not reading.far:
@@ -182,6 +189,7 @@ class DocumentReader:
             answer = self.without_far(reading, max_new_tokens, stream=stream)
         else:
             answer, _ = self.with_memory(reading, memory, max_new_tokens, stream=stream)
+            note = _squeezed(self.vist.report)
         seconds = time.perf_counter() - begun
         report = self._report(
             reading,
@@ -424,8 +432,7 @@ class DocumentReader:
     def _generate(
         self, prompt: Tensor, max_new_tokens: int, stream: Callable[[str], None] | None = None
     ) -> str:
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens={max_new_tokens} is below 1; ask for at least one.")
+        _check_length(max_new_tokens)
         model: Any = self.vist.model
         settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False}
         if model.generation_config.pad_token_id is None:
@@ -444,6 +451,30 @@ class DocumentReader:
         """Token ids of what a chat template wrote."""
         found = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return torch.tensor(found, dtype=torch.long)
+
+
+def _check_length(max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens={max_new_tokens} is below 1; ask for at least one.")
+
+
+def _squeezed(report: VistReport | None) -> str:
+    """What is said of a document that has fewer positions than tokens, "" for none."""
+    if report is None or not report.is_scaled:
+        return ""
+    (span,), (tokens,), (look,) = report.spans, report.num_tokens, report.looks
+    said = (
+        f"the far part has {tokens:,} tokens and the model's window of {report.window:,} leaves "
+        f"{span:,} positions for it"
+    )
+    if look is not None and look.num_entries > span:
+        return (
+            f"{said}, so {look.num_entries:,} entries stand closer than text does and are read "
+            "badly; look at less"
+        )
+    if look is not None and look.placing != "apart":
+        return said
+    return f"{said}, so entries stand closer together than tokens do"
 
 
 class _Pieces(TextStreamer):

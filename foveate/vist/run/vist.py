@@ -223,8 +223,9 @@ class Vist(Pretrained):
                 can be read after them only.
 
         Raises:
-            InputError: another form, or a setting it does not take; no tokens; a method that cannot
-                choose among words; a document longer than the model's positions (states).
+            InputError: another form, or a setting it does not take; no tokens, or none of this
+                model's; a memory of another Vist; a method that cannot choose among words; a
+                document longer than the model's positions (states).
             ConfigError: carved, and this Vist has no config.carved.
             UnsupportedModeError: this Vist's latents do not enter as a KV prefix.
         """
@@ -239,6 +240,9 @@ class Vist(Pretrained):
                 "reads by cross-attention; use one with fusion form 'kv_prefix'."
             )
         self._check_free("reading")
+        self._check_memory(memory)
+        if memory.tokens is not None:
+            check_memory(memory, self._num_words)
         if share is not None and not 0 < share <= 1:
             raise InputError(f"share={share} is outside (0, 1]; 0.33 is a third of the tokens.")
         recast = Recast(
@@ -278,6 +282,11 @@ class Vist(Pretrained):
                 "before the memory (the first is the attention sink)."
             )
         return ids or (int(first),)
+
+    @property
+    def _num_words(self) -> int:
+        """Token ids that the model knows."""
+        return len(self.anatomy.base.get_input_embeddings().weight)
 
     # --- a memory becomes keys and values ---
 
@@ -487,14 +496,13 @@ class Vist(Pretrained):
             )
         if self.tokenizer is None:
             raise InputError("fixate looks for words, and this Vist has no tokenizer; give one.")
-        num_words = len(self.anatomy.base.get_input_embeddings().weight)
         for memory in memories:
             if isinstance(memory, PrefixCache):
                 raise InputError(
                     "fixate got a prefix, which holds no text to look at; attach the memory itself."
                 )
             if memory is not None:
-                check_memory(memory, num_words)
+                check_memory(memory, self._num_words)
         fixation = fixate if isinstance(fixate, Fixation) else Fixation(share=fixate)
         return Looker(
             self.anatomy, self.tokenizer, fixation, self.parts.index, state_of=self._state_of

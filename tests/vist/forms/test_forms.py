@@ -212,6 +212,17 @@ def test_refusals_say_what_to_do() -> None:
         other.attach(replace(memory, encoder="", parts=""))
 
 
+@pytest.mark.parametrize("form", ["carved", "states"])
+def test_a_memory_of_another_vist_is_not_recast(form: str) -> None:
+    vist = made()
+    memory = vist.read(TEXT)
+    assert memory.tokens is not None
+    with pytest.raises(InputError, match="this model knows 100; read the document again"):
+        vist.recast(replace(memory, tokens=memory.tokens + 1000), form, head_ids=HEAD)
+    with pytest.raises(InputError, match="made by other trained parts"):
+        made(rank=0).recast(memory, form, head_ids=HEAD)
+
+
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     vist = made()
     memory = vist.read(TEXT, form="carved", head_ids=HEAD)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from foveate.errors import InputError
+from foveate.errors import ConfigError, InputError
 from foveate.vist.run import document_reader
 from foveate.vist.run.document_reader import DocumentReader
 from foveate.vist.run.vist import Vist
@@ -152,6 +152,38 @@ def test_bad_input(vist: Vist, text: str, question: str, message: str) -> None:
     vist.tokenizer.chat_template = CHAT if "template" not in message else None
     with pytest.raises(InputError, match=message):
         DocumentReader(vist).ask(text, question)
+
+
+def test_settings_are_refused_before_a_text_is_read(
+    vist: Vist, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vist.tokenizer.chat_template = CHAT
+    monkeypatch.setattr(vist, "read", pytest.fail)
+    reader = DocumentReader(vist, recent=20)
+    for text in (TEXT, "w5 w6 w7"):  # a short one too, which looks nowhere
+        for share in (-0.1, 1.5, "10%", True):
+            with pytest.raises(ConfigError, match="use a share above 0 up to 1"):
+                reader.ask(text, "what?", fixate=share)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="max_new_tokens=0 is below 1"):
+            reader.ask(text, "what?", max_new_tokens=0)
+        with pytest.raises(InputError, match="max_new_tokens=0 is below 1"):
+            reader.go_on(text, max_new_tokens=0, grow=False)
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0, "entries stand closer together than tokens do"), (0.1, "for it"),
+     (1.0, "1,801 entries stand closer than text does and are read badly; look at less")],
+)  # fmt: skip
+def test_a_text_beyond_the_window_is_said_to_be_squeezed(
+    vist: Vist, share: float, said: str
+) -> None:
+    vist.tokenizer.chat_template = CHAT
+    answer = DocumentReader(vist).ask(f"{TEXT} " * 5, "strip3?", max_new_tokens=2, fixate=share)
+    assert answer.report.note.startswith("the far part has 1,801 tokens and the model's window of")
+    assert answer.report.note.endswith(said)
+    fits = DocumentReader(vist, recent=0).ask(TEXT, "strip3?", max_new_tokens=2, fixate=share)
+    assert fits.report.note == ""
 
 
 def test_recent_must_be_positive(vist: Vist) -> None:
