@@ -31,6 +31,12 @@ SHOWN = {
         "tokencarve", "blind", "out/compare.md",
     ),
 }  # fmt: skip
+# Lines about files of the user's: what is told of those that are not there, all options read.
+NAMED = {
+    "foveate tune path/or/hub-id --data my/questions.jsonl --max-loss 1%": (
+        "my/questions.jsonl", "does not exist",
+    ),
+}  # fmt: skip
 READ = {
     'foveate read docs/examples/report.txt --ask "who signed the report?"': ("Maria", "looked at"),
     "foveate read docs/examples/report.txt --continue": ("tokens", "KV cache"),
@@ -69,7 +75,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_every_line_is_tried() -> None:
-    known = {*SHOWN, *READ, *PYTHON, *MAKE, *PIP, PLAY}
+    known = {*SHOWN, *NAMED, *READ, *PYTHON, *MAKE, *PIP, PLAY}
     assert set(LINES) == known
 
 
@@ -81,6 +87,13 @@ def test_lines_of_commands(line: str, foveate: Foveate, clone: Path) -> None:
         assert words in result.stdout
     if "--overlay" in line:
         assert (clone / "kept.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("line", NAMED)
+def test_lines_about_files_of_the_users(line: str, foveate: Foveate, clone: Path) -> None:
+    said = foveate(*shlex.split(line)[1:], code=2).stderr
+    for words in NAMED[line]:
+        assert words in said
 
 
 @needs_smollm2
