@@ -18,6 +18,7 @@ from tests.wheel import needs_smollm2
 
 __all__ = ["foveate"]  # a fixture
 
+DOCS = ROOT / "docs"
 PAGES = ("README.md", "docs/quick-start.md")
 # What a line has to show; a line that is in none of the tables fails `test_every_line_is_tried`.
 SHOWN = {
@@ -121,6 +122,12 @@ def test_lines_of_pip(line: str) -> None:
             assert word in (ROOT / "constraints.txt").read_text().split()
         elif named[1]:
             assert re.search(rf"^{named[1]} = \[", extras, re.M)
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in DOCS.glob("*.md"))])
+def test_pages_install_from_a_clone_until_the_package_is_published(page: str) -> None:
+    lines = (ROOT / page).read_text().splitlines()
+    assert not [line for line in lines if re.search(r"pip install (-U )?['\"]?foveate", line)]
 
 
 def test_the_playground_starts_or_says_what_it_needs(foveate: Foveate) -> None:
