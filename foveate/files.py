@@ -13,8 +13,8 @@ from typing import BinaryIO
 from foveate.errors import InputError
 
 __all__ = ["NO_LINK", "check_writable", "fsync_folder", "is_file", "is_folder", "is_there",
-           "make_folder", "open_regular", "refuse_link", "replacing",
-           "replacing_by_name", "replacing_folder", "write_text"]  # fmt: skip
+           "make_folder", "open_regular", "refuse_link", "replacing", "replacing_by_name",
+           "replacing_folder", "why_not_there", "write_text"]  # fmt: skip
 
 # A link at the very end of a path is not followed; Windows has no such flag.
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -28,6 +28,18 @@ def is_there(path: str | Path) -> bool:
         return Path(path).exists()
     except (OSError, ValueError):
         return False
+
+
+def why_not_there(path: str | Path) -> str:
+    """For a sentence about a path that leads nowhere: it does not exist, or cannot be followed."""
+    try:
+        Path(path).stat()
+    except FileNotFoundError:
+        is_link = Path(path).is_symlink()
+        return "is a link to nothing" if is_link else "does not exist"
+    except (OSError, ValueError) as error:  # links in a circle, a folder of others, no name at all
+        return f"cannot be reached ({getattr(error, 'strerror', None) or error})"
+    return "cannot be reached"
 
 
 def is_folder(path: str | Path) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from foveate.errors import InputError
-from foveate.files import is_folder, open_regular
+from foveate.files import is_folder, open_regular, why_not_there
 
 __all__ = ["FORMATS", "MAX_PIXELS", "decode_image", "open_image", "to_rgb"]
 
@@ -40,7 +40,7 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
     try:
         file = open_regular(path)
     except FileNotFoundError:
-        raise InputError(f"image {str(path)!r} does not exist; check the path.") from None
+        raise InputError(f"image {str(path)!r} {why_not_there(path)}; check the path.") from None
     except PermissionError:
         raise InputError(f"image {str(path)!r} may not be read; check permissions.") from None
     except InputError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from foveate.errors import InputError, WindowError
 from foveate.models.token_offsets import tokenise
 from foveate.text_image.render import Renderer, Strips
+from foveate.vist.encoder.lost_text import MOST_LOST, check_lost, lost_characters
 from foveate.vist.fixation.report import Look
 from foveate.vist.run.document_reader import DocumentReader, Reading
 from foveate.vist.run.vist import Vist
@@ -40,6 +42,7 @@ class TextReading:
         latents: that stand for the far part.
         tokens_before, tokens_after: that the model reads, without and with compression.
         kv_bytes_before, kv_bytes_after: of the KV cache after the prompt.
+        lost: characters of the far part that its pictures do not show to the model, with counts.
         seconds_read: drawing, encoding and resampling; once for any number of questions.
         look: which places of the far part the question looked at; None where it looked nowhere, or
             it is not known yet.
@@ -56,6 +59,7 @@ class TextReading:
     tokens_after: int
     kv_bytes_before: int
     kv_bytes_after: int
+    lost: Counter[str]
     seconds_read: float
     look: Look | None = None
     looked: tuple[tuple[int, int], ...] = ()
@@ -93,7 +97,8 @@ class TextReader:
             max_new_tokens: longest answer.
 
         Raises:
-            InputError: the text is empty, `recent` is below 1, or the model cannot be asked.
+            InputError: the text is empty, too many of its characters cannot be shown, `recent` is
+                below 1, or the model cannot be asked.
         """
         reader = DocumentReader(self.vist, recent=recent)
         reading = reader.split(text, question)
@@ -102,6 +107,8 @@ class TextReader:
                 f"the text has {reading.text_tokens} tokens and the last {recent} stay raw, so "
                 "nothing would be read as pictures; give a longer text or lower the raw tokens."
             )
+        lost = lost_characters(self.vist.encoder, reading.far)
+        check_lost(lost, len(reading.far), MOST_LOST)
         with self._lock:
             begun = time.perf_counter()
             memory = self.vist.read(reading.far)
@@ -117,6 +124,7 @@ class TextReader:
                 tokens_after=after,
                 kv_bytes_before=reader.kv_bytes(whole),
                 kv_bytes_after=reader.kv_bytes(after),
+                lost=lost,
                 seconds_read=seconds,
             )
             yield state

@@ -18,6 +18,7 @@ __all__ = ["reading_answers_html", "reading_counts_html", "strips_html", "text_p
 
 PIECES = 7  # a strip is cut into so many lines, so that it fits a page
 SHOWN = 24  # strips at most
+SHOWN_LOST = 8
 WAYS = (
     ("compressed", "Far part as pictures"),
     ("absent", "Far part not read"),
@@ -44,7 +45,20 @@ def reading_counts_html(state: TextReading) -> str:
         ("reading took", f"{state.seconds_read:.1f} s, once for any number of questions"),
     ]
     told = "".join(f"<dt>{a}</dt><dd>{escape(b)}</dd>" for a, b in rows)
-    return f'<dl class="counts">{told}</dl>'
+    return f'{_lost_html(state)}<dl class="counts">{told}</dl>'
+
+
+def _lost_html(state: TextReading) -> str:
+    """What the answers know nothing of."""
+    if not state.lost:
+        return ""
+    count = state.lost.total()
+    share = 100 * count / len(state.reading.far)
+    shown = ", ".join(f"U+{ord(char):04X} {char}" for char in list(state.lost)[:SHOWN_LOST])
+    return (
+        f'<p class="note">{count:,} characters ({share:.2g} %) of the pictures cannot be shown to '
+        f"this model ({escape(shown)}), so it knows nothing of them.</p>"
+    )
 
 
 def _become(state: TextReading) -> str:

@@ -16,12 +16,14 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
     from foveate.measure.progress import Progress as Told
 
+LONGEST_WORD = 10  # of a table's text that is not folded, such as a method's name
 SAY_EVERY = 10.0  # seconds, where there is no terminal to draw on
 
 
@@ -137,10 +139,43 @@ def titled_table(title: str, **more: Any) -> Table:
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
+        show_edge=False,
         pad_edge=False,
         padding=(0, 1, 0, 0),
         **more,
     )
+
+
+def print_table(table: Table) -> None:
+    """A table, or a line for each of its cells where the terminal is too narrow for it."""
+    if _least_width(table) <= out.width:
+        out.print(table)
+        return
+    if table.title:
+        out.print(table.title, style="bold")
+    heads = [str(column.header) for column in table.columns]
+    for row in zip(*(map(str, column.cells) for column in table.columns), strict=True):
+        if any(row):  # an empty one parts groups
+            out.print(row[0], style="bold", soft_wrap=True)
+        for head, cell in list(zip(heads, row, strict=True))[1:]:
+            if cell:
+                out.print(f"  {head + ': ' if head else ''}{cell}", soft_wrap=True)
+    if table.caption:
+        out.print(table.caption)
+
+
+def _least_width(table: Table) -> int:
+    """Below it, cells would be cut off, or words of the first column fold more than once."""
+    total = 0
+    for number, column in enumerate(table.columns):
+        cells = [Text.from_markup(str(cell)) for cell in (column.header, *column.cells)]
+        if column.no_wrap:
+            least = max(cell.cell_len for cell in cells)
+        else:
+            words = (len(word) for cell in cells for word in cell.plain.split())
+            least = min(max(words, default=0), LONGEST_WORD)
+        total += least + (number > 0)
+    return total
 
 
 @contextmanager
@@ -161,7 +196,7 @@ def show_results(
         print_json(data)
         return
     for table in tables:
-        out.print(table)
+        print_table(table)
     for file in files:
         out.print(str(file), style="dim", soft_wrap=True)
 

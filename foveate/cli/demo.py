@@ -11,7 +11,7 @@ from rich.table import Table
 
 from foveate.cli.compare_output import comparison_table, write_comparison
 from foveate.cli.compare_run import run_comparison
-from foveate.cli.console import err, out
+from foveate.cli.console import err, out, print_table
 from foveate.cli.demo_reading import show_far_reading
 from foveate.cli.method import build_method
 from foveate.cli.model import load_model
@@ -116,7 +116,7 @@ def _show_answers(
             for said in (first, second)
         )
         table.add_row(question.question, question.answers[0], *marked)
-    out.print(table)
+    print_table(table)
     drawn = [i for i, q in enumerate(questions) if q.kind in DRAWN_KINDS] or [0]
     pictures = [
         draw_run(

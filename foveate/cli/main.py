@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import sys
 from contextlib import suppress
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from foveate.cli.eval import eval_app
 from foveate.cli.knockout import knockout
 from foveate.cli.methods import methods
 from foveate.cli.models import models
+from foveate.cli.narrow_help import fit_help
 from foveate.cli.pages import pages
 from foveate.cli.play import play
 from foveate.cli.read import read
@@ -43,6 +45,7 @@ class _Commands(TyperGroup):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         show_anything()
+        fit_help(self, shutil.get_terminal_size().columns)
         try:
             try:
                 return super().main(*args, **kwargs)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foveate.assets import EMBEDDED
+from foveate.assets import EMBEDDED, EMBEDDED_READS
 from foveate.cli.compare_run import launched_on
 from foveate.cli.console import err, out, print_json, progress_of
 from foveate.cli.options import AsJson, Device, Keep, MaxNewTokens, Method, Profile
@@ -100,7 +100,7 @@ def run(
         from foveate.jobs.batch_files import JobFiles
         from foveate.jobs.batch_job import BatchJob
         from foveate.jobs.batch_settings import BatchSettings
-        from foveate.jobs.input_spool import STDIN, open_input
+        from foveate.jobs.input_spool import is_stdin, open_input
 
     chosen = profile_instead(context, profile, "method", "keep")
     on_vllm = engine is Engine.vllm
@@ -142,8 +142,8 @@ def run(
             f"--workers {workers} is of --backend ray; for several processes of transformers use "
             "accelerate launch."
         )
-    if input_path == STDIN and processes.count > 1:
-        raise InputError("--input - is read by one process; save it to a file for several.")
+    if is_stdin(input_path) and processes.count > 1:
+        raise InputError("standard input is read by one process; save it to a file for several.")
     with err.status("Reading the input"):
         questions = open_input(input_path, files.parts)
     job = BatchJob(
@@ -166,10 +166,13 @@ def run(
         err.print(f"{output} was finished already; delete it to do it again.", soft_wrap=True)
         files.forget_input()
     if processes.is_main and summary is not None:
+        caution = EMBEDDED_READS if model == EMBEDDED else ""
         if as_json:
-            print_json(summary.to_dict())
+            print_json({**summary.to_dict(), "caution": caution})
         else:
             out.print(str(summary), soft_wrap=True, markup=False)
+            if caution and not summary.all_failed:
+                out.print(caution, style="yellow", soft_wrap=True, markup=False)
             for file in (output, files.errors)[: 2 if summary.errors else 1]:
                 out.print(str(file), style="dim", soft_wrap=True, markup=False)
     processes.close()

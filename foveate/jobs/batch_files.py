@@ -232,8 +232,8 @@ def _error_line(line: bytes, outcome: Outcome) -> bytes:
         row = json.loads(line)
         if isinstance(row, dict) and is_openai_row(row):
             return _json_line(error_of(row, outcome))
-        record["id"] = row["id"]
-    return _json_line(record)
+        return _json_line({**record, "id": row["id"]})
+    return _json_line(record)  # an id may be NaN too, which JSON has no number for
 
 
 def _custom_id(line: bytes) -> str:
@@ -248,4 +248,4 @@ def _custom_id(line: bytes) -> str:
 
 
 def _json_line(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record).encode() + b"\n"
+    return json.dumps(record, allow_nan=False).encode() + b"\n"

@@ -27,9 +27,10 @@ from foveate.errors import InputError
 from foveate.files import open_regular, refuse_link, replacing
 from foveate.jobs.batch_input import EXAMPLE, MAX_LINE, InputFile, bounded_lines
 
-__all__ = ["STDIN", "open_input"]
+__all__ = ["STDIN", "is_stdin", "open_input"]
 
 STDIN = Path("-")
+NAMES_OF_STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
 # Text packs to a tenth; where more comes out than that allows for, a small file fills a disk.
@@ -39,18 +40,24 @@ IMAGES = ("image", "images")
 LISTS = ("images", "messages", "body")  # columns whose CSV cells hold JSON
 
 
+def is_stdin(path: Path) -> bool:
+    """Whether it names standard input, which may be a pipe and is read once."""
+    return str(path) in NAMES_OF_STDIN
+
+
 def open_input(path: Path, parts: Path) -> InputFile:
     """The lines of a job, whatever form they come in.
 
     Args:
         path: JSON Lines; CSV (.csv) or tab-separated (.tsv) with a header; Parquet; any of these
-            but Parquet packed by gzip; or STDIN for JSON Lines from standard input.
+            but Parquet packed by gzip; or STDIN for JSON Lines from standard input. Another pipe is
+            refused: nobody knows whether it ever ends, or could be read again.
         parts: folder of the job, for what is written.
 
     Raises:
         InputError: it cannot be read, is not of its form, or unpacks to suspiciously much.
     """
-    if path == STDIN:
+    if is_stdin(path):
         return _spooled(bounded_lines(sys.stdin.buffer), parts, source=STDIN)
     try:
         with open_regular(path) as file:

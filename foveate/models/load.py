@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from foveate.assets import EMBEDDED, EMBEDDED_MODEL, model_folder
 from foveate.errors import FoveateError, InputError, UnsupportedModelError
-from foveate.files import is_file, is_folder, is_there
+from foveate.files import is_file, is_folder, is_there, why_not_there
 from foveate.models.derive import derive
 from foveate.models.families import FAMILIES
 from foveate.models.processor import load_processor
@@ -129,7 +129,7 @@ def load_config(name: str) -> Any:
             f"folder {name!r} has no config.json; give a folder written by save_pretrained."
         )
     if not is_there(path) and looks_like_path(name):
-        raise InputError(f"model folder {name!r} does not exist; check the path.")
+        raise InputError(f"model folder {name!r} {why_not_there(name)}; check the path.")
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # JSON, type and value errors of any config class

@@ -211,6 +211,8 @@ def _open_filler_rows(mask: Tensor, query_idx: Tensor) -> Tensor:
 
 
 def _described(mask: Any) -> str:
+    if mask is None:
+        return "missing"
     return f"{mask.ndim}-D" if isinstance(mask, Tensor) else type(mask).__name__
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foveate.errors import InputError
-from foveate.files import is_there, open_regular
+from foveate.files import is_there, open_regular, why_not_there
 from foveate.jsonl_file import read_rows
 
 __all__ = ["Document", "data_files", "load_documents"]
@@ -79,7 +79,7 @@ def data_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
         InputError: there is none.
     """
     if not is_there(path):
-        raise InputError(f"data {str(path)!r} does not exist; check the path.")
+        raise InputError(f"data {str(path)!r} {why_not_there(path)}; check the path.")
     if path.is_file():
         return [path]
     if not path.is_dir():

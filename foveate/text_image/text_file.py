@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from foveate.errors import InputError
-from foveate.files import is_folder, is_there
+from foveate.files import is_folder, is_there, why_not_there
 
 __all__ = ["MAX_UNDECODABLE", "decode_text", "read_text_file"]
 
@@ -47,7 +47,7 @@ def read_text_file(path: str | Path, encoding: str = "utf-8") -> Iterator[str]:
     if is_folder(path):
         raise InputError(f"{str(path)!r} is a folder; give a text file.")
     if not is_there(path):
-        raise InputError(f"text file {str(path)!r} does not exist; check the path.")
+        raise InputError(f"text file {str(path)!r} {why_not_there(path)}; check the path.")
     try:
         stream = path.open("rb")  # a pipe is welcome: texts come from other programs
     except OSError as error:
@@ -143,4 +143,6 @@ def _check_mark(data: bytes, name: str, encoding: str) -> None:
         return
     for mark, better in BYTE_ORDER_MARKS.items():
         if data.startswith(mark):
-            raise InputError(f"{name} is {better} text, not {encoding}; give encoding={better!r}.")
+            raise InputError(
+                f"{name} is {better} text, not {encoding}; give {better} as its encoding."
+            )

@@ -38,6 +38,20 @@ def test_the_answers_come_one_after_the_other(states: list[TextReading]) -> None
     assert reading_answers_html(states[1]).count("being written") == 2
 
 
+def test_lost_characters_are_said_and_too_many_refused(reader: TextReader) -> None:
+    (state, *_) = reader.read(TEXT.replace("word3 ", "\u6771\u4eac "), None, recent=20)
+    assert state.lost.total() > 0
+    assert "U+6771" in reading_counts_html(state)
+    assert "characters" in reading_counts_html(state)
+    with pytest.raises(InputError, match="cannot be shown to this model"):
+        next(reader.read("\u6771\u4eac " * 400, None, recent=20))
+
+
+def test_nothing_is_said_where_nothing_is_lost(states: list[TextReading]) -> None:
+    assert not states[0].lost
+    assert "cannot be shown" not in reading_counts_html(states[0])
+
+
 def test_the_parts_are_the_text(states: list[TextReading]) -> None:
     reading = states[0].reading
     assert reading.opening + reading.far + reading.recent == TEXT

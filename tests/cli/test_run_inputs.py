@@ -6,12 +6,14 @@ import base64
 import csv
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from foveate.assets import EMBEDDED_READS
 from tests.cli.conftest import Foveate
 
 COMMON = ("--method", "fastv", "--keep", "4", "--batch-size", "3", "--max-new-tokens", "4",
@@ -66,12 +68,47 @@ def test_tables_packed_files_and_standard_input(
         assert left == {"job.json", "model.json", "summary.json"}
     from foveate.cli.main import app
 
-    said = CliRunner().invoke(
-        app, [*command, "--input", "-", "--output", str(tmp_path / "stdin.out")],
-        input=plain.read_bytes(),
-    )  # fmt: skip
-    assert said.exit_code == 0, said.output
-    assert (tmp_path / "stdin.out").read_bytes() == (tmp_path / "plain.out").read_bytes()
+    for i, name in enumerate(("-", "/dev/stdin")):
+        output = tmp_path / f"stdin-{i}.out"
+        said = CliRunner().invoke(
+            app, [*command, "--input", name, "--output", str(output)], input=plain.read_bytes()
+        )
+        assert said.exit_code == 0, said.output
+        assert output.read_bytes() == (tmp_path / "plain.out").read_bytes()
+
+
+def test_a_pipe_is_refused_and_not_waited_for(
+    command: list[str], tmp_path: Path, foveate: Foveate
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    refused = foveate(*command, "--input", tmp_path / "pipe", "--output", tmp_path / "o", ok=False)
+    assert "is a pipe, a device or a socket; give a regular file" in refused.stderr
+
+
+def test_the_errors_file_is_json_whatever_the_ids_are(
+    command: list[str], tmp_path: Path, foveate: Foveate
+) -> None:
+    ids = ("NaN", "1e999", '{"a": [-Infinity]}', '"\\ud800"', "1.5", "null")
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(f'{{"id": {one}, "image": null, "question": "a"}}\n' for one in ids))
+    foveate(*command, "--input", path, "--output", tmp_path / "out", code=1)
+
+    def no_number(text: str) -> None:
+        raise AssertionError(f"{text} is no JSON")
+
+    lines = (tmp_path / "out.errors.jsonl").read_text().splitlines()
+    bad = [json.loads(line, parse_constant=no_number) for line in lines]
+    assert [row["line"] for row in bad] == [1, 2, 3, 4, 5, 6]
+    assert [row.get("id", "none") for row in bad] == ["none"] * 3 + ["\ud800", 1.5, None]
+
+
+def test_the_summary_says_what_the_embedded_model_reads(
+    rows: Any, tmp_path: Path, foveate: Foveate
+) -> None:
+    arguments = ("run", *COMMON, "--input", written(rows[:1], tmp_path / "in.jsonl"),
+                 "--output", tmp_path / "out.jsonl")  # fmt: skip
+    assert EMBEDDED_READS in foveate(*arguments).stdout
+    assert json.loads(foveate(*arguments, "--json").stdout)["caution"] == EMBEDDED_READS
 
 
 def test_a_packed_job_goes_on_and_another_input_is_refused(

@@ -18,6 +18,7 @@ from tests.wheel import needs_smollm2
 
 __all__ = ["foveate"]  # a fixture
 
+DOCS = ROOT / "docs"
 PAGES = ("README.md", "docs/quick-start.md")
 # What a line has to show; a line that is in none of the tables fails `test_every_line_is_tried`.
 SHOWN = {
@@ -29,6 +30,12 @@ SHOWN = {
     "foveate check qwen3_vl": ("in the language model", "yes"),
     "foveate compare --data reading --methods tokencarve fastv divprune --keep 50% 25% 12.5%": (
         "tokencarve", "blind", "out/compare.md",
+    ),
+}  # fmt: skip
+# Lines about files of the user's: what is told of those that are not there, all options read.
+NAMED = {
+    "foveate tune path/or/hub-id --data my/questions.jsonl --max-loss 1%": (
+        "my/questions.jsonl", "does not exist",
     ),
 }  # fmt: skip
 READ = {
@@ -69,7 +76,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_every_line_is_tried() -> None:
-    known = {*SHOWN, *READ, *PYTHON, *MAKE, *PIP, PLAY}
+    known = {*SHOWN, *NAMED, *READ, *PYTHON, *MAKE, *PIP, PLAY}
     assert set(LINES) == known
 
 
@@ -81,6 +88,13 @@ def test_lines_of_commands(line: str, foveate: Foveate, clone: Path) -> None:
         assert words in result.stdout
     if "--overlay" in line:
         assert (clone / "kept.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("line", NAMED)
+def test_lines_about_files_of_the_users(line: str, foveate: Foveate, clone: Path) -> None:
+    said = foveate(*shlex.split(line)[1:], code=2).stderr
+    for words in NAMED[line]:
+        assert words in said
 
 
 @needs_smollm2
@@ -108,6 +122,12 @@ def test_lines_of_pip(line: str) -> None:
             assert word in (ROOT / "constraints.txt").read_text().split()
         elif named[1]:
             assert re.search(rf"^{named[1]} = \[", extras, re.M)
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in DOCS.glob("*.md"))])
+def test_pages_install_from_a_clone_until_the_package_is_published(page: str) -> None:
+    lines = (ROOT / page).read_text().splitlines()
+    assert not [line for line in lines if re.search(r"pip install (-U )?['\"]?foveate", line)]
 
 
 def test_the_playground_starts_or_says_what_it_needs(foveate: Foveate) -> None:

@@ -46,7 +46,7 @@ OWN_VALUES: Mapping[str, tuple[str, ...]] = {
     "--limit": ("1", "2", "0", "-1", "x", "9" * 30),
     "--overlay": PICTURES, "--output": (*PICTURES, "out.jsonl", "old.jsonl"), "-o": PICTURES,
     "--save-pages": PICTURES, "--errors": ("err.jsonl", "out.jsonl", "/dev/full", "rows.jsonl"),
-    "--input": tuple(name for name in INPUTS if name != "pipe"),  # foveate run waits for it
+    "--input": (*INPUTS, "/dev/stdin"),
     "--encoding": ("utf-8", "utf-16", "zip", "cp1252", "x", "", "idna", "a\0b"),
     "--rounds": ("0", "1", "-1", "x"), "--batch-size": ("1", "2", "0", "-3", "9" * 30),
     "--workers": ("1", "2", "0"), "--backend": ("transformers", "x"), "--font": INPUTS,

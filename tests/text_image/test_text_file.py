@@ -66,7 +66,11 @@ def test_a_few_broken_bytes_are_shown_and_logged(
         (b"\xef\xbb\xbf", "utf-8", "is empty; there is nothing to read."),
         (b"GIF89a\0\0\1", "utf-8", "holds NUL characters, so it is a binary file"),
         (bytes(range(128, 256)) * 8, "utf-8", "are not utf-8, above 5 %, so it is a binary file"),
-        ("wide".encode("utf-16"), "utf-8", "is utf-16 text, not utf-8; give encoding='utf-16'."),
+        (
+            "wide".encode("utf-16"),
+            "utf-8",
+            "is utf-16 text, not utf-8; give utf-16 as its encoding.",
+        ),
         (b"\xff\xfea", "utf-16", "is not utf-16 text (truncated data"),
         (b"text", "utf-9", "encoding 'utf-9' is not known; utf-8 is usual."),
     ],
@@ -82,6 +86,9 @@ def test_a_wrong_path_fails_before_anything_is_read(tmp_path: Path) -> None:
         read_text_file(tmp_path)
     with pytest.raises(InputError, match="does not exist; check the path"):
         read_text_file(tmp_path / "absent.txt")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match=r"cannot be reached \(Too many levels"):
+        read_text_file(tmp_path / "loop")
     with pytest.raises(InputError, match="NUL"):
         read_text_file(written(tmp_path, b"\0" * 10))
 

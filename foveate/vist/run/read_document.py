@@ -262,8 +262,8 @@ def _pieces(pieces: Iterable[str]) -> Iterator[str]:
 def _check_pages(num_pages: int, max_pages: int) -> None:
     if num_pages > max_pages:
         raise InputError(
-            f"the text fills more than max_pages={max_pages} strips; shorten it, read it in parts "
-            "(memory.concat joins them), or raise VistConfig.max_pages."
+            f"the text fills more than the {max_pages:,} strips that this Vist reads (max_pages of "
+            "its vist.json); shorten it, or read it in parts."
         )
 
 
