@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     command = ["-m", "foveate", "serve", str(folder), "--method", "divprune", "--keep", "50%"]
     log = tmp_path_factory.mktemp("server") / "log.txt"
-    with serving([*command, *CHUNKED], log) as running:
+    with serving([*command, "--trust-request-mm-kwargs", *CHUNKED], log) as running:
         yield running
 
 

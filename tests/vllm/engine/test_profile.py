@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import json
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,11 @@ from foveate.measure.quality import exact_match
 from foveate.models.load import load_config, weights_of_files
 from foveate.tasks.named import load_questions
 from foveate.tasks.question import Question
+from foveate.vllm.command import serve_command
+from foveate.vllm.settings import KEY
+from tests.vllm.engine.in_process import engine
 from tests.vllm.engine.reference import Reference
-from tests.vllm.engine.server import EMBEDDED, Answer, Server, serving
+from tests.vllm.engine.server import EMBEDDED, Answer
 
 NUM_QUESTIONS = 300
 # Rounding: kernels differ, and a near-tie of two tokens' scores may fall the other way.
@@ -41,16 +43,23 @@ def questions() -> list[Question]:
 
 
 @pytest.fixture(scope="module")
-def server(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    log = tmp_path_factory.mktemp("server") / "log.txt"
-    with serving(["-m", "foveate", "serve", "embedded", "--profile", str(path)], log) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def answers(server: Server, questions: list[Question]) -> list[Answer]:
-    with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(lambda q: server.ask([q.image], q.question, max_tokens=16), questions))
+def answers(path: Path, questions: list[Question]) -> list[Answer]:
+    """From an engine with the settings that `foveate serve --profile` starts its server with."""
+    words = serve_command("embedded", foveate.load_profile(path).method, None, [])
+    asked = [
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_pil", "image_pil": question.image},
+                    {"type": "text", "text": question.question},
+                ],
+            }
+        ]
+        for question in questions
+    ]
+    with engine(EMBEDDED, json.loads(words[-1])[KEY], max_num_batched_tokens=1024) as running:
+        return running.chats(asked, max_tokens=16)
 
 
 @pytest.fixture(scope="module")

@@ -132,6 +132,12 @@ def test_an_impossible_request_is_answered_with_an_error(server: Server) -> None
     assert server.ask([], "what color is the shape?").text
 
 
+def test_budgets_of_requests_are_vllm_s_to_allow(server: Server, questions: list[Question]) -> None:
+    with pytest.raises(AssertionError, match=r"400: .*--trust-request-mm-kwargs"):
+        server.ask([questions[0].image], "what?", budget={"keep_ratio": 0.1})
+    assert server.ask([questions[0].image], "what color is the shape?").text
+
+
 def test_without_an_entry_it_is_stock_vllm(
     tmp_path: Path, questions: list[Question], monkeypatch: pytest.MonkeyPatch
 ) -> None:
