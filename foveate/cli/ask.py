@@ -61,10 +61,11 @@ def ask(
     if overlay is not None:
         check_picture(overlay)
     from foveate.cli.method import build_method, check_profile, profile_instead
-    from foveate.cli.model import load_model
+    from foveate.cli.model import check_fits_embedded, load_model
 
     chosen = profile_instead(context, profile, "method", "keep", "prune_layer")
     compressor = chosen.method if chosen else build_method(method, keep, prune_layer=prune_layer)
+    check_fits_embedded(model, compressor)
     vlm = load_model(model, device=device)
     check_profile(chosen, vlm)
     import foveate

@@ -102,6 +102,7 @@ def pages(
         from foveate.carve.pages.defaults import PageDefaults
         from foveate.carve.pages.reader import PageReader
         from foveate.cli.method import build_method
+        from foveate.cli.model import check_fits_embedded
         from foveate.models.load import quiet_transformers
         from foveate.text_image.font_file import find_fonts
 
@@ -109,6 +110,7 @@ def pages(
     defaults = PageDefaults.of(model)
     layer = prune_layer if prune_layer is not None else defaults.layer_of(method)
     carving = build_method(method, keep, prune_layer=layer)
+    check_fits_embedded(model, carving)
     rules = exact_rules(exact, keep_exact or [], exact_limit, defaults.kinds)
     with err.status(f"Loading {model}"):
         reader = PageReader(

@@ -13,6 +13,7 @@ import typer
 from foveate.cli.console import err, out, percent, print_json
 from foveate.cli.options import AsJson, Encoding, Fonts, InstalledFonts, TextFile
 from foveate.cli.text_input import open_text
+from foveate.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # 256 strips of 14 x 3584 with their lines between make 14 megapixels; viewers manage that.
 MAX_ROWS = 256 * 15
 SEPARATOR = 192
+MOST_CHARS = 50_000_000  # a shelf of books, and 2 GB of pictures; endless input has to end
 SHOWN_MISSING = 10
 
 
@@ -64,7 +66,6 @@ def render(
     A long text takes several files, numbered.
     """
     from foveate.carve.pages.layout import line_height
-    from foveate.errors import InputError
     from foveate.files import check_writable
     from foveate.text_image.font_file import find_fonts
     from foveate.text_image.render import Renderer, StripStyle
@@ -99,6 +100,12 @@ def _given(value: int | None, default: int) -> int:
 def _counted(stream: Iterator[Strips], drawn: _Drawn) -> Iterator[Strips]:
     for strips in stream:
         drawn.characters += len(strips.char_page)
+        if drawn.characters > MOST_CHARS:
+            raise InputError(
+                f"the text has more than {MOST_CHARS:,} characters"
+                + (f", of which {len(drawn.files):,} pictures were written" if drawn.files else "")
+                + "; draw it in parts (head -c, split)."
+            )
         drawn.pictures += len(strips)
         drawn.patches_used += int(strips.patch_mask.sum())
         drawn.missing.update(strips.missing)

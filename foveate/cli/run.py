@@ -97,6 +97,7 @@ def run(
     """
     with err.status("Loading the libraries"):
         from foveate.cli.method import build_method, profile_instead
+        from foveate.cli.model import check_fits_embedded
         from foveate.jobs.batch_files import JobFiles
         from foveate.jobs.batch_job import BatchJob
         from foveate.jobs.batch_settings import BatchSettings
@@ -108,6 +109,7 @@ def run(
         compressor = _method_of_vllm(method, keep, chosen)
     else:
         compressor = chosen.method if chosen else build_method(method, keep)
+        check_fits_embedded(model, compressor)
     settings = BatchSettings(
         method=compressor,
         profile=chosen,

@@ -10,7 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from foveate.carve.method import METHODS
+from foveate.carve.spec import parse_method
 from foveate.cli.main import app
+from foveate.cli.model import check_fits_embedded
+from foveate.core.budget import Budget
 from tests.cli.conftest import Foveate
 from tests.cli.vlm_folder import tiny_processor
 from tests.test_image_file import header_only_png
@@ -262,3 +266,30 @@ def test_main_exits_with_the_code(
     assert captured.err.startswith("foveate: got 1 argument")
     assert captured.out == ""
     assert app.info.name == "foveate"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--keep", "500"), "keep_tokens=500 exceeds the 196 visual tokens of image 0"),
+        (("--prune-layer", "99"), "prune_layer=99 is outside the"),
+        (("--method", "fastv(prune_layer=99)"), "prune_layer=99 is outside the"),
+        (("--method", "divprune:50%+tokencarve", "--keep", "500"), "keep_tokens=500 exceeds"),
+    ],
+)
+def test_what_the_embedded_model_cannot_do_is_refused_before_it_is_loaded(
+    foveate: Foveate,
+    picture: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.setattr("foveate.models.load.load_vlm", None)
+    assert message in refusal(foveate, "ask", picture, QUESTION, *options)
+
+
+def test_every_method_passes_the_check_that_it_passes_when_loaded() -> None:
+    for name in METHODS:
+        if name not in ("stack", "text-share"):
+            check_fits_embedded(None, parse_method(name, Budget(keep_ratio=1.0)))
+    check_fits_embedded("other/model", parse_method("fastv", Budget(keep_tokens=500)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -140,3 +141,15 @@ def test_options_that_cannot_be(
 
 def test_folder_as_text(foveate: Foveate, tmp_path: Path) -> None:
     assert "is a folder" in refusal(foveate, "render", tmp_path, "-o", tmp_path / "a.png")
+
+
+def test_endless_input_ends(
+    foveate: Foveate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foveate.cli.render.MOST_CHARS", 20_000)
+    monkeypatch.setattr(
+        "foveate.cli.render.open_text", lambda *given: itertools.repeat("words and more " * 90)
+    )
+    said = foveate("render", "-", "-o", tmp_path / "a.png", code=2)
+    assert "the text has more than 20,000 characters" in said.stderr
+    assert "draw it in parts" in said.stderr
