@@ -40,7 +40,7 @@ def test_gzip_is_the_same_job(tmp_path: Path, parts: Path, name: str) -> None:
     plain, packed = tmp_path / "plain.jsonl", tmp_path / "folder" / name
     packed.parent.mkdir()
     plain.write_bytes(LINES)
-    packed.write_bytes(gzip.compress(LINES[:20]) + gzip.compress(LINES[20:]))  # two members
+    packed.write_bytes(gzip.compress(LINES[:20], mtime=0) + gzip.compress(LINES[20:]))  # two members
     one, other = open_input(plain, parts), open_input(packed, parts)
     assert one.fingerprint == other.fingerprint
     assert one.places(0, 9) == other.places(0, 9)
@@ -72,7 +72,7 @@ def test_tables(tmp_path: Path, parts: Path, kind: str) -> None:
     text = CSV if "csv" in kind else CSV.replace(",", "\t").replace("what\t", "what,")
     body = text.replace('\t ""content', ', ""content').encode()
     path = tmp_path / f"in{kind}"
-    path.write_bytes(gzip.compress(body) if kind.endswith("gz") else body)
+    path.write_bytes(gzip.compress(body, mtime=0) if kind.endswith("gz") else body)
     questions = open_input(path, parts)
     assert [place.number for place in questions.places(0, 9)] == [1, 3, 4, 5]  # rows, header not
     first, second, third, fourth = rows(questions)
@@ -146,11 +146,11 @@ def test_a_bomb_is_refused_before_it_fills_the_disk(
 ) -> None:
     monkeypatch.setattr(input_spool, "FREE_UNPACKED", 1 << 16)
     path = tmp_path / "in.jsonl.gz"
-    path.write_bytes(gzip.compress(b'{"question": "what?"}\n' * 200_000))
+    path.write_bytes(gzip.compress(b'{"question": "what?"}\n' * 200_000, mtime=0))
     with pytest.raises(InputError, match="unpacks to more than 100 times its size"):
         open_input(path, parts)
     assert list(parts.iterdir()) == []
-    path.write_bytes(gzip.compress(b'{"question": "what?"}\n' * 2000))
+    path.write_bytes(gzip.compress(b'{"question": "what?"}\n' * 2000, mtime=0))
     assert len(open_input(path, parts)) == 2000
 
 
@@ -169,9 +169,9 @@ def test_a_line_without_end_is_refused(
 @pytest.mark.parametrize(
     ("name", "body", "words"),
     [
-        ("in.gz", gzip.compress(LINES)[:-12], "cannot be read .*ended before"),
+        ("in.gz", gzip.compress(LINES, mtime=0)[:-12], "cannot be read .*ended before"),
         ("in.gz", b"\x1f\x8b" + b"x" * 99, "cannot be read"),
-        ("in.gz", gzip.compress(b" \n"), "the input holds no lines"),
+        ("in.gz", gzip.compress(b" \n", mtime=0), "the input holds no lines"),
         ("in.csv", b"a,a\n1,2\n", "name each column once"),
         ("in.csv", b"a,\n1,2\n", "name each column once"),
         ("in.csv", b"a,b\n1,2,3\n", "line 2 of the table has 3 cells, and the header 2"),
@@ -193,6 +193,6 @@ def test_inputs_that_are_broken(
 def test_parts_that_are_a_link(tmp_path: Path, parts: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     parts.symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "in.gz").write_bytes(gzip.compress(LINES))
+    (tmp_path / "in.gz").write_bytes(gzip.compress(LINES, mtime=0))
     with pytest.raises(InputError, match="is a link, and what is written there"):
         open_input(tmp_path / "in.gz", parts)
