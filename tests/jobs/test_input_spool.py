@@ -40,7 +40,9 @@ def test_gzip_is_the_same_job(tmp_path: Path, parts: Path, name: str) -> None:
     plain, packed = tmp_path / "plain.jsonl", tmp_path / "folder" / name
     packed.parent.mkdir()
     plain.write_bytes(LINES)
-    packed.write_bytes(gzip.compress(LINES[:20], mtime=0) + gzip.compress(LINES[20:]))  # two members
+    packed.write_bytes(
+        gzip.compress(LINES[:20], mtime=0) + gzip.compress(LINES[20:])
+    )  # two members
     one, other = open_input(plain, parts), open_input(packed, parts)
     assert one.fingerprint == other.fingerprint
     assert one.places(0, 9) == other.places(0, 9)
