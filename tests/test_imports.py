@@ -82,7 +82,7 @@ RULES: dict[str, str] = {
     "carve/spec carve/answerer vllm __init__",
     "app": "assets core image_file tasks text_image draw models carve/method carve/registry "
     "carve/methods carve/profile carve/spec carve/engine carve/attach carve/answerer "
-    "carve/compare vist/fixation vist/run",
+    "carve/compare vist/encoder vist/fixation vist/run",
     "cli": "assets core image_file tasks text_image measure draw models carve/method "
     "carve/registry carve/spec carve/profile carve/engine carve/check carve/pages carve/compare "
     "carve/tune vist/parts "

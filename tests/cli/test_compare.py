@@ -157,7 +157,7 @@ def test_command_writes_table_json_and_plot(
         "--methods", "tokencarve", "fastv", "--keep", "50%", "12.5%", "--output", tmp_path / "out",
     )  # fmt: skip
     for method in ("full", "tokencarve", "fastv", "random", "uniform", "blind"):
-        assert re.search(rf"^ {method} ", result.stdout, re.MULTILINE), method
+        assert re.search(rf"^{method} ", result.stdout, re.MULTILINE), method
     assert "2 (12.5%)" in result.stdout
     page = (tmp_path / "out" / "compare.md").read_text()
     assert "| method | kept | mean | accuracy % | minus full | prefill |" in page

@@ -101,7 +101,7 @@ def test_an_interrupt_says_how_to_go_on(
     def interrupt(*given: object, **more: object) -> None:
         raise KeyboardInterrupt
 
-    for name in ("jobs.batch_input.InputFile", "tasks.named.load_questions",
+    for name in ("jobs.input_spool.open_input", "tasks.named.load_questions",
                  "vist.train.recipe.load_recipe", "carve.registry.all_methods"):  # fmt: skip
         monkeypatch.setattr(f"foveate.{name}", interrupt)
     done = foveate(*command, code=130)

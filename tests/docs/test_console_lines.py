@@ -35,7 +35,7 @@ SHOWN = {
 # Lines about files of the user's: what is told of those that are not there, all options read.
 NAMED = {
     "foveate tune path/or/hub-id --data my/questions.jsonl --max-loss 1%": (
-        "my/questions.jsonl", "does not exist",
+        "my/questions.jsonl", "nor an existing .jsonl file",
     ),
 }  # fmt: skip
 READ = {

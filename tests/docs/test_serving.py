@@ -33,7 +33,7 @@ def section(title: str) -> str:
 def test_five_lines_lead_to_a_server() -> None:
     block = re.findall(r"```bash\n(.*?)```", PAGE, re.S)[0]
     assert len(block.splitlines()) == 5
-    assert 'pip install "foveate[vllm]"' in block
+    assert "pip install '.[vllm]'" in block
 
 
 def test_the_serve_command_is_taken() -> None:

@@ -11,7 +11,9 @@ import contextlib
 import json
 import os
 import shutil
+import threading
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -97,7 +99,8 @@ class World:
         named = {"MODEL": str(self.model), "VIST": str(self.vist)}
         arguments = [named.get(word, word) for word in case.arguments]
         widths = [(one, one._width) for one in (console.out, console.err)]
-        with contextlib.chdir(home) if hasattr(contextlib, "chdir") else _chdir(home):
+        folder = contextlib.chdir(home) if hasattr(contextlib, "chdir") else _chdir(home)
+        with folder, _ended(home / "pipe"):
             for one, _ in widths:
                 one._width = case.columns
             try:
@@ -139,6 +142,26 @@ class World:
         for name, data in OLD.items():
             whole = (home / name).read_bytes()
             assert whole == data or result.exit_code == 0, f"{name} was replaced by a failure"
+
+
+@contextlib.contextmanager
+def _ended(pipe: Path) -> Iterator[None]:
+    """A silent program at the other end of a pipe: who opens it reads its end, without a wait."""
+    is_over = threading.Event()
+
+    def end() -> None:
+        while not is_over.is_set():
+            os.close(os.open(pipe, os.O_WRONLY))  # waits for a reader
+
+    program = threading.Thread(target=end, daemon=True)
+    program.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # lets the program go
+        program.join()
+        os.close(reader)
 
 
 @contextlib.contextmanager
