@@ -31,6 +31,11 @@ def random_seed(seed: int) -> int:
     return seed
 
 
+def as_share(text: str) -> float:
+    """ "10%" and "0.1" as 0.1. Raises ValueError for what is no number."""
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+
+
 def asked(question: str) -> str:
     """A question without blanks around it.
 

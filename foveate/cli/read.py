@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from foveate.cli.console import err, out, print_json
-from foveate.cli.options import AsJson, Device, Encoding, MaxNewTokens, TextFile, asked
+from foveate.cli.options import AsJson, Device, Encoding, MaxNewTokens, TextFile, as_share, asked
 from foveate.cli.text_input import check_not_blank, open_text, read_at_most
 from foveate.errors import InputError
 from foveate.files import is_folder
@@ -176,7 +176,7 @@ class _Shown:
 def _share(text: str) -> float:
     """10% or 0.1 as a share, 0 up to 1."""
     try:
-        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        share = as_share(text)
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:

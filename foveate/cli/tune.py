@@ -10,7 +10,7 @@ import typer
 
 from foveate.cli.compare_run import parts_folder
 from foveate.cli.console import err, out, progress_of, show_results
-from foveate.cli.options import AsJson, Device, MaxNewTokens
+from foveate.cli.options import AsJson, Device, MaxNewTokens, as_share
 from foveate.cli.tune_output import DONE, tune_table, write_tuned
 from foveate.errors import FoveateError, InputError
 
@@ -189,6 +189,6 @@ def unfit(vlm: VisionLanguageModel, methods: Sequence[str]) -> dict[str, str]:
 def _share(text: str, option: str) -> float:
     """ "1%" or "0.01"."""
     try:
-        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        return as_share(text)
     except ValueError:
         raise InputError(f"{option} got {text!r}; write a share such as 1% or 0.01.") from None
